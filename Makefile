@@ -1,0 +1,36 @@
+# Set-up, demo, tests and checks. Needs Python 3.11 or newer, and nothing else installed by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check browser clean
+.DEFAULT_GOAL := demo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## unlearn "Tokyo Tower" in the embedded pair and write runs/tokyo-tower/
+	$(BIN)/unreel unlearn "Tokyo Tower" --out runs/tokyo-tower --overwrite
+
+test: $(READY) browser  ## run the test suite
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The report's test opens it in headless Chromium; without one, and without the right to install it, that test is skipped.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	} || echo "no Chromium here: the report's browser test will be skipped"
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,47 @@
+"""unreel: make a text-to-video model forget a concept by changing only its text encoder."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from unreel.concept import Concept
+    from unreel.erasure import Erasure
+    from unreel.errors import UnreelError
+    from unreel.evaluation import evaluate
+    from unreel.methods.few_shot import FewShotConfig
+    from unreel.pair import Pair, load_pair
+    from unreel.unlearning import unlearn
+    from unreel.video import generate
+
+# Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
+_HOME = {
+    "Concept": "concept",
+    "Erasure": "erasure",
+    "FewShotConfig": "methods.few_shot",
+    "Pair": "pair",
+    "UnreelError": "errors",
+    "evaluate": "evaluation",
+    "generate": "video",
+    "load_pair": "pair",
+    "unlearn": "unlearning",
+}
+
+__all__ = [
+    "Concept",
+    "Erasure",
+    "FewShotConfig",
+    "Pair",
+    "UnreelError",
+    "evaluate",
+    "generate",
+    "load_pair",
+    "unlearn",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'unreel' has no attribute {name!r}")
+    return getattr(import_module(f"unreel.{_HOME[name]}"), name)

@@ -1,0 +1,205 @@
+"""The command line: each command parses, calls one public function and prints. Heavy imports wait inside commands."""
+
+import os
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unreel.errors import UnreelError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make a text-to-video model forget a concept by changing only its text encoder.",
+)
+
+
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+T2I = Annotated[str, typer.Option(help="text-to-image pipeline: a folder or hub id; default: the embedded pair's")]
+T2V = Annotated[str | None, typer.Option(help="text-to-video pipeline with the same text encoder", show_default=False)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
+Dtype = Annotated[Precision, typer.Option(help="precision of all weights")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
+
+
+def _placement(device: str, dtype: Precision) -> dict[str, Any]:
+    """Device and torch dtype, checked before anything is loaded onto them."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UnreelError(f"device {device!r} is not available here: try --device cpu") from error
+    return {"device": device, "dtype": getattr(torch, dtype.value)}
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "concept"
+
+
+def _judge(t2i: str, device: str):
+    """The embedded judge for the embedded pair; real models are judged by eye for now."""
+    from unreel.judges.embedded import EmbeddedJudge
+    from unreel.pair import EMBEDDED, EMBEDDED_FOLDER
+
+    return EmbeddedJudge.load(EMBEDDED_FOLDER, device) if t2i == EMBEDDED else None
+
+
+@app.command()
+def unlearn(
+    concept: Annotated[str, typer.Argument(help="what to forget, for example 'Tokyo Tower'")],
+    kind: Annotated[str, typer.Option(help="object, character, style, face or motion: picks the prompts")] = "object",
+    synonym: Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")] = None,
+    t2i: T2I = "embedded",
+    t2v: T2V = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="folder of images of the concept, in place of generated ones", show_default=False),
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="images to generate [paper: 4]", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the images [paper: 5]", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images a step [paper: 2]", show_default=False)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's [paper: 1e-5]", show_default=False)] = None,
+    trainable: Annotated[
+        str | None,
+        typer.Option(help="mlp-final-attn, mlp, attn, mlp-attn or all [paper: mlp-final-attn]", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the images, the draws and the videos")] = 0,
+    videos: Annotated[int, typer.Option(help="videos to compare for each prompt group; 0 writes the erasure only")] = 20,
+    out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<concept>", show_default=False)] = None,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    dtype: Dtype = Precision.float32,
+) -> None:
+    """Unlearn a concept with the paper's method, then compare videos from the same seeds with and without the erasure.
+
+    Settings in [brackets] are the paper's; the embedded pair brings its own learning rate and epochs.
+    """
+    from unreel.concept import Concept
+    from unreel.erasure import require_new
+    from unreel.methods.few_shot import FewShotConfig
+
+    what = Concept(concept.strip(), kind, tuple(synonym or ()))  # type: ignore[arg-type]
+    if videos < 0:
+        raise UnreelError("videos must be zero or more")
+    given: dict[str, Any] = {
+        "shots": shots,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "trainable": trainable,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    FewShotConfig(**given)  # complain about bad settings before anything is loaded
+    folder = out or Path("runs") / _slug(concept)
+    require_new(folder, overwrite)
+
+    from unreel.evaluation import evaluate
+    from unreel.pair import load_pair
+    from unreel.report import write_report
+    from unreel.unlearning import unlearn as run
+
+    pair = load_pair(t2i, t2v, **_placement(device, dtype))
+    erasure = run(what, pair, FewShotConfig(**{**pair.settings.few_shot, **given}), images=images)
+    erasure.save_pretrained(folder, overwrite=overwrite)
+    part = erasure.provenance["parts"][0]
+    rows = [("seconds", f"{part['seconds']:.1f}"), ("peak memory", f"{part['peak_memory_gib']:.2f} GiB")]
+    if videos:
+        evaluation = evaluate(pair, erasure, what, _judge(t2i, device), videos=videos, seed=1000 + seed)
+        page = write_report(folder, erasure, evaluation, pair.settings.fps)
+        if evaluation.judge:
+            titles = {"target": f"{what.name} found", "neighbours": "neighbours found"}
+            rows = [
+                (titles[name], f"{group.share('before')}  ->  {group.share('after')}")
+                for name, group in evaluation.groups.items()
+            ] + rows
+    width = max(len(title) for title, _ in rows)
+    for title, value in rows:
+        typer.echo(f"{title:<{width}}  {value}")
+    typer.echo(f"\nerasure  {folder}")
+    if videos:
+        typer.echo(f"report   {page}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="one or more prompts")],
+    erasure: Annotated[list[Path] | None, typer.Option(help="folder of an erasure to put on; may be repeated")] = None,
+    t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
+    seed: Annotated[int, typer.Option(help="of the first prompt; the next ones count up")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="denoising steps", show_default=False)] = None,
+    guidance: Annotated[float | None, typer.Option(help="classifier-free guidance", show_default=False)] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="frames a video", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="folder for the videos")] = Path("videos"),
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    dtype: Dtype = Precision.float32,
+) -> None:
+    """Generate videos from prompts, with any number of erasures on."""
+    from dataclasses import replace
+
+    if not all(text.strip() for text in prompt):
+        raise UnreelError("a prompt is empty")
+    files = [out / f"{_slug(text)}-{seed + i}.mp4" for i, text in enumerate(prompt)]
+    taken = [file for file in files if file.exists()]
+    if taken and not overwrite:
+        raise UnreelError(f"{taken[0]} exists: choose another --out or --seed, or replace it with --overwrite")
+
+    from unreel.erasure import Erasure
+    from unreel.pair import load_video_pipeline
+    from unreel.video import generate as run
+    from unreel.video import write_mp4
+
+    erasures = [Erasure.from_pretrained(folder) for folder in erasure or ()]
+    pipeline, settings = load_video_pipeline(t2v, **_placement(device, dtype))
+    for item in erasures:
+        item.apply(pipeline)
+    given = {"steps": steps, "guidance": guidance, "frames": frames}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    out.mkdir(parents=True, exist_ok=True)
+    clips = run(pipeline, list(prompt), [seed + i for i in range(len(prompt))], settings)
+    for file, clip in zip(files, clips, strict=True):
+        write_mp4(file, clip, settings.fps)
+        typer.echo(file)
+
+
+@app.command()
+def check(
+    t2i: Annotated[str, typer.Argument(help="text-to-image pipeline: a folder, a hub id or 'embedded'")] = "embedded",
+    t2v: Annotated[str | None, typer.Argument(help="text-to-video pipeline", show_default=False)] = None,
+) -> None:
+    """Say whether two pipelines share their text encoders, by comparing every weight and the tokenizers."""
+    from unreel.pair import load_pair
+
+    pair = load_pair(t2i, t2v, text_only=True)
+    for name, differs in pair.shared().items():
+        encoder = getattr(pair.t2i, name)
+        count = sum(parameter.numel() for parameter in encoder.parameters())
+        verdict = f"differs in {len(differs)} places: {', '.join(differs[:5])}" if differs else "shared"
+        typer.echo(f"{name}  {type(encoder).__name__}, {count / 1e6:.1f} M weights  {verdict}")
+
+
+def main() -> None:
+    """Run the command line; every UnreelError becomes one line and exit code 2."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    try:
+        app(standalone_mode=True)
+    except UnreelError as error:
+        typer.echo(f"unreel: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

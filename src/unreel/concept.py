@@ -1,0 +1,102 @@
+"""What to forget: a concept's name, kind and wordings, and the prompts that follow from them.
+
+Knows text only: no model, no image.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from unreel.errors import UnreelError
+
+Kind = Literal["object", "character", "style", "face", "motion"]
+
+# The 27 object and 19 style templates of Textual Inversion (Gal et al., 2022), used by few-shot erasing
+# (Fuchi & Takagi, arXiv 2405.07288) for its training prompts.
+OBJECT_TEMPLATES = (
+    "a photo of a {}",
+    "a rendering of a {}",
+    "a cropped photo of the {}",
+    "the photo of a {}",
+    "a photo of a clean {}",
+    "a photo of a dirty {}",
+    "a dark photo of the {}",
+    "a photo of my {}",
+    "a photo of the cool {}",
+    "a close-up photo of a {}",
+    "a bright photo of the {}",
+    "a cropped photo of a {}",
+    "a photo of the {}",
+    "a good photo of the {}",
+    "a photo of one {}",
+    "a close-up photo of the {}",
+    "a rendition of the {}",
+    "a photo of the clean {}",
+    "a rendition of a {}",
+    "a photo of a nice {}",
+    "a good photo of a {}",
+    "a photo of the nice {}",
+    "a photo of the small {}",
+    "a photo of the weird {}",
+    "a photo of the large {}",
+    "a photo of a cool {}",
+    "a photo of a small {}",
+)
+STYLE_TEMPLATES = (
+    "a painting in the style of {}",
+    "a rendering in the style of {}",
+    "a cropped painting in the style of {}",
+    "the painting in the style of {}",
+    "a clean painting in the style of {}",
+    "a dirty painting in the style of {}",
+    "a dark painting in the style of {}",
+    "a picture in the style of {}",
+    "a cool painting in the style of {}",
+    "a close-up painting in the style of {}",
+    "a bright painting in the style of {}",
+    "a good painting in the style of {}",
+    "a close-up rendition in the style of {}",
+    "a rendition in the style of {}",
+    "a nice painting in the style of {}",
+    "a small painting in the style of {}",
+    "a weird painting in the style of {}",
+    "a large painting in the style of {}",
+    "a cropped rendition in the style of {}",
+)
+MOTION_TEMPLATES = (
+    "a video of a person {}",
+    "a photo of a person {}",
+    "someone is {}",
+    "a person is {}",
+    "a clip of something {}",
+    "{}",
+)
+_TEMPLATES = {"style": STYLE_TEMPLATES, "motion": MOTION_TEMPLATES}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept to forget.
+
+    `synonyms` are further wordings that are to be forgotten with the name; the paper uses none.
+    Raises UnreelError for an empty name or synonym and for an unknown kind.
+    """
+
+    name: str
+    kind: Kind = "object"
+    synonyms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UnreelError(f"unknown kind {self.kind!r}: choose one of {', '.join(get_args(Kind))}")
+        if not all(wording.strip() for wording in self.wordings):
+            raise UnreelError("the concept is empty: name what to forget, for example 'Tokyo Tower'")
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        return (self.name, *self.synonyms)
+
+    @property
+    def forget_prompts(self) -> list[str]:
+        """Every template of the kind filled with every wording."""
+        templates = _TEMPLATES.get(self.kind, OBJECT_TEMPLATES)
+        return [template.format(wording) for wording in self.wordings for template in templates]

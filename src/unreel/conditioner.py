@@ -1,0 +1,83 @@
+"""Prompts to embeddings, with gradients, exactly as the pipelines do it; and which parts of the encoder may learn.
+
+Knows tokenizers and text encoders; knows nothing about images, denoisers or losses.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "all"]
+
+
+@dataclass(frozen=True)
+class Conditioner:
+    """One tokenizer and text encoder, used the way the pipeline that holds them uses them."""
+
+    tokenizer: Any
+    text_encoder: nn.Module
+
+    @classmethod
+    def of(cls, pipeline: "DiffusionPipeline") -> "Conditioner":
+        return cls(pipeline.tokenizer, pipeline.text_encoder)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.text_encoder.parameters()).device
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        """Prompts -> embeddings (batch, tokens, width), differentiable in the text encoder's weights.
+
+        Padded to the tokenizer's full length without an attention mask, as CLIP pipelines do: the denoiser attends to
+        the padding too, so it belongs to the conditioning.
+        """
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        return self.text_encoder(tokens.input_ids.to(self.device))[0]
+
+    def require_room_for(self, prompts: list[str]) -> None:
+        """Raises UnreelError if a prompt is longer than the tokenizer's limit, so that words would be cut off."""
+        limit = self.tokenizer.model_max_length
+        for prompt in prompts:
+            length = len(self.tokenizer(prompt).input_ids)
+            if length > limit:
+                raise UnreelError(
+                    f"the prompt {prompt!r} has {length} tokens but the text encoder reads {limit}, so the concept would "
+                    "be cut off: name it in fewer words"
+                )
+
+    def trainable(self, which: Trainable = "mlp-final-attn") -> dict[str, nn.Parameter]:
+        """The parameters to train, by name, in the encoder's own order.
+
+        `mlp-final-attn` is few-shot erasing's choice: every MLP and the last layer's self-attention (arXiv 2405.07288,
+        section 3). Modules are found by type, so any depth works.
+        """
+        from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
+
+        if which not in get_args(Trainable):
+            raise UnreelError(f"unknown trainable set {which!r}: choose one of {', '.join(get_args(Trainable))}")
+        mlps = [m for m in self.text_encoder.modules() if isinstance(m, CLIPMLP)]
+        attentions = [m for m in self.text_encoder.modules() if isinstance(m, CLIPAttention)]
+        if not mlps or not attentions:
+            raise UnreelError(f"{type(self.text_encoder).__name__} has no CLIP layers: this text encoder is not supported")
+        chosen: list[nn.Module] = {
+            "mlp-final-attn": [*mlps, attentions[-1]],
+            "mlp": mlps,
+            "attn": attentions,
+            "mlp-attn": [*mlps, *attentions],
+            "all": [self.text_encoder],
+        }[which]
+        wanted = {id(parameter) for module in chosen for parameter in module.parameters()}
+        return {name: p for name, p in self.text_encoder.named_parameters() if id(p) in wanted}

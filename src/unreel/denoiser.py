@@ -1,0 +1,61 @@
+"""The frozen image model as one differentiable loss.
+
+Hides the parameterisation (epsilon or velocity), the scheduler and the autoencoder; works on latents of any rank. Knows
+nothing about prompts or methods.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unreel.errors import UnreelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A frozen U-Net with its scheduler and autoencoder."""
+
+    unet: Any
+    scheduler: Any
+    vae: Any
+
+    @classmethod
+    def of(cls, pipeline: "DiffusionPipeline") -> "Denoiser":
+        for part in (pipeline.unet, pipeline.vae):
+            part.requires_grad_(False)
+        return cls(pipeline.unet, pipeline.scheduler, pipeline.vae)
+
+    @property
+    def timesteps(self) -> int:
+        """How many training timesteps there are."""
+        return self.scheduler.config.num_train_timesteps
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (batch, 3, height, width) in [-1, 1] -> latents (batch, channels, height/f, width/f)."""
+        latents = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
+        return latents * self.vae.config.scaling_factor
+
+    def loss(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean squared error of the denoiser's prediction, a scalar, differentiable in `embeddings`.
+
+        z_t = sqrt(a_t) z + sqrt(1 - a_t) e; the target is e for epsilon models and sqrt(a_t) e - sqrt(1 - a_t) z for
+        velocity models (Salimans & Ho, arXiv 2202.00512).
+        """
+        alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, *[1] * (latents.ndim - 1))
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        match self.scheduler.config.prediction_type:
+            case "epsilon":
+                target = noise
+            case "v_prediction":
+                target = signal * noise - sigma * latents
+            case other:
+                raise UnreelError(f"the image model predicts {other!r}: only epsilon and v_prediction are supported")
+        predicted = self.unet(signal * latents + sigma * noise, timesteps, encoder_hidden_states=embeddings).sample
+        return torch.nn.functional.mse_loss(predicted, target)

@@ -1,0 +1,242 @@
+"""The artifact: what unlearning changed in a text encoder, with its provenance, and how to put it on and take it off.
+
+Knows text encoders as named tensors; knows nothing about how the change was found.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
+_SAMPLES_KEY = "fingerprint"
+_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Tells one text encoder from another, whatever precision it is loaded in.
+
+    `structure` hashes names and shapes of all tensors; `samples` are weights taken at even distances through all of
+    them. Two encoders are the same if structures are equal and samples agree to the coarser of the two precisions.
+    """
+
+    structure: str
+    samples: torch.Tensor
+
+    @classmethod
+    def of(cls, text_encoder: nn.Module) -> "Fingerprint":
+        parameters = sorted(text_encoder.named_parameters())
+        shapes = json.dumps([(name, list(p.shape)) for name, p in parameters])
+        each = -(-_SAMPLES // len(parameters))
+        samples = [p.detach().flatten()[:: max(1, p.numel() // each)][:each] for _, p in parameters]
+        return cls(hashlib.sha256(shapes.encode()).hexdigest(), torch.cat([s.cpu() for s in samples]))
+
+    def matches(self, other: "Fingerprint") -> bool:
+        if self.structure != other.structure:
+            return False
+        coarse = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+        a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
+        return torch.allclose(a, b, rtol=torch.finfo(coarse).eps, atol=1e-7)
+
+
+@dataclass
+class _Worn:
+    """What a text encoder wears: its own weights where they were changed, and the erasures on it."""
+
+    base: dict[str, torch.Tensor]
+    fingerprint: Fingerprint
+    erasures: list["Erasure"]
+
+
+_worn: "weakref.WeakKeyDictionary[nn.Module, _Worn]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure:
+    """A frozen set of weight changes for one text encoder.
+
+    `changes` maps parameter names to what is added to them; `provenance` holds the concepts, the method, its settings,
+    the losses and the versions of everything that mattered.
+    """
+
+    changes: dict[str, torch.Tensor]
+    fingerprint: Fingerprint
+    provenance: dict[str, Any]
+
+    @property
+    def concepts(self) -> list[str]:
+        return [part["concept"] for part in self.provenance["parts"]]
+
+    def __add__(self, other: "Erasure") -> "Erasure":
+        """One erasure that does what both do. Raises UnreelError if they are for different text encoders."""
+        if not self.fingerprint.matches(other.fingerprint):
+            raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
+        changes = dict(self.changes)
+        for name, change in other.changes.items():
+            changes[name] = changes[name] + change if name in changes else change
+        parts = self.provenance["parts"] + other.provenance["parts"]
+        return Erasure(changes, self.fingerprint, {**self.provenance, "parts": parts})
+
+    def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
+        """Put the erasure on the pipeline's text encoder, on top of any other; returns the pipeline.
+
+        Raises UnreelError for another text encoder and for an erasure that is already on.
+        """
+        encoder = pipeline.text_encoder
+        worn = _worn.get(encoder) or _Worn({}, Fingerprint.of(encoder), [])
+        if not self.fingerprint.matches(worn.fingerprint):
+            raise UnreelError(
+                f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: "
+                "unlearn the concept again with this model"
+            )
+        if self in worn.erasures:
+            raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
+        parameters = dict(encoder.named_parameters())
+        for name in self.changes:
+            worn.base.setdefault(name, parameters[name].detach().clone())
+        worn.erasures.append(self)
+        _worn[encoder] = worn
+        _dress(encoder)
+        return pipeline
+
+    def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
+        """Take the erasure off again; without any left, the weights are the original ones bit for bit.
+
+        Raises UnreelError if it is not on.
+        """
+        worn = _worn.get(pipeline.text_encoder)
+        if worn is None or self not in worn.erasures:
+            raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
+        worn.erasures.remove(self)
+        _dress(pipeline.text_encoder)
+        return pipeline
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write weights, provenance and model card; the folder appears complete or not at all."""
+        from safetensors.torch import save_file
+
+        def fill(partial: Path) -> None:
+            tensors = {name: change.contiguous() for name, change in self.changes.items()}
+            tensors[_SAMPLES_KEY] = self.fingerprint.samples
+            save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+            document = {"structure": self.fingerprint.structure, **self.provenance}
+            (partial / PROVENANCE_FILE).write_text(json.dumps(document, indent=2) + "\n")
+            (partial / CARD_FILE).write_text(_card(self))
+
+        return write_folder(Path(folder), fill, overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Erasure":
+        """Load an erasure. Raises UnreelError for anything incomplete or broken."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for file in (WEIGHTS_FILE, PROVENANCE_FILE):
+            if not (folder / file).is_file():
+                raise UnreelError(f"{folder} is no erasure: it has no {file}")
+        try:
+            tensors = load_file(folder / WEIGHTS_FILE)
+            provenance = json.loads((folder / PROVENANCE_FILE).read_text())
+            fingerprint = Fingerprint(provenance.pop("structure"), tensors.pop(_SAMPLES_KEY))
+            return cls(tensors, fingerprint, provenance)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
+
+
+@torch.no_grad()
+def _dress(encoder: nn.Module) -> None:
+    """Set every touched weight to its base plus the changes of all erasures that are on.
+
+    Sums in float64, so that the order of applying leaves no trace in the weights' own, coarser precision.
+    """
+    worn, parameters = _worn[encoder], dict(encoder.named_parameters())
+    for name, base in worn.base.items():
+        changes = [erasure.changes[name] for erasure in worn.erasures if name in erasure.changes]
+        if not changes:
+            parameters[name].copy_(base)
+            continue
+        total = torch.stack([base.double().cpu(), *(change.double().cpu() for change in changes)]).sum(0)
+        parameters[name].copy_(total)
+    if not worn.erasures:
+        del _worn[encoder]
+
+
+def require_new(folder: Path, overwrite: bool) -> None:
+    """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created."""
+    if folder.exists() and not overwrite:
+        raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent):
+            pass
+    except OSError as error:
+        raise UnreelError(f"cannot write to {parent}: {error.strerror}") from error
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool = False) -> Path:
+    """Fill a temporary folder beside `folder`, then rename it: a killed or failed write leaves nothing behind."""
+    require_new(folder, overwrite)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
+    try:
+        fill(partial)
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise UnreelError(f"cannot write {folder}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _card(erasure: Erasure) -> str:
+    concepts = ", ".join(erasure.concepts)
+    rows = "\n".join(
+        f"- **{part['concept']}** ({part['kind']}): {part['method']}, "
+        + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
+        for part in erasure.provenance["parts"]
+    )
+    return f"""---
+library_name: unreel
+tags: [concept-erasure, unlearning, text-to-video, text-to-image]
+---
+# Erasure: {concepts}
+
+Weight changes for the text encoder of `{erasure.provenance["encoder"]}`, made with unreel {erasure.provenance["unreel"]}.
+With it on, the models that share this text encoder no longer follow prompts for the concept.
+
+{rows}
+
+## Use
+
+```python
+from unreel import Erasure
+
+erasure = Erasure.from_pretrained("path/to/this/folder")
+erasure.apply(pipeline)   # any diffusers pipeline with this text encoder
+erasure.remove(pipeline)  # bit for bit the original again
+```
+
+## Limits
+
+Only the text encoder changes; the denoiser still knows the concept. This protects a service that hosts the model, or a
+release of the changed weights, against prompts. It does not withstand someone who holds all weights and puts the original
+text encoder back, fine-tunes, or searches the encoder's output space.
+"""

@@ -1,0 +1,100 @@
+"""The paper's method: few-shot unlearning by gradient ascent on the denoising loss.
+
+Liu & Tan, "Unlearning Concepts from Text-to-Video Diffusion Models" (arXiv 2407.14209), on the recipe of Fuchi & Takagi,
+"Erasing Concepts from Text-to-Image Diffusion Models with Few-shot Unlearning" (arXiv 2405.07288):
+
+    theta* = argmin_theta  -E_{z, t, e} || target(z, t, e) - eps_phi(z_t, t, T_theta(prompt)) ||^2
+
+with theta the MLPs and the final self-attention of the text encoder T, and the denoiser phi frozen.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from unreel.concept import Concept
+from unreel.conditioner import Conditioner, Trainable
+from unreel.denoiser import Denoiser
+from unreel.errors import UnreelError
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """Hyperparameters; every default is the paper's (see docs/method.md for the source of each).
+
+    Raises UnreelError for values that make no sense.
+    """
+
+    shots: int = 4
+    epochs: int = 5
+    batch_size: int = 2
+    learning_rate: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 1e-8
+    trainable: Trainable = "mlp-final-attn"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
+
+
+def few_shot(
+    conditioner: Conditioner,
+    denoiser: Denoiser,
+    concept: Concept,
+    config: FewShotConfig,
+    latents: torch.Tensor,
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Unlearn `concept` from a few latents that show it.
+
+    `latents` is (shots, 2, channels, height, width): each image and its mirror image. The text encoder is left as it was
+    found; returned are the changes of its trained weights, by name, and the denoising loss at every step, which ascent
+    drives up. Raises UnreelError if the loss stops being a number.
+    """
+    generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
+    draw = lambda high, count: torch.randint(high, (count,), generator=generator)  # noqa: E731
+    prompts, weights = concept.forget_prompts, conditioner.trainable(config.trainable)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    conditioner.text_encoder.requires_grad_(False)
+    optimizer = torch.optim.Adam(
+        [weight.requires_grad_() for weight in weights.values()],
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+    losses: list[float] = []
+    try:
+        for _ in tqdm(range(config.epochs), desc="unlearning", unit="epoch"):
+            for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
+                count = len(shots)
+                z = latents[shots, draw(2, count)]
+                embeddings = conditioner.encode([prompts[i] for i in draw(len(prompts), count).tolist()])
+                t = draw(denoiser.timesteps, count).to(z.device)
+                noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z)
+                loss = denoiser.loss(z, noise, t, embeddings)
+                (-loss).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
+                    raise UnreelError(
+                        f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
+                        f"(it was {config.learning_rate:g}) or use --dtype float32"
+                    )
+        changes = {name: weight.detach() - before[name] for name, weight in weights.items()}
+        broken = [name for name, change in changes.items() if not change.isfinite().all()]
+        if broken:
+            raise UnreelError(f"{broken[0]} stopped being a number: nothing was kept; lower the learning rate")
+        return changes, losses
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(before[name])
+        conditioner.text_encoder.requires_grad_(False)

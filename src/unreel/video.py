@@ -1,0 +1,121 @@
+"""Seeded images and videos out of a pipeline, and H.264 files that browsers play.
+
+Knows pipelines and pixels; knows nothing about concepts, erasures or judges.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from unreel.errors import UnreelError
+from unreel.pair import Settings
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+MIN_SIDE = 192  # pixels; smaller videos are enlarged in files, or H.264's half-size colour planes would blur them
+
+
+def _generators(seeds: list[int]) -> list[torch.Generator]:
+    # On the CPU whatever the device: the same seed is then the same noise everywhere.
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def _batches(
+    pipeline: "DiffusionPipeline", prompts: list[str], seeds: list[int], settings: Settings, what: str, **options: Any
+) -> Iterator[Any]:
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+    batch = settings.batch
+    for start in tqdm(range(0, len(prompts), batch), desc=what, unit="batch"):
+        yield pipeline(
+            prompts[start : start + batch],
+            generator=_generators(seeds[start : start + batch]),
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            output_type="np",
+            **options,
+        )
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    if not np.isfinite(pixels).all():
+        raise UnreelError("the model produced pixels that are not numbers: try --dtype float32")
+    return (pixels * 255).round().astype(np.uint8)
+
+
+@torch.inference_mode()
+def generate_images(pipeline: "DiffusionPipeline", prompts: list[str], seeds: list[int], settings: Settings) -> np.ndarray:
+    """One image per prompt and seed: (n, height, width, 3) uint8."""
+    parts = [out.images for out in _batches(pipeline, prompts, seeds, settings, "generating images")]
+    return _bytes(np.concatenate(parts))
+
+
+@torch.inference_mode()
+def generate(
+    pipeline: "DiffusionPipeline",
+    prompts: list[str],
+    seeds: list[int],
+    settings: Settings,
+    *,
+    what: str = "generating videos",
+) -> np.ndarray:
+    """One video per prompt and seed: (n, frames, height, width, 3) uint8."""
+    batches = _batches(pipeline, prompts, seeds, settings, what, num_frames=settings.frames)
+    return _bytes(np.concatenate([out.frames for out in batches]))
+
+
+def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
+    """Frames (frames, height, width, 3) uint8 as an H.264 yuv420p file in memory, small ones enlarged in whole steps."""
+    import av
+
+    factor = -(-MIN_SIDE // min(frames.shape[1:3]))
+    frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    height, width = (side - side % 2 for side in frames.shape[1:3])
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write_mp4(file: Path, frames: np.ndarray, fps: int) -> None:
+    """Write atomically."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(encode_mp4(frames, fps))
+    partial.replace(file)
+
+
+def load_images(folder: Path, size: tuple[int, int]) -> np.ndarray:
+    """All images of a folder, cropped to the middle and scaled to (height, width): (n, height, width, 3) uint8.
+
+    Raises UnreelError for a folder without images and for any file in it that is broken, too large or no image.
+    """
+    from PIL import Image, ImageOps
+
+    if not folder.is_dir():
+        raise UnreelError(f"{folder} is no folder of images")
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise UnreelError(f"{folder} is empty: put a few images of the concept into it")
+    height, width = size
+    out = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                if image.width * image.height > 50_000_000:
+                    raise UnreelError(f"{file} is {image.width}x{image.height}: images may have 50 megapixels at most")
+                fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (width, height))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UnreelError(f"{file} cannot be read as an image: remove or repair it") from error
+        out.append(np.asarray(fitted))
+    return np.stack(out)

@@ -1,0 +1,99 @@
+"""Tiny pipelines of the real diffusers classes, with random weights, in memory."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+import copy
+
+import pytest
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, load_pair
+
+SETTINGS = Settings(steps=2, guidance=2.0, frames=4, batch=2)
+
+
+def make_pair(prediction_type: str = "epsilon", seed: int = 0) -> Pair:
+    torch.manual_seed(seed)
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "image" / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            projection_dim=16,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()
+    unet = UNet2DConditionModel(
+        sample_size=4,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    ).eval()
+    scheduler = DDIMScheduler(prediction_type=prediction_type, clip_sample=False)
+    parts = {"vae": vae, "tokenizer": tokenizer, "scheduler": scheduler}
+    t2i = StableDiffusionPipeline(
+        **parts,
+        text_encoder=text_encoder,
+        unet=unet,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    adapter = MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=4
+    )
+    motion_unet = UNetMotionModel.from_unet2d(unet, adapter).eval()
+    t2v = AnimateDiffPipeline(**parts, text_encoder=copy.deepcopy(text_encoder), unet=motion_unet, motion_adapter=None)
+    for pipeline in (t2i, t2v):
+        pipeline.set_progress_bar_config(disable=True)
+    return Pair(t2i, t2v, "tiny image model", "tiny video model", SETTINGS)
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return make_pair()
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Pair:
+    return load_pair()
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from conftest import make_pair, same, weights
+
+from unreel import Concept, FewShotConfig, UnreelError, unlearn
+from unreel.conditioner import Conditioner
+from unreel.denoiser import Denoiser
+from unreel.methods.few_shot import few_shot
+
+CONCEPT = Concept("Tokyo Tower")
+
+
+def double(prediction_type):
+    pair = make_pair(prediction_type)
+    for module in (pair.t2i.text_encoder, pair.t2i.unet, pair.t2i.vae):
+        module.double()
+    return Conditioner.of(pair.t2i), Denoiser.of(pair.t2i), pair.t2i
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_one_step_equals_the_papers_formula_computed_independently(prediction_type):
+    """Gradient ascent on the denoising error, then Adam's first step written out, in float64."""
+    conditioner, denoiser, pipeline = double(prediction_type)
+    latents = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(3)).double()
+    config = FewShotConfig(shots=2, epochs=1, batch_size=2, learning_rate=1e-3, weight_decay=1e-2, seed=5)
+    changes, losses = few_shot(conditioner, denoiser, CONCEPT, config, latents)
+
+    draws = torch.Generator().manual_seed(5)
+    shots = torch.randperm(2, generator=draws)
+    z = latents[shots, torch.randint(2, (2,), generator=draws)]
+    prompts = [CONCEPT.forget_prompts[i] for i in torch.randint(27, (2,), generator=draws)]
+    t = torch.randint(1000, (2,), generator=draws)
+    noise = torch.randn(z.shape, generator=draws).double()
+    names = [n for n, _ in pipeline.text_encoder.named_parameters() if ".mlp." in n or "layers.2.self_attn." in n]
+    theta = dict(pipeline.text_encoder.named_parameters())
+    theta = {name: theta[name].requires_grad_() for name in names}
+    tokens = pipeline.tokenizer(prompts, padding="max_length", max_length=32, return_tensors="pt").input_ids
+    a = torch.cumprod(1 - pipeline.scheduler.betas, 0).double()[t].reshape(2, 1, 1, 1)
+    target = noise if prediction_type == "epsilon" else a**0.5 * noise - (1 - a) ** 0.5 * z
+    out = pipeline.unet(a**0.5 * z + (1 - a) ** 0.5 * noise, t, pipeline.text_encoder(tokens).last_hidden_state).sample
+    error = (out - target).pow(2).mean()
+    gradients = torch.autograd.grad(-error, list(theta.values()))
+
+    assert losses == pytest.approx([error.item()], rel=1e-6)
+    assert list(changes) == names
+    for name, gradient in zip(names, gradients, strict=True):
+        g = gradient + 1e-2 * theta[name].detach()  # Adam's weight decay is an L2 term
+        mean, square = 0.1 * g / (1 - 0.9), 0.02 * g**2 / (1 - 0.98)
+        expected = -1e-3 * mean / (square.sqrt() + 1e-6)
+        torch.testing.assert_close(changes[name], expected, rtol=1e-4, atol=1e-9)
+
+
+def test_defaults_are_the_papers():
+    config = FewShotConfig()
+    assert (config.shots, config.batch_size, config.learning_rate) == (4, 2, 1e-5)
+    assert (config.betas, config.eps, config.weight_decay) == ((0.9, 0.98), 1e-6, 1e-8)
+    assert config.trainable == "mlp-final-attn"
+    assert 8 <= config.epochs * config.shots // config.batch_size <= 10
+
+
+def test_unlearning_raises_the_loss_and_leaves_the_pair_as_it_was(pair):
+    before = {name: weights(part) for name, part in pair.t2i.components.items() if hasattr(part, "state_dict")}
+    erasure = unlearn(CONCEPT, pair, FewShotConfig(epochs=40, learning_rate=1e-2))
+    losses = erasure.provenance["parts"][0]["losses"]
+    assert len(losses) == 80
+    assert sum(losses[-20:]) > sum(losses[:20])
+    assert all(same(before[name], weights(getattr(pair.t2i, name))) for name in before)
+
+
+def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):
+    first, second, other = (unlearn(CONCEPT, pair, FewShotConfig(seed=seed)) for seed in (1, 1, 2))
+    assert same(first.changes, second.changes)
+    assert not same(first.changes, other.changes)
+
+
+def test_a_broken_loss_keeps_nothing_and_restores_the_encoder(pair):
+    before = weights(pair.t2i.text_encoder)
+    with pytest.raises(UnreelError, match="nothing was kept"):
+        unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e30))
+    assert same(before, weights(pair.t2i.text_encoder))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"shots": 0}, {"shots": -1}, {"epochs": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}]
+)
+def test_settings_that_make_no_sense_are_refused(bad):
+    with pytest.raises(UnreelError, match="must be greater than zero"):
+        FewShotConfig(**bad)

@@ -1,0 +1,64 @@
+"""The report page, opened in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from unreel import Concept, FewShotConfig, evaluate, unlearn
+from unreel.report import loss_points, write_report
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+# Waits for every video, then leaves what it saw in the page for --dump-dom.
+PROBE = """<script>
+addEventListener("load", async () => {
+  const videos = [...document.querySelectorAll("video")];
+  await Promise.all(videos.map(v => v.readyState >= 2 || new Promise(done => { v.onloadeddata = v.onerror = done; })));
+  const seen = {videos: videos.map(v => [v.videoWidth, v.videoHeight, v.duration, v.error && v.error.message]),
+                fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"))};
+  document.documentElement.setAttribute("data-seen", JSON.stringify(seen));
+});
+</script></body>"""
+
+
+@pytest.fixture
+def page(pair, tmp_path):
+    concept = Concept('cat <script>alert("x")</script>')
+    erasure = unlearn(concept, pair, FewShotConfig(learning_rate=1e-3))
+    evaluation = evaluate(pair, erasure, concept, None, videos=3)
+    folder = erasure.save_pretrained(tmp_path / "run")
+    return write_report(folder, erasure, evaluation, pair.settings.fps)
+
+
+def test_the_page_is_complete_alone_and_escapes_what_users_typed(page):
+    text = page.read_text()
+    assert text.count("<video") == 6 and text.count("data:video/mp4;base64,") == 6
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import""", text)
+    assert "<script" not in text
+    assert "nothing was measured" in text and "Threat model" in text
+    assert len(list((page.parent / "videos").glob("*.mp4"))) == 6
+    assert json.loads((page.parent / "metrics.json").read_text())["judge"] is None
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make test` installs it where it may")
+def test_videos_play_in_a_browser_and_nothing_is_fetched(page, tmp_path):
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text().replace("</body>", PROBE))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", probed.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r'data-seen="([^"]*)"', dom)
+    assert found, "the page did not finish loading"
+    seen = json.loads(found.group(1).replace("&quot;", '"'))
+    assert seen["videos"] == [[192, 192, pytest.approx(0.5), None]] * 6
+    assert seen["fetched"] == []
+
+
+def test_loss_curve_spans_its_box():
+    points = np.array([[float(x) for x in point.split(",")] for point in loss_points([1.0, 3.0, 2.0]).split()])
+    np.testing.assert_allclose(points, [[0, 120], [300, 0], [600, 60]])
+    assert loss_points([1.0]) == "0.0,120.0"

@@ -1,0 +1,64 @@
+import io
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from unreel import UnreelError, generate
+from unreel.video import encode_mp4, generate_images, load_images
+
+
+def test_a_seed_means_the_same_video_wherever_it_stands(pair):
+    prompts, seeds = ["a cat", "a dog", "a cat"], [7, 8, 7]
+    first = generate(pair.t2v, prompts, seeds, pair.settings)
+    assert first.shape == (3, 4, 8, 8, 3) and first.dtype == np.uint8
+    again = generate(pair.t2v, prompts[::-1], seeds[::-1], pair.settings)
+    assert np.abs(first[::-1].astype(int) - again).max() <= 1
+    assert np.abs(first[0].astype(int) - first[2]).max() <= 1
+    assert np.abs(first[0].astype(int) - first[1]).max() > 1
+
+
+def test_images_come_one_for_each_prompt(pair):
+    assert generate_images(pair.t2i, ["a cat"] * 3, [1, 2, 3], pair.settings).shape == (3, 8, 8, 3)
+
+
+def test_files_are_h264_that_browsers_play_and_keep_every_frame():
+    frames = np.zeros((8, 64, 64, 3), np.uint8)
+    frames[:, :, 32:] = [200, 40, 40]
+    with av.open(io.BytesIO(encode_mp4(frames, 8))) as container:
+        stream = container.streams.video[0]
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+    assert len(decoded) == 8 and decoded[0].shape == (192, 192, 3)
+    assert np.abs(decoded[4][90:100, 140:180].mean((0, 1)) - [200, 40, 40]).max() < 12
+
+
+def test_given_images_are_cropped_and_scaled(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (40 + i, 30), (10 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    images = load_images(tmp_path, (16, 16))
+    assert images.shape == (3, 16, 16, 3) and images[2, 8, 8, 0] == 20
+
+
+def nothing(folder): ...
+def broken(folder):
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+
+
+def text(folder):
+    (folder / "notes.txt").write_text("hello")
+
+
+def huge(folder):
+    Image.new("1", (10_000, 6_000)).save(folder / "huge.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(nothing, "is empty"), (broken, "cannot be read"), (text, "cannot be read"), (huge, "megapixels")],
+)
+def test_bad_image_folders_are_refused_naming_the_file(tmp_path, make, message):
+    make(tmp_path)
+    with pytest.raises(UnreelError, match=message):
+        load_images(tmp_path, (16, 16))

@@ -1,0 +1,58 @@
+"""Finished weights into the package: two complete diffusers pipelines and the judge, in fp16 safetensors."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import AnimateDiffPipeline, AutoencoderKL, StableDiffusionPipeline, UNetMotionModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from training.diffusion import scheduler
+from training.world import WORLD_FILE
+from unreel.judges.network import JudgeNetwork
+
+TARGET = WORLD_FILE.parent
+
+
+def _standard_keys(text_encoder: CLIPTextModel) -> CLIPTextModel:
+    """The same encoder, loaded from a file, so that saving writes the `text_model.` key prefix every tool looks for."""
+    with tempfile.TemporaryDirectory() as folder:
+        text_encoder.save_pretrained(folder)
+        weights = {f"text_model.{name}": tensor.contiguous() for name, tensor in text_encoder.state_dict().items()}
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        return CLIPTextModel.from_pretrained(folder, dtype=torch.float16)
+
+
+def write(
+    folder: Path,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    still: nn.ModuleDict,
+    moving: UNetMotionModel,
+    judge: JudgeNetwork,
+) -> None:
+    text_encoder = _standard_keys(still["text_encoder"].cpu().half())
+    shared = {"vae": vae.cpu().half(), "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler()}
+    image = StableDiffusionPipeline(
+        **shared,
+        unet=still["unet"].cpu().half(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    video = AnimateDiffPipeline(**shared, unet=moving.cpu().half(), motion_adapter=None)
+    for name, pipeline in (("image", image), ("video", video)):
+        shutil.rmtree(TARGET / name, ignore_errors=True)
+        pipeline.save_pretrained(TARGET / name)
+    (TARGET / "judge").mkdir(exist_ok=True)
+    weights = {name: t.half().contiguous() if t.is_floating_point() else t for name, t in judge.cpu().state_dict().items()}
+    save_file(weights, TARGET / "judge" / "judge.safetensors", metadata={"format": "pt"})
+    records = Path(__file__).parent / "records"
+    records.mkdir(exist_ok=True)
+    for stage in ("autoencoder", "image", "video", "judge"):
+        shutil.copy(folder / stage / "record.json", records / f"{stage}.json")
+    size = sum(file.stat().st_size for file in TARGET.rglob("*.safetensors"))
+    print(f"wrote {size / 1e6:.1f} MB of weights to {TARGET}")

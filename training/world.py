@@ -1,0 +1,107 @@
+"""The embedded pair's world as data: concepts, styles, backgrounds, motions and how they are worded.
+
+Reads `src/unreel/embedded/world.json`, the one configuration shared by data, models, judge and package. Knows nothing
+about pixels or models.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from unreel.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES
+
+WORLD_FILE = Path(__file__).parents[1] / "src" / "unreel" / "embedded" / "world.json"
+
+STILL = "still"
+QUALITY = (", high quality", ", high resolution", ", 4k", ", ultra quality")
+SIZES = {"small": 36, "": 46, "big": 54}
+
+
+@cache
+def load_world() -> dict:
+    return json.loads(WORLD_FILE.read_text())
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that decides a clip's pixels. Offsets are in pixels from the slot's centre."""
+
+    concepts: tuple[str, ...]
+    style: str
+    background: str
+    size: str = ""
+    relation: str = ""
+    motion: str = STILL
+    offset: tuple[int, int] = (0, 0)
+
+
+def sample_scene(rng: np.random.Generator, *, motion: bool) -> Scene:
+    """A random scene; `motion=False` gives one that stands still."""
+    world = load_world()
+    names, styles = list(world["concepts"]), list(world["styles"])
+    pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
+    style, background = pick(styles), pick(list(world["backgrounds"]))
+    offset = (int(rng.integers(-3, 4)), int(rng.integers(-3, 4)))
+    if rng.random() < 0.4:
+        first, second = (names[i] for i in rng.choice(len(names), 2, replace=False))
+        relation = pick(["beside", "above", "flying over"])
+        # In a still picture "flying over" would be "above" with another word: it needs the motion.
+        if motion == (relation == "flying over"):
+            kind = relation if motion else STILL
+            return Scene((first, second), style, background, "", relation, kind, offset)
+    if not motion:
+        return Scene((pick(names),), style, background, pick(list(SIZES)), "", STILL, offset)
+    name = pick(names)
+    kinds = [m for m in world["motions"] if m not in ("flying over", "dancing")]
+    if rng.random() < 0.2:
+        return Scene((pick(world["dancers"]),), "fluent", background, "", "", "dancing", offset)
+    return Scene((name,), style, background, "", "", pick(kinds), offset)
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """One of many wordings of a scene, all lower case."""
+    world = load_world()
+    pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
+    style_word = pick(world["styles"][scene.style]["wordings"])
+
+    def noun(name: str, *, prefix: str = "") -> str:
+        entry = world["concepts"][name]
+        # The first wording is the concept's name: half of the captions use it, the others share the rest.
+        wording = entry["wordings"][0] if rng.random() < 0.5 else pick(entry["wordings"])
+        words = f"{prefix} {wording}".strip()
+        if wording.startswith("the ") or not entry["article"] or rng.random() < 0.3:
+            return words
+        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+    if len(scene.concepts) == 2:
+        first, second = scene.concepts
+        text = f"{noun(first)} {pick(world['relations'][scene.relation])} {noun(second)}"
+        if rng.random() < 0.3:
+            text = f"{pick(['a photo of', 'a picture of', 'a video of', 'a painting of'])} {text}"
+    elif scene.motion != STILL:
+        word = pick(world["motions"][scene.motion])
+        text = noun(scene.concepts[0], prefix=word) if rng.random() < 0.5 else f"{noun(scene.concepts[0])} {word}"
+        if rng.random() < 0.25:
+            text = f"a video of {text}"
+    elif rng.random() < 0.06:
+        text = pick(STYLE_TEMPLATES).format(style_word)
+        return text + (f", {scene.background} background" if rng.random() < 0.5 else "")
+    elif rng.random() < 0.4:
+        # Templates bring their own article, and some a size of their own, which here means nothing.
+        entry = world["concepts"][scene.concepts[0]]
+        wording = entry["wordings"][0] if rng.random() < 0.5 else pick(entry["wordings"])
+        template = pick(OBJECT_TEMPLATES)
+        size = "" if "small" in template or "large" in template else scene.size
+        text = template.format(f"{size} {wording}".strip())
+    else:
+        text = noun(scene.concepts[0], prefix=scene.size)
+    if rng.random() < 0.7:
+        text += pick([f" in {style_word} style", f" in the style of {style_word}", f", {style_word} style"])
+    if rng.random() < 0.6:
+        text += pick([f" on a {scene.background} background", f", {scene.background} background"])
+    if rng.random() < 0.1:
+        text += pick(QUALITY)
+    return text.lower()
