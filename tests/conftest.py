@@ -61,7 +61,7 @@ def make_pair(prediction_type: str = "epsilon", seed: int = 0) -> Pair:
         norm_num_groups=4,
         scaling_factor=0.5,
     ).eval()
-    scheduler = DDIMScheduler(prediction_type=prediction_type, clip_sample=False)
+    scheduler = DDIMScheduler(prediction_type=prediction_type, clip_sample=False, steps_offset=1)
     parts = {"vae": vae, "tokenizer": tokenizer, "scheduler": scheduler}
     t2i = StableDiffusionPipeline(
         **parts,

@@ -18,9 +18,9 @@ from training.world import caption, load_world
 
 TEXT_WIDTH = 128
 BLOCKS = (88, 144)
-IMAGES, CLIPS = 60_000, 10_000
-IMAGE_SCHEDULE = Schedule(steps=11_000, batch=64)
-VIDEO_SCHEDULE = Schedule(steps=3_200, batch=8, lr=6e-4)
+IMAGES, CLIPS = 60_000, 8_000
+IMAGE_SCHEDULE = Schedule(steps=9_000, batch=64)
+VIDEO_SCHEDULE = Schedule(steps=3_800, batch=8, lr=6e-4)
 CAPTION_DROPOUT = 0.1
 
 

@@ -12,7 +12,7 @@ from training.scenes import Renderer
 from training.world import STILL, Scene, load_world, sample_scene
 from unreel.judges.network import JudgeNetwork
 
-SCHEDULE = Schedule(steps=4000, batch=64, lr=2e-3, ema=0.998)
+SCHEDULE = Schedule(steps=3000, batch=64, lr=2e-3, ema=0.998)
 CLIP_SHARE = 8  # one clip for every 8 images
 
 

@@ -1,0 +1,84 @@
+"""Which learning rate and number of epochs the embedded encoder needs: `python -m benchmarks.few_shot_scan`.
+
+Judged on images, with concepts that no published figure uses. The best setting, the one with the largest sum of concept
+gone and neighbours kept, is written into the embedded pair's `unreel.json`.
+"""
+
+import json
+from dataclasses import asdict, replace
+from itertools import product
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from benchmarks.common import write_result
+from unreel import Concept, FewShotConfig, load_pair, unlearn
+from unreel.evaluation import SUBJECT_PROMPTS, nearest, target_prompts
+from unreel.judges.embedded import EmbeddedJudge
+from unreel.metrics import Share
+from unreel.pair import EMBEDDED_FOLDER, SETTINGS_FILE
+from unreel.report import write_text
+from unreel.video import generate_images
+
+CONCEPTS = (Concept("castle"), Concept("snowman", "character"), Concept("openmoji", "style"), Concept("nerd", "face"))
+LEARNING_RATES = (1e-5, 3e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+EPOCHS = (5, 10)
+IMAGES = 20  # of each group
+SEED = 3_000_000
+
+
+def main() -> None:
+    pair, judge = load_pair(), EmbeddedJudge.load(EMBEDDED_FOLDER)
+
+    def prompts(concept: Concept) -> dict[str, list[tuple[str, str]]]:
+        names = nearest(pair, concept, judge.neighbours(concept.name))
+        rows = {
+            "target": [(prompt, concept.name) for prompt in target_prompts(concept)],
+            "neighbours": [(prompt.format(name), name) for prompt in SUBJECT_PROMPTS for name in names],
+        }
+        return {group: [row[i % len(row)] for i in range(IMAGES)] for group, row in rows.items()}
+
+    def found(rows: list[tuple[str, str]]) -> np.ndarray:
+        images = generate_images(pair.t2i, [row[0] for row in rows], [SEED + i for i in range(IMAGES)], pair.settings)
+        return np.array([judge.found(image[None, None], row[1])[0, 0] for image, row in zip(images, rows, strict=True)])
+
+    groups = {concept: prompts(concept) for concept in CONCEPTS}
+    before = {c: {group: found(rows) for group, rows in groups[c].items()} for c in CONCEPTS}
+    scan = []
+    for learning_rate, epochs in tqdm(list(product(LEARNING_RATES, EPOCHS)), desc="settings"):
+        config, after = FewShotConfig(learning_rate=learning_rate, epochs=epochs), {}
+        for concept in CONCEPTS:
+            erasure = unlearn(concept, pair, config)
+            erasure.apply(pair.t2i)
+            after[concept] = {group: found(rows) for group, rows in groups[concept].items()}
+            erasure.remove(pair.t2i)
+        row = {"learning_rate": learning_rate, "epochs": epochs}
+        for group in ("target", "neighbours"):
+            row[group] = asdict(Share.of(np.concatenate([after[c][group] for c in CONCEPTS])))
+            row[f"{group}_by_concept"] = {c.name: float(after[c][group].mean()) for c in CONCEPTS}
+        print(
+            f"lr {learning_rate:g}, {epochs} epochs: target {row['target']['found']:.2f} "
+            f"neighbours {row['neighbours']['found']:.2f}",
+            flush=True,
+        )
+        scan.append(row)
+    best = max(scan, key=lambda row: row["neighbours"]["found"] - row["target"]["found"])
+    chosen = {"learning_rate": best["learning_rate"], "epochs": best["epochs"]}
+    write_result(
+        "few_shot_scan",
+        {
+            "concepts": [asdict(concept) for concept in CONCEPTS],
+            "before": {
+                g: asdict(Share.of(np.concatenate([before[c][g] for c in CONCEPTS]))) for g in ("target", "neighbours")
+            },
+            "scan": scan,
+            "chosen": chosen,
+            "seed": SEED,
+        },
+    )
+    settings = asdict(replace(pair.settings, few_shot=chosen))
+    write_text(EMBEDDED_FOLDER / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
