@@ -67,6 +67,18 @@ def test_unlearning_raises_the_loss_and_leaves_the_pair_as_it_was(pair):
     assert all(same(before[name], weights(getattr(pair.t2i, name))) for name in before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_trained_in_full_precision_and_restored(pair, dtype):
+    pair.t2i.to(dtype)
+    before = weights(pair.t2i.text_encoder)
+    erasure = unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-5))
+    assert same(before, weights(pair.t2i.text_encoder))
+    assert all(change.dtype == torch.float32 for change in erasure.changes.values())
+    # Ten steps of 1e-5 are lost when added to bfloat16 weights one by one; here every one of them counts.
+    moved = torch.cat([change.flatten().abs() for change in erasure.changes.values()])
+    assert moved.median() > 2e-5
+
+
 def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):
     first, second, other = (unlearn(CONCEPT, pair, FewShotConfig(seed=seed)) for seed in (1, 1, 2))
     assert same(first.changes, second.changes)

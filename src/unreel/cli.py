@@ -165,7 +165,7 @@ def generate(
     pipeline, settings = load_video_pipeline(t2v, **_placement(device, dtype))
     for item in erasures:
         item.apply(pipeline)
-    given = {"steps": steps, "guidance": guidance, "frames": frames}
+    given: dict[str, Any] = {"steps": steps, "guidance": guidance, "frames": frames}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     out.mkdir(parents=True, exist_ok=True)
     clips = run(pipeline, list(prompt), [seed + i for i in range(len(prompt))], settings)

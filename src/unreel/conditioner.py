@@ -72,12 +72,12 @@ class Conditioner:
         attentions = [m for m in self.text_encoder.modules() if isinstance(m, CLIPAttention)]
         if not mlps or not attentions:
             raise UnreelError(f"{type(self.text_encoder).__name__} has no CLIP layers: this text encoder is not supported")
-        chosen: list[nn.Module] = {
+        choices: dict[str, list[nn.Module]] = {
             "mlp-final-attn": [*mlps, attentions[-1]],
             "mlp": mlps,
             "attn": attentions,
             "mlp-attn": [*mlps, *attentions],
             "all": [self.text_encoder],
-        }[which]
-        wanted = {id(parameter) for module in chosen for parameter in module.parameters()}
+        }
+        wanted = {id(parameter) for module in choices[which] for parameter in module.parameters()}
         return {name: p for name, p in self.text_encoder.named_parameters() if id(p) in wanted}

@@ -48,6 +48,8 @@ class Denoiser:
         z_t = sqrt(a_t) z + sqrt(1 - a_t) e; the target is e for epsilon models and sqrt(a_t) e - sqrt(1 - a_t) z for
         velocity models (Salimans & Ho, arXiv 2202.00512).
         """
+        precise = torch.promote_types(latents.dtype, torch.float32)  # half precision is for the network only
+        latents, noise = latents.to(precise), noise.to(precise)
         alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, *[1] * (latents.ndim - 1))
         signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         match self.scheduler.config.prediction_type:
@@ -57,5 +59,6 @@ class Denoiser:
                 target = signal * noise - sigma * latents
             case other:
                 raise UnreelError(f"the image model predicts {other!r}: only epsilon and v_prediction are supported")
-        predicted = self.unet(signal * latents + sigma * noise, timesteps, encoder_hidden_states=embeddings).sample
-        return torch.nn.functional.mse_loss(predicted, target)
+        noisy, dtype = signal * latents + sigma * noise, self.unet.dtype
+        predicted = self.unet(noisy.to(dtype), timesteps, encoder_hidden_states=embeddings.to(dtype)).sample
+        return torch.nn.functional.mse_loss(predicted.to(precise), target)

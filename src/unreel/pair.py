@@ -127,7 +127,7 @@ def load_pipeline(
     source, folder = str(source), Path(source)
     options: dict[str, Any] = {}
     if folder.exists():
-        options = _inspect(folder, text_only)
+        options.update(_inspect(folder, text_only))
     elif source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UnreelError(f"{source} does not exist: give a folder, a hub id such as owner/name, or '{EMBEDDED}'")
     elif text_only:
@@ -141,7 +141,7 @@ def load_pipeline(
     return pipeline.to(device)
 
 
-def _inspect(folder: Path, text_only: bool) -> dict[str, Any]:
+def _inspect(folder: Path, text_only: bool) -> dict[str, None]:
     """Check a pipeline folder before anything is loaded; returns which components to leave out."""
     index = folder / "model_index.json"
     if not index.is_file():
@@ -150,7 +150,7 @@ def _inspect(folder: Path, text_only: bool) -> dict[str, Any]:
         entries = {k: v for k, v in json.loads(index.read_text()).items() if isinstance(v, list) and v[0]}
     except (ValueError, UnicodeDecodeError) as error:
         raise UnreelError(f"{index} is not valid JSON ({error}): fetch the pipeline again") from error
-    leave_out = {}
+    leave_out: dict[str, None] = {}
     for name, (library, class_name) in entries.items():
         if library not in ("diffusers", "transformers", "stable_diffusion"):
             raise UnreelError(f"{folder} asks to run code of its own ({library}.{class_name}): refused")

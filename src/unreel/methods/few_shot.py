@@ -53,15 +53,17 @@ def few_shot(
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Unlearn `concept` from a few latents that show it.
 
-    `latents` is (shots, 2, channels, height, width): each image and its mirror image. The text encoder is left as it was
-    found; returned are the changes of its trained weights, by name, and the denoising loss at every step, which ascent
+    `latents` is (shots, 2, channels, height, width): each image and its mirror image. The text encoder's weights are left
+    as they were found; returned are the changes of its trained weights, by name, and the denoising loss at every step, which ascent
     drives up. Raises UnreelError if the loss stops being a number.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     draw = lambda high, count: torch.randint(high, (count,), generator=generator)  # noqa: E731
-    prompts, weights = concept.forget_prompts, conditioner.trainable(config.trainable)
+    encoder, prompts = conditioner.text_encoder, concept.forget_prompts
+    dtype = next(encoder.parameters()).dtype
+    encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))  # half precision would lose the small steps
+    weights = conditioner.trainable(config.trainable)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    conditioner.text_encoder.requires_grad_(False)
     optimizer = torch.optim.Adam(
         [weight.requires_grad_() for weight in weights.values()],
         lr=config.learning_rate,
@@ -77,7 +79,7 @@ def few_shot(
                 z = latents[shots, draw(2, count)]
                 embeddings = conditioner.encode([prompts[i] for i in draw(len(prompts), count).tolist()])
                 t = draw(denoiser.timesteps, count).to(z.device)
-                noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z)
+                noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
                 loss = denoiser.loss(z, noise, t, embeddings)
                 (-loss).backward()
                 optimizer.step()
@@ -97,4 +99,4 @@ def few_shot(
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(before[name])
-        conditioner.text_encoder.requires_grad_(False)
+        encoder.requires_grad_(False).to(dtype)
