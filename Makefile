@@ -27,10 +27,10 @@ check: $(READY)  ## lint, format and types
 
 # The report's test opens it in headless Chromium; without one, and without the right to install it, that test is skipped.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-	} || echo "no Chromium here: the report's browser test will be skipped"
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	echo "no Chromium here: the report's browser test will be skipped"
 
 clean:
 	rm -rf $(VENV) runs

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.common import RESULTS, contact_sheet, write_result
 from unreel import Concept, Erasure, evaluate, load_pair, unlearn
+from unreel.erasure import Fingerprint
 from unreel.evaluation import Evaluation
 from unreel.judges.embedded import EmbeddedJudge
 from unreel.pair import EMBEDDED_FOLDER
@@ -40,7 +41,11 @@ def sheet(concept: Concept, evaluation: Evaluation) -> None:
 def main() -> None:
     pair, judge = load_pair(), EmbeddedJudge.load(EMBEDDED_FOLDER)
     file = RESULTS / f"{NAME}.json"
-    done = json.loads(file.read_text())["concepts"] if file.exists() else {}
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    # What another pair or other settings gave is made anew.
+    encoder = Fingerprint.of(pair.t2i.text_encoder).identity
+    same = stored.get("pair") == asdict(pair.settings) and stored.get("encoder") == encoder
+    done = stored["concepts"] if same else {}
     for concept in CONCEPTS:
         if concept.name in done:
             continue
@@ -55,7 +60,7 @@ def main() -> None:
         }
         for name, group in evaluation.groups.items():
             print(f"{concept.name}: {name} {group.share('before')} -> {group.share('after')}", flush=True)
-        write_result(NAME, {"concepts": done, "pair": asdict(pair.settings)})
+        write_result(NAME, {"concepts": done, "pair": asdict(pair.settings), "encoder": encoder})
 
 
 def by_label(evaluation: Evaluation) -> dict[str, list[float]]:

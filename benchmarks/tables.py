@@ -45,11 +45,9 @@ def quality() -> str:
     result = _load("embedded_pair")
     lines = ["| | share | 95 % interval | samples | bar |", "|---|---|---|---|---|"]
     for key, (bar, what) in BARS.items():
-        low, high = result["ci"][key]
-        goal = f"{100 * bar:.0f} %{'' if result['quality'][key] >= bar else ' (missed)'}" if bar else ""
-        lines.append(
-            f"| {what} | {_percent(result['quality'][key])} | {100 * low:.1f} to {100 * high:.1f} | {result['n'][key]} | {goal} |"
-        )
+        share, n, (low, high) = (result[field][key] for field in ("quality", "n", "ci"))
+        goal = f"{100 * bar:.0f} %{'' if share >= bar else ' (missed)'}" if bar else ""
+        lines.append(f"| {what} | {_percent(share)} | {100 * low:.1f} to {100 * high:.1f} | {n} | {goal} |")
     classes = ", ".join(f"{count} {name}s" for name, count in result["classes"].items())
     floor = 100 * result["judge_false_positive"]
     return (

@@ -191,14 +191,17 @@ def check(
 
 
 def main() -> None:
-    """Run the command line; every UnreelError becomes one line and exit code 2."""
+    """Run the command line; every error a user can mend becomes one line and exit code 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         app(standalone_mode=True)
     except UnreelError as error:
-        typer.echo(f"unreel: {error}", err=True)
-        sys.exit(2)
+        message = str(error)
+    except OSError as error:  # no space, no permission: where it happened is in the file name
+        message = f"{error.filename or 'the output'}: {error.strerror or error}"
+    typer.echo(f"unreel: {message}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ class Fingerprint:
         samples = [p.detach().flatten()[:: max(1, p.numel() // each)][:each] for _, p in parameters]
         return cls(hashlib.sha256(shapes.encode()).hexdigest(), torch.cat([s.cpu() for s in samples]))
 
+    @property
+    def identity(self) -> str:
+        """A short name for exactly these weights."""
+        return hashlib.sha256(self.structure.encode() + self.samples.float().numpy().tobytes()).hexdigest()[:16]
+
     def matches(self, other: "Fingerprint") -> bool:
         if self.structure != other.structure:
             return False
@@ -133,7 +138,8 @@ class Erasure:
             tensors = {name: change.contiguous() for name, change in self.changes.items()}
             tensors[_SAMPLES_KEY] = self.fingerprint.samples
             save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-            document = {"structure": self.fingerprint.structure, **self.provenance}
+            identity = {"encoder_identity": self.fingerprint.identity, "structure": self.fingerprint.structure}
+            document = {**identity, **self.provenance}
             (partial / PROVENANCE_FILE).write_text(json.dumps(document, indent=2) + "\n")
             (partial / CARD_FILE).write_text(_card(self))
 
@@ -152,6 +158,7 @@ class Erasure:
         try:
             tensors = load_file(folder / WEIGHTS_FILE)
             provenance = json.loads((folder / PROVENANCE_FILE).read_text())
+            provenance.pop("encoder_identity")
             fingerprint = Fingerprint(provenance.pop("structure"), tensors.pop(_SAMPLES_KEY))
             return cls(tensors, fingerprint, provenance)
         except (SafetensorError, ValueError, KeyError) as error:
@@ -191,6 +198,8 @@ def require_new(folder: Path, overwrite: bool) -> None:
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool = False) -> Path:
     """Fill a temporary folder beside `folder`, then rename it: a killed or failed write leaves nothing behind."""
+    from safetensors import SafetensorError
+
     require_new(folder, overwrite)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
     try:
@@ -199,8 +208,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool 
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
-    except OSError as error:
-        raise UnreelError(f"cannot write {folder}: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

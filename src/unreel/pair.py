@@ -133,7 +133,7 @@ def load_pipeline(
     elif text_only:
         options = {"unet": None, "vae": None, "safety_checker": None, "motion_adapter": None}
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True, **options)
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UnreelError(f"cannot load {source}: {reason[:300]}") from error

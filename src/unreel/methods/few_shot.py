@@ -54,14 +54,15 @@ def few_shot(
     """Unlearn `concept` from a few latents that show it.
 
     `latents` is (shots, 2, channels, height, width): each image and its mirror image. The text encoder's weights are left
-    as they were found; returned are the changes of its trained weights, by name, and the denoising loss at every step, which ascent
-    drives up. Raises UnreelError if the loss stops being a number.
+    as they were found. Returns the changes of the trained weights, by name, and the denoising loss at every step, which
+    ascent drives up. Raises UnreelError if the loss stops being a number.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     draw = lambda high, count: torch.randint(high, (count,), generator=generator)  # noqa: E731
     encoder, prompts = conditioner.text_encoder, concept.forget_prompts
     dtype = next(encoder.parameters()).dtype
-    encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))  # half precision would lose the small steps
+    # Half precision would lose the small steps.
+    encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))
     weights = conditioner.trainable(config.trainable)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     optimizer = torch.optim.Adam(
