@@ -90,10 +90,17 @@ def test_an_existing_folder_is_kept_unless_overwriting(erasures, tmp_path):
     assert Erasure.from_pretrained(folder).concepts == ["robot"]
 
 
+def test_overwriting_replaces_nothing_but_an_erasure(erasures, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UnreelError, match="is no erasure"):
+        erasures[0].save_pretrained(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_or_failed_write_leaves_nothing_and_the_old_folder(tmp_path, error):
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "old").write_text("kept")
+    (tmp_path / "x" / "erasure.json").write_text("kept")
 
     def fill(partial):
         (partial / "half").write_text("written")
@@ -102,7 +109,7 @@ def test_an_interrupted_or_failed_write_leaves_nothing_and_the_old_folder(tmp_pa
     with pytest.raises((KeyboardInterrupt, UnreelError)):
         write_folder(tmp_path / "x", fill, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert [p.name for p in (tmp_path / "x").iterdir()] == ["old"]
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["erasure.json"]
 
 
 def test_broken_files_are_refused(erasures, tmp_path):

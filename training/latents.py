@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from training.loop import autocast
 from training.scenes import Renderer
-from training.world import STILL, Scene, load_world, sample_scene
+from training.world import Scene, load_world, sample_scene
 
 
 def image_scenes(count: int) -> list[tuple[Scene, int]]:
@@ -56,13 +56,13 @@ def image_latents(file: Path, vae: AutoencoderKL, renderer: Renderer, count: int
 def clip_latents(file: Path, vae: AutoencoderKL, renderer: Renderer, count: int, device: str) -> torch.Tensor:
     """(count, frames, channels, 8, 8) float16; equal frames of a clip are encoded once."""
     if not file.exists():
-        parts = []
-        for scene in tqdm(clip_scenes(count), desc="encoding clips"):
-            frames = renderer.clip(scene)[: 1 if scene.motion == STILL else None]
+        scenes, parts, length = clip_scenes(count), [], load_world()["frames"]
+        for start in tqdm(range(0, count, 32), desc="encoding clips"):
+            frames = np.concatenate([renderer.clip(scene) for scene in scenes[start : start + 32]])
             unique, inverse = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)
             latents = _encode(vae, unique.reshape(-1, *frames.shape[1:]), device).numpy()[inverse.reshape(-1)]
-            parts.append(np.broadcast_to(latents, (load_world()["frames"], *latents.shape[1:])))
-        _save(file, np.stack(parts))
+            parts.append(latents.reshape(-1, length, *latents.shape[1:]))
+        _save(file, np.concatenate(parts))
     return torch.from_numpy(np.load(file))
 
 

@@ -184,9 +184,14 @@ def _dress(encoder: nn.Module) -> None:
 
 
 def require_new(folder: Path, overwrite: bool) -> None:
-    """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created."""
+    """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created.
+
+    Only an erasure is ever replaced, or an empty folder, so that a slip of the hand loses nothing else.
+    """
     if folder.exists() and not overwrite:
         raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
+    if folder.exists() and not (folder / PROVENANCE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UnreelError(f"{folder} exists and is no erasure, so --overwrite does not replace it: choose another folder")
     parent = folder.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -206,8 +211,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool 
         fill(partial)
         partial.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=partial.parent))
+            folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            partial.rename(folder)
     except (OSError, SafetensorError) as error:
         raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
     finally:

@@ -125,13 +125,14 @@ def load_pipeline(
     from safetensors import SafetensorError
 
     source, folder = str(source), Path(source)
-    options: dict[str, Any] = {}
+    # A safety checker is always left out: it would blank the very images that unlearning needs.
+    options: dict[str, None] = {"safety_checker": None}
     if folder.exists():
-        options.update(_inspect(folder, text_only))
+        options = _inspect(folder, text_only)
     elif source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UnreelError(f"{source} does not exist: give a folder, a hub id such as owner/name, or '{EMBEDDED}'")
     elif text_only:
-        options = {"unet": None, "vae": None, "safety_checker": None, "motion_adapter": None}
+        options |= {"unet": None, "vae": None, "motion_adapter": None}
     try:
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
@@ -155,7 +156,7 @@ def _inspect(folder: Path, text_only: bool) -> dict[str, None]:
         if library not in ("diffusers", "transformers", "stable_diffusion"):
             raise UnreelError(f"{folder} asks to run code of its own ({library}.{class_name}): refused")
         is_text = name.startswith(("text_encoder", "tokenizer"))
-        if (text_only and not is_text) or name == "safety_checker":
+        if name == "safety_checker" or (text_only and not is_text):
             leave_out[name] = None
             continue
         component = folder / name
