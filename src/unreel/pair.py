@@ -148,7 +148,7 @@ def _inspect(folder: Path, text_only: bool) -> dict[str, None]:
     if not index.is_file():
         raise UnreelError(f"{folder} is no pipeline: it has no model_index.json")
     try:
-        entries = {k: v for k, v in json.loads(index.read_text()).items() if isinstance(v, list) and v[0]}
+        entries = {k: v for k, v in json.loads(index.read_text()).items() if isinstance(v, list) and v and v[0]}
     except (ValueError, UnicodeDecodeError) as error:
         raise UnreelError(f"{index} is not valid JSON ({error}): fetch the pipeline again") from error
     leave_out: dict[str, None] = {}
