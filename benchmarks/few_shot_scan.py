@@ -21,7 +21,7 @@ from unreel.report import write_text
 from unreel.video import generate_images
 
 CONCEPTS = (Concept("castle"), Concept("snowman", "character"), Concept("openmoji", "style"), Concept("nerd", "face"))
-LEARNING_RATES = (1e-5, 3e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+LEARNING_RATES = (1e-5, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3)
 EPOCHS = (5, 10)
 IMAGES = 20  # of each group
 SEED = 3_000_000

@@ -66,6 +66,12 @@ def test_the_judge_finds_what_was_asked_for_and_nothing_in_noise(embedded, judge
         judge.found(videos, "a submarine")
 
 
+def test_the_judge_understands_names_and_their_other_wordings(judge):
+    assert all(judge.knows(label) for label in ("Santa Claus", "Father Christmas", "openmoji", "outlined", "jazz dancing"))
+    assert not judge.knows("a submarine")
+    assert "robot" in judge.neighbours("Santa Claus") and "santa claus" not in judge.neighbours("Father Christmas")
+
+
 def test_metrics_file_holds_what_programs_need(embedded, erasure, judge, tmp_path):
     folder = erasure.save_pretrained(tmp_path / "run")
     evaluation = evaluate(embedded, erasure, Concept("Tokyo Tower"), judge, videos=2)
