@@ -78,7 +78,8 @@ def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
     Erasure.from_pretrained(tmp_path / "made").apply(pair.t2v)
     assert not same(before, weights(pair.t2v.text_encoder))
     arguments = ["generate", "a cat", "--t2v", tiny[3], "--steps", "1", "--frames", "2"]
-    assert command(*arguments, "--out", "plain")[0] == 0
+    code, _, err = command(*arguments, "--out", "plain")
+    assert code == 0, err
     assert command(*arguments, "--out", "erased", "--erasure", "made")[0] == 0
     plain, erased = (tmp_path / name / "a-cat-0.mp4" for name in ("plain", "erased"))
     assert plain.read_bytes() != erased.read_bytes()

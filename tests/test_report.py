@@ -26,7 +26,7 @@ addEventListener("load", async () => {
 
 @pytest.fixture
 def page(pair, tmp_path):
-    concept = Concept('cat <script>alert("x")</script>')
+    concept = Concept("<script>")
     erasure = unlearn(concept, pair, FewShotConfig(learning_rate=1e-3))
     evaluation = evaluate(pair, erasure, concept, None, videos=3)
     folder = erasure.save_pretrained(tmp_path / "run")

@@ -78,7 +78,7 @@ def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = (side - side % 2 for side in frames.shape[1:3])
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
