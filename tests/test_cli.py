@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -85,6 +86,21 @@ def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
     assert plain.read_bytes() != erased.read_bytes()
     code, _, err = command(*arguments, "--out", "plain")
     assert code == 2 and "--overwrite" in err
+
+
+def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):
+    command = [sys.executable, "-m", "unreel.cli", "unlearn", "cat", "--epochs", "100000", "--out", "made"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stderr is not None
+    seen = b""
+    while b"unlearning:" not in seen:
+        piece = process.stderr.read1()  # type: ignore[attr-defined]
+        assert piece, f"it ended by itself: {seen.decode()}"
+        seen += piece
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode != 0 and b"Traceback" not in seen + rest
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command, tiny, tmp_path):

@@ -209,7 +209,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool 
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
     try:
         fill(partial)
-        partial.chmod(0o755)
+        partial.chmod(0o755)  # temporary folders and safetensors files are born private
+        for file in partial.iterdir():
+            file.chmod(0o644)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=partial.parent))
             folder.rename(old)
