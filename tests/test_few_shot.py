@@ -1,6 +1,7 @@
 import pytest
 import torch
 from conftest import make_pair, same, weights
+from PIL import Image
 
 from unreel import Concept, FewShotConfig, UnreelError, unlearn
 from unreel.conditioner import Conditioner
@@ -83,6 +84,15 @@ def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):
     first, second, other = (unlearn(CONCEPT, pair, FewShotConfig(seed=seed)) for seed in (1, 1, 2))
     assert same(first.changes, second.changes)
     assert not same(first.changes, other.changes)
+
+
+def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
+    for i in range(3):
+        Image.new("RGB", (20, 12), (80 * i, 0, 40)).save(tmp_path / f"{i}.png")
+    given, generated = unlearn(CONCEPT, pair, images=tmp_path), unlearn(CONCEPT, pair)
+    part = given.provenance["parts"][0]
+    assert (part["images"], part["settings"]["shots"], len(part["losses"])) == ("given", 3, 10)
+    assert not same(given.changes, generated.changes)
 
 
 def test_a_broken_loss_keeps_nothing_and_restores_the_encoder(pair):

@@ -5,8 +5,9 @@ about pixels or models.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,15 @@ class Scene:
     offset: tuple[int, int] = (0, 0)
 
 
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[rng.integers(len(options))]
+
+
 def sample_scene(rng: np.random.Generator, *, motion: bool) -> Scene:
     """A random scene; `motion=False` gives one that stands still."""
     world = load_world()
     names, styles = list(world["concepts"]), list(world["styles"])
-    pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
+    pick = partial(_pick, rng)
     style, background = pick(styles), pick(list(world["backgrounds"]))
     offset = (int(rng.integers(-3, 4)), int(rng.integers(-3, 4)))
     if rng.random() < 0.4:
@@ -64,7 +69,7 @@ def sample_scene(rng: np.random.Generator, *, motion: bool) -> Scene:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One of many wordings of a scene, all lower case."""
     world = load_world()
-    pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
+    pick = partial(_pick, rng)
     style_word = pick(world["styles"][scene.style]["wordings"])
 
     def noun(name: str, *, prefix: str = "") -> str:

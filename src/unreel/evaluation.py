@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from unreel.concept import Concept
+from unreel.conditioner import Conditioner
 from unreel.erasure import Erasure
 from unreel.judges import Judge
 from unreel.metrics import Share, found_in_video
@@ -79,10 +81,6 @@ class Evaluation:
 
 def nearest(pair: Pair, concept: Concept, names: list[str], count: int = NEIGHBOURS) -> list[str]:
     """The `count` names whose embeddings are most like the concept's, by the pair's own text encoder."""
-    import torch
-
-    from unreel.conditioner import Conditioner
-
     conditioner = Conditioner.of(pair.t2i)
     with torch.inference_mode():
         vectors = conditioner.encode([concept.name, *names]).float().mean(1)

@@ -58,7 +58,10 @@ def few_shot(
     ascent drives up. Raises UnreelError if the loss stops being a number.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
-    draw = lambda high, count: torch.randint(high, (count,), generator=generator)  # noqa: E731
+
+    def draw(high: int, count: int) -> torch.Tensor:
+        return torch.randint(high, (count,), generator=generator)
+
     encoder, prompts = conditioner.text_encoder, concept.forget_prompts
     dtype = next(encoder.parameters()).dtype
     # Half precision would lose the small steps.
