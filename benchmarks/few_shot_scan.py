@@ -1,6 +1,6 @@
 """Which learning rate and number of epochs the embedded encoder needs: `python -m benchmarks.few_shot_scan`.
 
-Judged on images, with concepts that no published figure uses. The best setting, the one with the largest sum of concept
+Judged on images, with concepts that are the target of no published figure. The best setting, the one with the largest sum of concept
 gone and neighbours kept, is written into the embedded pair's `unreel.json`.
 """
 
