@@ -1,7 +1,7 @@
 """Which learning rate and number of epochs the embedded encoder needs: `python -m benchmarks.few_shot_scan`.
 
-Judged on images, with concepts that are the target of no published figure. The best setting, the one with the largest sum of concept
-gone and neighbours kept, is written into the embedded pair's `unreel.json`.
+Judged on images, with concepts that are the target of no published figure. The best setting, the one with the largest
+difference between neighbours found and concept found, is written into the embedded pair's `unreel.json`.
 """
 
 import json
