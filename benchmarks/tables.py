@@ -89,7 +89,36 @@ def scan() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"quality": quality, "motions": motions, "paper_method": paper_method, "scan": scan}
+def judge_floor() -> str:
+    lines = ["| picture without a concept | judge finds one | of |", "|---|---|---|"]
+    for name, share in _load("judge_floor")["any_concept_found"].items():
+        lines.append(f"| {name} | {_interval(share)} | {share['n']} |")
+    return "\n".join(lines)
+
+
+def demo() -> str:
+    result = _load("demo")
+    return f"Set-up aside, the demo took {result['seconds']:.0f} seconds on {result['cores']} CPU cores."
+
+
+def training() -> str:
+    lines = ["| stage | steps | batch | minutes | device |", "|---|---|---|---|---|"]
+    for stage in ("autoencoder", "image", "video", "judge"):
+        record = json.loads((ROOT / "training" / "records" / f"{stage}.json").read_text())
+        steps, batch = record["schedule"]["steps"], record["schedule"]["batch"]
+        lines.append(f"| {stage} | {steps} | {batch} | {record['seconds'] / 60:.0f} | {record['device']} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "demo": demo,
+    "judge_floor": judge_floor,
+    "training": training,
+    "quality": quality,
+    "motions": motions,
+    "paper_method": paper_method,
+    "scan": scan,
+}
 
 
 def render(text: str) -> str:

@@ -43,6 +43,19 @@ def test_erasures_stack_in_any_order_come_off_in_any_order_and_add_up(pair, eras
     assert same(before, weights(make_pair().t2v.text_encoder))
 
 
+def test_a_concept_unlearned_while_an_erasure_is_on_fits_the_same_encoder(pair, erasures):
+    before = weights(pair.t2i.text_encoder)
+    erasures[0].apply(pair.t2i)
+    dressed = weights(pair.t2i.text_encoder)
+    later = unlearn("ghost", pair, CONFIG)
+    assert same(dressed, weights(pair.t2i.text_encoder))
+    erasures[0].remove(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder))
+    erasures[0].apply(pair.t2v)
+    later.apply(pair.t2v)
+    assert later.fingerprint.matches(erasures[0].fingerprint)
+
+
 def test_saved_and_loaded_it_does_the_same(pair, erasures, tmp_path):
     folder = erasures[0].save_pretrained(tmp_path / "cat")
     loaded = Erasure.from_pretrained(folder)

@@ -95,6 +95,11 @@ def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
     assert not same(given.changes, generated.changes)
 
 
+def test_a_negative_seed_is_refused():
+    with pytest.raises(UnreelError, match="seed must be zero or more"):
+        FewShotConfig(seed=-1)
+
+
 def test_a_broken_loss_keeps_nothing_and_restores_the_encoder(pair):
     before = weights(pair.t2i.text_encoder)
     with pytest.raises(UnreelError, match="nothing was kept"):

@@ -137,7 +137,7 @@ def generate(
     prompt: Annotated[list[str], typer.Argument(help="one or more prompts")],
     erasure: Annotated[list[Path] | None, typer.Option(help="folder of an erasure to put on; may be repeated")] = None,
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
-    seed: Annotated[int, typer.Option(help="of the first prompt; the next ones count up")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the first prompt; the next ones count up")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="denoising steps", show_default=False)] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance", show_default=False)] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="frames a video", show_default=False)] = None,

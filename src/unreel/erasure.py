@@ -39,6 +39,9 @@ class Fingerprint:
 
     @classmethod
     def of(cls, text_encoder: nn.Module) -> "Fingerprint":
+        """Of the encoder's own weights, whatever erasures are on it."""
+        if text_encoder in _worn:
+            return _worn[text_encoder].fingerprint
         parameters = sorted(text_encoder.named_parameters())
         shapes = json.dumps([(name, list(p.shape)) for name, p in parameters])
         each = -(-_SAMPLES // len(parameters))
@@ -161,7 +164,7 @@ class Erasure:
             provenance.pop("encoder_identity")
             fingerprint = Fingerprint(provenance.pop("structure"), tensors.pop(_SAMPLES_KEY))
             return cls(tensors, fingerprint, provenance)
-        except (SafetensorError, ValueError, KeyError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
 
 
@@ -239,8 +242,9 @@ tags: [concept-erasure, unlearning, text-to-video, text-to-image]
 ---
 # Erasure: {concepts}
 
-Weight changes for the text encoder of `{erasure.provenance["encoder"]}`, made with unreel {erasure.provenance["unreel"]}.
-With it on, the models that share this text encoder no longer follow prompts for the concept.
+Weight changes for the text encoder of `{erasure.provenance["encoder"]}`, to make the models that share it forget the
+concept. Made with unreel {erasure.provenance["versions"]["unreel"]}. How far that went, and what else changed, stands in
+`metrics.json` and `report.html` beside this card if the erasure was evaluated; without them, nothing was measured.
 
 {rows}
 
@@ -257,6 +261,7 @@ erasure.remove(pipeline)  # bit for bit the original again
 ## Limits
 
 Only the text encoder changes; the denoiser still knows the concept. This protects a service that hosts the model, or a
-release of the changed weights, against prompts. It does not withstand someone who holds all weights and puts the original
-text encoder back, fine-tunes, or searches the encoder's output space.
+release of the changed weights, against ordinary prompts that name the concept, as far as its figures go; other wordings and
+adversarial prompts were not tried. It does not withstand someone who holds all weights and puts the original text encoder
+back, fine-tunes, or searches the encoder's output space.
 """

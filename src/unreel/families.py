@@ -18,10 +18,5 @@ class Family:
     t2v: str
     text_encoders: tuple[tuple[str, str], ...] = (("text_encoder", "tokenizer"),)
 
-    @property
-    def components(self) -> set[str]:
-        """Names of all components that turn text into embeddings."""
-        return {name for pair in self.text_encoders for name in pair}
-
 
 FAMILIES = (Family("Stable Diffusion 1.x + AnimateDiff", "StableDiffusionPipeline", "AnimateDiffPipeline"),)

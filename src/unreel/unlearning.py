@@ -42,7 +42,9 @@ def make_shots(pair: Pair, concept: Concept, config: FewShotConfig) -> np.ndarra
 def unlearn(
     concept: Concept | str, pair: Pair, config: FewShotConfig | None = None, *, images: Path | None = None
 ) -> Erasure:
-    """Unlearn `concept` with the paper's method; the pair itself is left as it was found.
+    """Unlearn `concept` with the paper's method; the pair's weights are left as they were found.
+
+    Erasures that are on the image model stay on while learning, so the result is what to add on top of them.
 
     Without `config`, the paper's hyperparameters, or the pair's own where its encoder needs others. `images` is a folder
     of pictures to use in place of generated ones; all of them are used.
@@ -77,7 +79,6 @@ def unlearn(
         "encoder": pair.t2i_source,
         "device": str(conditioner.device),
         "dtype": str(conditioner.text_encoder.dtype).removeprefix("torch."),
-        "unreel": __version__,
         "versions": versions(),
         "parts": [part],
     }

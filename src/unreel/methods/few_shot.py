@@ -42,6 +42,8 @@ class FewShotConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
+        if self.seed < 0:
+            raise UnreelError(f"the seed must be zero or more, not {self.seed}")
 
 
 def few_shot(
