@@ -11,7 +11,7 @@ from typing import Any
 from unreel.erasure import Erasure
 from unreel.evaluation import Clip, Evaluation
 from unreel.unlearning import versions
-from unreel.video import encode_mp4
+from unreel.video import encode_mp4, write_bytes
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 SHOWN = 6  # clips of each group on the page
@@ -37,9 +37,7 @@ def metrics(erasure: Erasure, evaluation: Evaluation) -> dict[str, Any]:
 
 def write_text(file: Path, text: str) -> None:
     """Write atomically."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)
+    write_bytes(file, text.encode())
 
 
 def write_report(folder: Path, erasure: Erasure, evaluation: Evaluation, fps: int) -> Path:
@@ -75,7 +73,7 @@ def _row(folder: Path, stem: str, clip: Clip, fps: int) -> dict[str, Any]:
         ("after", clip.after, clip.found_after),
     ):
         content = encode_mp4(frames, fps)
-        (folder / f"{stem}-{when}.mp4").write_bytes(content)
+        write_bytes(folder / f"{stem}-{when}.mp4", content)
         row[when] = {
             "data": base64.b64encode(content).decode(),
             "found": None if found is None else f"found in {int(found.sum())} of {len(found)} frames",

@@ -88,11 +88,16 @@ def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
     return buffer.getvalue()
 
 
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write atomically: the file appears complete or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
 def write_mp4(file: Path, frames: np.ndarray, fps: int) -> None:
     """Write atomically."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(encode_mp4(frames, fps))
-    partial.replace(file)
+    write_bytes(file, encode_mp4(frames, fps))
 
 
 def load_images(folder: Path, size: tuple[int, int]) -> np.ndarray:
