@@ -5,7 +5,7 @@ import time
 from statistics import median
 
 from benchmarks.common import write_result
-from benchmarks.paper_method import CONCEPTS
+from benchmarks.methods import CONCEPTS
 from unreel import generate, load_pair, unlearn
 
 RUNS = 3

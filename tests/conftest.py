@@ -1,7 +1,9 @@
 """Tiny pipelines of the real diffusers classes, with random weights, in memory."""
 
 import os
+import tempfile
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="unreel-tests-")  # nothing of the user's is read or written
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -36,22 +36,35 @@ def tiny(tmp_path):
     return ["--t2i", folder / "t2i", "--t2v", folder / "t2v"]
 
 
+PAPER = ["--method", "few-shot"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([""], "the concept is empty"),
+        (["cat", "--method", "magic"], "unknown method 'magic'"),
+        (["cat", "--epochs", "3"], "closed-form has no epochs"),
+        (["cat", *PAPER, "--layers", "3"], "few-shot has no layers"),
+        (["cat", "--layers", "0"], "layers must be greater than zero"),
+        (["cat", "--retain-weight", "-1"], "the retain weight must be zero or more"),
+        (["cat", "--replace", "a black cat"], "is to be forgotten"),
+        (["cat", "--keep", "a black cat"], "both to be forgotten and to be kept"),
+        (["cat", "--images", "."], "the closed form learns from text alone"),
+        (["cat", "dog", *PAPER], "few-shot unlearns one concept"),
+        (["cat", "dog", "--synonym", "kitten"], "synonyms belong to one concept"),
         (["xylophone " * 12], "cut off"),
         (["cat", "--kind", "animal"], "unknown kind 'animal'"),
-        (["cat", "--shots", "0"], "shots must be greater than zero"),
-        (["cat", "--epochs", "-1"], "epochs must be greater than zero"),
-        (["cat", "--learning-rate", "0"], "learning rate must be greater than zero"),
-        (["cat", "--trainable", "most"], "unknown trainable set"),
+        (["cat", *PAPER, "--shots", "0"], "shots must be greater than zero"),
+        (["cat", *PAPER, "--epochs", "-1"], "epochs must be greater than zero"),
+        (["cat", *PAPER, "--learning-rate", "0"], "learning rate must be greater than zero"),
+        (["cat", *PAPER, "--trainable", "most"], "unknown trainable set"),
         (["cat", "--videos", "-1"], "videos must be zero or more"),
         (["cat", "--device", "cuda:99"], "not available"),
         (["cat", "--t2i", "nowhere/at/all", "--t2v", "."], "does not exist"),
         (["cat", "--t2i", ".", "--t2v", "."], "is no pipeline"),
-        (["cat", "--images", "absent"], "is no folder"),
-        (["cat", "--learning-rate", "1e30"], "nothing was kept"),
+        (["cat", *PAPER, "--images", "absent"], "is no folder"),
+        (["cat", *PAPER, "--learning-rate", "1e30"], "nothing was kept"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(command, tmp_path, arguments, message):
@@ -76,7 +89,7 @@ def test_an_output_that_cannot_be_created_is_refused(command, tmp_path):
 
 
 def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
-    code, _out, err = command("unlearn", "cat", *tiny, "--out", "made", "--videos", "0", "--learning-rate", "0.01")
+    code, _out, err = command("unlearn", "cat", *tiny, "--out", "made", "--videos", "0")
     assert code == 0, err
     pair = load_pair(*map(str, tiny[1::2]))
     before = weights(pair.t2v.text_encoder)
@@ -93,7 +106,7 @@ def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
 
 
 def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):
-    command = [sys.executable, "-m", "unreel.cli", "unlearn", "cat", "--epochs", "100000", "--out", "made"]
+    command = [sys.executable, "-m", "unreel.cli", "unlearn", "cat", *PAPER, "--epochs", "100000", "--out", "made"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stderr is not None
     seen = b""
@@ -116,7 +129,7 @@ def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command
 
 def made(command, tiny) -> list:
     """An erasure of "cat" for the tiny models, and the arguments that go with it."""
-    code, _, err = command("unlearn", "cat", *tiny, "--out", "made", "--videos", "0", "--learning-rate", "0.01")
+    code, _, err = command("unlearn", "cat", *tiny, "--out", "made", "--videos", "0")
     assert code == 0, err
     return ["made", "--t2v", tiny[3], "--judge", "embedded"]
 

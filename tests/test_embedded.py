@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unreel import Erasure, UnreelError, evaluate, generate, unlearn
+from unreel import Erasure, FewShotConfig, UnreelError, evaluate, generate, unlearn
 from unreel.judges import found, load_judge
 from unreel.pair import EMBEDDED_FOLDER
 from unreel.report import write_report
@@ -40,12 +40,21 @@ def test_unlearning_in_the_image_model_reaches_the_video_model(embedded, erasure
     run = evaluate(embedded.video, erasure, judge, videos=10, groups=["explicit", "unrelated"])
     concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
     assert concept.before.value >= 0.8
-    assert concept.after.value <= 0.3
-    # The paper's recipe promises nothing about neighbours; this says that the model has not collapsed.
+    assert concept.after.value == 0
     assert unrelated.before.value >= 0.8
-    assert unrelated.after.value >= 0.6
+    assert unrelated.after.value >= unrelated.before.value - 0.1  # one video
     assert run.figure("judge_accuracy").before.value >= 0.8
     assert run.figure("judge_floor").before.value <= 0.1
+
+
+def test_the_papers_method_reaches_the_video_model_too(embedded, judge):
+    erasure = unlearn("Tokyo Tower", embedded, FewShotConfig(**embedded.settings.few_shot))
+    run = evaluate(embedded.video, erasure, judge, videos=10, groups=["explicit", "unrelated"])
+    concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
+    assert concept.before.value >= 0.8
+    assert concept.after.value <= 0.3
+    # It promises nothing about neighbours; this says that the model has not collapsed.
+    assert unrelated.after.value >= 0.6
 
 
 def test_taken_off_again_the_videos_are_the_same_to_the_last_bit(embedded, erasure):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
     from unreel.judges import load_judge
+    from unreel.methods.closed_form import ClosedFormConfig
     from unreel.methods.few_shot import FewShotConfig
     from unreel.pair import Pair, VideoModel, load_pair, load_video_model
     from unreel.robustness import attack
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
+    "ClosedFormConfig": "methods.closed_form",
     "Concept": "concept",
     "Erasure": "erasure",
     "FewShotConfig": "methods.few_shot",
@@ -35,6 +37,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ClosedFormConfig",
     "Concept",
     "Erasure",
     "FewShotConfig",

@@ -68,26 +68,59 @@ def _judge(name: str | None, t2v: str | None, device: str):
 
 @app.command()
 def unlearn(
-    concept: Annotated[str, typer.Argument(help="what to forget, for example 'Tokyo Tower'")],
+    concept: Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")],
     kind: Annotated[str, typer.Option(help="object, character, style, face or motion: picks the prompts")] = "object",
     synonym: Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")] = None,
+    replace: Annotated[
+        str | None,
+        typer.Option(
+            help="what to make instead, for example 'a castle', or '' for the scene without it; default: the nearest thing "
+            "of its kind, nothing for a motion",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="what must not change besides all that is known; may be repeated", show_default=False),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="closed-form (from text, in a second), anchored (few-shot with a brake) or few-shot (the paper)"),
+    ] = "closed-form",
     t2i: T2I = "embedded",
     t2v: T2V = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="folder of images of the concept, in place of generated ones", show_default=False),
+        typer.Option(help="few-shot, anchored: folder of images of the concept, not generated ones", show_default=False),
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="images to generate [paper: 4]", show_default=False)] = None,
-    epochs: Annotated[int | None, typer.Option(help="passes over the images [paper: 5]", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images a step [paper: 2]", show_default=False)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Adam's [paper: 1e-5]", show_default=False)] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="few-shot, anchored: images to generate [paper: 4]", show_default=False)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="few-shot: passes over the images [paper: 5]", show_default=False)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="few-shot, anchored: images a step [paper: 2]", show_default=False)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="few-shot, anchored: Adam's [paper: 1e-5]", show_default=False)
+    ] = None,
     trainable: Annotated[
         str | None,
-        typer.Option(help="mlp-final-attn, mlp, attn, mlp-attn or all [paper: mlp-final-attn]", show_default=False),
+        typer.Option(
+            help="few-shot, anchored: mlp-final-attn, mlp, attn, mlp-attn or all [paper: mlp-final-attn]",
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the images, the draws and the videos")] = 0,
+    layers: Annotated[
+        int | None, typer.Option(help="closed-form: layers to change, from the last", show_default=False)
+    ] = None,
+    retain_weight: Annotated[
+        float | None, typer.Option(help="closed-form, anchored: weight of all the rest", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of sentences, images, draws and videos")] = 0,
     videos: Annotated[
-        int, typer.Option(help="videos of the concept and of its neighbours; 0 writes the erasure only")
+        int, typer.Option(help="videos of each concept and of its neighbours; 0 writes the erasure only")
     ] = 20,
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<concept>", show_default=False)] = None,
@@ -95,15 +128,17 @@ def unlearn(
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
 ) -> None:
-    """Unlearn a concept with the paper's method, then compare videos from the same seeds with and without the erasure.
+    """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
-    Settings in [brackets] are the paper's; the embedded pair brings its own learning rate and epochs.
+    Settings in [brackets] are the paper's; the embedded pair brings its own for the methods that learn from images.
     """
     from unreel.concept import Concept
     from unreel.erasure import require_new
-    from unreel.methods.few_shot import FewShotConfig
+    from unreel.unlearning import configure
 
-    what = Concept(concept.strip(), kind, tuple(synonym or ()))  # type: ignore[arg-type]
+    if synonym and len(concept) > 1:
+        raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
+    what = [Concept(name.strip(), kind, tuple(synonym or ()), replace) for name in concept]  # type: ignore[arg-type]
     if videos < 0:
         raise UnreelError("videos must be zero or more")
     given: dict[str, Any] = {
@@ -112,11 +147,13 @@ def unlearn(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "trainable": trainable,
+        "layers": layers,
+        "retain_weight": retain_weight,
         "seed": seed,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    FewShotConfig(**given)  # complain about bad settings before anything is loaded
-    folder = out or Path("runs") / _slug(concept)
+    configure(method, given)  # complain about bad settings before anything is loaded
+    folder = out or Path("runs") / _slug(" ".join(concept))
     require_new(folder, overwrite)
 
     from unreel.evaluation import evaluate
@@ -128,20 +165,25 @@ def unlearn(
     referee = None
     if videos and (judge or t2i == EMBEDDED):
         referee = _judge(judge, t2v, device)
-        if referee and not referee.knows(what.name):
+        unknown = [each.name for each in what if referee and not referee.knows(each.name)]
+        if unknown:
             if judge:
-                raise UnreelError(f"the {referee.name} does not know {what.name!r}: choose another with --judge")
+                raise UnreelError(f"the {judge} judge does not know {unknown[0]!r}: choose another with --judge")
             referee = None  # nobody asked for it: compare by eye
-    erasure = run(what, pair, FewShotConfig(**{**pair.settings.few_shot, **given}), images=images)
+    erasure = run(what, pair, configure(method, given, pair.settings), images=images, keep=tuple(keep or ()))
     erasure.save_pretrained(folder, overwrite=overwrite)
-    if videos:
+    pages = []
+    for each in what if videos else ():
         groups = ("explicit", "neighbours")
-        evaluation = evaluate(pair.video, erasure, referee, concept=what, videos=videos, seed=1000 + seed, groups=groups)
-        page = write_report(folder, evaluation)
-        typer.echo(f"\n{table(evaluation)}\n")
+        evaluation = evaluate(pair.video, erasure, referee, concept=each, videos=videos, seed=1000 + seed, groups=groups)
+        home = folder if len(what) == 1 else folder / _slug(each.name)
+        home.mkdir(exist_ok=True)
+        pages.append(write_report(home, evaluation))
+        typer.echo(f"\n{each.name}\n{table(evaluation)}\n")
     typer.echo(f"erasure  {folder}")
-    if videos:
+    for page in pages:
         typer.echo(f"report   {page}")
+    if pages:
         typer.echo(f"next     unreel evaluate {folder}; unreel attack {folder}")
 
 

@@ -3,6 +3,7 @@
 Knows text only: no model, no image.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -77,19 +78,23 @@ _TEMPLATES = {"style": STYLE_TEMPLATES, "motion": MOTION_TEMPLATES}
 class Concept:
     """A concept to forget.
 
-    `synonyms` are further wordings that are to be forgotten with the name; the paper uses none.
-    Raises UnreelError for an empty name or synonym and for an unknown kind.
+    `synonyms` are further wordings that are to be forgotten with the name; the paper uses none. `anchor` is what to make
+    instead: None leaves the choice to the method, an empty one asks for the scene without the concept.
+    Raises UnreelError for an empty name or synonym, for an unknown kind and for an anchor that names the concept.
     """
 
     name: str
     kind: Kind = "object"
     synonyms: tuple[str, ...] = ()
+    anchor: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise UnreelError(f"unknown kind {self.kind!r}: choose one of {', '.join(get_args(Kind))}")
         if not all(wording.strip() for wording in self.wordings):
             raise UnreelError("the concept is empty: name what to forget, for example 'Tokyo Tower'")
+        if self.anchor is not None and self.is_named_in(self.anchor):
+            raise UnreelError(f"{self.anchor!r} names {self.name!r}, which is to be forgotten: replace it with another")
 
     @property
     def wordings(self) -> tuple[str, ...]:
@@ -100,3 +105,7 @@ class Concept:
         """Every template of the kind filled with every wording."""
         templates = _TEMPLATES.get(self.kind, OBJECT_TEMPLATES)
         return [template.format(wording) for wording in self.wordings for template in templates]
+
+    def is_named_in(self, text: str) -> bool:
+        """Whether one of the wordings stands in `text` as whole words, in any case of letters."""
+        return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in self.wordings)

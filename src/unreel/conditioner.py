@@ -4,6 +4,7 @@ Knows tokenizers and text encoders; knows nothing about images, denoisers or los
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -72,16 +73,43 @@ class Conditioner:
         """One row (width) for every token of the vocabulary."""
         return self.text_encoder.get_input_embeddings()  # type: ignore[operator]
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The encoder's layers, first to last, whatever its class: its longest list of modules.
+
+        Raises UnreelError for an encoder that has none.
+        """
+        lists = [list(module) for module in self.text_encoder.modules() if isinstance(module, nn.ModuleList)]
+        if not lists:
+            raise UnreelError(f"{type(self.text_encoder).__name__} has no list of layers: it is not supported")
+        return max(lists, key=len)
+
+    def mlp_output(self, layer: nn.Module) -> nn.Linear:
+        """The matrix through which a layer's MLP writes: the widest one that comes down to the layer's own width.
+
+        `fc2` in CLIP, `wo` in T5, `down_proj` in Llama, Gemma and Qwen. Raises UnreelError if there is none.
+        """
+        width = self.token_table.weight.shape[1]
+        found = [m for m in layer.modules() if isinstance(m, nn.Linear) and m.out_features == width < m.in_features]
+        if not found:
+            raise UnreelError(f"{type(layer).__name__} has no MLP that unreel knows: this text encoder is not supported")
+        return max(found, key=lambda linear: linear.in_features)
+
+    def has_room_for(self, prompt: str) -> bool:
+        """Whether the tokenizer reads all of `prompt`."""
+        return self._length(prompt) <= self.tokenizer.model_max_length
+
     def require_room_for(self, prompts: list[str]) -> None:
         """Raises UnreelError if a prompt is longer than the tokenizer's limit, so that words would be cut off."""
-        limit = self.tokenizer.model_max_length
         for prompt in prompts:
-            length = len(self.tokenizer(prompt).input_ids)
-            if length > limit:
+            if not self.has_room_for(prompt):
                 raise UnreelError(
-                    f"the prompt {prompt!r} has {length} tokens but the text encoder reads {limit}, so the concept would "
-                    "be cut off: name it in fewer words"
+                    f"the prompt {prompt!r} has {self._length(prompt)} tokens but the text encoder reads "
+                    f"{self.tokenizer.model_max_length}, so the concept would be cut off: name it in fewer words"
                 )
+
+    def _length(self, prompt: str) -> int:
+        return len(self.tokenizer(prompt).input_ids)
 
     def trainable(self, which: Trainable = "mlp-final-attn") -> dict[str, nn.Parameter]:
         """The parameters to train, by name, in the encoder's own order.
@@ -106,3 +134,13 @@ class Conditioner:
         }
         wanted = {id(parameter) for module in choices[which] for parameter in module.parameters()}
         return {name: p for name, p in self.text_encoder.named_parameters() if id(p) in wanted}
+
+
+@lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
+def whole_words(tokenizer: Any) -> dict[str, int]:
+    """The words that one can type, are one token each and are read back as that token: text -> id."""
+    ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith("</w>"))
+    words = [text.strip() for text in tokenizer.batch_decode([[i] for i in ids])]
+    read_back = tokenizer(words, add_special_tokens=False).input_ids
+    rows = zip(words, ids, read_back, strict=True)
+    return {word: i for word, i, back in rows if back == [i] and word.isprintable()}

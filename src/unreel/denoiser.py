@@ -40,18 +40,29 @@ class Denoiser:
         latents = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
         return latents * self.vae.config.scaling_factor
 
+    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """z_t = sqrt(a_t) z + sqrt(1 - a_t) e, in at least float32: half precision is for the network only."""
+        latents, noise = _precise(latents), _precise(noise)
+        signal, sigma = self._scales(latents, timesteps)
+        return signal * latents + sigma * noise
+
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """What the network makes of z_t, whichever it was trained to predict, in the shape and type of `noisy`;
+        differentiable in `embeddings`.
+        """
+        dtype = self.unet.dtype
+        return self.unet(noisy.to(dtype), timesteps, encoder_hidden_states=embeddings.to(dtype)).sample.to(noisy.dtype)
+
     def loss(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor
     ) -> torch.Tensor:
         """Mean squared error of the denoiser's prediction, a scalar, differentiable in `embeddings`.
 
-        z_t = sqrt(a_t) z + sqrt(1 - a_t) e; the target is e for epsilon models and sqrt(a_t) e - sqrt(1 - a_t) z for
-        velocity models (Salimans & Ho, arXiv 2202.00512).
+        The target is e for epsilon models and sqrt(a_t) e - sqrt(1 - a_t) z for velocity models (Salimans & Ho,
+        arXiv 2202.00512).
         """
-        precise = torch.promote_types(latents.dtype, torch.float32)  # half precision is for the network only
-        latents, noise = latents.to(precise), noise.to(precise)
-        alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, *[1] * (latents.ndim - 1))
-        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        latents, noise = _precise(latents), _precise(noise)
+        signal, sigma = self._scales(latents, timesteps)
         match self.scheduler.config.prediction_type:
             case "epsilon":
                 target = noise
@@ -59,6 +70,14 @@ class Denoiser:
                 target = signal * noise - sigma * latents
             case other:
                 raise UnreelError(f"the image model predicts {other!r}: only epsilon and v_prediction are supported")
-        noisy, dtype = signal * latents + sigma * noise, self.unet.dtype
-        predicted = self.unet(noisy.to(dtype), timesteps, encoder_hidden_states=embeddings.to(dtype)).sample
-        return torch.nn.functional.mse_loss(predicted.to(precise), target)
+        predicted = self.predict(self.noisy(latents, noise, timesteps), timesteps, embeddings)
+        return torch.nn.functional.mse_loss(predicted, target)
+
+    def _scales(self, latents: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """sqrt(a_t) and sqrt(1 - a_t), to be multiplied with latents of any rank."""
+        alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, *[1] * (latents.ndim - 1))
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def _precise(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
 _SAMPLES_KEY = "fingerprint"
+_UP, _DOWN = ":up", ":down"
 _SAMPLES = 4096
 
 
@@ -75,6 +76,33 @@ _worn: "weakref.WeakKeyDictionary[nn.Module, _Worn]" = weakref.WeakKeyDictionary
 
 
 @dataclass(frozen=True, eq=False)
+class LowRank:
+    """The change of one matrix as a product: `up` (out, rank) times `down` (rank, in)."""
+
+    up: torch.Tensor
+    down: torch.Tensor
+
+    def cpu(self) -> "LowRank":
+        return LowRank(self.up.cpu(), self.down.cpu())
+
+    def dense(self) -> torch.Tensor:
+        """(out, in) in float64, so that machines agree about the product to the last bit of any weight."""
+        return self.up.double() @ self.down.double()
+
+
+Change = torch.Tensor | LowRank
+
+
+def _tensors(name: str, change: Change) -> dict[str, torch.Tensor]:
+    """What to store of a change, by the names to store it under."""
+    return {name + _UP: change.up, name + _DOWN: change.down} if isinstance(change, LowRank) else {name: change}
+
+
+def _dense(change: Change) -> torch.Tensor:
+    return change.dense() if isinstance(change, LowRank) else change.double()
+
+
+@dataclass(frozen=True, eq=False)
 class Erasure:
     """A frozen set of weight changes for one text encoder.
 
@@ -82,7 +110,7 @@ class Erasure:
     the losses and the versions of everything that mattered.
     """
 
-    changes: dict[str, torch.Tensor]
+    changes: dict[str, Change]
     fingerprint: Fingerprint
     provenance: dict[str, Any]
 
@@ -94,14 +122,17 @@ class Erasure:
     def identity(self) -> str:
         """A short name for exactly these changes."""
         digest = hashlib.sha256()
-        for name, change in sorted(self.changes.items()):
-            digest.update(name.encode() + change.detach().float().cpu().contiguous().numpy().tobytes())
+        for name, tensor in sorted(self._stored().items()):
+            digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _stored(self) -> dict[str, torch.Tensor]:
+        return {key: tensor for name, change in self.changes.items() for key, tensor in _tensors(name, change).items()}
 
     @property
     def nbytes(self) -> int:
         """Bytes of the changed weights, which is what the saved file weighs."""
-        return sum(change.numel() * change.element_size() for change in self.changes.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._stored().values())
 
     def __add__(self, other: "Erasure") -> "Erasure":
         """One erasure that does what both do. Raises UnreelError if they are for different text encoders."""
@@ -109,7 +140,7 @@ class Erasure:
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
         changes = dict(self.changes)
         for name, change in other.changes.items():
-            changes[name] = changes[name] + change if name in changes else change
+            changes[name] = _sum(changes[name], change) if name in changes else change
         parts = self.provenance["parts"] + other.provenance["parts"]
         return Erasure(changes, self.fingerprint, {**self.provenance, "parts": parts})
 
@@ -152,7 +183,7 @@ class Erasure:
         from safetensors.torch import save_file
 
         def fill(partial: Path) -> None:
-            tensors = {name: change.contiguous() for name, change in self.changes.items()}
+            tensors = {name: tensor.contiguous() for name, tensor in self._stored().items()}
             tensors[_SAMPLES_KEY] = self.fingerprint.samples
             save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
             identity = {"encoder_identity": self.fingerprint.identity, "structure": self.fingerprint.structure}
@@ -177,14 +208,42 @@ class Erasure:
             provenance = json.loads((folder / PROVENANCE_FILE).read_text())
             provenance.pop("encoder_identity")
             fingerprint = Fingerprint(provenance.pop("structure"), tensors.pop(_SAMPLES_KEY))
-            return cls(tensors, fingerprint, provenance)
+            return cls(_changes(tensors), fingerprint, provenance)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
 
 
+def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
+    """The changes that were stored as `tensors`."""
+    out: dict[str, Change] = {name: tensor for name, tensor in tensors.items() if not name.endswith((_UP, _DOWN))}
+    for name in tensors:
+        if name.endswith(_UP):
+            name = name.removesuffix(_UP)
+            out[name] = LowRank(tensors[name + _UP], tensors[name + _DOWN])
+    return out
+
+
+def _sum(a: Change, b: Change) -> Change:
+    """Two changes of one weight as one; two products of low rank stay a product as long as that is smaller."""
+    if isinstance(a, LowRank) and isinstance(b, LowRank):
+        up, down = torch.cat([a.up, b.up], dim=1), torch.cat([a.down, b.down])
+        if up.numel() + down.numel() < len(up) * down.shape[1]:
+            return LowRank(up, down)
+    return (_dense(a) + _dense(b)).to(torch.promote_types(_dtype(a), _dtype(b)))
+
+
+def _dtype(change: Change) -> torch.dtype:
+    return change.up.dtype if isinstance(change, LowRank) else change.dtype
+
+
 def worn_by(pipeline: "DiffusionPipeline") -> list[Erasure]:
     """The erasures that are on the pipeline, in the order in which they were put on."""
-    worn = _worn.get(pipeline.text_encoder)
+    return worn_on(pipeline.text_encoder)
+
+
+def worn_on(text_encoder: nn.Module) -> list[Erasure]:
+    """The erasures that are on a text encoder, in the order in which they were put on."""
+    worn = _worn.get(text_encoder)
     return list(worn.erasures) if worn else []
 
 
@@ -200,7 +259,7 @@ def _dress(encoder: nn.Module) -> None:
         if not changes:
             parameters[name].copy_(base)
             continue
-        total = torch.stack([base.double().cpu(), *(change.double().cpu() for change in changes)]).sum(0)
+        total = torch.stack([base.double().cpu(), *(_dense(change).cpu() for change in changes)]).sum(0)
         parameters[name].copy_(total)
     if not worn.erasures:
         del _worn[encoder]

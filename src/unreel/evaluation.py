@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from unreel.clips import Batch, ClipStore
 from unreel.concept import OBJECT_TEMPLATES, Concept
@@ -25,7 +24,8 @@ from unreel.judges import Judge
 from unreel.metrics import Figure, measure
 from unreel.pair import VideoModel
 from unreel.prompt_files import PromptRow
-from unreel.prompts import EVERYDAY, GROUPS, Prompt, suite, vocabulary_kind
+from unreel.prompts import GROUPS, Prompt, suite, vocabulary_kind
+from unreel.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
 
 RUN_FILE, CLIPS_FOLDER = "run.json", "clips"
 UNRELATED_PROMPTS = 1000
@@ -102,7 +102,7 @@ class Evaluation:
     @property
     def unrelated_prompts(self) -> list[str]:
         """1,000 prompts that do not ask for the concept, or fewer if there are not so many."""
-        others = vocabulary(self.concept, self.judge)["concept"]
+        others = vocabulary(self.concept, self.judge, self.erasure.concepts)["concept"]
         prompts = [template.format(name) for template, name in product(OBJECT_TEMPLATES, others)]
         return random.Random(0).sample(prompts, min(UNRELATED_PROMPTS, len(prompts)))
 
@@ -137,29 +137,19 @@ def concept_of(erasure: Erasure, name: str | None = None) -> Concept:
         raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}: choose one with --concept")
     for part in parts:
         if name is None or name.lower() == part["concept"].lower():
-            return Concept(part["concept"], part["kind"], tuple(part["synonyms"]))
+            return Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor"))
     raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}, not of {name}")
 
 
-def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[str]:
-    """`names` ordered from what the text encoder takes to be most like `name` to what it takes to be least like it."""
-    if not names:
-        return []
-    with torch.inference_mode():
-        vectors = conditioner.encode([name, *names]).float().mean(1)
-        centred = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
-        order = (centred[1:] @ centred[0]).argsort(descending=True)
-    return [names[i] for i in order.tolist()]
-
-
-def vocabulary(concept: Concept, judge: Judge | None) -> dict[str, list[str]]:
-    """What else can be asked for, by kind: the judge's own labels, or everyday words; without the concept itself."""
-    words = (
-        judge.vocabulary if judge and judge.vocabulary else EVERYDAY
-    )  # a judge of nudity has no good neighbours to offer
-    same = {concept.name.lower(), *(word.lower() for word in concept.synonyms)}
-    same |= {word.lower() for word in judge.wordings(concept.name)} if judge else set()
-    return {kind: [label for label in words.get(kind, ()) if label.lower() not in same] for kind in EVERYDAY}
+def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[str] = ()) -> Vocabulary:
+    """What else can be asked for, by kind: the judge's own labels, or everyday words; without the concept itself and
+    whatever else is `erased`."""
+    # A judge of nudity has no good neighbours to offer.
+    words = judge.vocabulary if judge and judge.vocabulary else EVERYDAY
+    names = [concept.name, *erased]
+    same = {name.lower() for name in (*names, *concept.synonyms)}
+    same |= {word.lower() for name in names for word in judge.wordings(name)} if judge else set()
+    return {kind: [label for label in words.get(kind, ()) if label.lower() not in same] for kind in KINDS}
 
 
 def build_suite(
@@ -171,8 +161,11 @@ def build_suite(
     seed: int,
     groups: Iterable[str] = GROUPS,
     given: Sequence[PromptRow] = (),
+    erased: Iterable[str] = (),
 ) -> list[Prompt]:
     """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups, and all of `given`.
+
+    What is `erased` besides the concept is not asked for.
 
     Raises UnreelError for unknown groups, for no videos, and for prompts the judge cannot judge.
     """
@@ -184,7 +177,7 @@ def build_suite(
         raise UnreelError(f"an evaluation needs at least one video for each group, not {videos}")
     if seed < 0:
         raise UnreelError(f"the seed must be zero or more, not {seed}")
-    words = vocabulary(concept, judge)
+    words = vocabulary(concept, judge, erased)
     kind = vocabulary_kind(concept)
     for which in {kind, "concept"}:
         words[which] = nearest(conditioner, concept.name, words[which])
@@ -224,7 +217,8 @@ def evaluate(
         known = ", ".join(label for labels in judge.vocabulary.values() for label in labels)
         hint = f" (it knows {known})" if known else ""
         raise UnreelError(f"the {judge.name} does not know {concept.name!r}{hint}: choose another with --judge")
-    prompts = build_suite(conditioner, concept, judge, videos=videos, seed=seed, groups=groups, given=given)
+    options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": groups, "given": given}
+    prompts = build_suite(conditioner, concept, judge, **options, erased=erasure.concepts)
     # Prompts of other people may be long: those are cut off, as pipelines do.
     conditioner.require_room_for([prompt.text for prompt in prompts if prompt.group in GROUPS])
     erasure.apply(model.pipeline)  # refuses another text encoder

@@ -13,13 +13,14 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.families import FAMILIES, Family
+from unreel.vocabulary import EVERYDAY, Vocabulary, of_world
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-SETTINGS_FILE = "unreel.json"
+SETTINGS_FILE, WORLD_FILE = "unreel.json", "world.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -27,7 +28,7 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 class Settings:
     """How to sample and unlearn: the defaults are the paper's; the embedded pair brings its own in `unreel.json`.
 
-    `batch` is how many videos are generated at once, `few_shot` overrides fields of FewShotConfig.
+    `batch` is how many videos are generated at once; `few_shot` and `anchored` override fields of those methods' settings.
     """
 
     steps: int = 50
@@ -36,6 +37,7 @@ class Settings:
     fps: int = 8
     batch: int = 1
     few_shot: dict[str, Any] = field(default_factory=dict)
+    anchored: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,14 @@ class VideoModel:
 
 @dataclass(frozen=True)
 class Pair:
-    """The pair to work on. `t2i_source` and `t2v_source` say where each was loaded from."""
+    """The pair to work on. `t2i_source` and `t2v_source` say where each was loaded from, `vocabulary` what it can make."""
 
     t2i: "DiffusionPipeline"
     t2v: "DiffusionPipeline"
     t2i_source: str
     t2v_source: str
     settings: Settings = Settings()
+    vocabulary: Vocabulary = field(default_factory=lambda: EVERYDAY)
 
     @property
     def video(self) -> VideoModel:
@@ -207,7 +210,8 @@ def load_pair(
     options: dict[str, Any] = {"device": device, "dtype": dtype, "text_only": text_only}
     image_model = load_pipeline(EMBEDDED_FOLDER / "image" if t2i == EMBEDDED else t2i, **options)
     video_model = load_pipeline(EMBEDDED_FOLDER / "video" if t2v == EMBEDDED else t2v, **options)
-    pair = Pair(image_model, video_model, t2i, t2v, _settings(t2v))
+    words = of_world(json.loads((EMBEDDED_FOLDER / WORLD_FILE).read_text())) if t2v == EMBEDDED else EVERYDAY
+    pair = Pair(image_model, video_model, t2i, t2v, _settings(t2v), words)
     pair.require_shared()
     return pair
 

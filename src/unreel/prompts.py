@@ -34,20 +34,6 @@ COMPANIONS = ("a {other} next to a {}", "a {} and a {other}", "a {other} above a
 STYLED = ("cat", "castle", "penguin", "guitar", "robot", "rocket", "house", "owl")
 MOVED = ("penguin", "frog", "unicorn", "octopus", "polar bear", "butterfly", "teddy bear", "ghost")
 
-# What to ask for where the judge does not bring its own vocabulary.
-EVERYDAY = {
-    "concept": [
-        *("cat", "dog", "horse", "cow", "sheep", "elephant", "lion", "bear", "monkey", "rabbit", "fox", "owl", "eagle"),
-        *("penguin", "duck", "fish", "shark", "whale", "turtle", "frog", "snake", "butterfly", "bee", "spider"),
-        *("house", "castle", "church", "bridge", "tower", "lighthouse", "windmill", "skyscraper", "tent"),
-        *("car", "bus", "train", "bicycle", "motorcycle", "airplane", "helicopter", "rocket", "ship", "sailboat"),
-        *("tree", "flower", "cactus", "mushroom", "mountain", "waterfall", "volcano", "beach", "apple", "banana", "pizza"),
-        *("cake", "cup", "bottle", "chair", "table", "lamp", "clock", "book", "guitar", "piano", "umbrella", "balloon"),
-    ],
-    "style": ["watercolor", "oil painting", "pencil drawing", "pixel art", "anime", "origami", "stained glass", "mosaic"],
-    "motion": ["walking", "running", "jumping", "spinning", "dancing", "waving", "swimming", "falling"],
-}
-
 
 @dataclass(frozen=True)
 class Prompt:

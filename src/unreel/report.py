@@ -117,7 +117,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
     environment = Environment(loader=PackageLoader("unreel", "templates"), autoescape=True)
     page = environment.get_template("report.html").render(
         concept=evaluation.concept,
-        parts=[part | {"points": loss_points(part["losses"])} for part in parts],
+        parts=[part | {"points": loss_points(part["losses"])} if part.get("losses") else part for part in parts],
         provenance=evaluation.erasure.provenance,
         judge=evaluation.judge,
         groups=groups,

@@ -1,21 +1,33 @@
-"""Unlearn one concept in a pair: make the shots, run the method, wrap the result as an Erasure."""
+"""Unlearn concepts in a pair: gather what the method needs, run it, wrap the result as an Erasure."""
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from unreel import __version__
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner
+from unreel.conditioner import Conditioner, whole_words
+from unreel.corpus import Corpus
 from unreel.cost import Cost
 from unreel.denoiser import Denoiser
-from unreel.erasure import Erasure, Fingerprint
+from unreel.erasure import Change, Erasure, Fingerprint
+from unreel.errors import UnreelError
+from unreel.methods.closed_form import ClosedFormConfig, closed_form
 from unreel.methods.few_shot import FewShotConfig, few_shot
-from unreel.pair import Pair
+from unreel.pair import Pair, Settings
+from unreel.retain import retained
 from unreel.video import generate_images, load_images, to_tensor
+from unreel.vocabulary import Vocabulary, nearest
+
+Config = ClosedFormConfig | FewShotConfig
+Result = tuple[dict[str, Change], dict[str, Any]]  # the changes, and what is to be known about how they were made
+
+METHODS: dict[str, type[Config]] = {"closed-form": ClosedFormConfig, "few-shot": FewShotConfig}
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 
@@ -39,51 +51,133 @@ def make_shots(pair: Pair, concept: Concept, config: FewShotConfig) -> np.ndarra
     return generate_images(pair.t2i, prompts, seeds, pair.settings)
 
 
-def unlearn(
-    concept: Concept | str, pair: Pair, config: FewShotConfig | None = None, *, images: Path | None = None
-) -> Erasure:
-    """Unlearn `concept` with the paper's method; the pair's weights are left as they were found.
+def configure(method: str, given: Mapping[str, Any], settings: Settings | None = None) -> Config:
+    """The settings of the method called `method`: its own defaults, what a pair's `settings` have instead, then `given`.
 
-    Erasures that are on the image model stay on while learning, so the result is what to add on top of them.
-
-    Without `config`, the paper's hyperparameters, or the pair's own where its encoder needs others. `images` is a folder
-    of pictures to use in place of generated ones; all of them are used.
-    Raises UnreelError if the concept does not fit into the prompt, the images cannot be read or the loss breaks down.
+    Raises UnreelError for an unknown method and for settings that it does not have or cannot use.
     """
-    if isinstance(concept, str):
-        concept = Concept(concept)
-    config = config or FewShotConfig(**pair.settings.few_shot)
-    conditioner, denoiser = Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
-    conditioner.require_room_for(concept.forget_prompts)
+    if method not in METHODS:
+        raise UnreelError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    kind = METHODS[method]
+    for name in sorted(given.keys() - {field.name for field in fields(kind)}):
+        having = [other for other, config in METHODS.items() if name in {field.name for field in fields(config)}]
+        raise UnreelError(
+            f"the method {method} has no {name.replace('_', ' ')}: leave --{name.replace('_', '-')} out, or choose "
+            f"--method {' or '.join(having)}"
+        )
+    own = getattr(settings, method.replace("-", "_"), {})  # the closed form needs none
+    return kind(**{**own, **given})
+
+
+def unlearn(
+    concepts: Concept | str | Sequence[Concept | str],
+    pair: Pair,
+    config: Config | None = None,
+    *,
+    images: Path | None = None,
+    keep: Sequence[str] = (),
+) -> Erasure:
+    """Unlearn one concept, or several together, with the method whose settings `config` holds; by default the closed form.
+
+    The pair's weights are left as they were found. Erasures that are on the image model stay on while learning, so the
+    result is what to add on top of them. `images` is a folder of pictures for the few-shot method to use in place of
+    generated ones. `keep` names what the closed form is to protect besides all that the pair's vocabulary holds.
+    Raises UnreelError if a concept does not fit into the prompt, the method cannot do what is asked, the images cannot be
+    read or the numbers break down.
+    """
+    wanted = [concepts] if isinstance(concepts, (Concept, str)) else list(concepts)
+    these = [Concept(concept) if isinstance(concept, str) else concept for concept in wanted]
+    if not these:
+        raise UnreelError("name at least one concept to forget")
+    config = config or ClosedFormConfig()
+    conditioner = Conditioner.of(pair.t2i)
+    for concept in these:
+        conditioner.require_room_for(concept.forget_prompts)
     with Cost(conditioner.device) as cost:
-        if images is None:
-            shots = make_shots(pair, concept, config)
+        if isinstance(config, ClosedFormConfig):
+            if images is not None:
+                raise UnreelError("the closed form learns from text alone: give images to --method few-shot")
+            changes, record = _closed_form(these, pair, conditioner, config, keep)
         else:
-            shots = load_images(images, image_size(pair))
-            config = replace(config, shots=len(shots))
-        pixels = to_tensor(shots)
-        latents = torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)
-        changes, losses = few_shot(conditioner, denoiser, concept, config, latents)
-    part = {
-        "concept": concept.name,
-        "kind": concept.kind,
-        "synonyms": list(concept.synonyms),
-        "method": "few-shot",
-        "settings": asdict(config),
-        "images": "generated" if images is None else "given",
-        "losses": losses,
-        "seconds": round(cost.seconds, 3),
-        "peak_memory_gib": round(cost.peak_memory_gib, 3),
-    }
+            if len(these) > 1 or keep:
+                raise UnreelError("few-shot unlearns one concept, and keeps nothing by name: use the closed form")
+            changes, record = _few_shot(these[0], pair, conditioner, config, images)
+    anchors = record.pop("anchors", {})
+    parts = [
+        {
+            "concept": concept.name,
+            "kind": concept.kind,
+            "synonyms": list(concept.synonyms),
+            **({"anchor": anchors[concept.name]} if concept.name in anchors else {}),
+            **record,
+            "seconds": round(cost.seconds / len(these), 3),  # an equal share of the time all took together
+            "peak_memory_gib": round(cost.peak_memory_gib, 3),
+        }
+        for concept in these
+    ]
     provenance = {
         "encoder": pair.t2i_source,
         "device": str(conditioner.device),
         "dtype": str(conditioner.text_encoder.dtype).removeprefix("torch."),
         "versions": versions(),
-        "parts": [part],
+        "parts": parts,
     }
-    return Erasure(
-        {name: change.cpu() for name, change in changes.items()},
-        Fingerprint.of(conditioner.text_encoder),
-        provenance,
-    )
+    return Erasure(changes, Fingerprint.of(conditioner.text_encoder), provenance)
+
+
+def _closed_form(
+    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig, keep: Sequence[str]
+) -> Result:
+    names = [name for name in keep if any(concept.is_named_in(name) for concept in concepts)]
+    if names:
+        raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
+    anchors = {concept.name: anchor_for(concept, concepts, conditioner, pair.vocabulary) for concept in concepts}
+    said = {wording.lower(): anchors[concept.name] for concept in concepts for wording in concept.wordings}
+    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
+    # Fewer sentences a concept the more there are, so that time grows with the root of their number.
+    count = round(config.forget / len(concepts) ** 0.5)
+    twins = [twin for concept in concepts for twin in corpus.forget(concept, said, count)]
+    twins = [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
+    kept = retained(conditioner, corpus, concepts, config, keep=keep)
+    changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
+    return {name: change.cpu() for name, change in changes.items()}, {
+        "method": "closed-form",
+        "settings": asdict(config) | ({"keep": list(keep)} if keep else {}),
+        "anchors": anchors,
+        **record,
+    }
+
+
+def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
+    """What to make instead of `concept`: what it asks for, nothing for a motion, else what the text encoder takes to be
+    nearest among the things of its kind that are not to be forgotten too. Raises UnreelError if there is no such thing.
+    """
+    if concept.anchor is not None:
+        return concept.anchor
+    if concept.kind == "motion":
+        return ""
+    kind = "style" if concept.kind == "style" else "concept"
+    if concept.kind in ("character", "face") and "person" in vocabulary:
+        kind = "person"
+    others = [word for word in vocabulary[kind] if not any(other.is_named_in(word) for other in concepts)]
+    if not others:
+        raise UnreelError(f"there is nothing left to make instead of {concept.name!r}: say what with --replace")
+    return nearest(conditioner, concept.name, others)[0]
+
+
+def _few_shot(concept: Concept, pair: Pair, conditioner: Conditioner, config: FewShotConfig, images: Path | None) -> Result:
+    denoiser = Denoiser.of(pair.t2i)
+    if images is None:
+        shots = make_shots(pair, concept, config)
+    else:
+        shots = load_images(images, image_size(pair))
+        config = replace(config, shots=len(shots))
+    pixels = to_tensor(shots)
+    latents = torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)
+    changes, losses = few_shot(conditioner, denoiser, concept, config, latents)
+    return {name: change.cpu() for name, change in changes.items()}, {
+        "method": "few-shot",
+        "settings": asdict(config),
+        "images": "generated" if images is None else "given",
+        "losses": losses,
+    }

@@ -5,10 +5,9 @@ Knows text and tokenizers; knows no model.
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any
 
 from unreel.attacks import Case
+from unreel.conditioner import whole_words
 from unreel.errors import UnreelError
 
 
@@ -44,16 +43,6 @@ def pick(case: Case, prompts: Iterable[str], index: int) -> str | None:
         if len(seen) > index + 1:
             return prompt
     return None
-
-
-@lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
-def whole_words(tokenizer: Any) -> dict[str, int]:
-    """The words that one can type, are one token each and are read back as that token: text -> id."""
-    ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith("</w>"))
-    words = [text.strip() for text in tokenizer.batch_decode([[i] for i in ids])]
-    read_back = tokenizer(words, add_special_tokens=False).input_ids
-    rows = zip(words, ids, read_back, strict=True)
-    return {word: i for word, i, back in rows if back == [i] and word.isprintable()}
 
 
 def other_words(case: Case) -> dict[str, int]:

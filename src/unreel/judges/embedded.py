@@ -16,6 +16,7 @@ from unreel.errors import UnreelError
 from unreel.judges._network import JudgeNetwork
 from unreel.pair import EMBEDDED_FOLDER
 from unreel.video import to_tensor
+from unreel.vocabulary import Vocabulary, of_world
 
 STILL = "still"
 
@@ -48,10 +49,8 @@ class EmbeddedJudge:
     threshold: float = 0.5
 
     @property
-    def vocabulary(self) -> dict[str, list[str]]:
-        # Without the motions that take two subjects: a prompt of one subject cannot ask for them.
-        motions = [words[0] for name, words in self.world["motions"].items() if name not in self.world["relations"]]
-        return {"concept": list(self.world["concepts"]), "style": list(self.world["styles"]), "motion": motions}
+    def vocabulary(self) -> Vocabulary:
+        return of_world(self.world)
 
     @property
     def motions(self) -> list[str]:

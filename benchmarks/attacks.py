@@ -1,7 +1,7 @@
-"""Attacks on the paper's method, all twelve concepts: `python -m benchmarks.paper_attacks`.
+"""Attacks on every method, all twelve concepts: `python -m benchmarks.attacks NAME`, NAME as in benchmarks.methods.
 
 What counts as success stands in `unreel.robustness`: the judge finds the concept in at least half of the frames of one of
-the first k videos. Searches are in float32, the videos are made in --dtype; resumable like paper_method.
+the first k videos. Searches are in float32, the videos are made in --dtype; resumable like methods.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 import typer
 
 from benchmarks.common import FOLDER, resume, write_result
-from benchmarks.paper_method import CONCEPTS
-from unreel import attack, load_pair, unlearn
+from benchmarks.methods import CONCEPTS, METHODS
+from unreel import attack, load_pair
 from unreel.judges import load_judge
 from unreel.pair import Pair, load_video_model
 from unreel.robustness import BUDGETS
@@ -20,30 +20,31 @@ from unreel.robustness import BUDGETS
 CASES = 4
 STEPS = 20
 SEED = 6_000_000
-NAME = "paper_attacks"
 
 
 def main(
+    method: Annotated[str, typer.Argument(help="paper or closed_form: a method that makes an erasure")],
     folder: Annotated[Path, typer.Option(help="where finished videos are kept")] = FOLDER,
     device: str = "cpu",
     dtype: str = "bfloat16",
 ) -> None:
+    make, name = METHODS[method][0], f"{method}_attacks"
     pair, judge = load_pair(device=device), load_judge("embedded", device)
     model = load_video_model(device=device, dtype=getattr(torch, dtype))
     target = Pair(pair.t2i, model.pipeline, pair.t2i_source, model.source, pair.settings)
     options = {"cases": CASES, "budgets": BUDGETS, "steps": STEPS, "seed": SEED}
-    stored, same = resume(NAME, pair, judge, {"dtype": dtype} | options)
+    stored, same = resume(name, pair, judge, {"dtype": dtype} | options)
     done = stored.get("concepts", {})
     for concept in CONCEPTS:
         if concept.name in done:
             continue
-        erasure = unlearn(concept, pair)
+        erasure = make(concept, pair)
         result = attack(target, erasure, judge, concept=concept, clips=folder / "clips", **options)
         done[concept.name] = result.document()
         for outcome in result.outcomes:
             print(f"{concept.name}: {outcome.attack}, {outcome.arm}: {outcome.success(BUDGETS[-1])}", flush=True)
         ordered = {each.name: done[each.name] for each in CONCEPTS if each.name in done}
-        write_result(NAME, same | {"concepts": ordered, "device": device})
+        write_result(name, same | {"concepts": ordered, "device": device})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""Sentences to unlearn on: some that name the concept, each with its twin that names the anchor, and some that must keep
+their meaning.
+
+Knows words and grammar enough to say a thing in many ways; knows no model.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+
+from unreel.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, Concept
+from unreel.vocabulary import Vocabulary
+
+RELATIONS = ("next to", "beside", "and", "with", "above", "on top of", "over", "in front of")
+BACKGROUNDS = ("blue", "green", "pink", "yellow", "grey")
+STYLED = ("{} in {} style", "{} in the style of {}", "{}, {} style")
+MOVED = ("{} {}", "a video of a {} {}", "the {} is {}", "the {} keeps {}")
+CHATTER = 0.4  # the share of sentences that stand among words drawn at random
+MOST_CHATTER = 6
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sentences over what a model can be asked for (`vocabulary`) and, as noise, over the `words` its tokenizer knows."""
+
+    vocabulary: Vocabulary
+    words: Sequence[str] = ()
+    seed: int = 0
+
+    def forget(self, concept: Concept, anchors: Mapping[str, str], count: int) -> list[tuple[str, str]]:
+        """About `count` pairs of a sentence that names the concept, by all its wordings in turn, and its twin.
+
+        `anchors` says for every erased name and wording what the twin says instead; an empty anchor leaves it out.
+        """
+        rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
+        slot = concept.kind if concept.kind in ("style", "motion") else "concept"
+        for index in range(count):
+            wording = concept.wordings[index % len(concept.wordings)]
+            sentence, filled = self._sentence(rng, slot, wording)
+            twin = _fill(sentence, {gap: anchors.get(word.lower(), word) for gap, word in filled.items()})
+            before, after = self._chatter(rng)
+            out[f"{before} {_fill(sentence, filled)} {after}".strip()] = f"{before} {twin} {after}".strip()
+        return list(out.items())
+
+    def retain(self, count: int) -> list[str]:
+        """About `count` sentences in the same manner about everything, everything by name, and the empty prompt."""
+        rng, out = random.Random(f"{self.seed}/retain"), [""]
+        for labels in self.vocabulary.values():
+            for label in labels:
+                out += [label, f"a {label}"]
+        for index in range(count):
+            slot = ("concept", "style", "motion")[index % 3]
+            sentence, filled = self._sentence(rng, slot, rng.choice(self.vocabulary[slot]))
+            before, after = self._chatter(rng)
+            out.append(f"{before} {_fill(sentence, filled)} {after}".strip())
+        out += [self._noise(rng, rng.randint(1, 2 * MOST_CHATTER)) for _ in range(count // 3)]
+        return list(dict.fromkeys(out))
+
+    def about(self, names: Sequence[str], count: int) -> list[str]:
+        """About `count` sentences about each of `names`, whatever the vocabulary holds."""
+        rng = random.Random(f"{self.seed}/{'/'.join(names)}")
+        sentences = [self._sentence(rng, "concept", name) for name in names for _ in range(count)]
+        return list(dict.fromkeys([*names, *(_fill(sentence, filled) for sentence, filled in sentences)]))
+
+    def _chatter(self, rng: random.Random) -> tuple[str, str]:
+        if rng.random() > CHATTER:
+            return "", ""
+        return self._noise(rng, rng.randint(0, MOST_CHATTER)), self._noise(rng, rng.randint(0, MOST_CHATTER))
+
+    def _noise(self, rng: random.Random, count: int) -> str:
+        """Words drawn at random, half of them of random letters, since tokenizers take unknown words to pieces."""
+        words = [rng.choice(self.words) if self.words and rng.random() < 0.5 else _nonsense(rng) for _ in range(count)]
+        return " ".join(words)
+
+    def _sentence(self, rng: random.Random, slot: str, wording: str) -> tuple[str, dict[str, str]]:
+        """A sentence with gaps, and what fills them; `wording` fills the gap of its kind."""
+        chosen = {
+            kind: wording if kind == slot else rng.choice(labels) for kind, labels in self.vocabulary.items() if labels
+        }
+        chosen |= {"other": rng.choice(self.vocabulary["concept"])}
+        article = rng.choice(("a ", "a ", "", "the "))
+        thing, other = f"{article}[concept]", "a [other]"
+        if slot == "motion":
+            text = rng.choice((*MOVED, "[motion] [concept]", "a [motion] [concept]", "someone is [motion]", "[motion]"))
+            text = text.format("[concept]", "[motion]")
+        else:
+            match rng.choice(("template", "plain", "pair", "motion")):
+                case "template":
+                    text = rng.choice(OBJECT_TEMPLATES).format("[concept]")
+                case "pair":
+                    pair = [thing, other] if rng.random() < 0.5 else [other, thing]
+                    text = f" {rng.choice(RELATIONS)} ".join(pair)
+                case "motion":
+                    text = rng.choice((*MOVED[:2], "a {1} {0}")).format("[concept]", "[motion]")
+                case _:
+                    text = thing
+        if slot == "style" and rng.random() < 0.2:
+            text = rng.choice(STYLE_TEMPLATES).format("[style]")
+        elif slot == "style" or rng.random() < 0.3:
+            text = rng.choice(STYLED).format(text, "[style]")
+        if rng.random() < 0.3:
+            text += f", {rng.choice(BACKGROUNDS)} background"
+        return text, chosen
+
+
+def _nonsense(rng: random.Random) -> str:
+    return "".join(rng.choices(ascii_lowercase, k=rng.randint(2, 7)))
+
+
+def _fill(sentence: str, filled: Mapping[str, str]) -> str:
+    """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring."""
+    for gap, word in filled.items():
+        if not word:
+            sentence = re.sub(rf"\b(?:a|the) \[{gap}\]", "", sentence)
+        sentence = sentence.replace(f"[{gap}]", word)
+    text = re.sub(r"\b(?:a|an|the) (?=(?:a|an|the) )", "", sentence, flags=re.IGNORECASE)
+    return " ".join(re.sub(r"\ba (?=[aeiou])", "an ", text).split())

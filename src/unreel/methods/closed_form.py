@@ -1,0 +1,251 @@
+"""Text-only unlearning in closed form: least squares on the matrices through which MLPs write; no image, no denoiser.
+
+Of the family of ROME and MEMIT (Meng et al., arXiv 2202.05262 and 2210.07229) and UCE (Gandikota et al., arXiv 2308.14761),
+in the text encoder, where DiffQuickFix (Basu et al., arXiv 2310.13730) found that concepts can be edited. With k(p) what
+enters the output matrix W of a layer's MLP and h(p) what leaves that layer, at every token of a sentence p that names the
+concept, p' its twin that names the anchor, q what must keep its meaning, and h0 of the encoder as found:
+
+    dW = argmin_D  mean_p || D k(p) - (h0(p') - h(p)) ||^2  +  lambda mean_q || D k(q) ||^2  +  ridge || D ||^2
+
+for one layer after the other, from below, so that each mends what those below could not. Works for causal and other
+encoders alike, since every token counts.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+import torch
+from torch import nn
+
+from unreel.conditioner import Conditioner
+from unreel.erasure import LowRank
+from unreel.errors import UnreelError
+
+BATCH = 64  # sentences at once
+
+
+@dataclass(frozen=True)
+class ClosedFormConfig:
+    """Settings of the solve; where each comes from stands in docs/method.md.
+
+    The last `layers` layers change, or all if there are fewer. `retain_weight` is lambda, `ridge` a share of the mean
+    square of k. `forget` and `retain` are numbers of sentences about one concept and about all the rest. `tolerance` is the
+    share of the change's effect, squared, that may be lost to keep its rank low. Raises UnreelError for values that make no
+    sense.
+    """
+
+    layers: int = 4
+    retain_weight: float = 3.0
+    ridge: float = 0.01
+    forget: int = 240
+    retain: int = 900
+    tolerance: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "ridge", "forget", "retain"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
+        if not (math.isfinite(self.retain_weight) and self.retain_weight >= 0):
+            raise UnreelError(f"the retain weight must be zero or more, not {self.retain_weight}")
+        if not 0 <= self.tolerance < 1:
+            raise UnreelError(f"the tolerance is a share from 0 to below 1, not {self.tolerance}")
+        if self.seed < 0:
+            raise UnreelError(f"the seed must be zero or more, not {self.seed}")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums of k k' over all tokens of some sentences, for every edited matrix by name: (in, in) float32 each."""
+
+    sums: dict[str, torch.Tensor]
+    tokens: int
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments({name: total + other.sums[name] for name, total in self.sums.items()}, self.tokens + other.tokens)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return Moments({name: total - other.sums[name] for name, total in self.sums.items()}, self.tokens - other.tokens)
+
+
+def edited(conditioner: Conditioner, layers: int) -> list[tuple[str, nn.Linear]]:
+    """The matrices to solve for in the last `layers` layers, or all, by the names of their weights, first layer first."""
+    names = {id(module): name for name, module in conditioner.text_encoder.named_modules()}
+    matrices = [conditioner.mlp_output(layer) for layer in conditioner.layers[-layers:]]
+    return [(f"{names[id(matrix)]}.weight", matrix) for matrix in matrices]
+
+
+def moments(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFormConfig) -> Moments:
+    """What the solve needs to know about `sentences`, all that must keep their meaning."""
+    matrices = edited(conditioner, config.layers)
+    sums = {name: torch.zeros(2 * (matrix.in_features,), device=conditioner.device) for name, matrix in matrices}
+    tokens = 0
+    for start in range(0, len(sentences), BATCH):
+        ids = conditioner.tokenize(list(sentences[start : start + BATCH]))
+        tokens += ids.numel()
+        with torch.no_grad(), _entering([matrix for _, matrix in matrices]) as entering:
+            conditioner.encode_ids(ids)
+        for name, matrix in matrices:
+            sums[name] += _product(entering[matrix], entering[matrix])
+    return Moments(sums, tokens)
+
+
+@torch.no_grad()
+def closed_form(
+    conditioner: Conditioner,
+    twins: Sequence[tuple[str, str]],
+    retained: Moments,
+    config: ClosedFormConfig,
+    *,
+    concepts: int = 1,
+) -> tuple[dict[str, LowRank], dict[str, Any]]:
+    """Make the encoder write, for the first sentence of every pair of `twins`, what it writes for the second.
+
+    `retained` are the moments of the sentences that must keep their meaning. If the twins are about several `concepts`,
+    each weighs as much against what is retained as it would alone. The weights are left as they were found. Returns the
+    changes by weight name, and as `left` how much of the way to the anchor remains at the last layer, as a share of its
+    square.
+    Raises UnreelError if the equations have no finite solution.
+    """
+    matrices, layers = edited(conditioner, config.layers), conditioner.layers[-config.layers :]
+    passes = [Pass.of(conditioner, twins[start : start + BATCH], layers) for start in range(0, len(twins), BATCH)]
+    changes: dict[str, LowRank] = {}
+    for index, (layer, (name, matrix)) in enumerate(zip(layers, matrices, strict=True)):
+        kk = torch.zeros(2 * (matrix.in_features,), device=conditioner.device)
+        kd = torch.zeros(matrix.in_features, matrix.out_features, device=conditioner.device)
+        for batch in passes:
+            with _entering([matrix]) as entering:
+                leaving = batch.through(index, layer)
+            kk += _product(entering[matrix], entering[matrix])
+            kd += _product(entering[matrix], batch.goals[index] - leaving)
+        tokens = sum(batch.tokens for batch in passes) / concepts
+        changes[name] = _solve(kk / tokens, kd / tokens, retained.sums[name] / retained.tokens, config)
+        before = matrix.weight.detach().clone()
+        try:
+            matrix.weight += changes[name].dense().to(matrix.weight)
+            for batch in passes:
+                batch.hidden = batch.through(index, layer)
+        finally:
+            matrix.weight.copy_(before)
+    left = sum(batch.distance() for batch in passes) / sum(batch.way for batch in passes)
+    return changes, {"left": left, "sentences": len(twins), "ranks": [change.up.shape[1] for change in changes.values()]}
+
+
+class Pass:
+    """Some sentences on their way up through the layers to edit, and where their twins were on each layer.
+
+    `hidden` (n, tokens, width) enters the next layer; `goals` are what left each layer for the twins, at the places that
+    correspond; `way` is the squared distance from the sentences to their twins after the last layer, before any change.
+    """
+
+    def __init__(self, calls: list[tuple[tuple, dict]], goals: list[torch.Tensor], way: float):
+        self.calls, self.goals, self.way = calls, goals, way
+        self.hidden = _hidden(*calls[0])
+
+    @classmethod
+    def of(cls, conditioner: Conditioner, twins: Sequence[tuple[str, str]], layers: Sequence[nn.Module]) -> "Pass":
+        ids, wanted = (conditioner.tokenize([pair[side] for pair in twins]) for side in (0, 1))
+        places = [align(a, b) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]
+        index = torch.tensor(places, device=ids.device)[..., None]
+        calls, leaving = _watch(conditioner, ids, layers)
+        goals = [h.gather(1, index.expand_as(h)) for h in _watch(conditioner, wanted, layers)[1]]
+        return cls(calls, goals, _square(goals[-1] - leaving[-1]))
+
+    @property
+    def tokens(self) -> int:
+        return self.hidden.shape[0] * self.hidden.shape[1]
+
+    def through(self, index: int, layer: nn.Module) -> torch.Tensor:
+        """What leaves layer number `index` now for `hidden`; all else it is called with does not depend on what changes."""
+        args, kwargs = self.calls[index]
+        if args:
+            return _first(layer(self.hidden, *args[1:], **kwargs))
+        return _first(layer(**{**kwargs, "hidden_states": self.hidden}))
+
+    def distance(self) -> float:
+        return _square(self.goals[-1] - self.hidden)
+
+
+def _watch(
+    conditioner: Conditioner, ids: torch.Tensor, layers: Sequence[nn.Module]
+) -> tuple[list[tuple[tuple, dict]], list[torch.Tensor]]:
+    """What each of `layers` is called with, and what leaves it."""
+    calls: list[tuple[tuple, dict]] = []
+    leaving: list[torch.Tensor] = []
+    hooks = []
+    for layer in layers:
+        hooks.append(
+            layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+        )
+        hooks.append(layer.register_forward_hook(lambda _, __, output: leaving.append(_first(output))))
+    try:
+        conditioner.encode_ids(ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls, leaving
+
+
+@contextmanager
+def _entering(matrices: Sequence[nn.Linear]) -> Iterator[dict[nn.Module, torch.Tensor]]:
+    """Notes what enters each of `matrices` while the block runs: (n, tokens, in)."""
+    seen: dict[nn.Module, torch.Tensor] = {}
+    hooks = [m.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0])) for m in matrices]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _hidden(args: tuple, kwargs: dict) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _first(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _solve(kk: torch.Tensor, kd: torch.Tensor, retained: torch.Tensor, config: ClosedFormConfig) -> LowRank:
+    """dW of one matrix as a product, from means over tokens: kk (in, in) of the sentences to forget, kd (in, out)."""
+    a = (kk + config.retain_weight * retained).double()
+    a.diagonal().add_(config.ridge * kk.diagonal().double().mean())
+    factor, failed = torch.linalg.cholesky_ex(a)
+    if failed or not kd.isfinite().all():
+        raise UnreelError("the least squares have no finite solution: use --dtype float32, or a larger ridge")
+    d = torch.cholesky_solve(kd.double(), factor).T
+    # What matters of dW is what it does to the inputs it meets, whose second moments are a = factor factor'.
+    u, s, _ = torch.linalg.svd(d @ factor, full_matrices=False)
+    lost = 1 - s.square().cumsum(0) / s.square().sum()
+    rank = int((lost > config.tolerance).sum()) + 1
+    return LowRank(u[:, :rank].float().contiguous(), (u[:, :rank].T @ d).float().contiguous())
+
+
+def align(source: Sequence[int], target: Sequence[int]) -> list[int]:
+    """For every token of `source`, the place in `target` whose meaning it is to take on.
+
+    Tokens that both share keep theirs; of the words exchanged, the last token takes the last one's, and so on backwards,
+    because the last token of a name means the whole of it where encoders read from left to right.
+    """
+    places: list[int] = []
+    for tag, a, b, c, d in SequenceMatcher(None, source, target, autojunk=False).get_opcodes():
+        if tag == "equal":
+            places += range(c, d)
+        else:
+            first = c if d > c else c - 1  # left out: what stood before
+            places += [max(first, d - (b - i)) for i in range(a, b)]
+    return places
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(n, tokens, x) and (n, tokens, y) -> their product summed over tokens, (x, y) float32."""
+    return a.flatten(0, 1).float().T @ b.flatten(0, 1).float()
+
+
+def _square(difference: torch.Tensor) -> float:
+    return float(difference.double().square().sum())

@@ -1,0 +1,47 @@
+"""What a model can be asked for, by kind, and what its text encoder takes to be alike.
+
+Knows words; knows no sentences and no pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from unreel.conditioner import Conditioner
+
+Vocabulary = dict[str, list[str]]
+
+KINDS = ("concept", "style", "motion")  # what every vocabulary has; one may have persons besides
+
+# For models whose vocabulary nobody has listed.
+EVERYDAY = {
+    "concept": [
+        *("cat", "dog", "horse", "cow", "sheep", "elephant", "lion", "bear", "monkey", "rabbit", "fox", "owl", "eagle"),
+        *("penguin", "duck", "fish", "shark", "whale", "turtle", "frog", "snake", "butterfly", "bee", "spider"),
+        *("house", "castle", "church", "bridge", "tower", "lighthouse", "windmill", "skyscraper", "tent"),
+        *("car", "bus", "train", "bicycle", "motorcycle", "airplane", "helicopter", "rocket", "ship", "sailboat"),
+        *("tree", "flower", "cactus", "mushroom", "mountain", "waterfall", "volcano", "beach", "apple", "banana", "pizza"),
+        *("cake", "cup", "bottle", "chair", "table", "lamp", "clock", "book", "guitar", "piano", "umbrella", "balloon"),
+    ],
+    "style": ["watercolor", "oil painting", "pencil drawing", "pixel art", "anime", "origami", "stained glass", "mosaic"],
+    "person": ["man", "woman", "boy", "girl", "child", "old man", "old woman", "cartoon animal"],
+    "motion": ["walking", "running", "jumping", "spinning", "dancing", "waving", "swimming", "falling"],
+}
+
+
+def of_world(world: dict[str, Any]) -> Vocabulary:
+    """What an embedded world shows, without the motions that take two subjects: one subject cannot be asked for them."""
+    motions = [words[0] for name, words in world["motions"].items() if name not in world["relations"]]
+    return {"concept": list(world["concepts"]), "style": list(world["styles"]), "motion": motions}
+
+
+def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[str]:
+    """`names` ordered from what the text encoder takes to be most like `name` to what it takes to be least like it."""
+    if not names:
+        return []
+    with torch.inference_mode():
+        vectors = conditioner.encode([name, *names]).float().mean(1)
+        centred = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
+        order = (centred[1:] @ centred[0]).argsort(descending=True)
+    return [names[i] for i in order.tolist()]

@@ -1,0 +1,133 @@
+"""The rivals do what their names say, only that, and come off without a trace."""
+
+import sys
+
+import pytest
+import torch
+from conftest import FakeJudge, make_pair, same, weights
+
+from unreel import Concept, UnreelError, evaluate, generate
+from unreel.conditioner import Conditioner
+from unreel.pair import EMBEDDED_FOLDER
+from unreel.report import document
+
+sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
+
+from benchmarks.rivals import NegativePrompt, others, text_projections, uce
+
+CASTLE = Concept("castle", synonyms=("fortress",))
+PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
+
+
+def make_rivals(pair):
+    return [NegativePrompt(CASTLE), *(uce(pair.t2v, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
+    rival = make_rivals(pair)[index]
+    before = generate(pair.t2v, PROMPTS, SEEDS, pair.settings)
+    unet, encoder = weights(pair.t2v.unet), weights(pair.t2v.text_encoder)
+    assert rival.apply(pair.t2v) is pair.t2v
+    assert (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) != before).any((1, 2, 3, 4)).all()
+    assert same(encoder, weights(pair.t2v.text_encoder))
+    with pytest.raises(UnreelError, match="already"):
+        rival.apply(pair.t2v)
+    assert rival.remove(pair.t2v) is pair.t2v
+    assert same(unet, weights(pair.t2v.unet))
+    assert (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) == before).all()
+    with pytest.raises(UnreelError, match="on this pipeline"):
+        rival.remove(pair.t2v)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
+    rival = make_rivals(pair)[index]
+    run = evaluate(pair.video, rival, FakeJudge(), concept=Concept("cat"), videos=2, groups=["explicit"], folder=tmp_path)
+    assert run.metrics()["explicit"]["concept_found"]["after"]["n"] == 2
+    assert document(run)["erasure"] == rival.identity
+    assert document(run)["methods"] == [rival.provenance["parts"][0]["method"]]
+    assert rival.concepts == ["castle"]
+
+
+def test_rivals_are_told_apart(pair):
+    different = uce(pair.t2v, CASTLE, "", ["cat", "owl"])
+    assert len({rival.identity for rival in [*make_rivals(pair), different, NegativePrompt(Concept("castle"))]}) == 5
+    assert uce(pair.t2v, CASTLE, "", ["cat", "owl"]).identity == different.identity
+
+
+@torch.inference_mode()
+def test_a_negative_prompt_is_that_of_the_pipeline(pair):
+    def videos(prompts, **options):
+        generators = [torch.Generator().manual_seed(seed) for seed in SEEDS[: len(prompts)]]
+        options |= {"prompt": prompts} if isinstance(prompts, list) else {"prompt_embeds": prompts}
+        return pair.t2v(
+            **options, generator=generators, num_inference_steps=2, guidance_scale=2.0, num_frames=4, output_type="np"
+        ).frames
+
+    wanted = videos(PROMPTS, negative_prompt=["castle, fortress"] * 2)
+    other = videos(PROMPTS, negative_prompt=["owl"] * 2)
+    rival = NegativePrompt(CASTLE)
+    rival.apply(pair.t2v)
+    assert (videos(PROMPTS) == wanted).all()
+    assert (videos(Conditioner.of(pair.t2v).encode(PROMPTS)) == wanted).all()
+    assert (videos(PROMPTS, negative_prompt=["owl"] * 2) == other).all()  # what the caller wants goes first
+    rival.remove(pair.t2v)
+    assert "encode_prompt" not in vars(pair.t2v)
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_uce_changes_nothing_but_how_the_denoiser_reads_text(pair, tokens):
+    before = weights(pair.t2v.unet)
+    edit = uce(pair.t2v, CASTLE, "house", ["cat", "owl"], tokens=tokens)
+    assert same(before, weights(pair.t2v.unet))
+    edit.apply(pair.t2v)
+    changed = {name for name, weight in weights(pair.t2v.unet).items() if not torch.equal(weight, before[name])}
+    assert changed == {f"{name}.weight" for name in text_projections(pair.t2v.unet)} == set(edit.changes)
+    assert all(".attn2.to_" in name and "motion" not in name for name in changed)
+    assert edit.nbytes == 4 * sum(before[name].numel() for name in changed)
+
+
+@pytest.mark.parametrize(("tokens", "moved"), [("last", 0.05), ("all", 0.15)])
+@torch.no_grad()
+def test_uce_reads_the_concept_as_the_anchor_and_the_rest_as_before(embedded, tokens, moved):
+    concept, names = Concept("castle"), others(embedded.vocabulary, Concept("castle"))
+    edit, conditioner = uce(embedded.t2v, concept, "house", names, tokens=tokens), Conditioner.of(embedded.t2v)
+    texts = ["castle", "house", *names]
+    last = [len(ids) - 2 for ids in conditioner.tokenizer(texts).input_ids]
+    castle, house, *rest = conditioner.encode(texts)[range(len(texts)), last]
+    kept = torch.stack(rest)
+    for name, matrix in text_projections(embedded.t2v.unet).items():
+        old = matrix.weight
+        new = old + edit.changes[f"{name}.weight"]
+        assert (new @ castle - old @ house).norm() < 0.5 * (old @ castle - old @ house).norm()
+        assert ((kept @ (new - old).T).norm(dim=1) / (kept @ old.T).norm(dim=1)).mean() < moved
+
+
+@torch.no_grad()
+def test_uce_is_the_formula_of_the_paper(pair):
+    edit = uce(pair.t2v, CASTLE, "house", ["cat"], erase_scale=2.0, preserve_scale=3.0, lamb=0.7)
+    c1, c2, anchor, kept = Conditioner.of(pair.t2v).encode(["castle", "fortress", "house", "cat"])[:, 1].double()
+    for name, matrix in text_projections(pair.t2v.unet).items():
+        old = matrix.weight.double()
+        left, right = 0.7 * old, 0.7 * torch.eye(len(kept), dtype=torch.float64)
+        for scale, c, target in ((2.0, c1, anchor), (2.0, c2, anchor), (3.0, kept, kept)):
+            left, right = left + scale * torch.outer(old @ target, c), right + scale * torch.outer(c, c)
+        torch.testing.assert_close(old + edit.changes[f"{name}.weight"], left @ right.inverse(), rtol=1e-4, atol=1e-6)
+
+
+def test_an_edit_made_in_float32_goes_on_lower_precision_and_on_no_other_denoiser(pair):
+    edit = uce(pair.t2v, CASTLE, "house", [])
+    pair.t2v.to(dtype=torch.bfloat16)
+    before = weights(pair.t2v.unet)
+    edit.apply(pair.t2v)
+    assert not same(before, weights(pair.t2v.unet))
+    edit.remove(pair.t2v)
+    assert same(before, weights(pair.t2v.unet))
+    with pytest.raises(UnreelError, match="another denoiser"):
+        edit.apply(make_pair(seed=1).t2v)
+
+
+def test_others_are_all_but_the_concept(embedded):
+    names = others(embedded.vocabulary, Concept("Castle", synonyms=("house",)))
+    assert {"castle", "house"}.isdisjoint(names) and {"cat", "ink", "spinning"} < set(names)
