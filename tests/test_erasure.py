@@ -3,9 +3,10 @@ import json
 import pytest
 import torch
 from conftest import make_pair, same, weights
+from safetensors.torch import load_file
 
-from unreel import Concept, Erasure, FewShotConfig, UnreelError, unlearn
-from unreel.erasure import write_folder
+from unreel import ClosedFormConfig, Concept, Erasure, FewShotConfig, UnreelError, unlearn
+from unreel.erasure import LowRank, write_folder
 
 CONFIG = FewShotConfig(learning_rate=1e-2)
 
@@ -133,3 +134,105 @@ def test_broken_files_are_refused(erasures, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UnreelError, match="broken"):
         Erasure.from_pretrained(folder)
+
+
+@pytest.fixture
+def low_rank(pair, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = ClosedFormConfig(layers=2, forget=30, retain=60, tolerance=0.2)
+    return [unlearn(name, pair, config) for name in ("cat", "robot")]
+
+
+def dense(erasure):
+    """Every change as a matrix, products multiplied out in float64."""
+    return {
+        name: change.up.double() @ change.down.double() if isinstance(change, LowRank) else change
+        for name, change in erasure.changes.items()
+    }
+
+
+def test_low_rank_changes_are_saved_and_loaded_bit_for_bit(low_rank, tmp_path):
+    erasure = low_rank[0]
+    folder = erasure.save_pretrained(tmp_path / "cat")
+    loaded = Erasure.from_pretrained(folder)
+    assert loaded.identity == erasure.identity != low_rank[1].identity
+    assert loaded.provenance == json.loads(json.dumps(erasure.provenance))
+    assert loaded.changes.keys() == erasure.changes.keys()
+    for name, change in loaded.changes.items():
+        assert isinstance(change, LowRank)
+        assert torch.equal(change.up, erasure.changes[name].up) and torch.equal(change.down, erasure.changes[name].down)
+    again = loaded.save_pretrained(tmp_path / "again") / "erasure.safetensors"
+    assert again.read_bytes() == (folder / "erasure.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_rank_changes_go_on_and_come_off_bit_for_bit(pair, low_rank, dtype):
+    pair.t2v.to(dtype)
+    before = weights(pair.t2v.text_encoder)
+    low_rank[0].apply(pair.t2v)
+    after = weights(pair.t2v.text_encoder)
+    for name, change in dense(low_rank[0]).items():
+        assert torch.equal(after.pop(name), (before[name].double() + change).to(dtype))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    low_rank[0].remove(pair.t2v)
+    assert same(before, weights(pair.t2v.text_encoder))
+
+
+def test_low_rank_changes_stack_in_any_order(pair, low_rank):
+    first, second = low_rank
+    first.apply(pair.t2v)
+    second.apply(pair.t2v)
+    both = weights(pair.t2v.text_encoder)
+    first.remove(pair.t2v)
+    first.apply(pair.t2v)
+    assert same(both, weights(pair.t2v.text_encoder))
+
+
+def test_a_sum_of_low_ranks_stays_one_while_that_is_smaller(low_rank):
+    width, inner, one = 16, 32, next(iter(low_rank[0].changes))
+    total, rank = low_rank[0], low_rank[0].changes[one].up.shape[1]
+    while rank * (width + inner) < width * inner:
+        assert isinstance(total.changes[one], LowRank) and total.changes[one].up.shape[1] == rank
+        total, rank = total + low_rank[1], rank + low_rank[1].changes[one].up.shape[1]
+    assert total.changes[one].shape == (width, inner) and total.changes[one].dtype == torch.float32
+    assert total.concepts == ["cat"] + ["robot"] * (len(total.concepts) - 1) and len(total.concepts) > 3
+    for name, change in dense(total).items():
+        cat, robot = (dense(erasure)[name] for erasure in low_rank)
+        torch.testing.assert_close(change.double(), cat + (len(total.concepts) - 1) * robot, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sum_of_low_ranks_does_what_both_do(pair, low_rank):
+    for erasure in low_rank:
+        erasure.apply(pair.t2v)
+    both = weights(pair.t2v.text_encoder)
+    for erasure in low_rank:
+        erasure.remove(pair.t2v)
+    (low_rank[0] + low_rank[1]).apply(pair.t2v)
+    for name, tensor in weights(pair.t2v.text_encoder).items():
+        torch.testing.assert_close(tensor, both[name], rtol=1e-6, atol=1e-7)
+
+
+def test_few_shot_and_closed_form_add_up_either_way_and_survive_a_file(pair, erasures, low_rank, tmp_path):
+    before = weights(pair.t2v.text_encoder)
+    erasures[1].apply(pair.t2v)
+    low_rank[0].apply(pair.t2v)
+    both = weights(pair.t2v.text_encoder)
+    erasures[1].remove(pair.t2v)
+    low_rank[0].remove(pair.t2v)
+    for total in (erasures[1] + low_rank[0], low_rank[0] + erasures[1]):
+        loaded = Erasure.from_pretrained(total.save_pretrained(tmp_path / "both", overwrite=True))
+        assert loaded.identity == total.identity
+        assert {part["method"] for part in loaded.provenance["parts"]} == {"few-shot", "closed-form"}
+        loaded.apply(pair.t2v)
+        for name, tensor in weights(pair.t2v.text_encoder).items():
+            torch.testing.assert_close(tensor, both[name], rtol=1e-6, atol=1e-7)
+        loaded.remove(pair.t2v)
+    assert same(before, weights(pair.t2v.text_encoder))
+
+
+def test_the_bytes_of_an_erasure_are_those_of_the_tensors_in_its_file(erasures, low_rank, tmp_path):
+    for index, erasure in enumerate((*erasures, *low_rank, low_rank[0] + low_rank[1], erasures[0] + low_rank[0])):
+        tensors = load_file(erasure.save_pretrained(tmp_path / str(index)) / "erasure.safetensors")
+        tensors.pop("fingerprint")
+        assert erasure.nbytes == sum(tensor.nbytes for tensor in tensors.values())
+    assert low_rank[0].nbytes == sum(4 * part.numel() for it in low_rank[0].changes.values() for part in (it.up, it.down))

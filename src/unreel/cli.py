@@ -94,21 +94,21 @@ def unlearn(
         typer.Option(help="few-shot, anchored: folder of images of the concept, not generated ones", show_default=False),
     ] = None,
     shots: Annotated[
-        int | None, typer.Option(help="few-shot, anchored: images to generate [paper: 4]", show_default=False)
+        int | None, typer.Option(help="few-shot, anchored: images to generate (paper: 4)", show_default=False)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="few-shot: passes over the images [paper: 5]", show_default=False)
+        int | None, typer.Option(help="few-shot: passes over the images (paper: 5)", show_default=False)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="few-shot, anchored: images a step [paper: 2]", show_default=False)
+        int | None, typer.Option(help="few-shot, anchored: images a step (paper: 2)", show_default=False)
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="few-shot, anchored: Adam's [paper: 1e-5]", show_default=False)
+        float | None, typer.Option(help="few-shot, anchored: Adam's (paper: 1e-5)", show_default=False)
     ] = None,
     trainable: Annotated[
         str | None,
         typer.Option(
-            help="few-shot, anchored: mlp-final-attn, mlp, attn, mlp-attn or all [paper: mlp-final-attn]",
+            help="few-shot, anchored: mlp-final-attn, mlp, attn, mlp-attn or all (paper: mlp-final-attn)",
             show_default=False,
         ),
     ] = None,
@@ -130,7 +130,7 @@ def unlearn(
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
-    Settings in [brackets] are the paper's; the embedded pair brings its own for the methods that learn from images.
+    The embedded pair brings its own settings for the methods that learn from images.
     """
     from unreel.concept import Concept
     from unreel.erasure import require_new
@@ -196,7 +196,7 @@ def evaluate(
     videos: Annotated[int, typer.Option(help="videos for each prompt group, each made twice")] = 50,
     group: Annotated[
         list[str] | None,
-        typer.Option(help="only this prompt group; may be repeated [default: all]", show_default=False),
+        typer.Option(help="only this prompt group; may be repeated (default: all)", show_default=False),
     ] = None,
     prompts: Annotated[
         list[Path] | None, typer.Option(help="prompts of your own: JSON, CSV or text; may be repeated", show_default=False)
@@ -241,12 +241,12 @@ def attack(
     concept: ConceptName = None,
     attacks: Annotated[
         list[str] | None,
-        typer.Option("--attack", help="only this attack; may be repeated [default: all]", show_default=False),
+        typer.Option("--attack", help="only this attack; may be repeated (default: all)", show_default=False),
     ] = None,
     cases: Annotated[int, typer.Option(help="prompts for the concept to attack with")] = 10,
     budget: Annotated[
         list[int] | None,
-        typer.Option(help="videos a case may take; may be repeated [default: 1 and 3]", show_default=False),
+        typer.Option(help="videos a case may take; may be repeated (default: 1 and 3)", show_default=False),
     ] = None,
     steps: Annotated[int, typer.Option(help="search steps for each video, for attacks that search")] = 30,
     seed: Annotated[int, typer.Option(help="of the first case")] = 2000,

@@ -32,17 +32,20 @@ class Corpus:
     def forget(self, concept: Concept, anchors: Mapping[str, str], count: int) -> list[tuple[str, str]]:
         """About `count` pairs of a sentence that names the concept, by all its wordings in turn, and its twin.
 
-        `anchors` says for every erased name and wording what the twin says instead; an empty anchor leaves it out.
+        `anchors` says for every erased name and wording what the twin says instead; an empty anchor leaves it out. Pairs
+        whose twin names something erased after all, by words at random or within another name, are left out.
         """
+        said = {wording: _bare(anchor) for wording, anchor in anchors.items()}
+        erased = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, said))})(?!\w)", re.IGNORECASE)
         rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
         slot = concept.kind if concept.kind in ("style", "motion") else "concept"
         for index in range(count):
             wording = concept.wordings[index % len(concept.wordings)]
             sentence, filled = self._sentence(rng, slot, wording)
-            twin = _fill(sentence, {gap: anchors.get(word.lower(), word) for gap, word in filled.items()})
+            twin = _fill(sentence, {gap: said.get(word.lower(), word) for gap, word in filled.items()})
             before, after = self._chatter(rng)
             out[f"{before} {_fill(sentence, filled)} {after}".strip()] = f"{before} {twin} {after}".strip()
-        return list(out.items())
+        return [(sentence, twin) for sentence, twin in out.items() if not erased.search(twin)]
 
     def retain(self, count: int) -> list[str]:
         """About `count` sentences in the same manner about everything, everything by name, and the empty prompt."""
@@ -105,6 +108,11 @@ class Corpus:
         return text, chosen
 
 
+def _bare(anchor: str) -> str:
+    """Without its article, since sentences bring their own."""
+    return re.sub(r"^(?:a|an|the) ", "", anchor.strip(), flags=re.IGNORECASE)
+
+
 def _nonsense(rng: random.Random) -> str:
     return "".join(rng.choices(ascii_lowercase, k=rng.randint(2, 7)))
 
@@ -112,7 +120,7 @@ def _nonsense(rng: random.Random) -> str:
 def _fill(sentence: str, filled: Mapping[str, str]) -> str:
     """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring."""
     for gap, word in filled.items():
-        if not word:
+        if not word and gap != "motion":  # before a motion stands what belongs to what moves
             sentence = re.sub(rf"\b(?:a|the) \[{gap}\]", "", sentence)
         sentence = sentence.replace(f"[{gap}]", word)
     text = re.sub(r"\b(?:a|an|the) (?=(?:a|an|the) )", "", sentence, flags=re.IGNORECASE)

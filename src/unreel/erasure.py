@@ -311,7 +311,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool 
 def _card(erasure: Erasure) -> str:
     concepts = ", ".join(erasure.concepts)
     rows = "\n".join(
-        f"- **{part['concept']}** ({part['kind']}): {part['method']}, "
+        f"- **{part['concept']}** ({part['kind']}): {part['method']}, {_instead(part)}"
         + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
         for part in erasure.provenance["parts"]
     )
@@ -345,3 +345,10 @@ release of the changed weights, against prompts that name the concept, as far as
 adversarial ones, with results in `attacks/` if it was run. It does not withstand someone who holds all weights and puts the
 original text encoder back, fine-tunes, or searches the encoder's output space.
 """
+
+
+def _instead(part: dict[str, Any]) -> str:
+    """What a card says of the anchor."""
+    if "anchor" not in part:
+        return ""
+    return f"{part['anchor']!r} in its place, " if part["anchor"] else "nothing in its place, "

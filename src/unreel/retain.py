@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from unreel.concept import Concept
@@ -34,12 +35,17 @@ def retained(
     All of the corpus is read from the cache, or computed and left there; what names a concept is then taken out again,
     which is exact, because moments are sums.
     """
+
+    def names(sentence: str) -> bool:
+        return any(concept.is_named_in(sentence) for concept in concepts)
+
     sentences = corpus.retain(config.retain)
     total = _cached(conditioner, sentences, config)
-    naming = [sentence for sentence in sentences if any(concept.is_named_in(sentence) for concept in concepts)]
+    naming = [sentence for sentence in sentences if names(sentence)]
     if naming:
         total = total - moments(conditioner, naming, config)
-    return total + moments(conditioner, corpus.about(keep, config.forget), config) if keep else total
+    about = [sentence for sentence in corpus.about(keep, config.forget) if not names(sentence)]
+    return total + moments(conditioner, about, config) if about else total
 
 
 def _cached(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFormConfig) -> Moments:
@@ -55,7 +61,7 @@ def _cached(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFo
         with safe_open(file, "pt", device=str(conditioner.device)) as stored:
             sums = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             return Moments(sums, int(stored.metadata()["tokens"]))
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         pass  # not there, or broken: make it
     found = moments(conditioner, sentences, config)
     partial = file.with_name(f".{os.getpid()}-{file.name}")
@@ -66,5 +72,6 @@ def _cached(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFo
         )
         partial.replace(file)
     except (OSError, SafetensorError):  # a full or read-only disk costs time, not the result
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return found

@@ -132,6 +132,12 @@ def _closed_form(
     if names:
         raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
     anchors = {concept.name: anchor_for(concept, concepts, conditioner, pair.vocabulary) for concept in concepts}
+    for concept in concepts:
+        anchor = anchors[concept.name]
+        if any(other.is_named_in(anchor) for other in concepts):
+            raise UnreelError(f"{anchor!r} is to be forgotten too: make something else instead of {concept.name!r}")
+        if anchor.strip():
+            conditioner.require_room_for(Concept(anchor, concept.kind).forget_prompts)
     said = {wording.lower(): anchors[concept.name] for concept in concepts for wording in concept.wordings}
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
     # Fewer sentences a concept the more there are, so that time grows with the root of their number.

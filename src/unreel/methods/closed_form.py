@@ -27,6 +27,8 @@ from unreel.errors import UnreelError
 
 BATCH = 64  # sentences at once
 
+Twin = tuple[str, str]  # a sentence that names the concept, and the same one naming the anchor
+
 
 @dataclass(frozen=True)
 class ClosedFormConfig:
@@ -98,7 +100,7 @@ def moments(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFo
 @torch.no_grad()
 def closed_form(
     conditioner: Conditioner,
-    twins: Sequence[tuple[str, str]],
+    twins: Sequence[Twin],
     retained: Moments,
     config: ClosedFormConfig,
     *,
@@ -114,6 +116,11 @@ def closed_form(
     """
     matrices, layers = edited(conditioner, config.layers), conditioner.layers[-config.layers :]
     passes = [Pass.of(conditioner, twins[start : start + BATCH], layers) for start in range(0, len(twins), BATCH)]
+    way = sum(batch.way for batch in passes)
+    if not way:
+        raise UnreelError(
+            "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
+        )
     changes: dict[str, LowRank] = {}
     for index, (layer, (name, matrix)) in enumerate(zip(layers, matrices, strict=True)):
         kk = torch.zeros(2 * (matrix.in_features,), device=conditioner.device)
@@ -125,14 +132,20 @@ def closed_form(
             kd += _product(entering[matrix], batch.goals[index] - leaving)
         tokens = sum(batch.tokens for batch in passes) / concepts
         changes[name] = _solve(kk / tokens, kd / tokens, retained.sums[name] / retained.tokens, config)
+        change = changes[name].dense().to(matrix.weight)
         before = matrix.weight.detach().clone()
         try:
-            matrix.weight += changes[name].dense().to(matrix.weight)
+            matrix.weight += change
             for batch in passes:
                 batch.hidden = batch.through(index, layer)
         finally:
             matrix.weight.copy_(before)
-    left = sum(batch.distance() for batch in passes) / sum(batch.way for batch in passes)
+        meant = entering[matrix] @ change.T  # in the last batch, as `leaving` and `batch` are
+        if _square(batch.hidden - leaving - meant) > _square(meant):
+            raise UnreelError(  # a norm after the MLP, as in Gemma 2
+                f"{type(layer).__name__} does not pass on what its MLP writes as it is: the closed form cannot edit it"
+            )
+    left = sum(batch.distance() for batch in passes) / way
     return changes, {"left": left, "sentences": len(twins), "ranks": [change.up.shape[1] for change in changes.values()]}
 
 
@@ -148,12 +161,10 @@ class Pass:
         self.hidden = _hidden(*calls[0])
 
     @classmethod
-    def of(cls, conditioner: Conditioner, twins: Sequence[tuple[str, str]], layers: Sequence[nn.Module]) -> "Pass":
-        ids, wanted = (conditioner.tokenize([pair[side] for pair in twins]) for side in (0, 1))
-        places = [align(a, b) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]
-        index = torch.tensor(places, device=ids.device)[..., None]
-        calls, leaving = _watch(conditioner, ids, layers)
-        goals = [h.gather(1, index.expand_as(h)) for h in _watch(conditioner, wanted, layers)[1]]
+    def of(cls, conditioner: Conditioner, twins: Sequence[Twin], layers: Sequence[nn.Module]) -> "Pass":
+        ids, wanted, places = tokenize(conditioner, twins)
+        calls, leaving = watch(conditioner, ids, layers)
+        goals = [h.gather(1, places.expand_as(h)) for h in watch(conditioner, wanted, layers)[1]]
         return cls(calls, goals, _square(goals[-1] - leaving[-1]))
 
     @property
@@ -171,17 +182,29 @@ class Pass:
         return _square(self.goals[-1] - self.hidden)
 
 
-def _watch(
+def tokenize(conditioner: Conditioner, twins: Sequence[Twin]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids of the sentences and of their twins, (n, tokens) each, and the places in the twins that correspond to the
+    sentences' tokens, (n, tokens, 1).
+    """
+    ids, wanted = (conditioner.tokenize([pair[side] for pair in twins]) for side in (0, 1))
+    places = [align(a, b) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]
+    return ids, wanted, torch.tensor(places, device=ids.device)[..., None]
+
+
+def watch(
     conditioner: Conditioner, ids: torch.Tensor, layers: Sequence[nn.Module]
 ) -> tuple[list[tuple[tuple, dict]], list[torch.Tensor]]:
     """What each of `layers` is called with, and what leaves it."""
     calls: list[tuple[tuple, dict]] = []
     leaving: list[torch.Tensor] = []
+
+    def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        # Without a decoder's cache, which would grow by these very tokens with every further call.
+        calls.append((args, {name: value for name, value in kwargs.items() if name != "past_key_values"}))
+
     hooks = []
     for layer in layers:
-        hooks.append(
-            layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
-        )
+        hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
         hooks.append(layer.register_forward_hook(lambda _, __, output: leaving.append(_first(output))))
     try:
         conditioner.encode_ids(ids)
@@ -237,7 +260,7 @@ def align(source: Sequence[int], target: Sequence[int]) -> list[int]:
         if tag == "equal":
             places += range(c, d)
         else:
-            first = c if d > c else c - 1  # left out: what stood before
+            first = c if d > c else max(c - 1, 0)  # left out: what stood before, if anything
             places += [max(first, d - (b - i)) for i in range(a, b)]
     return places
 

@@ -1,0 +1,151 @@
+"""Sentences to unlearn on: what they name, what their twins name, and what no sentence may give away."""
+
+import re
+
+import pytest
+
+from unreel import Concept, corpus, prompts
+from unreel.attacks import synonyms
+from unreel.corpus import Corpus
+from unreel.vocabulary import EVERYDAY
+
+SMALL = {"concept": ["castle", "owl", "oak tree"], "style": ["ink", "oil painting"], "motion": ["running", "zooming in"]}
+WORDS = ("of", "lovely", "a", "blue", "the", "zebra", "ing")
+CASTLE, INK, RUNNING = Concept("castle"), Concept("ink", "style"), Concept("running", "motion")
+CASES = [(CASTLE, "house"), (CASTLE, ""), (INK, "watercolor"), (INK, ""), (RUNNING, "zooming in"), (RUNNING, "")]
+
+
+def bare(text: str) -> str:
+    """Without articles, which may go or become "an" with the word that follows."""
+    return " ".join(word for word in text.split() if word not in ("a", "an", "the"))
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """No words drawn at random around the sentences."""
+    monkeypatch.setattr(corpus, "CHATTER", 0)
+
+
+@pytest.mark.parametrize("vocabulary", [SMALL, EVERYDAY])
+@pytest.mark.parametrize(("concept", "anchor"), CASES)
+def test_sentences_name_the_concept_and_twins_say_the_same_about_the_anchor(concept, anchor, vocabulary):
+    twins = Corpus(vocabulary, WORDS).forget(concept, {concept.name: anchor}, 300)
+    assert len(twins) > 100
+    for sentence, twin in twins:
+        assert concept.is_named_in(sentence)
+        assert not concept.is_named_in(twin)
+        assert bare(twin) == bare(re.sub(rf"\b{concept.name}\b", anchor, sentence))
+
+
+@pytest.mark.parametrize(("name", "words"), [("castle", (*WORDS, "castle", "owl")), ("tree", WORDS)])
+def test_a_twin_names_no_erased_concept_by_chance(name, words):
+    erased = [Concept(name), Concept("owl")]
+    twins = Corpus(SMALL, words).forget(erased[0], {name: "house", "owl": "cat"}, 300)
+    assert len(twins) > 50
+    assert not [twin for _, twin in twins if any(concept.is_named_in(twin) for concept in erased)]
+
+
+def test_other_erased_concepts_are_replaced_by_their_own_anchors(quiet):
+    anchors = {"castle": "house", "owl": "cat", "ink": "", "running": "swimming"}
+    twins = Corpus(SMALL).forget(CASTLE, anchors, 300)
+    for name, anchor in anchors.items():
+        met = [(sentence, twin) for sentence, twin in twins if Concept(name).is_named_in(sentence)]
+        assert met and all(anchor in twin and not Concept(name).is_named_in(twin) for _, twin in met)
+
+
+@pytest.mark.parametrize("concept", [CASTLE, INK, RUNNING])
+def test_an_empty_anchor_leaves_no_article_behind(quiet, concept):
+    end = re.compile(r"\b(a|an|the)( (and|with|next to|beside|above|on top of|over|in|in front of|is|keeps)\b| ?,|$)")
+    twins = Corpus(SMALL).forget(concept, {concept.name: ""}, 300)
+    assert not [twin for _, twin in twins if end.search(twin)]
+
+
+def test_a_motion_that_is_left_out_leaves_its_subject_as_it_was(quiet):
+    twins = dict(Corpus(SMALL).forget(RUNNING, {"running": ""}, 300))
+    assert twins["a running castle"] == "a castle"
+
+
+@pytest.mark.parametrize("anchor", ["a castle", "an igloo", "the sea"])
+def test_an_anchor_with_an_article_takes_the_place_of_the_sentences_own(quiet, anchor):
+    twins = [twin for _, twin in Corpus(SMALL).forget(Concept("house"), {"house": anchor}, 300)]
+    assert not [twin for twin in twins if re.search(r"\b(a|an|the) (a|an|the)\b", twin)]
+
+
+def test_an_anchors_article_gives_way_to_the_sentences_own(quiet):
+    twins = [twin for _, twin in Corpus(SMALL).forget(Concept("house"), {"house": "a castle"}, 300)]
+    assert not [twin for twin in twins if re.search(r"\b(my|one|clean|cool|small|large|running|in) a castle", twin)]
+
+
+def test_all_wordings_appear_equally_often():
+    concept = Concept("castle", synonyms=("fortress", "royal palace"))
+    anchors = dict.fromkeys(concept.wordings, "house")
+    twins = Corpus(EVERYDAY, WORDS).forget(concept, anchors, 300)
+    counts = [sum(wording in sentence for sentence, _ in twins) for wording in concept.wordings]
+    assert min(counts) > 80 and sum(counts) == len(twins)
+    assert not any(concept.is_named_in(twin) for _, twin in twins)
+
+
+def test_a_concept_in_capitals_is_written_as_given_and_replaced():
+    concept = Concept("Tokyo Tower")
+    twins = Corpus(SMALL, WORDS).forget(concept, {"tokyo tower": "lamp"}, 60)
+    assert all("Tokyo Tower" in sentence and "lamp" in twin for sentence, twin in twins)
+
+
+def test_styles_fill_the_place_of_a_style(quiet):
+    style = re.compile(r"in ink style|in the style of ink|, ink style")
+    for sentence, _ in Corpus(EVERYDAY).forget(INK, {"ink": "anime"}, 300):
+        assert style.search(sentence) and len(re.findall(r"\bink\b", sentence)) == 1
+
+
+def test_motions_fill_the_place_of_a_motion(quiet):
+    one = {"concept": ["owl"], "style": ["ink"], "motion": ["spinning"]}
+    ends = r"( in ink style| in the style of ink|, ink style)?(, \w+ background)?"
+    moved = "owl running|a video of an? owl running|the owl is running|the owl keeps running|(a )?running owl"
+    for sentence, _ in Corpus(one).forget(RUNNING, {"running": ""}, 300):
+        assert re.fullmatch(f"(a |the )?({moved}|someone is running|running){ends}", sentence)
+
+
+@pytest.mark.parametrize("kind", ["object", "character", "face"])
+def test_everything_else_fills_the_place_of_a_thing(quiet, kind):
+    for sentence, _ in Corpus(SMALL).forget(Concept("Ada Lovelace", kind), {"ada lovelace": "woman"}, 100):
+        assert not re.search("Lovelace style|style of Ada|is Ada|keeps Ada", sentence)
+
+
+def test_the_same_seed_says_the_same_and_another_seed_something_else():
+    first, second, other = (Corpus(EVERYDAY, WORDS, seed) for seed in (1, 1, 2))
+    for say in (
+        lambda it: it.retain(90),
+        lambda it: it.about(["tent"], 20),
+        lambda it: it.forget(CASTLE, {"castle": "house"}, 30),
+    ):
+        assert say(first) == say(second)
+        assert say(first) != say(other)
+
+
+def test_what_is_kept_holds_everything_by_name_and_the_empty_prompt_once_each():
+    sentences = Corpus(EVERYDAY, WORDS).retain(900)
+    assert len(set(sentences)) == len(sentences) > 900
+    assert "" in sentences
+    for label in (label for labels in EVERYDAY.values() for label in labels):
+        assert label in sentences and f"a {label}" in sentences
+    assert any("zebra" in sentence for sentence in sentences)  # words at random belong to what is kept
+
+
+def test_sentences_about_something_are_about_it_and_nothing_is_left_out():
+    sentences = Corpus(SMALL).about(["garden gnome", "tent"], 20)
+    assert {"garden gnome", "tent"} < set(sentences)
+    assert all("garden gnome" in sentence or "tent" in sentence for sentence in sentences)
+    assert all(sum(name in sentence for sentence in sentences) > 10 for name in ("garden gnome", "tent"))
+
+
+def test_sentences_that_measure_are_never_trained_on():
+    """Paraphrases, and the frames of the synonym attack, would measure nothing if training had seen them."""
+    frames = (*synonyms.SUBJECT_FRAMES, *synonyms.STYLE_FRAMES, *synonyms.MOTION_FRAMES, *prompts.PARAPHRASES)
+    measured = {frame.format(label) for frame in frames for labels in EVERYDAY.values() for label in labels}
+    measured |= {f"look how this {subject} is {name}" for subject in prompts.MOVED for name in EVERYDAY["motion"]}
+    it, anchors = Corpus(EVERYDAY, WORDS), {"castle": "house", "anime": "", "running": ""}
+    trained = [*it.retain(1500), *it.about(["castle"], 300)]
+    for concept in (CASTLE, Concept("anime", "style"), RUNNING):
+        trained += [text for pair in it.forget(concept, anchors, 600) for text in pair]
+    everything = "\n".join(trained)
+    assert not [text for text in measured if text in everything]

@@ -1,0 +1,46 @@
+"""What can be asked for, and what lies nearest."""
+
+import json
+from itertools import pairwise
+
+import torch
+from conftest import same, weights
+
+from unreel.conditioner import Conditioner
+from unreel.pair import EMBEDDED_FOLDER, WORLD_FILE
+from unreel.vocabulary import EVERYDAY, KINDS, nearest, of_world
+
+WORLD = json.loads((EMBEDDED_FOLDER / WORLD_FILE).read_text())
+
+
+def test_every_vocabulary_has_every_kind_and_says_nothing_twice(pair, embedded):
+    assert pair.vocabulary == EVERYDAY
+    for vocabulary in (EVERYDAY, embedded.vocabulary):
+        labels = [label for labels in vocabulary.values() for label in labels]
+        assert set(KINDS) <= vocabulary.keys() and all(vocabulary.values())
+        assert len(set(labels)) == len(labels) and all(label == label.strip().lower() != "" for label in labels)
+
+
+def test_an_embedded_world_can_be_asked_for_all_it_shows_but_motions_that_take_two(embedded):
+    assert embedded.vocabulary == of_world(WORLD)
+    assert embedded.vocabulary["concept"] == list(WORLD["concepts"])
+    assert embedded.vocabulary["style"] == list(WORLD["styles"])
+    assert "spinning" in embedded.vocabulary["motion"] and "flying over" not in embedded.vocabulary["motion"]
+
+
+def test_the_nearest_come_first_in_whatever_order_they_are_given(pair):
+    conditioner, names = Conditioner.of(pair.t2i), EVERYDAY["concept"]
+    before = weights(conditioner.text_encoder)
+    order = nearest(conditioner, "castle", names)
+    assert order[0] == "castle"  # nothing is nearer than the word itself
+    assert sorted(order) == sorted(names)
+    assert nearest(conditioner, "castle", names[::-1]) == order
+    vectors = {name: conditioner.encode([name])[0].mean(0) for name in names}
+    middle = torch.stack([vectors["castle"], *vectors.values()]).mean(0)
+    alike = [torch.cosine_similarity(vectors["castle"] - middle, vectors[name] - middle, dim=0).item() for name in order]
+    assert all(a >= b - 1e-5 for a, b in pairwise(alike))
+    assert same(before, weights(conditioner.text_encoder))
+
+
+def test_among_nothing_there_is_no_nearest(pair):
+    assert nearest(Conditioner.of(pair.t2i), "castle", []) == []
