@@ -1,6 +1,7 @@
 """Embedding inversion with more steps: `python -m benchmarks.inversion_steps`.
 
-The known limit of methods that change the text encoder alone, on the concepts that hardly came back in paper_attacks: does
+The known limit of methods that change the text encoder alone, on the concepts that hardly came back after the paper's
+method: does
 a more patient attacker bring them back? Resumable like paper_method.
 """
 
@@ -13,7 +14,8 @@ import torch
 import typer
 
 from benchmarks.common import FOLDER, resume, write_result
-from unreel import Concept, attack, load_pair, unlearn
+from benchmarks.methods import paper
+from unreel import Concept, attack, load_pair
 from unreel.attacks.embedding_inversion import STEPS as ADAM_STEPS
 from unreel.estimate import Estimate
 from unreel.judges import load_judge
@@ -47,7 +49,7 @@ def main(
         for concept in CONCEPTS:
             options = {"cases": CASES, "budgets": [1], "steps": steps, "seed": SEED, "clips": folder / "clips"}
             result = attack(
-                target, unlearn(concept, pair), judge, concept=concept, attacks=["embedding_inversion"], **options
+                target, paper(concept, pair), judge, concept=concept, attacks=["embedding_inversion"], **options
             )
             for outcome in result.outcomes:
                 flags[outcome.arm][concept.name] = [case[0].found for case in outcome.cases]

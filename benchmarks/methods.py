@@ -17,7 +17,7 @@ import typer
 
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
 from benchmarks.rivals import NegativePrompt, others, uce
-from unreel import ClosedFormConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
+from unreel import AnchoredConfig, ClosedFormConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
 from unreel.conditioner import Conditioner
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import Evaluation
@@ -45,7 +45,7 @@ CONCEPTS = (
 VIDEOS = 50
 SEED = 5_000_000
 SHEET = {"explicit": 4, "companions": 2, "neighbours": 4}
-FEWER = ("explicit", "companions", "neighbours", "unrelated")
+FEWER = ("explicit", "paraphrases", "companions", "neighbours", "unrelated")
 
 
 def paper(concept: Concept, pair: Pair) -> Any:
@@ -54,6 +54,10 @@ def paper(concept: Concept, pair: Pair) -> Any:
 
 def closed_form(concept: Concept, pair: Pair) -> Any:
     return unlearn(concept, pair, ClosedFormConfig())
+
+
+def anchored(concept: Concept, pair: Pair) -> Any:
+    return unlearn(concept, pair, AnchoredConfig(**pair.settings.anchored))
 
 
 def unified_concept_editing(concept: Concept, pair: Pair) -> Any:
@@ -69,7 +73,8 @@ def negative_prompt(concept: Concept, pair: Pair) -> Any:
 # What each makes of a concept, and which groups of prompts it is measured on.
 METHODS: dict[str, tuple[Callable[[Concept, Pair], Any], tuple[str, ...]]] = {
     "paper": (paper, GROUPS),
-    "closed_form": (closed_form, GROUPS),
+    "closed_form": (closed_form, FEWER),
+    "anchored": (anchored, FEWER),
     "uce": (unified_concept_editing, FEWER),
     "negative_prompt": (negative_prompt, FEWER),
 }
@@ -85,7 +90,7 @@ def main(
     name = f"{method}_method"
     pair, judge = load_pair(device=device), load_judge("embedded", device)
     model = load_video_model(device=device, dtype=getattr(torch, dtype))
-    stored, same = resume(name, pair, judge, {"dtype": dtype, "seed": SEED, "videos": VIDEOS})
+    stored, same = resume(name, pair, judge, {"dtype": dtype, "seed": SEED, "videos": VIDEOS, "groups": groups})
     done = stored.get("concepts", {})
     for concept in CONCEPTS:
         if concept.name in done:

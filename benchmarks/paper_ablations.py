@@ -1,8 +1,8 @@
 """The paper's ablations and the learning rate: `python -m benchmarks.paper_ablations --sprites training/runs`.
 
-One change at a time from the embedded pair's settings, on four of paper_method's concepts: shots, generated against given
+One change at a time from the embedded pair's settings, on four of the test concepts: shots, generated against given
 images (renders of the concept, hence the sprites), trainable layers, learning rate, and several concepts in one encoder one
-after another. Resumable like paper_method.
+after another. Resumable like methods.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import typer
 from PIL import Image
 
 from benchmarks.common import FOLDER, resume, slug, write_result
+from benchmarks.methods import paper
 from training.scenes import Renderer
 from training.world import Scene, load_world
 from unreel import Concept, Erasure, FewShotConfig, evaluate, load_pair, unlearn
@@ -109,7 +110,7 @@ def main(
     if not turns:
         stack: list[Erasure] = []
         for count, concept in enumerate(IN_TURN, 1):
-            erasure = unlearn(concept, pair)
+            erasure = paper(concept, pair)
             erasure.apply(pair.t2i)
             stack.append(erasure)
             total = stack[0]

@@ -5,7 +5,9 @@ A block between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by the table NA
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,30 +84,32 @@ def motions() -> str:
     return "\n".join(lines)
 
 
-def _by_concept(columns: list[tuple[str, str, str]], scale: float = 100, digits: int = 0) -> str:
-    """A row for each concept of paper_method; columns are (title, group, metric)."""
+def _by_concept(method: str, columns: list[tuple[str, str, str]], scale: float = 100, digits: int = 0) -> str:
+    """A row for each concept that `method` was measured on; columns are (title, group, metric)."""
     rows = []
-    for name, result in _load("paper_method")["concepts"].items():
+    for name, result in _load(f"{method}_method")["concepts"].items():
         figures = result["figures"]
         cells = [_change(figures.get(group, {}).get(metric), scale, digits) for _, group, metric in columns]
         rows.append([name, result["kind"], *cells])
     return _table(["concept", "kind", *(title for title, _, _ in columns)], rows)
 
 
-def paper_method() -> str:
+def summary(by: str) -> str:
     return _by_concept(
+        by,
         [
             ("plain prompts: found", "explicit", "concept_found"),
             ("paraphrases: found", "paraphrases", "concept_found"),
             ("companions kept", "companions", "label_found"),
             ("neighbours kept", "neighbours", "label_found"),
             ("unrelated kept", "unrelated", "label_found"),
-        ]
+        ],
     )
 
 
-def paper_erasure() -> str:
+def erasure(by: str) -> str:
     return _by_concept(
+        by,
         [
             ("plain: mean frame", "explicit", "concept_mean_frame"),
             ("plain: any frame", "explicit", "concept_peak_frame"),
@@ -114,59 +118,114 @@ def paper_erasure() -> str:
             ("beside a companion: mean frame", "companions", "concept_mean_frame"),
             ("judge's floor", "all", "judge_floor"),
             ("judge right on unedited", "all", "judge_accuracy"),
-        ]
+        ],
     )
 
 
-def paper_specificity() -> str:
+def specificity(by: str) -> str:
     groups = ("companions", "neighbours", "unrelated", "styles", "motions")
     kept = [(f"{group} found", group, "label_found") for group in groups]
-    return _by_concept([*kept, ("embeddings of unrelated prompts moved", "all", "embedding_shift")])
+    return _by_concept(by, [*kept, ("embeddings of unrelated prompts moved", "all", "embedding_shift")])
 
 
-def paper_similarity() -> str:
+def similarity(by: str) -> str:
     groups = ("companions", "neighbours", "unrelated", "styles", "motions")
-    return _by_concept([(group, group, "ssim") for group in groups], 1, 2)
+    return _by_concept(by, [(group, group, "ssim") for group in groups], 1, 2)
 
 
-def paper_frechet() -> str:
+def frechet(by: str) -> str:
     groups = ("explicit", "companions", "neighbours", "unrelated", "styles", "motions")
-    return _by_concept([(group, group, "frechet") for group in groups], 1, 0)
+    return _by_concept(by, [(group, group, "frechet") for group in groups], 1, 0)
 
 
-def paper_quality() -> str:
+def quality_of_videos(by: str) -> str:
     return _by_concept(
+        by,
         [
             ("looks genuine: plain prompts", "explicit", "realism"),
             ("looks genuine: neighbours", "neighbours", "realism"),
             ("looks genuine: unrelated", "unrelated", "realism"),
             ("blank or noise: plain prompts", "explicit", "degenerate"),
             ("blank or noise: unrelated", "unrelated", "degenerate"),
-        ]
+        ],
     )
 
 
-def paper_motion() -> str:
+def motion(by: str) -> str:
     groups = ("explicit", "unrelated", "motions")
     columns = [(f"{group}: {what}", group, metric) for group in groups for what, metric in MOTION]
-    return _by_concept(columns, 100, 1)
+    return _by_concept(by, columns, 100, 1)
 
 
 MOTION = (("consistency, %", "consistency"), ("motion, % of the width a frame", "motion"))
 
 
-def cost() -> str:
-    rows = [
-        [row["concept"], row["kind"], f"{row['seconds']:.2f}", f"{row['peak_memory_gib']:.2f}", f"{row['megabytes']:.2f}"]
-        for row in _load("unlearning_cost")["concepts"]
+def comparison() -> str:
+    """Every method that was measured, pooled over the concepts that all of them were measured on."""
+    columns = [
+        ("plain: found", "explicit", "concept_found"),
+        ("plain: any frame", "explicit", "concept_peak_frame"),
+        ("paraphrases: found", "paraphrases", "concept_found"),
+        ("companions kept", "companions", "label_found"),
+        ("neighbours kept", "neighbours", "label_found"),
+        ("unrelated kept", "unrelated", "label_found"),
+        ("looks genuine", "explicit", "realism"),
     ]
+    measured = {
+        method: _load(f"{method}_method")["concepts"]
+        for method in MEASURED
+        if (RESULTS / f"{method}_method.json").is_file()
+    }
+    first, *rest = measured.values()
+    common = [name for name in first if all(name in concepts for concepts in rest)]
+    rows = []
+    for method, concepts in measured.items():
+        figures = [concepts[name]["figures"] for name in common]
+        cells = [_pooled([figure.get(group, {}).get(metric) for figure in figures]) for _, group, metric in columns]
+        size = np.mean([figure["all"]["artifact_size"]["after"]["value"] for figure in figures])
+        rows.append([MEASURED[method], *cells, f"{size:.2f}"])
+    table = _table(["method", *(title for title, _, _ in columns), "MB"], rows)
+    return f"{table}\n\n{len(common)} concepts: {', '.join(common)}."
+
+
+# Methods in the order of the comparison.
+MEASURED = {
+    "closed_form": "closed form (default)",
+    "anchored": "few-shot with a brake",
+    "paper": "the paper's few-shot",
+    "uce": "UCE, on the video model",
+    "negative_prompt": "negative prompt",
+}
+
+
+def _pooled(figures: list[dict[str, Any] | None]) -> str:
+    """Shares of several concepts as one share of all their videos."""
+    known = [figure for figure in figures if figure]
+    if not known:
+        return ""
+    shares = {}
+    for when in known[0]:
+        n = sum(figure[when]["n"] for figure in known)
+        hits = round(sum(figure[when]["value"] * figure[when]["n"] for figure in known))
+        shares[when] = asdict(Estimate.share(np.arange(n) < hits))
+    return _change(shares)
+
+
+def cost() -> str:
     result = _load("unlearning_cost")
+    methods = list(result["first_seconds"])
+    head = [f"{MEASURED[method]}: {what}" for method in methods for what in ("seconds", "peak GiB", "MB")]
+    rows = []
+    for row in result["concepts"]:
+        costs = [row[method][key] for method in methods for key in ("seconds", "peak_memory_gib", "megabytes")]
+        rows.append([row["concept"], row["kind"], *(f"{value:.2f}" for value in costs)])
     before, after = (result["generation_seconds"][when] for when in ("before", "after"))
-    return (
-        _table(["concept", "kind", "seconds", "peak GiB", "MB"], rows)
-        + f"\n\nMedians of {result['runs']} runs on {result['cores']} CPU cores. A video takes {before:.2f} s without and "
-        f"{after:.2f} s with an erasure on: weights change, not the work."
+    note = (
+        f"Medians of {result['runs']} runs on {result['cores']} CPU cores; the first closed form on an encoder, which "
+        f"computes what is retained, took {result['first_seconds']['closed_form']:.1f} s. A video takes {before:.2f} s "
+        f"without and {after:.2f} s with an erasure on: weights change, not the work."
     )
+    return f"{_table(['concept', 'kind', *head], rows)}\n\n{note}"
 
 
 def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> dict[str, Any]:
@@ -176,9 +235,9 @@ def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> di
     return asdict(Estimate.share(np.array(flags)))
 
 
-def attacks() -> str:
+def attacks(by: str) -> str:
     """Pooled over concepts: success of every attack at every budget, against both models."""
-    result = _load("paper_attacks")
+    result = _load(f"{by}_attacks")
     concepts = result["concepts"]
     first = next(iter(concepts.values()))
     head = ["attack", "needs weights"]
@@ -197,8 +256,8 @@ def attacks() -> str:
     return f"{_table(head, rows)}\n\n{note}"
 
 
-def attacks_by_concept() -> str:
-    result = _load("paper_attacks")
+def attacks_by_concept(by: str) -> str:
+    result = _load(f"{by}_attacks")
     budget = max(next(iter(result["concepts"].values()))["budgets"])
     names = list(next(iter(result["concepts"].values()))["attacks"])
     rows = [
@@ -252,6 +311,22 @@ def scan() -> str:
     return "\n".join(lines)
 
 
+def anchored_scan() -> str:
+    result = _load("anchored_scan")
+    head = ["learning rate", "lambda", "concept found", "neighbours found", "steps"]
+    rows = [["before", "", *(_interval(result["before"][group]) for group in ("explicit", "neighbours")), ""]]
+    for row in result["scan"]:
+        rate, weight = f"{row['learning_rate']:g}", f"{row['retain_weight']:g}"
+        if all(result["chosen"][key] == row[key] for key in ("learning_rate", "retain_weight")):
+            rate = f"**{rate}**"
+        cells = [_interval(row[group]) for group in ("explicit", "neighbours")]
+        rows.append([rate, weight, *cells, f"{row['steps']:g}"])
+    took = {method: sum(seconds.values()) for method, seconds in result["seconds"].items()}
+    ratio = took["anchored"] / took["few_shot"]
+    note = f"At the chosen setting it took {ratio:.2f} times as long as the paper's method, shots aside."
+    return f"{_table(head, rows)}\n\n{note}"
+
+
 def judge_floor() -> str:
     lines = ["| picture without a concept | judge finds one | of |", "|---|---|---|"]
     for name, share in _load("judge_floor")["any_concept_found"].items():
@@ -273,27 +348,23 @@ def training() -> str:
     return "\n".join(lines)
 
 
-TABLES = {
-    "demo": demo,
-    "judge_floor": judge_floor,
-    "training": training,
-    "quality": quality,
-    "motions": motions,
+TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
-    "attacks": attacks,
-    "attacks_by_concept": attacks_by_concept,
+    "anchored_scan": anchored_scan,
+    "comparison": comparison,
     "cost": cost,
+    "demo": demo,
     "inversion_steps": inversion_steps,
+    "judge_floor": judge_floor,
+    "motions": motions,
     "one_after_another": one_after_another,
-    "paper_erasure": paper_erasure,
-    "paper_frechet": paper_frechet,
-    "paper_method": paper_method,
-    "paper_motion": paper_motion,
-    "paper_quality": paper_quality,
-    "paper_similarity": paper_similarity,
-    "paper_specificity": paper_specificity,
+    "quality": quality,
     "scan": scan,
+    "training": training,
 }
+# Those that every method has, under names such as paper_summary.
+BY_METHOD = (summary, erasure, specificity, similarity, frechet, quality_of_videos, motion, attacks, attacks_by_concept)
+TABLES |= {f"{by}_{table.__name__}": partial(table, by) for by in MEASURED for table in BY_METHOD}
 
 
 def render(text: str) -> str:

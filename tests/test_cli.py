@@ -46,12 +46,13 @@ PAPER = ["--method", "few-shot"]
         (["cat", "--method", "magic"], "unknown method 'magic'"),
         (["cat", "--epochs", "3"], "closed-form has no epochs"),
         (["cat", *PAPER, "--layers", "3"], "few-shot has no layers"),
+        (["cat", "--method", "anchored", "--layers", "3"], "anchored has no layers"),
         (["cat", "--layers", "0"], "layers must be greater than zero"),
         (["cat", "--retain-weight", "-1"], "the retain weight must be zero or more"),
         (["cat", "--replace", "a black cat"], "is to be forgotten"),
         (["cat", "--keep", "a black cat"], "both to be forgotten and to be kept"),
         (["cat", "--images", "."], "the closed form learns from text alone"),
-        (["cat", "dog", *PAPER], "few-shot unlearns one concept"),
+        (["cat", "dog", *PAPER], "unlearn one concept and keep nothing by name"),
         (["cat", "dog", "--synonym", "kitten"], "synonyms belong to one concept"),
         (["xylophone " * 12], "cut off"),
         (["cat", "--kind", "animal"], "unknown kind 'animal'"),
@@ -103,6 +104,38 @@ def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
     assert plain.read_bytes() != erased.read_bytes()
     code, _, err = command(*arguments, "--out", "plain")
     assert code == 2 and "--overwrite" in err
+
+
+def test_several_concepts_go_into_one_erasure(command, tiny, tmp_path):
+    arguments = [
+        "pizza",
+        "robot",
+        *tiny,
+        "--keep",
+        "pine tree",
+        "--replace",
+        "a castle",
+        "--judge",
+        "none",
+        "--videos",
+        "1",
+    ]
+    code, _out, err = command("unlearn", *arguments, "--out", "made")
+    assert code == 0, err
+    erasure = Erasure.from_pretrained(tmp_path / "made")
+    assert erasure.concepts == ["pizza", "robot"]
+    assert {part["anchor"] for part in erasure.provenance["parts"]} == {"a castle"}
+    assert all((tmp_path / "made" / name / "report.html").is_file() for name in erasure.concepts)
+    assert "'a castle' in its place" in (tmp_path / "made" / "README.md").read_text()
+
+
+def test_the_anchored_method_says_why_it_stopped(command, tiny, tmp_path):
+    arguments = ["cat", *tiny, "--method", "anchored", "--videos", "1", "--judge", "none"]
+    code, _, err = command("unlearn", *arguments, "--out", "made")
+    assert code == 0, err
+    (part,) = Erasure.from_pretrained(tmp_path / "made").provenance["parts"]
+    assert part["method"] == "anchored" and part["stopped"]
+    assert f"It stopped because {part['stopped']}" in (tmp_path / "made" / "report.html").read_text()
 
 
 def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):

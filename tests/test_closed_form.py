@@ -437,8 +437,8 @@ def test_several_concepts_make_one_erasure_with_a_part_for_each(pair):
         (("cat", None, {"images": "anywhere"}), "learns from text alone"),
         (("cat", None, {"keep": ["a black cat"]}), "'a black cat' is both to be forgotten and to be kept"),
         ((Concept("dog", synonyms=("puppy",)), None, {"keep": ["owl", "Puppy"]}), "'Puppy' is both"),
-        (("cat", FewShotConfig(), {"keep": ["dog"]}), "keeps nothing by name"),
-        ((["cat", "dog"], FewShotConfig(), {}), "few-shot unlearns one concept"),
+        (("cat", FewShotConfig(), {"keep": ["dog"]}), "keep nothing by name"),
+        ((["cat", "dog"], FewShotConfig(), {}), "unlearn one concept and keep nothing"),
         ((["cat", "xylophone " * 12], None, {}), "cut off"),
     ],
 )

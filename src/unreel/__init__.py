@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
     from unreel.judges import load_judge
+    from unreel.methods.anchored import AnchoredConfig
     from unreel.methods.closed_form import ClosedFormConfig
     from unreel.methods.few_shot import FewShotConfig
     from unreel.pair import Pair, VideoModel, load_pair, load_video_model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
+    "AnchoredConfig": "methods.anchored",
     "ClosedFormConfig": "methods.closed_form",
     "Concept": "concept",
     "Erasure": "erasure",
@@ -37,6 +39,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AnchoredConfig",
     "ClosedFormConfig",
     "Concept",
     "Erasure",

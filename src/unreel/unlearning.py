@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from unreel.cost import Cost
 from unreel.denoiser import Denoiser
 from unreel.erasure import Change, Erasure, Fingerprint
 from unreel.errors import UnreelError
+from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.closed_form import ClosedFormConfig, closed_form
 from unreel.methods.few_shot import FewShotConfig, few_shot
 from unreel.pair import Pair, Settings
@@ -24,10 +25,15 @@ from unreel.retain import retained
 from unreel.video import generate_images, load_images, to_tensor
 from unreel.vocabulary import Vocabulary, nearest
 
-Config = ClosedFormConfig | FewShotConfig
+Config = ClosedFormConfig | AnchoredConfig | FewShotConfig
+Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
 Result = tuple[dict[str, Change], dict[str, Any]]  # the changes, and what is to be known about how they were made
 
-METHODS: dict[str, type[Config]] = {"closed-form": ClosedFormConfig, "few-shot": FewShotConfig}
+METHODS: dict[str, type[Config]] = {
+    "closed-form": ClosedFormConfig,
+    "anchored": AnchoredConfig,
+    "few-shot": FewShotConfig,
+}
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 
@@ -43,7 +49,7 @@ def image_size(pair: Pair) -> tuple[int, int]:
     return height * pair.t2i.vae_scale_factor, width * pair.t2i.vae_scale_factor
 
 
-def make_shots(pair: Pair, concept: Concept, config: FewShotConfig) -> np.ndarray:
+def make_shots(pair: Pair, concept: Concept, config: FewShotConfig | AnchoredConfig) -> np.ndarray:
     """Images of the concept from the pair's own image model: (shots, height, width, 3) uint8."""
     rng = np.random.default_rng(config.seed)
     prompts = [str(prompt) for prompt in rng.choice(concept.forget_prompts, config.shots)]
@@ -100,8 +106,11 @@ def unlearn(
             changes, record = _closed_form(these, pair, conditioner, config, keep)
         else:
             if len(these) > 1 or keep:
-                raise UnreelError("few-shot unlearns one concept, and keeps nothing by name: use the closed form")
-            changes, record = _few_shot(these[0], pair, conditioner, config, images)
+                raise UnreelError(
+                    "methods that learn from images unlearn one concept and keep nothing by name: use the closed form"
+                )
+            learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
+            changes, record = learn(these[0], pair, conditioner, config, images)  # type: ignore[arg-type]
     anchors = record.pop("anchors", {})
     parts = [
         {
@@ -122,7 +131,8 @@ def unlearn(
         "versions": versions(),
         "parts": parts,
     }
-    return Erasure(changes, Fingerprint.of(conditioner.text_encoder), provenance)
+    on_cpu = {name: change.cpu() for name, change in changes.items()}
+    return Erasure(on_cpu, Fingerprint.of(conditioner.text_encoder), provenance)
 
 
 def _closed_form(
@@ -131,6 +141,17 @@ def _closed_form(
     names = [name for name in keep if any(concept.is_named_in(name) for concept in concepts)]
     if names:
         raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
+    corpus, anchors, twins = _twins(concepts, pair, conditioner, config)
+    kept = retained(conditioner, corpus, concepts, config, keep=keep)
+    changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
+    settings = asdict(config) | ({"keep": list(keep)} if keep else {})
+    return dict(changes), {"method": "closed-form", "settings": settings, "anchors": anchors, **record}
+
+
+def _twins(
+    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig | AnchoredConfig
+) -> tuple[Corpus, dict[str, str], list[tuple[str, str]]]:
+    """What there is to say, what is made instead of each concept, and the sentences about them with their twins."""
     anchors = {concept.name: anchor_for(concept, concepts, conditioner, pair.vocabulary) for concept in concepts}
     for concept in concepts:
         anchor = anchors[concept.name]
@@ -143,15 +164,7 @@ def _closed_form(
     # Fewer sentences a concept the more there are, so that time grows with the root of their number.
     count = round(config.forget / len(concepts) ** 0.5)
     twins = [twin for concept in concepts for twin in corpus.forget(concept, said, count)]
-    twins = [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
-    kept = retained(conditioner, corpus, concepts, config, keep=keep)
-    changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
-    return {name: change.cpu() for name, change in changes.items()}, {
-        "method": "closed-form",
-        "settings": asdict(config) | ({"keep": list(keep)} if keep else {}),
-        "anchors": anchors,
-        **record,
-    }
+    return corpus, anchors, [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
@@ -172,6 +185,26 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
 
 
 def _few_shot(concept: Concept, pair: Pair, conditioner: Conditioner, config: FewShotConfig, images: Path | None) -> Result:
+    config, denoiser, latents = _shots(concept, pair, config, images)
+    changes, losses = few_shot(conditioner, denoiser, concept, config, latents)
+    record = {"method": "few-shot", "settings": asdict(config), "losses": losses}
+    return dict(changes), record | {"images": "generated" if images is None else "given"}
+
+
+def _anchored(
+    concept: Concept, pair: Pair, conditioner: Conditioner, config: AnchoredConfig, images: Path | None
+) -> Result:
+    config, denoiser, latents = _shots(concept, pair, config, images)
+    corpus, anchors, twins = _twins([concept], pair, conditioner, config)
+    others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
+    changes, record = anchored(conditioner, denoiser, twins, others, config, latents)
+    record = {"method": "anchored", "settings": asdict(config), "anchors": anchors, **record}
+    return dict(changes), record | {"images": "generated" if images is None else "given"}
+
+
+def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> tuple[Shots, Denoiser, torch.Tensor]:
+    """The settings with the number of shots there are, the denoiser, and latents of the shots, each with its mirror image:
+    (shots, 2, channels, height, width)."""
     denoiser = Denoiser.of(pair.t2i)
     if images is None:
         shots = make_shots(pair, concept, config)
@@ -179,11 +212,4 @@ def _few_shot(concept: Concept, pair: Pair, conditioner: Conditioner, config: Fe
         shots = load_images(images, image_size(pair))
         config = replace(config, shots=len(shots))
     pixels = to_tensor(shots)
-    latents = torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)
-    changes, losses = few_shot(conditioner, denoiser, concept, config, latents)
-    return {name: change.cpu() for name, change in changes.items()}, {
-        "method": "few-shot",
-        "settings": asdict(config),
-        "images": "generated" if images is None else "given",
-        "losses": losses,
-    }
+    return config, denoiser, torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)

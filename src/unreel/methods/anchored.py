@@ -1,0 +1,280 @@
+"""Few-shot unlearning with a brake: the concept is drawn to an anchor until it is gone, and no further.
+
+Concept ablation (Kumari et al., arXiv 2303.13516) with the weights that few-shot erasing trains (Fuchi & Takagi,
+arXiv 2405.07288), and with a term that keeps all other prompts where they are:
+
+    theta* = argmin_theta  E_{z, t, e} || phi(z_t, t, T_theta(p)) - phi(z_t, t, T_0(p')) ||^2
+                           + lambda  E_q || T_theta(q) - T_0(q) ||^2 / E_q || T_0(q) ||^2
+
+with p a sentence that names the concept, its twin p' the same sentence with the anchor, q any other sentence, T_0 the text
+encoder as found and phi the frozen denoiser. Two measures, on sentences and noise that training never sees, tell when to
+stop: the effect left, which is the first term as a share of what it was at the start, and the retain shift,
+E_q || T_theta(q) - T_0(q) || / || T_0(q) ||.
+
+Knows sentences and latents; where they come from is the caller's business.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+from tqdm.auto import tqdm
+
+from unreel.conditioner import Conditioner, Trainable
+from unreel.denoiser import Denoiser
+from unreel.errors import UnreelError
+
+NOISY = 0.5  # the share of the timesteps, the noisiest, to learn from: below, the latents say more than the prompt does
+HELD_TWINS, HELD_RETAIN = 8, 16  # how many sentences are measured on and not trained on, of short lists half
+BATCH = 32  # sentences to encode at once
+
+GONE = "the concept is gone"
+WENT_BACK = "other prompts moved too far: went back to step {}"
+RAN_OUT = "the steps ran out"
+
+
+@dataclass(frozen=True)
+class AnchoredConfig:
+    """Hyperparameters, for checkpoints of the usual size; none has been run here with these defaults.
+
+    Learning rate, Adam's and the trained weights are few-shot erasing's, number of steps and batch size those of concept
+    ablation's code; the rest is ours. `retain_weight` is lambda; `retain_batch` sentences q go with the `batch_size` pairs
+    of a step. Every `check` steps, training ends if at most `stop` of the effect is left, and goes back to the check before
+    if the retain shift is more than `bound`. `forget` and `retain` are how many sentences the caller is to draw.
+    Raises UnreelError for values that make no sense.
+    """
+
+    shots: int = 4
+    steps: int = 100
+    batch_size: int = 4
+    learning_rate: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    trainable: Trainable = "mlp-final-attn"
+    retain_weight: float = 10.0
+    retain_batch: int = 8
+    stop: float = 0.3
+    bound: float = 0.1
+    check: int = 5
+    forget: int = 240
+    retain: int = 900
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("shots", "steps", "batch_size", "learning_rate", "retain_batch", "bound", "check", "forget", "retain")
+        for name in positive:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
+        if not (math.isfinite(self.retain_weight) and self.retain_weight >= 0):
+            raise UnreelError(f"the retain weight must be zero or more, not {self.retain_weight}")
+        if not 0 <= self.stop < 1:
+            raise UnreelError(f"stop is the share of the effect that may be left, from 0 to below 1, not {self.stop}")
+        if self.seed < 0:
+            raise UnreelError(f"the seed must be zero or more, not {self.seed}")
+
+
+@dataclass(frozen=True)
+class _Material:
+    """Sentences with what the encoder as found makes of them, and the latents to show them with."""
+
+    conditioner: Conditioner
+    denoiser: Denoiser
+    latents: torch.Tensor  # (shots, 2, channels, height, width): each image and its mirror image
+    prompts: list[str]  # p
+    anchors: torch.Tensor  # T_0(p'): (prompts, tokens, width)
+    others: list[str]  # q
+    kept: torch.Tensor  # T_0(q): (others, tokens, width)
+
+    @classmethod
+    def of(
+        cls,
+        conditioner: Conditioner,
+        denoiser: Denoiser,
+        latents: torch.Tensor,
+        twins: Sequence[tuple[str, str]],
+        others: Sequence[str],
+    ) -> "_Material":
+        prompts, anchors = [p for p, _ in twins], _encode(conditioner, [anchor for _, anchor in twins])
+        return cls(conditioner, denoiser, latents, prompts, anchors, list(others), _encode(conditioner, others))
+
+    def noisy(self, levels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """z_t and t for `levels` (count) from 0 to below 1, the range of timesteps to learn from; z and e are drawn."""
+        first, last = int((1 - NOISY) * self.denoiser.timesteps), self.denoiser.timesteps
+        shots = torch.randint(len(self.latents), levels.shape, generator=generator)
+        z = self.latents[shots, torch.randint(2, levels.shape, generator=generator)]
+        noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
+        t = (first + (levels * (last - first)).long()).to(z.device)
+        return self.denoiser.noisy(z, noise, t), t
+
+
+class _Lessons:
+    """The batches to train on, one after the other and round again."""
+
+    def __init__(self, material: _Material, config: AnchoredConfig, generator: torch.Generator) -> None:
+        self.material, self.config, self.generator = material, config, generator
+
+    def losses(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The denoising and the retain term of step 0, 1, ..., differentiable in the encoder's weights."""
+        it = self.material
+        now = _turn(step, self.config.batch_size, len(it.prompts))
+        also = _turn(step, self.config.retain_batch, len(it.others))
+        z_t, t = it.noisy(torch.rand(len(now), generator=self.generator), self.generator)
+        with torch.no_grad():
+            aim = it.denoiser.predict(z_t, t, it.anchors[now])
+        # Both kinds in one batch: half the calls.
+        out = it.conditioner.encode([*(it.prompts[i] for i in now), *(it.others[i] for i in also)])
+        said, others = out.split([len(now), len(also)])
+        denoising = mse_loss(it.denoiser.predict(z_t, t, said), aim)
+        return denoising, (others - it.kept[also]).square().sum() / it.kept[also].square().sum()
+
+
+class _Exam:
+    """How far training has come, on sentences and noise that it never sees.
+
+    Raises UnreelError if the anchor asks for the same as the concept.
+    """
+
+    def __init__(self, material: _Material, generator: torch.Generator) -> None:
+        self.material = material
+        count = len(material.prompts)
+        # Spread evenly, since so few draws would fall together.
+        self.z_t, self.t = material.noisy((torch.arange(count) + 0.5) / count, generator)
+        with torch.no_grad():
+            self.aim = material.denoiser.predict(self.z_t, self.t, material.anchors)
+        self.effect = self._distance(_encode(material.conditioner, material.prompts))
+        if self.effect == 0:
+            raise UnreelError("the concept and its anchor ask for the same: choose another anchor")
+
+    def measure(self) -> tuple[float, float]:
+        """The share of the effect that is left, and the retain shift."""
+        it = self.material
+        out = _encode(it.conditioner, [*it.prompts, *it.others])
+        said, others = out.split([len(it.prompts), len(it.others)])
+        shift = (others - it.kept).flatten(1).norm(dim=1) / it.kept.flatten(1).norm(dim=1)
+        return self._distance(said) / self.effect, shift.mean().item()
+
+    @torch.no_grad()
+    def _distance(self, embeddings: torch.Tensor) -> float:
+        return mse_loss(self.material.denoiser.predict(self.z_t, self.t, embeddings), self.aim).item()
+
+
+def anchored(
+    conditioner: Conditioner,
+    denoiser: Denoiser,
+    twins: Sequence[tuple[str, str]],
+    retain: Sequence[str],
+    config: AnchoredConfig,
+    latents: torch.Tensor,
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Unlearn what the first sentences of `twins` name and the second do not, and keep what the sentences `retain` say.
+
+    `latents` is (shots, 2, channels, height, width): images of the concept and their mirror images. The text encoder's
+    weights are left as they were found. Returns the changes of the trained weights, by name, and, as plain data, the
+    denoising loss at every step ("losses"), rows of step, effect left and retain shift ("measured"), why training ended
+    ("stopped") and after which step the changes were taken ("kept"; 0 if nothing is changed). Raises UnreelError if there
+    are fewer than two sentences of either sort, the anchor asks for the same as the concept, or the loss stops being a
+    number.
+    """
+    if len(twins) < 2 or len(retain) < 2:
+        raise UnreelError("unlearning needs two pairs and two sentences to retain, one to train and one to measure on")
+    generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
+    losses: list[float] = []
+    measured: list[list[float]] = []
+    with _trained(conditioner, config.trainable) as weights:
+        before = _copy(weights)
+        lessons, exam = _prepare(conditioner, denoiser, twins, retain, config, latents, generator)
+        optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate, betas=config.betas, eps=config.eps)
+        kept, good, stopped = 0, before, RAN_OUT
+        for step in tqdm(range(1, config.steps + 1), desc="unlearning", unit="step"):
+            denoising, others = lessons.losses(step - 1)
+            (denoising + config.retain_weight * others).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(_number(denoising.item(), step, config))
+            if step % config.check and step < config.steps:
+                continue
+            left, shift = (_number(value, step, config) for value in exam.measure())
+            measured.append([step, left, shift])
+            if shift > config.bound:
+                stopped = WENT_BACK.format(kept)
+                break
+            kept, good = step, _copy(weights)
+            if left <= config.stop:
+                stopped = GONE
+                break
+        changes = {name: weight - before[name] for name, weight in good.items()}
+    return changes, {"losses": losses, "measured": measured, "stopped": stopped, "kept": kept}
+
+
+def _prepare(
+    conditioner: Conditioner,
+    denoiser: Denoiser,
+    twins: Sequence[tuple[str, str]],
+    retain: Sequence[str],
+    config: AnchoredConfig,
+    latents: torch.Tensor,
+    generator: torch.Generator,
+) -> tuple[_Lessons, _Exam]:
+    """Shuffled, some sentences to measure on, and of the others as many as all steps can use."""
+    twins, retain = _shuffled(twins, generator), _shuffled(retain, generator)
+    pairs, others = min(HELD_TWINS, len(twins) // 2), min(HELD_RETAIN, len(retain) // 2)
+    seen = _Material.of(
+        conditioner,
+        denoiser,
+        latents,
+        twins[pairs:][: config.steps * config.batch_size],
+        retain[others:][: config.steps * config.retain_batch],
+    )
+    unseen = _Material.of(conditioner, denoiser, latents, twins[:pairs], retain[:others])
+    return _Lessons(seen, config, generator), _Exam(unseen, generator)
+
+
+@contextmanager
+def _trained(conditioner: Conditioner, which: Trainable) -> Iterator[dict[str, nn.Parameter]]:
+    """The weights to train, by name, in at least float32, since half precision would lose small steps; then as found."""
+    encoder, weights = conditioner.text_encoder, conditioner.trainable(which)
+    before, dtype = _copy(weights), next(encoder.parameters()).dtype
+    encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))
+    try:
+        for weight in weights.values():
+            weight.requires_grad_()
+        yield weights
+    finally:
+        encoder.requires_grad_(False).to(dtype)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.grad = None
+                weight.copy_(before[name])
+
+
+def _copy(weights: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def _number(value: float, step: int, config: AnchoredConfig) -> float:
+    if not math.isfinite(value):
+        raise UnreelError(
+            f"the loss became {value} at step {step}: nothing was kept; lower the learning rate "
+            f"(it was {config.learning_rate:g}) or use --dtype float32"
+        )
+    return value
+
+
+@torch.no_grad()
+def _encode(conditioner: Conditioner, prompts: Sequence[str]) -> torch.Tensor:
+    return torch.cat([conditioner.encode(list(prompts[i : i + BATCH])) for i in range(0, len(prompts), BATCH)])
+
+
+def _shuffled(rows: Sequence[Any], generator: torch.Generator) -> list[Any]:
+    return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
+
+
+def _turn(step: int, count: int, total: int) -> list[int]:
+    """The places of the `count` rows whose turn it is."""
+    return [i % total for i in range(step * count, (step + 1) * count)]
