@@ -18,7 +18,14 @@ from unreel.estimate import Estimate
 from unreel.files import write_text
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/embedded-pair.md", "docs/method.md", "docs/results.md", "src/unreel/embedded/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/comparison.md",
+    "docs/embedded-pair.md",
+    "docs/method.md",
+    "docs/results.md",
+    "src/unreel/embedded/README.md",
+)
 # What the embedded pair is held to, and what each row measures.
 BARS = {
     "judge_concept": (0.97, "judge finds the concept of a held-out render"),

@@ -25,7 +25,7 @@ EMBEDDED = {
     "batch_size": 2,
     "learning_rate": 3e-3,
     "betas": (0.5, 0.98),
-    "retain_weight": 10.0,
+    "retain_weight": 3.0,
     "retain_batch": 4,
     "stop": 0.4,
     "bound": 0.2,
