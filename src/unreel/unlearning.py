@@ -109,6 +109,10 @@ def unlearn(
                 raise UnreelError(
                     "methods that learn from images unlearn one concept and keep nothing by name: use the closed form"
                 )
+            if isinstance(config, FewShotConfig) and these[0].anchor is not None:
+                raise UnreelError(
+                    "few-shot makes nothing in particular instead: leave --replace out, or take another method"
+                )
             learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
             changes, record = learn(these[0], pair, conditioner, config, images)  # type: ignore[arg-type]
     anchors = record.pop("anchors", {})
