@@ -85,7 +85,10 @@ def unlearn(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(help="closed-form (from text, in a second), anchored (few-shot with a brake) or few-shot (the paper)"),
+        typer.Option(
+            help="closed-form (from text, in a second), adversarial (the same, hardened against prompts that revive the "
+            "concept), anchored (few-shot with a brake) or few-shot (the paper)"
+        ),
     ] = "closed-form",
     t2i: T2I = "embedded",
     t2v: T2V = None,
@@ -113,10 +116,10 @@ def unlearn(
         ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(help="closed-form: layers to change, from the last", show_default=False)
+        int | None, typer.Option(help="closed-form, adversarial: layers to change, from the last", show_default=False)
     ] = None,
     retain_weight: Annotated[
-        float | None, typer.Option(help="closed-form, anchored: weight of all the rest", show_default=False)
+        float | None, typer.Option(help="all but few-shot: weight of all the rest", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="of sentences, images, draws and videos")] = 0,
     videos: Annotated[

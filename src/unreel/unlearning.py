@@ -17,6 +17,7 @@ from unreel.cost import Cost
 from unreel.denoiser import Denoiser
 from unreel.erasure import Change, Erasure, Fingerprint
 from unreel.errors import UnreelError
+from unreel.methods.adversarial import AdversarialConfig, adversarial
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.closed_form import ClosedFormConfig, closed_form
 from unreel.methods.few_shot import FewShotConfig, few_shot
@@ -31,6 +32,7 @@ Result = tuple[dict[str, Change], dict[str, Any]]  # the changes, and what is to
 
 METHODS: dict[str, type[Config]] = {
     "closed-form": ClosedFormConfig,
+    "adversarial": AdversarialConfig,
     "anchored": AnchoredConfig,
     "few-shot": FewShotConfig,
 }
@@ -116,11 +118,13 @@ def unlearn(
             learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
             changes, record = learn(these[0], pair, conditioner, config, images)  # type: ignore[arg-type]
     anchors = record.pop("anchors", {})
+    method = next(name for name, kind in METHODS.items() if type(config) is kind)
     parts = [
         {
             "concept": concept.name,
             "kind": concept.kind,
             "synonyms": list(concept.synonyms),
+            "method": method,
             **({"anchor": anchors[concept.name]} if concept.name in anchors else {}),
             **record,
             "seconds": round(cost.seconds / len(these), 3),  # an equal share of the time all took together
@@ -147,9 +151,18 @@ def _closed_form(
         raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
     corpus, anchors, twins = _twins(concepts, pair, conditioner, config)
     kept = retained(conditioner, corpus, concepts, config, keep=keep)
-    changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
+    if isinstance(config, AdversarialConfig):
+
+        def usable(twin: tuple[str, str]) -> bool:
+            named = any(concept.is_named_in(twin[1]) for concept in concepts)
+            return not named and all(map(conditioner.has_room_for, twin))
+
+        searched = {"words": corpus.words, "usable": usable, "concepts": len(concepts)}
+        changes, record = adversarial(conditioner, twins, kept, config, **searched)
+    else:
+        changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
     settings = asdict(config) | ({"keep": list(keep)} if keep else {})
-    return dict(changes), {"method": "closed-form", "settings": settings, "anchors": anchors, **record}
+    return dict(changes), {"settings": settings, "anchors": anchors, **record}
 
 
 def _twins(
@@ -191,7 +204,7 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
 def _few_shot(concept: Concept, pair: Pair, conditioner: Conditioner, config: FewShotConfig, images: Path | None) -> Result:
     config, denoiser, latents = _shots(concept, pair, config, images)
     changes, losses = few_shot(conditioner, denoiser, concept, config, latents)
-    record = {"method": "few-shot", "settings": asdict(config), "losses": losses}
+    record = {"settings": asdict(config), "losses": losses}
     return dict(changes), record | {"images": "generated" if images is None else "given"}
 
 
@@ -202,7 +215,7 @@ def _anchored(
     corpus, anchors, twins = _twins([concept], pair, conditioner, config)
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     changes, record = anchored(conditioner, denoiser, twins, others, config, latents)
-    record = {"method": "anchored", "settings": asdict(config), "anchors": anchors, **record}
+    record = {"settings": asdict(config), "anchors": anchors, **record}
     return dict(changes), record | {"images": "generated" if images is None else "given"}
 
 
