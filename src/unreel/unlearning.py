@@ -157,8 +157,9 @@ def _closed_form(
             named = any(concept.is_named_in(twin[1]) for concept in concepts)
             return not named and all(map(conditioner.has_room_for, twin))
 
-        searched = {"words": corpus.words, "usable": usable, "concepts": len(concepts)}
-        changes, record = adversarial(conditioner, twins, kept, config, **searched)
+        changes, record = adversarial(
+            conditioner, twins, kept, config, words=corpus.words, usable=usable, concepts=len(concepts)
+        )
     else:
         changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
     settings = asdict(config) | ({"keep": list(keep)} if keep else {})
