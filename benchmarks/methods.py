@@ -16,7 +16,7 @@ import torch
 import typer
 
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
-from benchmarks.rivals import NegativePrompt, others, uce
+from benchmarks.rivals import NegativePrompt, PromptRewrite, others, uce
 from unreel import AdversarialConfig, AnchoredConfig, ClosedFormConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
 from unreel.conditioner import Conditioner
 from unreel.estimate import Estimate, in_video
@@ -70,6 +70,11 @@ def unified_concept_editing(concept: Concept, pair: Pair) -> Any:
     return uce(load_video_model().pipeline, concept, anchor, others(pair.vocabulary, concept), tokens="all")
 
 
+def prompt_rewrite(concept: Concept, pair: Pair) -> Any:
+    """To the same anchor as the closed form."""
+    return PromptRewrite(concept, anchor_for(concept, [concept], Conditioner.of(pair.t2i), pair.vocabulary))
+
+
 def negative_prompt(concept: Concept, pair: Pair) -> Any:
     return NegativePrompt(concept)
 
@@ -82,6 +87,7 @@ METHODS: dict[str, tuple[Callable[[Concept, Pair], Any], tuple[str, ...]]] = {
     "anchored": (anchored, FEWER),
     "uce": (unified_concept_editing, FEWER),
     "negative_prompt": (negative_prompt, FEWER),
+    "prompt_rewrite": (prompt_rewrite, ("explicit", "paraphrases", "companions")),  # the others do not name the concept
 }
 
 

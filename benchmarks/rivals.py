@@ -1,10 +1,12 @@
 """The cheap floors that methods are compared with. Each stands in for an Erasure in `evaluate`, on the video pipeline.
 
-They guard less than an Erasure does: both leave the shared text encoder as it is, so nothing reaches another model.
+They guard less than an Erasure does: all leave the shared text encoder as it is, so nothing reaches another model.
 """
 
 import hashlib
 import inspect
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,49 +26,30 @@ from unreel.unlearning import versions
 from unreel.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
-class NegativePrompt:
-    """Forgets nothing, but guides away from the concept: classifier-free guidance against its wordings (Ho & Salimans,
-    arXiv 2207.12598, with the wordings where the empty prompt was).
-
-    Does nothing at guidance 1 or below, where pipelines do not guide.
-    """
+class _OnThePrompt(ABC):
+    """Leaves all weights alone and changes what a pipeline is asked for. Stands in for an Erasure in `evaluate`."""
 
     concept: Concept
     nbytes = 0
+    name: str
 
-    @property
-    def text(self) -> str:
-        return ", ".join(self.concept.wordings)
+    @abstractmethod
+    def change(self, given: dict[str, Any]) -> None:
+        """Change what the pipeline's `encode_prompt` is called with, in place."""
 
     @property
     def concepts(self) -> list[str]:
         return [self.concept.name]
 
-    @property
-    def identity(self) -> str:
-        return f"negative prompt: {self.text}"
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return _provenance(self.concept, "negative prompt", {"negative_prompt": self.text})
-
     def apply(self, pipeline: DiffusionPipeline) -> DiffusionPipeline:
-        """Whoever calls the pipeline without a negative prompt calls it with this one. Returns the pipeline.
-
-        Raises UnreelError if there is one on already.
-        """
+        """From now on the pipeline asks for something else. Raises UnreelError if something does that already."""
         if "encode_prompt" in vars(pipeline):
-            raise UnreelError("a negative prompt is already on this pipeline")
+            raise UnreelError(f"a {self.name} is already on this pipeline, or something else that changes prompts")
         encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
 
         def encode_prompt(*args: Any, **options: Any) -> Any:
             given = signature.bind(*args, **options).arguments
-            if given.get("negative_prompt") is None:
-                prompt, embeddings = given["prompt"], given.get("prompt_embeds")
-                # One for each prompt, and text for text: pipelines insist on both.
-                count = len(embeddings if prompt is None else prompt)
-                given["negative_prompt"] = self.text if isinstance(prompt, str) else [self.text] * count
+            self.change(given)
             return encode(**given)
 
         pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
@@ -75,8 +58,69 @@ class NegativePrompt:
     def remove(self, pipeline: DiffusionPipeline) -> DiffusionPipeline:
         """Take it off again. Raises UnreelError if there is none on."""
         if vars(pipeline).pop("encode_prompt", None) is None:
-            raise UnreelError("there is no negative prompt on this pipeline")
+            raise UnreelError(f"there is no {self.name} on this pipeline")
         return pipeline
+
+
+@dataclass(frozen=True)
+class NegativePrompt(_OnThePrompt):
+    """Forgets nothing, but guides away from the concept: classifier-free guidance against its wordings (Ho & Salimans,
+    arXiv 2207.12598, with the wordings where the empty prompt was), unless the caller has a negative prompt of their own.
+
+    Does nothing at guidance 1 or below, where pipelines do not guide.
+    """
+
+    concept: Concept
+    name = "negative prompt"
+
+    @property
+    def text(self) -> str:
+        return ", ".join(self.concept.wordings)
+
+    @property
+    def identity(self) -> str:
+        return f"negative prompt: {self.text}"
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return _provenance(self.concept, self.name, {"negative_prompt": self.text})
+
+    def change(self, given: dict[str, Any]) -> None:
+        if given.get("negative_prompt") is None:
+            prompt, embeddings = given["prompt"], given.get("prompt_embeds")
+            # One for each prompt, and text for text: pipelines insist on both.
+            count = len(embeddings if prompt is None else prompt)
+            given["negative_prompt"] = self.text if isinstance(prompt, str) else [self.text] * count
+
+
+@dataclass(frozen=True)
+class PromptRewrite(_OnThePrompt):
+    """Forgets nothing, but puts the anchor where a prompt names the concept, as a filter in front of a service would.
+
+    What the closed form aims for: the unedited model, asked for the anchor. Embeddings go through untouched.
+    """
+
+    concept: Concept
+    anchor: str
+    name = "prompt rewrite"
+
+    @property
+    def identity(self) -> str:
+        return f"prompt rewrite: {', '.join(self.concept.wordings)} as {self.anchor!r}"
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return _provenance(self.concept, self.name, {"anchor": self.anchor})
+
+    def change(self, given: dict[str, Any]) -> None:
+        prompt = given["prompt"]
+        if prompt is not None:
+            given["prompt"] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
+
+    def rewritten(self, prompt: str) -> str:
+        wordings = "|".join(map(re.escape, self.concept.wordings))
+        said = re.sub(rf"(?<!\w)(?:{wordings})(?!\w)", lambda _: self.anchor, prompt, flags=re.IGNORECASE)
+        return " ".join(said.split())
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,23 +13,25 @@ from unreel.report import document
 
 sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
 
-from benchmarks.rivals import NegativePrompt, others, text_projections, uce
+from benchmarks.rivals import NegativePrompt, PromptRewrite, others, text_projections, uce
 
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
 
 
 def make_rivals(pair):
-    return [NegativePrompt(CASTLE), *(uce(pair.t2v, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
+    prompts = [NegativePrompt(CASTLE), PromptRewrite(CASTLE, "house")]
+    return [*prompts, *(uce(pair.t2v, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
     rival = make_rivals(pair)[index]
     before = generate(pair.t2v, PROMPTS, SEEDS, pair.settings)
     unet, encoder = weights(pair.t2v.unet), weights(pair.t2v.text_encoder)
     assert rival.apply(pair.t2v) is pair.t2v
-    assert (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) != before).any((1, 2, 3, 4)).all()
+    changed = (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) != before).any((1, 2, 3, 4))
+    assert changed.tolist() == [True, not isinstance(rival, PromptRewrite)]  # the second prompt does not name the castle
     assert same(encoder, weights(pair.t2v.text_encoder))
     with pytest.raises(UnreelError, match="already"):
         rival.apply(pair.t2v)
@@ -40,7 +42,7 @@ def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
         rival.remove(pair.t2v)
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
     rival = make_rivals(pair)[index]
     run = evaluate(pair.video, rival, FakeJudge(), concept=Concept("cat"), videos=2, groups=["explicit"], folder=tmp_path)
@@ -52,7 +54,7 @@ def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
 
 def test_rivals_are_told_apart(pair):
     different = uce(pair.t2v, CASTLE, "", ["cat", "owl"])
-    assert len({rival.identity for rival in [*make_rivals(pair), different, NegativePrompt(Concept("castle"))]}) == 5
+    assert len({rival.identity for rival in [*make_rivals(pair), different, NegativePrompt(Concept("castle"))]}) == 6
     assert uce(pair.t2v, CASTLE, "", ["cat", "owl"]).identity == different.identity
 
 
@@ -74,6 +76,16 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pair):
     assert (videos(PROMPTS, negative_prompt=["owl"] * 2) == other).all()  # what the caller wants goes first
     rival.remove(pair.t2v)
     assert "encode_prompt" not in vars(pair.t2v)
+
+
+def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair):
+    rival = PromptRewrite(CASTLE, "house")
+    assert rival.rewritten("a Castle beside my fortress, castles") == "a house beside my house, castles"
+    assert PromptRewrite(Concept("spinning", "motion"), "").rewritten("a spinning cat") == "a cat"
+    wanted = generate(pair.t2v, ["a house"], SEEDS[:1], pair.settings)
+    rival.apply(pair.t2v)
+    assert (generate(pair.t2v, ["a castle"], SEEDS[:1], pair.settings) == wanted).all()
+    rival.remove(pair.t2v)
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])

@@ -1,0 +1,137 @@
+"""What the closed form costs for a text encoder as large as Stable Diffusion 1's: `python -m benchmarks.encoder_cost`.
+
+CLIP ViT-L/14's text encoder with random weights (nothing is downloaded), which cost what real ones do: the statistics of
+what is retained, once for every encoder, then a concept, with the default settings, and where the time goes. The embedded
+tokenizer takes everyday words to pieces that CLIP's knows whole; as prompts are padded to 77 tokens, that costs nothing.
+Two CPU cores take five minutes with nothing else running, and a GPU (`--device cuda`) one; each device is an entry of its
+own in the result. The statistics lie in a temporary folder, so they are computed anew every time.
+"""
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import typer
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+
+from benchmarks.common import RESULTS, write_result
+from unreel import ClosedFormConfig, Concept, unlearn
+from unreel.conditioner import Conditioner, whole_words
+from unreel.corpus import Corpus
+from unreel.cost import Cost
+from unreel.methods import closed_form
+from unreel.pair import EMBEDDED_FOLDER, Pair
+from unreel.retain import cache_folder, retained
+from unreel.vocabulary import EVERYDAY
+
+NAME = "encoder_cost"
+CONCEPTS = (Concept("castle"), Concept("guitar"), Concept("origami", "style"))
+# The text half of openai/clip-vit-large-patch14, which Stable Diffusion 1, AnimateDiff and ModelScope's kin condition on.
+CLIP_L = CLIPTextConfig(
+    vocab_size=49408,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    max_position_embeddings=77,
+    hidden_act="quick_gelu",
+)
+# The parts of the work that are told apart; none of them calls another.
+PARTS = {
+    "tokenizing": ((Conditioner, "tokenize"), (Conditioner, "has_room_for")),
+    "whole passes": ((Conditioner, "encode_ids"),),
+    "edited layers again": ((closed_form.Pass, "through"),),
+    "products": ((closed_form, "_product"),),
+    "solving": ((closed_form, "_solve"),),
+}
+
+
+@contextmanager
+def profiled(device: str) -> Iterator[Counter[str]]:
+    """Seconds spent in each of PARTS while the block runs."""
+    spent: Counter[str] = Counter()
+
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            begun = time.perf_counter()
+            out = work(*args, **kwargs)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            spent[part] += time.perf_counter() - begun
+            return out
+
+        return run
+
+    with ExitStack() as stack:
+        for part, places in PARTS.items():
+            for owner, name in places:
+                stack.enter_context(patch.object(owner, name, timed(part, getattr(owner, name))))
+        yield spent
+
+
+def figures(cost: Cost, spent: Counter[str]) -> dict[str, Any]:
+    profile = {part: round(spent[part], 3) for part in PARTS}
+    profile["all else"] = round(cost.seconds - sum(spent.values()), 3)
+    return {"seconds": cost.seconds, "peak_memory_gib": cost.peak_memory_gib, "profile": profile}
+
+
+def stand_in(device: str, dtype: torch.dtype) -> Pair:
+    """A pair of which only the text encoder is there, which is all that the closed form looks at."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "image" / "tokenizer")
+    tokenizer.model_max_length = CLIP_L.max_position_embeddings
+    torch.manual_seed(0)
+    encoder = CLIPTextModel(CLIP_L).eval().requires_grad_(False).to(device, dtype)
+    pipeline: Any = SimpleNamespace(tokenizer=tokenizer, text_encoder=encoder)
+    return Pair(pipeline, pipeline, "CLIP ViT-L/14 with random weights", "", vocabulary=EVERYDAY)
+
+
+def main(device: str = "cpu", dtype: str = "float32") -> None:
+    config = ClosedFormConfig()
+    pair = stand_in(device, getattr(torch, dtype))
+    conditioner = Conditioner.of(pair.t2i)
+    conditioner.encode(["warm up"])
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=folder):
+        corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
+        with profiled(device) as spent, Cost(device) as cost:
+            retained(conditioner, corpus, [], config)
+        statistics = figures(cost, spent) | {"sentences": len(corpus.retain(config.retain))}
+        statistics["megabytes"] = sum(file.stat().st_size for file in cache_folder().iterdir()) / 1e6
+        print(f"statistics: {statistics}", flush=True)
+        concepts = []
+        for concept in CONCEPTS:
+            with profiled(device) as spent, Cost(device) as cost:
+                erasure = unlearn(concept, pair, config)
+            part = erasure.provenance["parts"][0]
+            row = {"concept": concept.name, "anchor": part["anchor"]} | figures(cost, spent)
+            concepts.append(
+                row | {"megabytes": erasure.nbytes / 1e6, **{k: part[k] for k in ("sentences", "ranks", "left")}}
+            )
+            print(concepts[-1], flush=True)
+    entry = {
+        "encoder": f"{pair.t2i_source}, {dtype}",
+        "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],  # before anything else ran, about the number of threads if nothing else did
+        "statistics": statistics,
+        "concepts": concepts,
+        "seconds_a_concept": median(row["seconds"] for row in concepts),
+    }
+    file = RESULTS / f"{NAME}.json"
+    stored = json.loads(Path(file).read_text()) if file.is_file() else {}
+    stored.pop("versions", None)
+    write_result(NAME, stored | {device: entry})
+
+
+if __name__ == "__main__":
+    typer.run(main)
