@@ -21,8 +21,8 @@ from training.scenes import Renderer
 from training.world import Scene, load_world
 from unreel import Concept, Erasure, FewShotConfig, evaluate, load_pair, unlearn
 from unreel.estimate import Estimate, in_video
-from unreel.judges import load_judge
-from unreel.pair import load_video_model
+from unreel.judges import Judge, load_judge
+from unreel.pair import VideoModel, load_video_model
 
 CONCEPTS = (Concept("Tokyo Tower"), Concept("Santa Claus", "character"), Concept("clown", "face"), Concept("ink", "style"))
 IN_TURN = (Concept("Tokyo Tower"), Concept("Santa Claus", "character"), Concept("clown", "face"), Concept("pizza"))
@@ -33,6 +33,8 @@ GROUPS = ("explicit", "neighbours")
 VIDEOS = 10  # for each group and concept, so 40 a cell
 SEED = 8_000_000
 NAME = "paper_ablations"
+
+Flags = dict[str, dict[str, list[bool]]]  # by group, before and after, one yes or no a video
 
 
 def settings() -> Iterator[tuple[str, Any]]:
@@ -56,6 +58,26 @@ def draw(concept: Concept, folder: Path, renderer: Renderer, count: int) -> Path
     return folder
 
 
+def seen(model: VideoModel, judge: Judge, erasure: Erasure, concept: Concept, clips: Path) -> Flags:
+    """What the judge finds of what the prompts of each group ask for, in videos of this benchmark's number and seed."""
+    run = evaluate(model, erasure, judge, concept=concept, videos=VIDEOS, seed=SEED, groups=GROUPS, clips=clips)
+    return {
+        name: {when: in_video(group.label_found(when)).tolist() for when in ("before", "after")}
+        for name, group in run.groups.items()
+    }
+
+
+def summarise(looks: list[Flags]) -> dict[str, Any]:
+    """Shares by group over several concepts."""
+    return {
+        name: {
+            when: asdict(Estimate.share(np.concatenate([np.array(flags[name][when]) for flags in looks])))
+            for when in ("before", "after")
+        }
+        for name in GROUPS
+    }
+
+
 def main(
     folder: Annotated[Path, typer.Option(help="where finished videos are kept")] = FOLDER,
     sprites: Annotated[Path, typer.Option(help="where training keeps its sprites")] = Path("training/runs"),
@@ -68,23 +90,8 @@ def main(
     stored, same = resume(NAME, pair, judge, {"dtype": dtype, "seed": SEED, "videos": VIDEOS})
     rows, turns = stored.get("rows", []), stored.get("one_after_another", [])
 
-    def look(erasure: Erasure, concept: Concept) -> dict[str, Any]:
-        """Yes or no for each video, by group, before and after."""
-        options: dict[str, Any] = {"videos": VIDEOS, "seed": SEED, "groups": GROUPS, "clips": folder / "clips"}
-        run = evaluate(model, erasure, judge, concept=concept, **options)
-        return {
-            name: {when: in_video(group.label_found(when)).tolist() for when in ("before", "after")}
-            for name, group in run.groups.items()
-        }
-
-    def summarise(looks: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            name: {
-                when: asdict(Estimate.share(np.concatenate([np.array(seen[name][when]) for seen in looks])))
-                for when in ("before", "after")
-            }
-            for name in GROUPS
-        }
+    def look(erasure: Erasure, concept: Concept) -> Flags:
+        return seen(model, judge, erasure, concept, folder / "clips")
 
     def save() -> None:
         concepts = [asdict(concept) for concept in CONCEPTS]
@@ -100,7 +107,7 @@ def main(
             erasure = unlearn(concept, pair, config, images=images)
             seconds.append(erasure.provenance["parts"][0]["seconds"])
             looks.append(look(erasure, concept))
-        by_concept = {concept.name: summarise([seen]) for concept, seen in zip(CONCEPTS, looks, strict=True)}
+        by_concept = {concept.name: summarise([flags]) for concept, flags in zip(CONCEPTS, looks, strict=True)}
         figures = {"figures": summarise(looks), "by_concept": by_concept, "seconds": float(np.mean(seconds))}
         rows.append({"changed": name, "value": value} | figures)
         save()
@@ -117,7 +124,7 @@ def main(
             for layer in stack[1:]:
                 total = total + layer
             looks = {other.name: look(total, other) for other in IN_TURN[:count]}
-            by_concept = {other: summarise([seen]) for other, seen in looks.items()}
+            by_concept = {other: summarise([flags]) for other, flags in looks.items()}
             turns.append({"concepts": [c.name for c in IN_TURN[:count]], "by_concept": by_concept})
             turns[-1]["figures"] = summarise(list(looks.values()))
         for erasure in stack:

@@ -198,10 +198,12 @@ def comparison() -> str:
 # Methods in the order of the comparison.
 MEASURED = {
     "closed_form": "closed form (default)",
+    "adversarial": "adversarial closed form",
     "anchored": "few-shot with a brake",
     "paper": "the paper's few-shot",
     "uce": "UCE, on the video model",
     "negative_prompt": "negative prompt",
+    "prompt_rewrite": "the anchor put into the prompt",
 }
 
 
