@@ -122,8 +122,9 @@ def test_several_concepts_go_into_one_erasure(command, tiny, tmp_path):
         "--videos",
         "1",
     ]
-    code, _out, err = command("unlearn", *arguments, "--out", "made")
+    code, said, err = command("unlearn", *arguments, "--out", "made")
     assert code == 0, err
+    assert "instead  of pizza: a castle" in said
     erasure = Erasure.from_pretrained(tmp_path / "made")
     assert erasure.concepts == ["pizza", "robot"]
     assert {part["anchor"] for part in erasure.provenance["parts"]} == {"a castle"}
@@ -133,10 +134,10 @@ def test_several_concepts_go_into_one_erasure(command, tiny, tmp_path):
 
 def test_the_anchored_method_says_why_it_stopped(command, tiny, tmp_path):
     arguments = ["cat", *tiny, "--method", "anchored", "--videos", "1", "--judge", "none"]
-    code, _, err = command("unlearn", *arguments, "--out", "made")
+    code, said, err = command("unlearn", *arguments, "--out", "made")
     assert code == 0, err
     (part,) = Erasure.from_pretrained(tmp_path / "made").provenance["parts"]
-    assert part["method"] == "anchored" and part["stopped"]
+    assert part["method"] == "anchored" and f"stopped  because {part['stopped']}" in said
     assert f"It stopped because {part['stopped']}" in (tmp_path / "made" / "report.html").read_text()
 
 

@@ -28,7 +28,9 @@ def test_bad_concepts_are_refused_with_a_reason(name, kind, synonyms, message):
         Concept(name, kind, synonyms)
 
 
-@pytest.mark.parametrize("text", ["Tokyo Tower", "a photo of TOKYO TOWER, lit", "tokyo tower's top", "the red mast!"])
+@pytest.mark.parametrize(
+    "text", ["Tokyo Tower", "a photo of TOKYO TOWER, lit", "tokyo tower's top", "the red mast!", "tokyo  tower"]
+)
 def test_it_is_named_where_a_wording_stands_as_whole_words_in_any_case(text):
     assert Concept("Tokyo Tower", synonyms=("red mast",)).is_named_in(text)
 

@@ -125,6 +125,9 @@ def test_another_encoder_another_corpus_other_layers_and_a_worn_erasure_have_fil
     assert equal(retained(conditioner, CORPUS, [], CONFIG), moments(conditioner, CORPUS.retain(90), CONFIG))
     erasure.remove(pair.t2i)
     assert files(conditioner) == 5 and equal(retained(conditioner, CORPUS, [], CONFIG), bare)
+    shorter = Conditioner(copy.deepcopy(conditioner.tokenizer), conditioner.text_encoder)
+    shorter.tokenizer.model_max_length -= 4
+    assert files(shorter) == 6
 
 
 @pytest.mark.parametrize("broken", [b"", b"\0" * 7, b"no such thing", 100, 0.5, -1])

@@ -184,6 +184,11 @@ def unlearn(
         pages.append(write_report(home, evaluation))
         typer.echo(f"\n{each.name}\n{table(evaluation)}\n")
     typer.echo(f"erasure  {folder}")
+    for part in erasure.provenance["parts"]:
+        if "anchor" in part:
+            typer.echo(f"instead  of {part['concept']}: {part['anchor'] or 'nothing'}")
+        if "stopped" in part:
+            typer.echo(f"stopped  because {part['stopped']}")
     for page in pages:
         typer.echo(f"report   {page}")
     if pages:

@@ -107,5 +107,6 @@ class Concept:
         return [template.format(wording) for wording in self.wordings for template in templates]
 
     def is_named_in(self, text: str) -> bool:
-        """Whether one of the wordings stands in `text` as whole words, in any case of letters."""
-        return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in self.wordings)
+        """Whether one of the wordings stands in `text` as whole words, in any case of letters, however spaced."""
+        said = (r"\s+".join(map(re.escape, wording.split())) for wording in self.wordings)
+        return any(re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) for words in said)

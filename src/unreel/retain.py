@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner
@@ -53,8 +54,9 @@ def _cached(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFo
     from safetensors.torch import save_file
 
     encoder = conditioner.text_encoder
-    said = [Fingerprint.of(encoder).identity, [erasure.identity for erasure in worn_on(encoder)], sentences]
+    said: list[Any] = [Fingerprint.of(encoder).identity, [erasure.identity for erasure in worn_on(encoder)], sentences]
     said += [[name for name, _ in edited(conditioner, config.layers)], str(encoder.dtype)]
+    said += [conditioner.tokenizer.model_max_length, len(conditioner.tokenizer)]
     key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
     file = cache_folder() / f"moments-{key}.safetensors"
     try:
