@@ -1,7 +1,7 @@
 """Erasure against specificity: `python -m benchmarks.pareto` draws docs/images/pareto.png.
 
 The paper's method as its learning rate varies, from paper_ablations, and other methods on the same prompts and seeds, which
-are measured here: four minutes on one core, resumable.
+are measured here: six minutes on one core, resumable.
 """
 
 import json
@@ -21,7 +21,7 @@ from unreel.judges import load_judge
 from unreel.pair import load_video_model
 
 NAME = "pareto"
-OTHERS = ("closed_form", "adversarial", "uce")
+OTHERS = ("closed_form", "adversarial", "anchored", "uce", "negative_prompt")
 
 
 def main(
@@ -62,7 +62,7 @@ def draw(methods: dict[str, Any]) -> None:
     for place in dict.fromkeys(zip(x, y, strict=True)):
         names = [row["value"] for row, other in zip(layers, zip(x, y, strict=True), strict=True) if other == place]
         axes.annotate(", ".join(names), place, (6, -13), textcoords="offset points", color="tab:orange")
-    for (method, row), mark in zip(methods.items(), "Dv^", strict=True):
+    for (method, row), mark in zip(methods.items(), "DvP^X", strict=True):
         x, y, x_errors, y_errors = _points([row])
         axes.errorbar(x, y, y_errors, x_errors, fmt=mark, ecolor="0.8", markersize=9, alpha=0.8, label=MEASURED[method])
     unedited = rates[0]["figures"]

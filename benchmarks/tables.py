@@ -223,6 +223,7 @@ def _pooled(figures: list[dict[str, Any] | None]) -> str:
 def cost() -> str:
     result = _load("unlearning_cost")
     methods = list(result["first_seconds"])
+    runs = " / ".join(map(str, result["runs"].values()))
     head = [f"{MEASURED[method]}: {what}" for method in methods for what in ("seconds", "peak GiB", "MB")]
     rows = []
     for row in result["concepts"]:
@@ -230,7 +231,7 @@ def cost() -> str:
         rows.append([row["concept"], row["kind"], *(f"{value:.2f}" for value in costs)])
     before, after = (result["generation_seconds"][when] for when in ("before", "after"))
     note = (
-        f"Medians of {result['runs']} runs on {result['cores']} CPU cores; the first closed form on an encoder, which "
+        f"Medians of {runs} runs of each method on {result['cores']} CPU cores; the first closed form on an encoder, which "
         f"computes what is retained, took {result['first_seconds']['closed_form']:.1f} s. A video takes {before:.2f} s "
         f"without and {after:.2f} s with an erasure on: weights change, not the work."
     )
