@@ -3,8 +3,8 @@
 CLIP ViT-L/14's text encoder with random weights (nothing is downloaded), which cost what real ones do: the statistics of
 what is retained, once for every encoder, then a concept, with the default settings, and where the time goes. The embedded
 tokenizer takes everyday words to pieces that CLIP's knows whole; as prompts are padded to 77 tokens, that costs nothing.
-Run it with nothing else running; on a GPU, `--device cuda`. Every device and precision is an entry of its own in the
-result. The statistics lie in a temporary folder, so they are computed anew every time.
+Run it with nothing else running; on a GPU, `--device cuda`. Every device, precision and number of sentences about a
+concept (`--forget`) is an entry of its own in the result. The statistics lie in a temporary folder, so they are computed anew every time.
 """
 
 import json
@@ -96,8 +96,8 @@ def stand_in(device: str, dtype: torch.dtype) -> Pair:
     return Pair(pipeline, pipeline, "CLIP ViT-L/14 with random weights", "", vocabulary=EVERYDAY)
 
 
-def main(device: str = "cpu", dtype: str = "float32") -> None:
-    config = ClosedFormConfig()
+def main(device: str = "cpu", dtype: str = "float32", forget: int = ClosedFormConfig.forget) -> None:
+    config = ClosedFormConfig(forget=forget)
     pair = stand_in(device, getattr(torch, dtype))
     conditioner = Conditioner.of(pair.t2i)
     conditioner.encode(["warm up"])
@@ -121,6 +121,7 @@ def main(device: str = "cpu", dtype: str = "float32") -> None:
     entry = {
         "encoder": f"{pair.t2i_source}, {dtype}",
         "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "forget": forget,
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],  # before anything else ran, about the number of threads if nothing else did
         "statistics": statistics,
@@ -130,7 +131,7 @@ def main(device: str = "cpu", dtype: str = "float32") -> None:
     file = RESULTS / f"{NAME}.json"
     stored = json.loads(Path(file).read_text()) if file.is_file() else {}
     stored.pop("versions", None)
-    write_result(NAME, stored | {f"{device}, {dtype}": entry})
+    write_result(NAME, stored | {f"{device}, {dtype}, {forget} sentences": entry})
 
 
 if __name__ == "__main__":

@@ -378,7 +378,7 @@ def encoder_cost() -> str:
     for entry in (entry for name, entry in _load("encoder_cost").items() if name != "versions"):
         concepts = entry["concepts"]
         rows += [["once for the encoder", *_spent(entry["statistics"], entry)]]
-        rows += [[f"*{row['concept']}*, then", *_spent(row, entry)] for row in concepts]
+        rows += [[f"*{row['concept']}*, `--forget {entry['forget']}`", *_spent(row, entry)] for row in concepts]
     head = ["", "on", "seconds", "peak GiB", "MB", "where the time goes, seconds"]
     return _table(head, rows)
 

@@ -50,6 +50,8 @@ PAPER = ["--method", "few-shot"]
         (["cat", *PAPER, "--layers", "3"], "few-shot has no layers"),
         (["cat", "--method", "anchored", "--layers", "3"], "anchored has no layers"),
         (["cat", "--layers", "0"], "layers must be greater than zero"),
+        (["cat", "--forget", "0"], "forget must be greater than zero"),
+        (["cat", *PAPER, "--forget", "9"], "few-shot has no forget"),
         (["cat", "--retain-weight", "-1"], "the retain weight must be zero or more"),
         (["cat", "--replace", "a black cat"], "is to be forgotten"),
         (["cat", "--keep", "a black cat"], "both to be forgotten and to be kept"),

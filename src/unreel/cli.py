@@ -118,6 +118,13 @@ def unlearn(
     layers: Annotated[
         int | None, typer.Option(help="closed-form, adversarial: layers to change, from the last", show_default=False)
     ] = None,
+    forget: Annotated[
+        int | None,
+        typer.Option(
+            help="closed-form, adversarial: sentences about each concept; fewer are faster (default: 240)",
+            show_default=False,
+        ),
+    ] = None,
     retain_weight: Annotated[
         float | None, typer.Option(help="all but few-shot: weight of all the rest", show_default=False)
     ] = None,
@@ -151,6 +158,7 @@ def unlearn(
         "learning_rate": learning_rate,
         "trainable": trainable,
         "layers": layers,
+        "forget": forget,
         "retain_weight": retain_weight,
         "seed": seed,
     }
