@@ -4,7 +4,8 @@ CLIP ViT-L/14's text encoder with random weights (nothing is downloaded), which 
 what is retained, once for every encoder, then a concept, with the default settings, and where the time goes. The embedded
 tokenizer takes everyday words to pieces that CLIP's knows whole; as prompts are padded to 77 tokens, that costs nothing.
 Run it with nothing else running; on a GPU, `--device cuda`. Every device, precision and number of sentences about a
-concept (`--forget`) is an entry of its own in the result. The statistics lie in a temporary folder, so they are computed anew every time.
+concept (`--forget`) is an entry of its own in the result. The statistics lie in a temporary folder, so they are computed
+anew every time.
 """
 
 import json
