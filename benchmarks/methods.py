@@ -87,7 +87,7 @@ METHODS: dict[str, tuple[Callable[[Concept, Pair], Any], tuple[str, ...]]] = {
     "anchored": (anchored, FEWER),
     "uce": (unified_concept_editing, FEWER),
     "negative_prompt": (negative_prompt, FEWER),
-    "prompt_rewrite": (prompt_rewrite, ("explicit", "paraphrases", "companions")),  # the others do not name the concept
+    "prompt_rewrite": (prompt_rewrite, ("explicit", "companions")),  # neighbours and the unrelated do not name the concept
 }
 
 
