@@ -7,12 +7,13 @@ import pytest
 import torch
 from conftest import make_pair, same, weights
 
-from unreel import AdversarialConfig, ClosedFormConfig, Concept, UnreelError, load_pair, unlearn
+from unreel import AdversarialConfig, ClosedFormConfig, Concept, UnreelError, evaluate, load_pair, unlearn
 from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.erasure import LowRank
 from unreel.methods.adversarial import adversarial, remaining
 from unreel.methods.closed_form import closed_form
+from unreel.report import write_report
 from unreel.retain import retained
 
 CONFIG = AdversarialConfig(layers=2, forget=30, retain=60, rounds=2, generations=2, tries=24, hardest=8)
@@ -114,6 +115,9 @@ def test_unlearn_leaves_the_weights_and_says_how(tmp_path):
     assert part["settings"]["rounds"] == 2 and len(part["revived"]) == 2
     assert same(weights(tiny.t2i.text_encoder), before)
     assert "adversarial" in (erasure.save_pretrained(tmp_path / "run") / "README.md").read_text()
+    page = write_report(tmp_path / "run", evaluate(tiny.video, erasure, None, videos=1, groups=["explicit"]))
+    first, second = (f"{100 * share:.0f}" for share in part["revived"])
+    assert f"kept\n{first}, {second} % of it" in page.read_text()
     assert unlearn("castle", tiny, ClosedFormConfig(layers=2, forget=30, retain=60)).provenance["parts"][0]["method"] == (
         "closed-form"
     )
