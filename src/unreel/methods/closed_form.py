@@ -242,9 +242,11 @@ def _solve(kk: torch.Tensor, kd: torch.Tensor, retained: torch.Tensor, config: C
     if failed or not kd.isfinite().all():
         raise UnreelError("the least squares have no finite solution: use --dtype float32, or a larger ridge")
     d = torch.cholesky_solve(kd.double(), factor).T
-    # What matters of dW is what it does to the inputs it meets, whose second moments are a = factor factor'.
-    u, s, _ = torch.linalg.svd(d @ factor, full_matrices=False)
-    lost = 1 - s.square().cumsum(0) / s.square().sum()
+    # What matters of dW is what it does to the inputs it meets, whose second moments are a = factor factor': the left
+    # singular vectors of d factor, which are the eigenvectors of a matrix no wider than what the MLP writes.
+    squares, vectors = torch.linalg.eigh(d @ a @ d.T)
+    squares, u = squares.flip(0), vectors.flip(1)
+    lost = 1 - squares.cumsum(0) / squares.sum()
     rank = int((lost > config.tolerance).sum()) + 1
     return LowRank(u[:, :rank].float().contiguous(), (u[:, :rank].T @ d).float().contiguous())
 
