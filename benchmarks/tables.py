@@ -389,6 +389,17 @@ def _spent(row: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     return [where, f"{row['seconds']:.0f}", f"{row['peak_memory_gib']:.1f}", f"{row['megabytes']:.1f}", profile]
 
 
+def attack_twins() -> str:
+    """Of the prompts that broke a method, the share that show the concept on the unedited model without its name too."""
+    methods = _load("attack_twins")["methods"]
+    attacks = sorted({name for method in methods.values() for name in method["twin_found"]})
+    rows = []
+    for name in attacks:
+        shares = [method["twin_found"].get(name) for method in methods.values()]
+        rows.append([name, *(f"{_interval(share)} of {share['n']}" if share else "none broke it" for share in shares)])
+    return _table(["attack", *(MEASURED[method] for method in methods)], rows)
+
+
 def attributes() -> str:
     rows = []
     for row in _load("attributes")["rows"]:
@@ -458,6 +469,7 @@ def training() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "anchored_scan": anchored_scan,
+    "attack_twins": attack_twins,
     "attacks_compared": attacks_compared,
     "attributes": attributes,
     "closed_form_ablations": closed_form_ablations,
