@@ -84,6 +84,28 @@ def test_a_change_of_nothing_leaves_all_of_the_way_and_no_trace(solved):
     assert same(weights(conditioner.text_encoder), before)
 
 
+def test_words_that_go_with_the_concept_are_not_searched_with(embedded_pair):
+    """Their twins keep them, so they would come to mean the concept again, as "martian" did for "alien"."""
+    seen = set()
+    alien = Concept("alien", anchor="cactus")
+    conditioner = Conditioner.of(embedded_pair.t2i)
+    words = list(whole_words(conditioner.tokenizer))
+    corpus = Corpus(embedded_pair.vocabulary)  # whose noise is of letters, not of words
+    twins = [twin for twin in corpus.forget(alien, {"alien": "cactus"}, 120) if all(map(conditioner.has_room_for, twin))]
+    kept = retained(conditioner, corpus, [alien], AdversarialConfig())
+
+    def usable(twin):
+        seen.update(set(twin[0].split()) - {word for pair in twins for word in pair[0].split()})
+        return all(map(conditioner.has_room_for, twin))
+
+    plain = closed_form(conditioner, twins, kept, AdversarialConfig())[0]
+    hardened = adversarial(conditioner, twins, kept, AdversarialConfig(), words=words, usable=usable)[0]
+    assert len(seen) > 50 and not seen & {"alien", "martian", "extraterrestrial"}
+    synonyms = [("a photo of a martian", "a photo of a cactus"), ("an extraterrestrial", "a cactus")]
+    way, before, after = (remaining(conditioner, synonyms, changes).mean() for changes in ({}, plain, hardened))
+    assert before < 0.3 * way and after < 0.3 * way
+
+
 def test_only_usable_pairs_are_forgotten_and_the_same_seed_finds_the_same(solved):
     seen = []
 

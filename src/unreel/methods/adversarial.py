@@ -7,6 +7,9 @@ names the concept and p' its twin, the words w around both revive the concept as
     r(w, p) = || T(w p) - T_0(w p') ||^2  /  mean_p || T_0(p) - T_0(p') ||^2
 
 is large: 0 where the encoder writes what it writes for the twin, about 1 where nothing is forgotten.
+
+Words that go with the concept, "extraterrestrial" with "alien", must not stand around it: their twins, in which they stay,
+would teach the encoder to mean the concept by them again.
 """
 
 import random
@@ -21,6 +24,8 @@ from unreel.conditioner import Conditioner
 from unreel.erasure import LowRank
 from unreel.errors import UnreelError
 from unreel.methods.closed_form import BATCH, ClosedFormConfig, Moments, Twin, closed_form, tokenize, watch
+
+KIN = 0.25  # r of a word on its own, as it was, above which it went with the concept; synonyms have 0.4 and more
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ def adversarial(
 ) -> tuple[dict[str, LowRank], dict[str, Any]]:
     """As `closed_form`, with what a search over `words` found among the sentences to forget, if the pair is `usable`.
 
+    Words that the plain closed form takes along with the concept are left out of the search.
     `revived` of the record is r of the hardest tries of each round, on average, before they were forgotten too.
     """
     from tqdm.auto import trange
 
     changes, record = closed_form(conditioner, twins, retained, config, concepts=concepts)
     search = _Search(conditioner, list(twins), list(words), usable, config)
+    search.leave_out_kin(changes)
     found: list[Twin] = []
     revived = []
     for _ in trange(config.rounds, desc="searching what revives it", unit="round", leave=False):
@@ -98,6 +105,11 @@ class _Search:
         self.best: list[_Try] = []
         self.way = sum(self._remaining(twins, {})) / len(twins)
 
+    def leave_out_kin(self, changes: dict[str, LowRank]) -> None:
+        """Search no longer with words that `changes` take far from what they meant."""
+        moved = self._remaining([(word, word) for word in self.words], changes)
+        self.words = [word for word, left in zip(self.words, moved, strict=True) if left < KIN * self.way]
+
     def hardest(self, changes: dict[str, LowRank]) -> tuple[list[Twin], float]:
         """The sentences that revive the concept most in the encoder with `changes`, with their twins, and r on average."""
         scored = dict(zip(self.best, self._revived(self.best, changes), strict=True))
@@ -112,7 +124,7 @@ class _Search:
     def _breed(self, parents: list[_Try]) -> list[_Try]:
         """New tries: half of them at random, half of them parents with one word exchanged."""
         out: dict[_Try, None] = {}
-        for _ in range(20 * self.config.tries):  # enough, unless hardly anything is usable
+        for _ in range(20 * self.config.tries if self.words else 0):  # enough, unless hardly anything is usable
             one = self._mutate(self.rng.choice(parents)) if parents and self.rng.random() < 0.5 else self._random()
             if self.usable(self._say(one)):
                 out[one] = None
