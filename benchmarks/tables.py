@@ -183,6 +183,15 @@ def comparison() -> str:
         for method in MEASURED
         if (RESULTS / f"{method}_method.json").is_file()
     }
+    most = max(len(concepts) for concepts in measured.values())
+    complete = {method: concepts for method, concepts in measured.items() if len(concepts) == most}
+    # A method that was not measured on all of them stands in a table of its own, beside the others on the same concepts.
+    return "\n\n".join(
+        _compared(methods, columns) for methods in ([complete] if complete == measured else [complete, measured])
+    )
+
+
+def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str, str]]) -> str:
     first, *rest = measured.values()
     common = [name for name in first if all(name in concepts for concepts in rest)]
     rows = []
