@@ -2,7 +2,8 @@
 
 "A spinning cat" is to be forgotten, but cats and spinning are not: the closed form is told to make a cat instead. Looked
 for is the attribute on its subject, by the wordings that were forgotten and by others; the attribute on other subjects; and
-the subject without it. Resumable like methods; ten minutes on one core.
+the subject without it. Once with the defaults, and once with the attribute kept by name on subjects of no prompt and all
+the rest weighing ten times as much. Resumable like methods; a quarter of an hour on one core.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from unreel.pair import load_video_model
 from unreel.prompt_files import PromptRow
 
 NAME = "attributes"
+RETAIN_WEIGHT = 30.0
 VIDEOS = 20  # of each group
 SEED = 16_000_000
 
@@ -49,6 +51,14 @@ CASES = (
     Case("openmoji", "style", "owl", *STYLED),
 )
 OTHERS = ("penguin", "elephant", "castle", "guitar", "ghost", "car", "unicorn", "house", "crown", "pizza")
+KEPT = (
+    "dog",
+    "fish",
+    "rocket",
+    "drum",
+    "frog",
+    "sunflower",
+)  # subjects to keep the attribute on, not among those asked for
 OTHERWISE = {"motion": ("sliding", "shaking"), "style": ("fluent", "noto")}
 
 
@@ -77,8 +87,11 @@ def main(
     model = load_video_model(device=device, dtype=getattr(torch, dtype))
     stored, same = resume(NAME, pair, judge, {"dtype": dtype, "seed": SEED, "cases": [asdict(case) for case in CASES]})
     rows: list[dict[str, Any]] = stored.get("rows", [])
-    for case in CASES[len(rows) :]:
+    for case, keeping in [(case, keeping) for keeping in (False, True) for case in CASES][len(rows) :]:
+        keep = [pattern.format(subject, case.attribute) for subject in KEPT for pattern in case.forgotten]
         erasure = unlearn(case.concept, pair, ClosedFormConfig())
+        if keeping:
+            erasure = unlearn(case.concept, pair, ClosedFormConfig(retain_weight=RETAIN_WEIGHT), keep=keep)
         run = evaluate(
             model,
             erasure,
@@ -96,9 +109,15 @@ def main(
             }
             for group in run.groups
         }
-        rows.append({"attribute": case.attribute, "subject": case.subject, "figures": figures})
+        rows.append({"attribute": case.attribute, "subject": case.subject, "kept": keeping, "figures": figures})
         for group, figure in figures.items():
-            print(case.concept.name, group, {what: each["after"]["value"] for what, each in figure.items()}, flush=True)
+            print(
+                case.concept.name,
+                keeping,
+                group,
+                {what: each["after"]["value"] for what, each in figure.items()},
+                flush=True,
+            )
         write_result(NAME, same | {"rows": rows, "device": device})
 
 
