@@ -282,13 +282,16 @@ def attacks(by: str) -> str:
 
 
 def attacks_compared() -> str:
-    """Success within the largest budget, for every method that was attacked and for the unedited model.
+    """Success within the largest budget, for every method that was attacked on all concepts and for the unedited model.
 
     Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance.
     """
-    measured = [method for method in MEASURED if (RESULTS / f"{method}_attacks.json").is_file()]
-    results = {method: _load(f"{method}_attacks")["concepts"] for method in measured}
-    common = [name for name in results[measured[0]] if all(name in concepts for concepts in results.values())]
+    attacked = [method for method in MEASURED if (RESULTS / f"{method}_attacks.json").is_file()]
+    results = {method: _load(f"{method}_attacks")["concepts"] for method in attacked}
+    most = max(len(concepts) for concepts in results.values())
+    results = {method: concepts for method, concepts in results.items() if len(concepts) == most}
+    measured = list(results)
+    common = list(results[measured[0]])
     first = results[measured[0]][common[0]]
     budget = max(first["budgets"])
     tables = []
@@ -419,12 +422,11 @@ def attributes() -> str:
     rows = []
     for row in _load("attributes")["rows"]:
         for group, figures in row["figures"].items():
-            cells = [_change(figures[what]) for what in ("attribute", "subject")]
+            shares = [{when: figures[what][when] for when in ("before", "after")} for what in ("attribute", "subject")]
             kept = "kept on six others, lambda 30" if row.get("kept") else "defaults"
-            rows.append([f"{row['attribute']}, {row['subject']}", kept, group, *cells, _change(figures["ssim"], 1, 2)])
-    return _table(
-        ["forgotten of", "kept on six others", "asked for", "the attribute found", "the subject found", "similarity"], rows
-    )
+            alike = _change({"after": figures["ssim"]["after"]}, 1, 2)
+            rows.append([f"{row['attribute']}, {row['subject']}", kept, group, *map(_change, shares), alike])
+    return _table(["forgotten of", "how", "asked for", "the attribute found", "the subject found", "similarity"], rows)
 
 
 def one_after_another() -> str:
