@@ -1,11 +1,11 @@
 """Do attacks revive what was forgotten, or describe it? `python -m benchmarks.attack_twins`.
 
 For every prompt that broke a method in benchmarks.attacks: what the *unedited* model makes of it, from the same seed, with
-the anchor put where the prompt names the concept, as in the sentences the closed form is solved on. If the judge finds the
-concept there too, other words in the prompt show it without its name, and no change of what the name means can help.
+the anchor put where the prompt names the concept, by any of its wordings. If the judge finds the concept there too, other
+words in the prompt show it without its name, and no change of what the name means can help.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +43,8 @@ def main(
             continue
         rows = []
         for concept in CONCEPTS:
-            rewrite = PromptRewrite(concept, anchor_for(concept, [concept], conditioner, pair.vocabulary))
+            anchor = anchor_for(concept, [concept], conditioner, pair.vocabulary)
+            rewrite = PromptRewrite(replace(concept, synonyms=tuple(judge.wordings(concept.name))), anchor)
             attacks = _load(f"{method}_attacks")["concepts"].get(concept.name, {}).get("attacks", {})
             broke = [
                 {"attack": attack, "concept": concept.name, "kind": concept.kind} | attempt

@@ -86,8 +86,8 @@ def unlearn(
     method: Annotated[
         str,
         typer.Option(
-            help="closed-form (from text, in a second), adversarial (the same, hardened against prompts that revive the "
-            "concept), anchored (few-shot with a brake) or few-shot (the paper)"
+            help="closed-form (from text, in a second), adversarial (experimental: with a search for prompts that revive "
+            "the concept; no gain measured), anchored (few-shot with a brake) or few-shot (the paper)"
         ),
     ] = "closed-form",
     t2i: T2I = "embedded",
