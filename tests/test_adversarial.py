@@ -11,6 +11,7 @@ from unreel import AdversarialConfig, ClosedFormConfig, Concept, UnreelError, ev
 from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.erasure import LowRank
+from unreel.methods import adversarial as module
 from unreel.methods.adversarial import adversarial, remaining
 from unreel.methods.closed_form import closed_form
 from unreel.report import write_report
@@ -126,6 +127,20 @@ def test_only_usable_pairs_are_forgotten_and_the_same_seed_finds_the_same(solved
     plain, _ = closed_form(solved[0], solved[1], solved[2], config)
     assert record["revived"] == [0] and record["sentences"] == len(solved[1])
     assert all(torch.equal(bare[name].up, plain[name].up) for name in plain)
+
+
+def test_of_a_large_vocabulary_some_words_are_searched_with(solved, monkeypatch):
+    monkeypatch.setattr(module, "MOST_WORDS", 5)
+    named = {word for twin in solved[1] for word in twin[0].split()}
+    seen = set()
+
+    def usable(twin):
+        seen.update(set(twin[0].split()) - named)
+        return everything_that_fits(solved[0])(twin)
+
+    config = AdversarialConfig(rounds=1, generations=2, tries=32, hardest=8)
+    run((*solved[:3], [f"zz{letter}" for letter in "abcdefghijklmnop"]), config, usable)
+    assert 0 < len(seen) <= 5
 
 
 def test_unlearn_leaves_the_weights_and_says_how(tmp_path):

@@ -26,6 +26,7 @@ from unreel.errors import UnreelError
 from unreel.methods.closed_form import BATCH, ClosedFormConfig, Moments, Twin, closed_form, tokenize, watch
 
 KIN = 0.25  # r of a word on its own, as it was, above which it went with the concept; synonyms have 0.4 and more
+MOST_WORDS = 2000  # to search with, drawn at random; CLIP's tokenizer knows more than ten times as many
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ class _Search:
         usable: Callable[[Twin], bool],
         config: AdversarialConfig,
     ):
-        self.conditioner, self.twins, self.words, self.usable, self.config = conditioner, twins, words, usable, config
+        self.conditioner, self.twins, self.usable, self.config = conditioner, twins, usable, config
         self.rng = random.Random(config.seed)
+        self.words = words if len(words) <= MOST_WORDS else self.rng.sample(words, MOST_WORDS)
         self.best: list[_Try] = []
         self.way = sum(self._remaining(twins, {})) / len(twins)
 
