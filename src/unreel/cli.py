@@ -74,8 +74,8 @@ def unlearn(
     replace: Annotated[
         str | None,
         typer.Option(
-            help="what to make instead, for example 'a castle', or '' for the scene without it; default: the nearest thing "
-            "of its kind, nothing for a motion",
+            help="what to make instead, for example 'a castle', or '' for the scene without it; default: something "
+            "near of its kind, nothing for a motion",
             show_default=False,
         ),
     ] = None,

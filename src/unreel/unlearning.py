@@ -37,6 +37,8 @@ METHODS: dict[str, type[Config]] = {
     "few-shot": FewShotConfig,
 }
 
+TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
+
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 
 
@@ -186,8 +188,9 @@ def _twins(
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
-    """What to make instead of `concept`: what it asks for, nothing for a motion, else what the text encoder takes to be
-    nearest among the things of its kind that are not to be forgotten too. Raises UnreelError if there is no such thing.
+    """What to make instead of `concept`: what it asks for, nothing for a motion, else something of its kind that is not to be
+    forgotten too: what the text encoder takes to be nearest, less the nearest tenth, because what is nearest is easily taken
+    for the concept (benchmarks/anchor_choice.py). Raises UnreelError if there is no such thing.
     """
     if concept.anchor is not None:
         return concept.anchor
@@ -199,7 +202,7 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
     others = [word for word in vocabulary[kind] if not any(other.is_named_in(word) for other in concepts)]
     if not others:
         raise UnreelError(f"there is nothing left to make instead of {concept.name!r}: say what with --replace")
-    return nearest(conditioner, concept.name, others)[0]
+    return nearest(conditioner, concept.name, others)[len(others) // TOO_NEAR]
 
 
 def _few_shot(concept: Concept, pair: Pair, conditioner: Conditioner, config: FewShotConfig, images: Path | None) -> Result:
