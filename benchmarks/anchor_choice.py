@@ -40,9 +40,11 @@ def prompts(thing: str, things: list[str], words: list[str]) -> dict[str, list[t
     beside = [rng.choice(others) for _ in range(IMAGES["companions"])]
     return {
         "plain": [(SUBJECT_PROMPTS[i % len(SUBJECT_PROMPTS)].format(thing), thing) for i in range(IMAGES["plain"])],
-        "companions": [(COMPANIONS[i % len(COMPANIONS)].format(thing, other=other), other) for i, other in enumerate(beside)],
+        "companions": [
+            (COMPANIONS[i % len(COMPANIONS)].format(thing, other=other), other) for i, other in enumerate(beside)
+        ],
         "random words": [
-            (f"{' '.join(rng.sample(words, AROUND))} {SUBJECT_PROMPTS[i % len(SUBJECT_PROMPTS)].format(thing)}", thing)
+            (" ".join([*rng.sample(words, AROUND), SUBJECT_PROMPTS[i % len(SUBJECT_PROMPTS)].format(thing)]), thing)
             for i in range(IMAGES["random words"])
         ],
     }
@@ -77,15 +79,14 @@ def main() -> None:
     order = {thing: nearest(conditioner, thing, [other for other in things if other != thing]) for thing in targets}
     rows = []
     for place in RULES:
-        chosen = [(thing, order[thing][place]) for thing in targets]
-        found = {
-            group: asdict(Estimate.share(np.concatenate([np.arange(count) < seen[anchor][group].get(thing, 0) for thing, anchor in chosen])))
-            for group, count in IMAGES.items()
-        }
-        worst = {group: max(seen[anchor][group].get(thing, 0) / count for thing, anchor in chosen) for group, count in IMAGES.items()}
-        kept = sum(seen[anchor]["companions kept"] for _, anchor in chosen)
-        rows.append({"place": place, "found": found, "worst": worst, "kept": kept / (IMAGES["companions"] * len(targets)), "chosen": dict(chosen)})
-        print(place, {g: round(f["value"], 4) for g, f in found.items()}, worst, round(rows[-1]["kept"], 3))
+        chosen = {thing: order[thing][place] for thing in targets}
+        found, worst = {}, {}
+        for group, count in IMAGES.items():
+            passing = [seen[anchor][group].get(thing, 0) for thing, anchor in chosen.items()]
+            flags = np.concatenate([np.arange(count) < number for number in passing])
+            found[group], worst[group] = asdict(Estimate.share(flags)), max(passing) / count
+        kept = sum(seen[anchor]["companions kept"] for anchor in chosen.values()) / (IMAGES["companions"] * len(targets))
+        rows.append({"place": place, "found": found, "worst": worst, "kept": kept, "chosen": chosen})
     write_result(NAME, same | {"seen": seen, "targets": targets, "rows": rows})
 
 

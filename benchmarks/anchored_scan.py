@@ -21,7 +21,7 @@ from unreel import Concept, FewShotConfig, load_pair
 from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.denoiser import Denoiser
-from unreel.erasure import Erasure, Fingerprint
+from unreel.erasure import Edit, Erasure, Fingerprint
 from unreel.estimate import Estimate
 from unreel.evaluation import build_suite
 from unreel.judges import found, load_judge
@@ -94,7 +94,7 @@ def main() -> None:
         config, after, records = settings(learning_rate, retain_weight), {}, {}
         for concept in ANCHORS:
             changes, records[concept.name] = unlearn(concept, config)
-            erasure = Erasure(changes, Fingerprint.of(pair.t2i.text_encoder), {})
+            erasure = Erasure((Edit(changes, Fingerprint.of(pair.t2i.text_encoder)),), {})
             erasure.apply(pair.t2i)
             after[concept] = {group: shown(rows) for group, rows in groups[concept].items()}
             erasure.remove(pair.t2i)

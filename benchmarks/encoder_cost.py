@@ -51,7 +51,7 @@ CLIP_L = CLIPTextConfig(
 # The parts of the work that are told apart; none of them calls another.
 PARTS = {
     "tokenizing": ((Conditioner, "tokenize"), (Conditioner, "has_room_for")),
-    "whole passes": ((Conditioner, "encode_ids"),),
+    "whole passes": ((Conditioner, "encode_tokens"),),
     "edited layers again": ((closed_form.Pass, "through"),),
     "products": ((closed_form, "_product"),),
     "solving": ((closed_form, "_solve"),),

@@ -196,5 +196,5 @@ def test_ring_a_bell_finds_the_concepts_own_words_if_it_may_use_them(real, monke
 def test_token_embeddings_stand_in_for_the_ids(pair):
     conditioner = Conditioner.of(pair.t2i)
     cat, dog = conditioner.tokenize(["a cat"]), conditioner.tokenize(["a dog"])
-    assert torch.equal(conditioner.encode_ids(cat, conditioner.token_table(dog)), conditioner.encode(["a dog"]))
-    assert torch.equal(conditioner.encode_ids(cat), conditioner.encode(["a cat"]))
+    assert torch.equal(conditioner.encode_tokens(cat, conditioner.token_table(dog.ids)), conditioner.encode(["a dog"]))
+    assert torch.equal(conditioner.encode_tokens(cat), conditioner.encode(["a cat"]))

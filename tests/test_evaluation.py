@@ -9,6 +9,7 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlearn
+from unreel.erasure import Edit
 from unreel.evaluation import concept_of
 from unreel.metrics import Figure
 from unreel.prompt_files import PromptRow
@@ -32,7 +33,7 @@ def run(setting):
 def nothing(erasure: Erasure) -> Erasure:
     """An erasure that changes no weight."""
     changes = {name: torch.zeros_like(change) for name, change in erasure.changes.items()}
-    return Erasure(changes, erasure.fingerprint, erasure.provenance)
+    return Erasure((Edit(changes, erasure.fingerprint),), erasure.provenance)
 
 
 def test_every_group_is_measured_and_every_interval_holds_its_value(run):

@@ -91,10 +91,10 @@ def test_code_from_the_folder_is_never_run(folders, tmp_path):
 
 
 def test_two_image_models_are_no_pair(folders):
-    with pytest.raises(UnreelError, match="no known family"):
+    with pytest.raises(UnreelError, match="no text-to-video pipeline: unreel knows AnimateDiff"):
         load((folders[0], folders[0]))
 
 
 def test_half_a_pair_is_refused(folders):
-    with pytest.raises(UnreelError, match="give both"):
+    with pytest.raises(UnreelError, match="give the text-to-video pipeline too"):
         load_pair(str(folders[0]))

@@ -25,8 +25,14 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
-T2I = Annotated[str, typer.Option(help="text-to-image pipeline: a folder or hub id; default: the embedded pair's")]
-T2V = Annotated[str | None, typer.Option(help="text-to-video pipeline with the same text encoder", show_default=False)]
+T2I = Annotated[
+    str | None,
+    typer.Option(help="text-to-image pipeline: a folder or hub id; learning from text needs none", show_default=False),
+]
+T2V = Annotated[
+    str | None,
+    typer.Option(help="text-to-video pipeline with the same text encoder; default: the embedded pair", show_default=False),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[Precision, typer.Option(help="precision of all weights")]
 JudgeName = Annotated[
@@ -90,7 +96,7 @@ def unlearn(
             "the concept; no gain measured), anchored (few-shot with a brake) or few-shot (the paper)"
         ),
     ] = "closed-form",
-    t2i: T2I = "embedded",
+    t2i: T2I = None,
     t2v: T2V = None,
     images: Annotated[
         Path | None,
@@ -174,7 +180,7 @@ def unlearn(
 
     pair = load_pair(t2i, t2v, **_placement(device, dtype))
     referee = None
-    if videos and (judge or t2i == EMBEDDED):
+    if videos and (judge or pair.t2v_source == EMBEDDED):
         referee = _judge(judge, t2v, device)
         unknown = [each.name for each in what if referee and not referee.knows(each.name)]
         if unknown:
@@ -251,7 +257,7 @@ def evaluate(
 @app.command()
 def attack(
     erasure: ErasureFolder,
-    t2i: T2I = "embedded",
+    t2i: T2I = None,
     t2v: T2V = None,
     judge: JudgeName = None,
     concept: ConceptName = None,

@@ -1,16 +1,19 @@
 """Prompts to embeddings, with gradients, exactly as the pipelines do it; and which parts of the encoder may learn.
 
-Knows tokenizers and text encoders; knows nothing about images, denoisers or losses.
+Knows tokenizers and text encoders, and asks the pipeline itself what it feeds to them; knows nothing about images,
+denoisers or losses.
 """
 
+import inspect
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from unreel.errors import UnreelError
+from unreel.families import text_encoders
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -19,52 +22,116 @@ Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "all"]
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What a text encoder is called with for some prompts: token `ids` (batch, tokens), all other arguments in `call`."""
+
+    ids: torch.Tensor
+    call: dict[str, Any]
+
+    @property
+    def seen(self) -> torch.Tensor:
+        """Which tokens the encoder attends to, and so which count: (batch, tokens) bool."""
+        mask = self.call.get("attention_mask")
+        return torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.bool()
+
+    def trimmed(self) -> "Tokens":
+        """Without the columns at the end that the encoder sees of no prompt, which change nothing."""
+        columns = self.seen.any(0).nonzero()
+        width, most = self.ids.shape[1], int(columns.max()) + 1 if len(columns) else 0
+        cut = {
+            name: value[:, :most] if isinstance(value, torch.Tensor) and value.shape[1:] == (width,) else value
+            for name, value in self.call.items()
+        }
+        return Tokens(self.ids[:, :most], cut)
+
+
+class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)
+    pass
+
+
+@dataclass(frozen=True)
 class Conditioner:
-    """One tokenizer and text encoder, used the way the pipeline that holds them uses them."""
+    """One tokenizer and text encoder, used the way the pipeline that holds them uses them.
+
+    Without a pipeline, prompts are padded to the tokenizer's full length and all of it counts, as CLIP pipelines do: the
+    denoiser attends to the padding too, so it belongs to the conditioning.
+    """
 
     tokenizer: Any
     text_encoder: nn.Module
+    pipeline: Any = None
 
     @classmethod
-    def of(cls, pipeline: "DiffusionPipeline") -> "Conditioner":
-        return cls(pipeline.tokenizer, pipeline.text_encoder)
+    def of(cls, pipeline: "DiffusionPipeline", component: str = "text_encoder") -> "Conditioner":
+        tokenizer = getattr(pipeline, component.replace("text_encoder", "tokenizer"))
+        return cls(tokenizer, getattr(pipeline, component), pipeline if hasattr(pipeline, "encode_prompt") else None)
+
+    @classmethod
+    def all_of(cls, pipeline: "DiffusionPipeline") -> dict[str, "Conditioner"]:
+        """One for every text encoder that reads an ordinary prompt, by the name of its component.
+
+        A glyph encoder, which reads only what stands in quotation marks, does not.
+        """
+        found = {name: cls.of(pipeline, name) for name in text_encoders(pipeline)}
+        return {name: conditioner for name, conditioner in found.items() if conditioner._reads_prompts()}
 
     @property
     def device(self) -> torch.device:
         return next(self.text_encoder.parameters()).device
 
-    def tokenize(self, prompts: list[str]) -> torch.Tensor:
-        """Prompts -> token ids (batch, tokens), as `encode` feeds them to the text encoder.
+    def tokenize(self, prompts: list[str]) -> Tokens:
+        """What `encode` feeds to the text encoder. Raises UnreelError if the pipeline does not give prompts to it."""
+        if self.pipeline is None:
+            length = {"max_length": self.tokenizer.model_max_length}
+            tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt", **length)
+            return Tokens(tokens.input_ids.to(self.device), {})
+        return self._asked(prompts).trimmed()
 
-        Padded to the tokenizer's full length without an attention mask, as CLIP pipelines do: the denoiser attends to
-        the padding too, so it belongs to the conditioning.
-        """
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
+    def _asked(self, prompts: list[str]) -> Tokens:
+        """What the pipeline calls this text encoder with, the padding included."""
+        seen: list[Tokens] = []
+
+        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+            given |= given.pop("kwargs", {})
+            seen.append(Tokens(given.pop("input_ids"), given))
+            raise _Reached
+
+        hook = self.text_encoder.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                encode_prompt(self.pipeline, prompts)
+        except _Reached:
+            return seen[0]
+        finally:
+            hook.remove()
+        raise UnreelError(
+            f"{type(self.pipeline).__name__} does not give such prompts to its {type(self.text_encoder).__name__}"
         )
-        return tokens.input_ids.to(self.device)
+
+    def _reads_prompts(self) -> bool:
+        try:
+            return self.pipeline is None or bool(self._asked(["a photo"]).ids.numel())
+        except UnreelError:
+            return False
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
         """Prompts -> embeddings (batch, tokens, width), differentiable in the text encoder's weights."""
-        return self.encode_ids(self.tokenize(prompts))
+        return self.encode_tokens(self.tokenize(prompts))
 
-    def encode_ids(self, input_ids: torch.Tensor, token_embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Token ids (batch, tokens) -> embeddings (batch, tokens, width).
+    def encode_tokens(self, tokens: Tokens, token_embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens -> embeddings (batch, tokens, width).
 
         `token_embeddings` (batch, tokens, width) stand in for the rows of `token_table` that the ids pick, so that one can
         differentiate in them or feed tokens that no vocabulary has.
         """
         if token_embeddings is None:
-            return self.text_encoder(input_ids)[0]
+            return self.text_encoder(tokens.ids, **tokens.call)[0]
         given = token_embeddings.to(self.token_table.weight.dtype)
         # CLIP text encoders take ids only.
         handle = self.token_table.register_forward_hook(lambda *_: given)
         try:
-            return self.text_encoder(input_ids)[0]
+            return self.text_encoder(tokens.ids, **tokens.call)[0]
         finally:
             handle.remove()
 
@@ -73,58 +140,91 @@ class Conditioner:
         """One row (width) for every token of the vocabulary."""
         return self.text_encoder.get_input_embeddings()  # type: ignore[operator]
 
-    @property
+    @cached_property
     def layers(self) -> list[nn.Module]:
-        """The encoder's layers, first to last, whatever its class: its longest list of modules.
+        """The encoder's layers that the denoiser gets to see something of, first to last, whatever the encoder's class.
 
-        Raises UnreelError for an encoder that has none.
+        Some pipelines read a hidden layer and leave those above unread. Raises UnreelError for an encoder without layers.
         """
         lists = [list(module) for module in self.text_encoder.modules() if isinstance(module, nn.ModuleList)]
-        if not lists:
-            raise UnreelError(f"{type(self.text_encoder).__name__} has no list of layers: it is not supported")
-        return max(lists, key=len)
+        layers = max((one for one in lists if all(map(self._mlp_outputs, one))), key=len, default=[])
+        while layers and self.pipeline is not None and not self._read_from(layers[-1]):
+            layers = layers[:-1]
+        if not layers:
+            raise UnreelError(f"{type(self.text_encoder).__name__} has no layers that unreel knows: it is not supported")
+        return layers
+
+    @torch.no_grad()
+    def _read_from(self, layer: nn.Module) -> bool:
+        """Whether what leaves `layer` makes a difference to what the pipeline gives to its denoiser."""
+
+        def other(_: nn.Module, __: tuple, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            changed = hidden.flip(-1)
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        before = _tensors(encode_prompt(self.pipeline, ["a photo"]))
+        hook = layer.register_forward_hook(other)
+        try:
+            after = _tensors(encode_prompt(self.pipeline, ["a photo"]))
+        finally:
+            hook.remove()
+        return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
     def mlp_output(self, layer: nn.Module) -> nn.Linear:
         """The matrix through which a layer's MLP writes: the widest one that comes down to the layer's own width.
 
         `fc2` in CLIP, `wo` in T5, `down_proj` in Llama, Gemma and Qwen. Raises UnreelError if there is none.
         """
-        width = self.token_table.weight.shape[1]
-        found = [m for m in layer.modules() if isinstance(m, nn.Linear) and m.out_features == width < m.in_features]
+        found = self._mlp_outputs(layer)
         if not found:
             raise UnreelError(f"{type(layer).__name__} has no MLP that unreel knows: this text encoder is not supported")
         return max(found, key=lambda linear: linear.in_features)
 
+    def _mlp_outputs(self, layer: nn.Module) -> list[nn.Linear]:
+        width = self.token_table.weight.shape[1]
+        return [m for m in layer.modules() if isinstance(m, nn.Linear) and m.out_features == width < m.in_features]
+
     def has_room_for(self, prompt: str) -> bool:
-        """Whether the tokenizer reads all of `prompt`."""
-        return self._length(prompt) <= self.tokenizer.model_max_length
+        """Whether the text encoder reads all of `prompt`."""
+        return self._length(prompt) <= self._room
 
     def require_room_for(self, prompts: list[str]) -> None:
-        """Raises UnreelError if a prompt is longer than the tokenizer's limit, so that words would be cut off."""
+        """Raises UnreelError if a prompt is longer than the text encoder reads, so that words would be cut off."""
         for prompt in prompts:
             if not self.has_room_for(prompt):
                 raise UnreelError(
                     f"the prompt {prompt!r} has {self._length(prompt)} tokens but the text encoder reads "
-                    f"{self.tokenizer.model_max_length}, so the concept would be cut off: name it in fewer words"
+                    f"{self._room}, so the concept would be cut off: name it in fewer words"
                 )
 
     def _length(self, prompt: str) -> int:
-        return len(self.tokenizer(prompt).input_ids)
+        """The tokens of a prompt, its start and end included, but no template."""
+        return len(words_of(self.tokenizer)(prompt).input_ids)
+
+    @cached_property
+    def _room(self) -> float:
+        """The length of the longest prompt that is read as a whole."""
+        longest = words_of(self.tokenizer).model_max_length
+        if self.pipeline is None:
+            return longest
+        asked = self._asked(["a"])
+        padded, read = asked.ids.shape[1], int(asked.seen.sum())
+        if padded == read == self._length("a"):
+            return longest  # not padded, so not cut before that either
+        template = read - self._length("a") if read < padded else 0
+        return padded - template
 
     def trainable(self, which: Trainable = "mlp-final-attn") -> dict[str, nn.Parameter]:
         """The parameters to train, by name, in the encoder's own order.
 
         `mlp-final-attn` is few-shot erasing's choice: every MLP and the last layer's self-attention (arXiv 2405.07288,
-        section 3). Modules are found by type, so any depth works.
+        section 3). Modules are found by type, so any encoder and any depth works.
         """
-        from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
-
         if which not in get_args(Trainable):
             raise UnreelError(f"unknown trainable set {which!r}: choose one of {', '.join(get_args(Trainable))}")
-        mlps = [m for m in self.text_encoder.modules() if isinstance(m, CLIPMLP)]
-        attentions = [m for m in self.text_encoder.modules() if isinstance(m, CLIPAttention)]
-        if not mlps or not attentions:
-            raise UnreelError(f"{type(self.text_encoder).__name__} has no CLIP layers: this text encoder is not supported")
+        mlps = [_holder(layer, self.mlp_output(layer)) for layer in self.layers]
+        attentions = [_attention(layer) for layer in self.layers]
         choices: dict[str, list[nn.Module]] = {
             "mlp-final-attn": [*mlps, attentions[-1]],
             "mlp": mlps,
@@ -136,11 +236,53 @@ class Conditioner:
         return {name: p for name, p in self.text_encoder.named_parameters() if id(p) in wanted}
 
 
+def _holder(layer: nn.Module, part: nn.Module) -> nn.Module:
+    """The module of `layer` that `part` is a direct part of."""
+    return next(module for module in layer.modules() if any(child is part for child in module.children()))
+
+
+def _attention(layer: nn.Module) -> nn.Module:
+    """The self-attention of a layer, matrices and all. Raises UnreelError if there is none."""
+    for module in layer.modules():
+        own = any(isinstance(child, nn.Linear) for child in module.children())
+        if own and type(module).__name__.endswith("Attention"):
+            return module
+    raise UnreelError(f"{type(layer).__name__} has no attention that unreel knows: this text encoder is not supported")
+
+
+def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
+    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__` and without guidance."""
+    takes = inspect.signature(pipeline.encode_prompt).parameters
+    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+    given = {name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty}
+    fixed = {
+        "prompt": prompts,
+        "device": next(next(iter(text_encoders(pipeline).values())).parameters()).device,
+        "batch_size": len(prompts),
+        "do_classifier_free_guidance": False,
+        "num_images_per_prompt": 1,
+        "num_videos_per_prompt": 1,
+    }
+    return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
+
+
+def _tensors(output: Any) -> list[torch.Tensor]:
+    return [part for part in (output if isinstance(output, (tuple, list)) else [output]) if isinstance(part, torch.Tensor)]
+
+
+def words_of(tokenizer: Any) -> Any:
+    """The tokenizer itself, also where a processor of words and images holds it."""
+    return getattr(tokenizer, "tokenizer", tokenizer)
+
+
 @lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
 def whole_words(tokenizer: Any) -> dict[str, int]:
     """The words that one can type, are one token each and are read back as that token: text -> id."""
-    ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith("</w>"))
+    tokenizer = words_of(tokenizer)
+    ends, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE
+    ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith(ends) or token.startswith(starts))
     words = [text.strip() for text in tokenizer.batch_decode([[i] for i in ids])]
-    read_back = tokenizer(words, add_special_tokens=False).input_ids
+    # As they stand inside a sentence: after a space.
+    read_back = tokenizer([f" {word}" for word in words], add_special_tokens=False).input_ids
     rows = zip(words, ids, read_back, strict=True)
-    return {word: i for word, i, back in rows if back == [i] and word.isprintable()}
+    return {word: i for word, i, back in rows if back == [i] and word and word.isprintable()}

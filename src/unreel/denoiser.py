@@ -25,6 +25,12 @@ class Denoiser:
 
     @classmethod
     def of(cls, pipeline: "DiffusionPipeline") -> "Denoiser":
+        """Raises UnreelError for a pipeline without U-Net and autoencoder."""
+        if getattr(pipeline, "unet", None) is None or getattr(pipeline, "vae", None) is None:
+            raise UnreelError(
+                f"{type(pipeline).__name__} has no U-Net to learn from images with: use the closed form, or give a "
+                "Stable Diffusion pipeline that shares the text encoder with --t2i"
+            )
         for part in (pipeline.unet, pipeline.vae):
             part.requires_grad_(False)
         return cls(pipeline.unet, pipeline.scheduler, pipeline.vae)

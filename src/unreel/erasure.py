@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError
+from unreel.families import text_encoders
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
-_SAMPLES_KEY = "fingerprint"
+_SAMPLES_KEY, _OTHERS_KEY = "fingerprint", "other_encoders"
 _UP, _DOWN = ":up", ":down"
 _SAMPLES = 4096
 
@@ -65,11 +66,11 @@ class Fingerprint:
 
 @dataclass
 class _Worn:
-    """What a text encoder wears: its own weights where they were changed, and the erasures on it."""
+    """What a text encoder wears: its own weights where they were changed, and the erasures on it with their edits of it."""
 
     base: dict[str, torch.Tensor]
     fingerprint: Fingerprint
-    erasures: list["Erasure"]
+    edits: dict["Erasure", "Edit"]
 
 
 _worn: "weakref.WeakKeyDictionary[nn.Module, _Worn]" = weakref.WeakKeyDictionary()
@@ -103,16 +104,41 @@ def _dense(change: Change) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Erasure:
-    """A frozen set of weight changes for one text encoder.
-
-    `changes` maps parameter names to what is added to them; `provenance` holds the concepts, the method, its settings,
-    the losses and the versions of everything that mattered.
-    """
+class Edit:
+    """What changes in one text encoder: `changes` maps parameter names to what is added to them."""
 
     changes: dict[str, Change]
     fingerprint: Fingerprint
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        return {key: tensor for name, change in self.changes.items() for key, tensor in _tensors(name, change).items()}
+
+    def __add__(self, other: "Edit") -> "Edit":
+        changes = dict(self.changes)
+        for name, change in other.changes.items():
+            changes[name] = _sum(changes[name], change) if name in changes else change
+        return Edit(changes, self.fingerprint)
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure:
+    """A frozen set of weight changes: one edit for each of the text encoders that a model reads prompts with, often one.
+
+    `provenance` holds the concepts, the method, its settings, the losses and the versions of everything that mattered.
+    """
+
+    edits: tuple[Edit, ...]
     provenance: dict[str, Any]
+
+    @property
+    def changes(self) -> dict[str, Change]:
+        """Of the first text encoder."""
+        return self.edits[0].changes
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the first text encoder."""
+        return self.edits[0].fingerprint
 
     @property
     def concepts(self) -> list[str]:
@@ -127,7 +153,8 @@ class Erasure:
         return digest.hexdigest()[:16]
 
     def _stored(self) -> dict[str, torch.Tensor]:
-        return {key: tensor for name, change in self.changes.items() for key, tensor in _tensors(name, change).items()}
+        """The first text encoder's tensors by name, those of others with their number before it."""
+        return {_numbered(i, key): tensor for i, edit in enumerate(self.edits) for key, tensor in edit.stored().items()}
 
     @property
     def nbytes(self) -> int:
@@ -135,47 +162,61 @@ class Erasure:
         return sum(tensor.numel() * tensor.element_size() for tensor in self._stored().values())
 
     def __add__(self, other: "Erasure") -> "Erasure":
-        """One erasure that does what both do. Raises UnreelError if they are for different text encoders."""
-        if not self.fingerprint.matches(other.fingerprint):
+        """One erasure that does what both do. Raises UnreelError if they have no text encoder in common."""
+        edits = list(self.edits)
+        for new in other.edits:
+            same = [i for i, edit in enumerate(self.edits) if edit.fingerprint.matches(new.fingerprint)]
+            if same:
+                edits[same[0]] += new
+            else:
+                edits.append(new)
+        if len(edits) == len(self.edits) + len(other.edits):
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
-        changes = dict(self.changes)
-        for name, change in other.changes.items():
-            changes[name] = _sum(changes[name], change) if name in changes else change
         parts = self.provenance["parts"] + other.provenance["parts"]
-        return Erasure(changes, self.fingerprint, {**self.provenance, "parts": parts})
+        return Erasure(tuple(edits), {**self.provenance, "parts": parts})
 
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
-        """Put the erasure on the pipeline's text encoder, on top of any other; returns the pipeline.
+        """Put the erasure on those of the pipeline's text encoders that it has edits for, whatever the pipeline calls them,
+        on top of any other; returns the pipeline.
 
-        Raises UnreelError for another text encoder and for an erasure that is already on.
+        Raises UnreelError if it has an edit for none of them, and for an erasure that is already on.
         """
-        encoder = pipeline.text_encoder
-        worn = _worn.get(encoder) or _Worn({}, Fingerprint.of(encoder), [])
-        if not self.fingerprint.matches(worn.fingerprint):
+        fitting = self.fitting(pipeline)
+        if not fitting:
             raise UnreelError(
                 f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: "
                 "unlearn the concept again with this model"
             )
-        if self in worn.erasures:
+        if any(self in worn_on(encoder) for encoder in fitting):
             raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
-        parameters = dict(encoder.named_parameters())
-        for name in self.changes:
-            worn.base.setdefault(name, parameters[name].detach().clone())
-        worn.erasures.append(self)
-        _worn[encoder] = worn
-        _dress(encoder)
+        for encoder, edit in fitting.items():
+            worn = _worn.setdefault(encoder, _Worn({}, Fingerprint.of(encoder), {}))
+            for name in edit.changes:
+                worn.base.setdefault(name, encoder.get_parameter(name).detach().clone())
+            worn.edits[self] = edit
+            _dress(encoder)
         return pipeline
+
+    def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, Edit]:
+        """Those of the pipeline's text encoders that the erasure has an edit for, with it."""
+        return {
+            encoder: edit
+            for encoder in text_encoders(pipeline).values()
+            for edit in self.edits
+            if edit.fingerprint.matches(Fingerprint.of(encoder))
+        }
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Take the erasure off again; without any left, the weights are the original ones bit for bit.
 
         Raises UnreelError if it is not on.
         """
-        worn = _worn.get(pipeline.text_encoder)
-        if worn is None or self not in worn.erasures:
+        wearing = [encoder for encoder in text_encoders(pipeline).values() if self in worn_on(encoder)]
+        if not wearing:
             raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
-        worn.erasures.remove(self)
-        _dress(pipeline.text_encoder)
+        for encoder in wearing:
+            del _worn[encoder].edits[self]
+            _dress(encoder)
         return pipeline
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -184,10 +225,11 @@ class Erasure:
 
         def fill(partial: Path) -> None:
             tensors = {name: tensor.contiguous() for name, tensor in self._stored().items()}
-            tensors[_SAMPLES_KEY] = self.fingerprint.samples
+            tensors |= {_numbered(i, _SAMPLES_KEY): edit.fingerprint.samples for i, edit in enumerate(self.edits)}
             save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-            identity = {"encoder_identity": self.fingerprint.identity, "structure": self.fingerprint.structure}
-            document = {**identity, **self.provenance}
+            prints = [edit.fingerprint for edit in self.edits]
+            first, *others = [{"encoder_identity": one.identity, "structure": one.structure} for one in prints]
+            document = {**first, **({_OTHERS_KEY: others} if others else {}), **self.provenance}
             (partial / PROVENANCE_FILE).write_text(json.dumps(document, indent=2) + "\n")
             (partial / CARD_FILE).write_text(_card(self))
 
@@ -207,10 +249,21 @@ class Erasure:
             tensors = load_file(folder / WEIGHTS_FILE)
             provenance = json.loads((folder / PROVENANCE_FILE).read_text())
             provenance.pop("encoder_identity")
-            fingerprint = Fingerprint(provenance.pop("structure"), tensors.pop(_SAMPLES_KEY))
-            return cls(_changes(tensors), fingerprint, provenance)
+            structures = [provenance.pop("structure"), *(it["structure"] for it in provenance.pop(_OTHERS_KEY, []))]
+            edits = []
+            for i, structure in reversed(list(enumerate(structures))):  # the first one's tensors are those that are left
+                own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
+                own = {name.removeprefix(_numbered(i, "")): tensor for name, tensor in own.items()}
+                fingerprint = Fingerprint(structure, own.pop(_SAMPLES_KEY))
+                edits.append(Edit(_changes(own), fingerprint))
+            return cls(tuple(reversed(edits)), provenance)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
+
+
+def _numbered(i: int, name: str) -> str:
+    """How a tensor of the text encoder number `i` is called in the file."""
+    return f"{i}/{name}" if i else name
 
 
 def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
@@ -238,13 +291,13 @@ def _dtype(change: Change) -> torch.dtype:
 
 def worn_by(pipeline: "DiffusionPipeline") -> list[Erasure]:
     """The erasures that are on the pipeline, in the order in which they were put on."""
-    return worn_on(pipeline.text_encoder)
+    return list(dict.fromkeys(on for encoder in text_encoders(pipeline).values() for on in worn_on(encoder)))
 
 
 def worn_on(text_encoder: nn.Module) -> list[Erasure]:
     """The erasures that are on a text encoder, in the order in which they were put on."""
     worn = _worn.get(text_encoder)
-    return list(worn.erasures) if worn else []
+    return list(worn.edits) if worn else []
 
 
 @torch.no_grad()
@@ -253,15 +306,14 @@ def _dress(encoder: nn.Module) -> None:
 
     Sums in float64, so that the order of applying leaves no trace in the weights' own, coarser precision.
     """
-    worn, parameters = _worn[encoder], dict(encoder.named_parameters())
+    worn = _worn[encoder]
     for name, base in worn.base.items():
-        changes = [erasure.changes[name] for erasure in worn.erasures if name in erasure.changes]
-        if not changes:
-            parameters[name].copy_(base)
-            continue
-        total = torch.stack([base.double().cpu(), *(_dense(change).cpu() for change in changes)]).sum(0)
-        parameters[name].copy_(total)
-    if not worn.erasures:
+        changes = [edit.changes[name] for edit in worn.edits.values() if name in edit.changes]
+        total = (
+            torch.stack([base.double().cpu(), *(_dense(change).cpu() for change in changes)]).sum(0) if changes else base
+        )
+        encoder.get_parameter(name).copy_(total)
+    if not worn.edits:
         del _worn[encoder]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.cost import Cost
 from unreel.denoiser import Denoiser
-from unreel.erasure import Change, Erasure, Fingerprint
+from unreel.erasure import Change, Edit, Erasure, Fingerprint
 from unreel.errors import UnreelError
 from unreel.methods.adversarial import AdversarialConfig, adversarial
 from unreel.methods.anchored import AnchoredConfig, anchored
@@ -100,14 +101,17 @@ def unlearn(
     if not these:
         raise UnreelError("name at least one concept to forget")
     config = config or ClosedFormConfig()
-    conditioner = Conditioner.of(pair.t2i)
-    for concept in these:
-        conditioner.require_room_for(concept.forget_prompts)
+    conditioners = list(pair.conditioners().values())
+    if not conditioners:
+        raise UnreelError(f"{pair.t2v_source} has no text encoder that reads prompts")
+    conditioner = conditioners[0]
+    for concept, reader in product(these, conditioners):
+        reader.require_room_for(concept.forget_prompts)
     with Cost(conditioner.device) as cost:
         if isinstance(config, ClosedFormConfig):
             if images is not None:
                 raise UnreelError("the closed form learns from text alone: give images to --method few-shot")
-            changes, record = _closed_form(these, pair, conditioner, config, keep)
+            changes, record = _closed_form(these, pair, conditioners, config, keep)
         else:
             if len(these) > 1 or keep:
                 raise UnreelError(
@@ -117,8 +121,14 @@ def unlearn(
                 raise UnreelError(
                     "few-shot makes nothing in particular instead: leave --replace out, or take another method"
                 )
+            if len(conditioners) > 1:
+                raise UnreelError(
+                    f"{type(pair.t2i).__name__} reads prompts with {len(conditioners)} text encoders, and methods that "
+                    "learn from images change one: use the closed form"
+                )
             learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
-            changes, record = learn(these[0], pair, conditioner, config, images)  # type: ignore[arg-type]
+            one, record = learn(these[0], pair, conditioner, config, images)  # type: ignore[arg-type]
+            changes = [one]
     anchors = record.pop("anchors", {})
     method = next(name for name, kind in METHODS.items() if type(config) is kind)
     parts = [
@@ -141,17 +151,38 @@ def unlearn(
         "versions": versions(),
         "parts": parts,
     }
-    on_cpu = {name: change.cpu() for name, change in changes.items()}
-    return Erasure(on_cpu, Fingerprint.of(conditioner.text_encoder), provenance)
+    edits = [
+        Edit({name: change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
+        for of, reader in zip(changes, conditioners, strict=True)
+    ]
+    return Erasure(tuple(edits), provenance)
 
 
 def _closed_form(
-    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig, keep: Sequence[str]
-) -> Result:
+    concepts: Sequence[Concept],
+    pair: Pair,
+    conditioners: Sequence[Conditioner],
+    config: ClosedFormConfig,
+    keep: Sequence[str],
+) -> tuple[list[dict[str, Change]], dict[str, Any]]:
+    """The changes of every text encoder; what the record says of each is a list if there are several."""
     names = [name for name in keep if any(concept.is_named_in(name) for concept in concepts)]
     if names:
         raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
-    corpus, anchors, twins = _twins(concepts, pair, conditioner, config)
+    # The first chooses the anchors, so that all say the same instead.
+    anchors = {concept.name: anchor_for(concept, concepts, conditioners[0], pair.vocabulary) for concept in concepts}
+    said = [replace(concept, anchor=anchors[concept.name]) for concept in concepts]
+    solved = [_solved(said, pair, conditioner, config, keep) for conditioner in conditioners]
+    records = [record for _, record in solved]
+    record = records[0] if len(records) == 1 else {name: [it[name] for it in records] for name in records[0]}
+    settings = asdict(config) | ({"keep": list(keep)} if keep else {})
+    return [changes for changes, _ in solved], {"settings": settings, "anchors": anchors, **record}
+
+
+def _solved(
+    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig, keep: Sequence[str]
+) -> Result:
+    corpus, _, twins = _twins(concepts, pair, conditioner, config)
     kept = retained(conditioner, corpus, concepts, config, keep=keep)
     if isinstance(config, AdversarialConfig):
 
@@ -164,8 +195,7 @@ def _closed_form(
         )
     else:
         changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
-    settings = asdict(config) | ({"keep": list(keep)} if keep else {})
-    return dict(changes), {"settings": settings, "anchors": anchors, **record}
+    return dict(changes), record
 
 
 def _twins(
@@ -188,9 +218,9 @@ def _twins(
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
-    """What to make instead of `concept`: what it asks for, nothing for a motion, else something of its kind that is not to be
-    forgotten too: what the text encoder takes to be nearest, less the nearest tenth, because what is nearest is easily taken
-    for the concept (benchmarks/anchor_choice.py). Raises UnreelError if there is no such thing.
+    """What to make instead of `concept`: what it asks for, nothing for a motion, else something of its kind that is not to
+    be forgotten too: what the text encoder takes to be nearest, less the nearest tenth, because what is nearest is easily
+    taken for the concept (benchmarks/anchor_choice.py). Raises UnreelError if there is no such thing.
     """
     if concept.anchor is not None:
         return concept.anchor

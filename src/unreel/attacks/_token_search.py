@@ -47,8 +47,8 @@ def search(case: Case, before: str, after: str, pool: dict[str, int], index: int
     def slopes(words: list[int]) -> torch.Tensor:
         """How much J would rise with every word in every place, to first order: (k, pool)."""
         tokens = conditioner.tokenize([text(words)])
-        rows = table[tokens].requires_grad_()
-        (gradient,) = torch.autograd.grad(loss_of(conditioner.encode_ids(tokens, rows)), rows)
+        rows = table[tokens.ids].requires_grad_()
+        (gradient,) = torch.autograd.grad(loss_of(conditioner.encode_tokens(tokens, rows)), rows)
         return (gradient[0, start : start + count] @ table[ids.to(table.device)].T).cpu()
 
     @torch.no_grad()

@@ -31,8 +31,9 @@ def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
     v = start.clone().requires_grad_()
 
     def encode() -> torch.Tensor:
-        rows = table[tokens]
-        return conditioner.encode_ids(tokens, torch.cat([rows[:, :place], v[None, None], rows[:, place + 1 :]], dim=1))
+        rows = table[tokens.ids]
+        given = torch.cat([rows[:, :place], v[None, None], rows[:, place + 1 :]], dim=1)
+        return conditioner.encode_tokens(tokens, given)
 
     generator = generator_for(index, seed)
     optimizer = torch.optim.Adam([v], lr=RATE * float(table.std()))

@@ -15,6 +15,7 @@ from unreel.attacks import Case
 from unreel.attacks._objective import generator_for
 from unreel.attacks._words import in_place, other_words
 from unreel.concept import Concept
+from unreel.conditioner import Tokens
 
 NEEDS_WEIGHTS = False
 ETA = 3.0  # the paper's choice for nudity; 5.5 for violence
@@ -34,9 +35,9 @@ def attempt(case: Case, index: int, seed: int) -> str:
     blank = encoder.tokenize([" ".join(words[:1] * count)])
 
     def distances(population: torch.Tensor) -> torch.Tensor:
-        tokens = blank.repeat(len(population), 1)
+        tokens = blank.ids.repeat(len(population), 1)
         tokens[:, 1 : 1 + count] = ids[population].to(tokens.device)
-        return (encoder.encode_ids(tokens) - target).float().square().sum((1, 2)).cpu()
+        return (encoder.encode_tokens(Tokens(tokens, blank.call)) - target).float().square().sum((1, 2)).cpu()
 
     def chance(number: int) -> torch.Tensor:
         return torch.rand(number, generator=generator)

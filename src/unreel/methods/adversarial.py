@@ -163,11 +163,12 @@ def remaining(conditioner: Conditioner, twins: Sequence[Twin], changes: dict[str
     twins' own encoder has none: squared distances, (n,).
     """
     last = conditioner.layers[-1:]
-    ids, wanted, places = tokenize(conditioner, twins)
+    said, wanted, places = tokenize(conditioner, twins)
     goal = watch(conditioner, wanted, last)[1][0]
     with _changed(conditioner, changes):
-        reached = watch(conditioner, ids, last)[1][0]
-    return (reached - goal.gather(1, places.expand_as(reached))).float().square().sum((1, 2))
+        reached = watch(conditioner, said, last)[1][0]
+    far = (reached - goal.gather(1, places.expand_as(reached))) * said.seen[..., None]
+    return far.float().square().sum((1, 2))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unreel.conditioner import Conditioner
+from unreel.conditioner import Conditioner, Tokens
 from unreel.erasure import LowRank
 from unreel.errors import UnreelError
 
@@ -88,12 +88,15 @@ def moments(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFo
     sums = {name: torch.zeros(2 * (matrix.in_features,), device=conditioner.device) for name, matrix in matrices}
     tokens = 0
     for start in range(0, len(sentences), BATCH):
-        ids = conditioner.tokenize(list(sentences[start : start + BATCH]))
-        tokens += ids.numel()
-        with torch.no_grad(), _entering([matrix for _, matrix in matrices]) as entering:
-            conditioner.encode_ids(ids)
-        for name, matrix in matrices:
-            sums[name] += _product(entering[matrix], entering[matrix])
+        said = conditioner.tokenize(list(sentences[start : start + BATCH]))
+        seen = said.seen
+        tokens += int(seen.sum())
+        with torch.no_grad(), _passing([matrix for _, matrix in matrices]) as passing:
+            conditioner.encode_tokens(said)
+        for (name, matrix), layer in zip(matrices, conditioner.layers[-config.layers :], strict=True):
+            k, _ = passing[matrix]
+            k = k[seen] / _loudness(layer, passing[matrix][1][seen])
+            sums[name] += _product(k, k)
     return Moments(sums, tokens)
 
 
@@ -126,10 +129,12 @@ def closed_form(
         kk = torch.zeros(2 * (matrix.in_features,), device=conditioner.device)
         kd = torch.zeros(matrix.in_features, matrix.out_features, device=conditioner.device)
         for batch in passes:
-            with _entering([matrix]) as entering:
+            with _passing([matrix]) as passing:
                 leaving = batch.through(index, layer)
-            kk += _product(entering[matrix], entering[matrix])
-            kd += _product(entering[matrix], batch.goals[index] - leaving)
+            k, written = (part[batch.seen] for part in passing[matrix])
+            k = k / _loudness(layer, written)
+            kk += _product(k, k)
+            kd += _product(k, (batch.goals[index] - leaving)[batch.seen] / _gain(layer, matrix))
         tokens = sum(batch.tokens for batch in passes) / concepts
         changes[name] = _solve(kk / tokens, kd / tokens, retained.sums[name] / retained.tokens, config)
         change = changes[name].dense().to(matrix.weight)
@@ -140,9 +145,10 @@ def closed_form(
                 batch.hidden = batch.through(index, layer)
         finally:
             matrix.weight.copy_(before)
-        meant = entering[matrix] @ change.T  # in the last batch, as `leaving` and `batch` are
-        if _square(batch.hidden - leaving - meant) > _square(meant):
-            raise UnreelError(  # a norm after the MLP, as in Gemma 2
+        # In the last batch, as `leaving`, `k` and `batch` are.
+        meant = (k.to(change) @ change.T) * _gain(layer, matrix)
+        if _square((batch.hidden - leaving)[batch.seen] - meant) > _square(meant):
+            raise UnreelError(
                 f"{type(layer).__name__} does not pass on what its MLP writes as it is: the closed form cannot edit it"
             )
     left = sum(batch.distance() for batch in passes) / way
@@ -153,23 +159,25 @@ class Pass:
     """Some sentences on their way up through the layers to edit, and where their twins were on each layer.
 
     `hidden` (n, tokens, width) enters the next layer; `goals` are what left each layer for the twins, at the places that
-    correspond; `way` is the squared distance from the sentences to their twins after the last layer, before any change.
+    correspond; `seen` (n, tokens) says which tokens count; `way` is the squared distance from the sentences to their twins
+    after the last layer, before any change.
     """
 
-    def __init__(self, calls: list[tuple[tuple, dict]], goals: list[torch.Tensor], way: float):
-        self.calls, self.goals, self.way = calls, goals, way
+    def __init__(self, calls: list[tuple[tuple, dict]], goals: list[torch.Tensor], seen: torch.Tensor, way: float):
+        self.calls, self.goals, self.seen, self.way = calls, goals, seen, way
         self.hidden = _hidden(*calls[0])
 
     @classmethod
     def of(cls, conditioner: Conditioner, twins: Sequence[Twin], layers: Sequence[nn.Module]) -> "Pass":
-        ids, wanted, places = tokenize(conditioner, twins)
-        calls, leaving = watch(conditioner, ids, layers)
-        goals = [h.gather(1, places.expand_as(h)) for h in watch(conditioner, wanted, layers)[1]]
-        return cls(calls, goals, _square(goals[-1] - leaving[-1]))
+        said, wanted, places = tokenize(conditioner, twins)
+        calls, leaving = watch(conditioner, said, layers)
+        goals = [h.gather(1, places.expand(-1, -1, h.shape[-1])) for h in watch(conditioner, wanted, layers)[1]]
+        seen = said.seen
+        return cls(calls, goals, seen, _square((goals[-1] - leaving[-1])[seen]))
 
     @property
     def tokens(self) -> int:
-        return self.hidden.shape[0] * self.hidden.shape[1]
+        return int(self.seen.sum())
 
     def through(self, index: int, layer: nn.Module) -> torch.Tensor:
         """What leaves layer number `index` now for `hidden`; all else it is called with does not depend on what changes."""
@@ -179,20 +187,20 @@ class Pass:
         return _first(layer(**{**kwargs, "hidden_states": self.hidden}))
 
     def distance(self) -> float:
-        return _square(self.goals[-1] - self.hidden)
+        return _square((self.goals[-1] - self.hidden)[self.seen])
 
 
-def tokenize(conditioner: Conditioner, twins: Sequence[Twin]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids of the sentences and of their twins, (n, tokens) each, and the places in the twins that correspond to the
-    sentences' tokens, (n, tokens, 1).
+def tokenize(conditioner: Conditioner, twins: Sequence[Twin]) -> tuple[Tokens, Tokens, torch.Tensor]:
+    """The sentences and their twins as tokens, and the places in the twins that correspond to the sentences' tokens,
+    (n, tokens, 1).
     """
-    ids, wanted = (conditioner.tokenize([pair[side] for pair in twins]) for side in (0, 1))
-    places = [align(a, b) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]
-    return ids, wanted, torch.tensor(places, device=ids.device)[..., None]
+    said, wanted = (conditioner.tokenize([pair[side] for pair in twins]) for side in (0, 1))
+    places = [align(a, b) for a, b in zip(said.ids.tolist(), wanted.ids.tolist(), strict=True)]
+    return said, wanted, torch.tensor(places, device=said.ids.device)[..., None]
 
 
 def watch(
-    conditioner: Conditioner, ids: torch.Tensor, layers: Sequence[nn.Module]
+    conditioner: Conditioner, tokens: Tokens, layers: Sequence[nn.Module]
 ) -> tuple[list[tuple[tuple, dict]], list[torch.Tensor]]:
     """What each of `layers` is called with, and what leaves it."""
     calls: list[tuple[tuple, dict]] = []
@@ -207,7 +215,7 @@ def watch(
         hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
         hooks.append(layer.register_forward_hook(lambda _, __, output: leaving.append(_first(output))))
     try:
-        conditioner.encode_ids(ids)
+        conditioner.encode_tokens(tokens)
     finally:
         for hook in hooks:
             hook.remove()
@@ -215,15 +223,31 @@ def watch(
 
 
 @contextmanager
-def _entering(matrices: Sequence[nn.Linear]) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Notes what enters each of `matrices` while the block runs: (n, tokens, in)."""
-    seen: dict[nn.Module, torch.Tensor] = {}
-    hooks = [m.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0])) for m in matrices]
+def _passing(matrices: Sequence[nn.Linear]) -> Iterator[dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
+    """Notes what enters and leaves each of `matrices` while the block runs: (n, tokens, in) and (n, tokens, out)."""
+    seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    hooks = [m.register_forward_hook(lambda module, args, out: seen.__setitem__(module, (args[0], out))) for m in matrices]
     try:
         yield seen
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _norm(layer: nn.Module) -> nn.Module | None:
+    """What Gemma's layers put between the MLP and their output: it divides by the root mean square, then multiplies."""
+    return getattr(layer, "post_feedforward_layernorm", None)
+
+
+def _loudness(layer: nn.Module, written: torch.Tensor) -> torch.Tensor | float:
+    """What the layer divides by what its MLP writes: (n, out) -> (n, 1), or 1."""
+    return 1.0 if _norm(layer) is None else written.float().square().mean(-1, keepdim=True).sqrt()
+
+
+def _gain(layer: nn.Module, matrix: nn.Linear) -> torch.Tensor | float:
+    """What the layer multiplies with then: (out,), or 1."""
+    norm = _norm(layer)
+    return 1.0 if norm is None else norm(torch.ones(matrix.out_features).to(matrix.weight)).float()
 
 
 def _hidden(args: tuple, kwargs: dict) -> torch.Tensor:
@@ -268,8 +292,8 @@ def align(source: Sequence[int], target: Sequence[int]) -> list[int]:
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(n, tokens, x) and (n, tokens, y) -> their product summed over tokens, (x, y) float32."""
-    return a.flatten(0, 1).float().T @ b.flatten(0, 1).float()
+    """(n, x) and (n, y) -> their product summed over n, (x, y) float32."""
+    return a.float().T @ b.float()
 
 
 def _square(difference: torch.Tensor) -> float:
