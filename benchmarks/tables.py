@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.common import RESULTS
 from unreel.estimate import Estimate
 from unreel.files import write_text
+from unreel.unlearning import TOO_NEAR
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -49,9 +50,9 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _interval(share: dict[str, Any]) -> str:
-    low, high = share["ci"]
-    return f"{100 * share['value']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+def _interval(share: dict[str, Any], digits: int = 0) -> str:
+    value, low, high = (f"{100 * x:.{digits}f}" for x in (share["value"], *share["ci"]))
+    return f"{value} % [{low}, {high}]"
 
 
 def _change(figure: dict[str, Any] | None, scale: float = 100, digits: int = 0) -> str:
@@ -390,6 +391,22 @@ def many_concepts() -> str:
     return f"{_table(head, rows)}\n\nSeconds of one core, with statistics cached. As multiples of one concept's: {times}."
 
 
+def anchor_choice() -> str:
+    """How often things are taken for what they would stand in for, by their place in the order from the nearest."""
+    result = _load("anchor_choice")
+    chosen = len(result["seen"]) // TOO_NEAR
+    rows = []
+    for row in result["rows"]:
+        place = f"**{row['place'] + 1}**" if row["place"] == chosen else str(row["place"] + 1)
+        cells = [
+            f"{_interval(found, 1)}, at worst {100 * row['worst'][name]:.0f} %" for name, found in row["found"].items()
+        ]
+        rows.append([place, *cells, _percent(row["kept"])])
+    groups = ", ".join(f"{count} {name}" for name, count in result["images"].items())
+    note = f"{len(result['targets'])} things; images of each of the {len(result['seen'])} anchors: {groups}."
+    return _table(["place", *(f"{name}: found" for name in result["images"]), "companions kept"], rows) + f"\n\n{note}"
+
+
 def encoder_cost() -> str:
     """What the closed form costs on an encoder of CLIP ViT-L/14's size."""
     rows = []
@@ -488,6 +505,7 @@ def training() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
+    "anchor_choice": anchor_choice,
     "anchored_scan": anchored_scan,
     "attack_twins": attack_twins,
     "attacks_compared": attacks_compared,
