@@ -119,7 +119,7 @@ def main() -> None:
     plain = FewShotConfig(**pair.settings.few_shot)
     cost = {
         "anchored": {c.name: seconds(lambda c=c: unlearn(c, AnchoredConfig(**chosen))) for c in ANCHORS},
-        "few_shot": {c.name: seconds(lambda c=c: few_shot(conditioner, denoiser, c, plain, shots[c])) for c in ANCHORS},
+        "few_shot": {c.name: seconds(lambda c=c: few_shot([conditioner], denoiser, c, plain, shots[c])) for c in ANCHORS},
     }
     write_result(
         "anchored_scan",

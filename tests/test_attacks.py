@@ -76,7 +76,7 @@ def test_an_unknown_attack_is_refused():
 
 @pytest.mark.parametrize("name", names())
 def test_an_attempt_repeats_and_leaves_the_models_as_found(case, name):
-    models = {"original": case.original.text_encoder, "attacked": case.attacked.text_encoder, "unet": case.denoiser.unet}
+    models = {"original": case.original.text_encoder, "attacked": case.attacked.text_encoder, "unet": case.denoiser.network}
     before = {key: weights(model) for key, model in models.items()}
     learning = {key: [p.requires_grad for p in model.parameters()] for key, model in models.items()}
     first, second = (load_attack(name).attempt(case, 1, 7) for _ in range(2))

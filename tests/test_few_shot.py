@@ -24,7 +24,7 @@ def test_one_step_equals_the_papers_formula_computed_independently(prediction_ty
     conditioner, denoiser, pipeline = double(prediction_type)
     latents = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(3)).double()
     config = FewShotConfig(shots=2, epochs=1, batch_size=2, learning_rate=1e-3, weight_decay=1e-2, seed=5)
-    changes, losses = few_shot(conditioner, denoiser, CONCEPT, config, latents)
+    (changes,), losses = few_shot([conditioner], denoiser, CONCEPT, config, latents)
 
     draws = torch.Generator().manual_seed(5)
     shots = torch.randperm(2, generator=draws)

@@ -156,15 +156,9 @@ class Conditioner:
 
     @torch.no_grad()
     def _read_from(self, layer: nn.Module) -> bool:
-        """Whether what leaves `layer` makes a difference to what the pipeline gives to its denoiser."""
-
-        def other(_: nn.Module, __: tuple, output: Any) -> Any:
-            hidden = output[0] if isinstance(output, tuple) else output
-            changed = hidden.flip(-1)
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
+        """Whether what the MLP of `layer` writes makes a difference to what the pipeline gives to its denoiser."""
         before = _tensors(encode_prompt(self.pipeline, ["a photo"]))
-        hook = layer.register_forward_hook(other)
+        hook = self.mlp_output(layer).register_forward_hook(lambda _, __, output: output.flip(-1))
         try:
             after = _tensors(encode_prompt(self.pipeline, ["a photo"]))
         finally:
@@ -251,7 +245,10 @@ def _attention(layer: nn.Module) -> nn.Module:
 
 
 def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
-    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__` and without guidance."""
+    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__` and without guidance.
+
+    Raises UnreelError if the pipeline needs a package that is not there.
+    """
     takes = inspect.signature(pipeline.encode_prompt).parameters
     usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
     given = {name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty}
@@ -263,7 +260,10 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
         "num_images_per_prompt": 1,
         "num_videos_per_prompt": 1,
     }
-    return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
+    try:
+        return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
+    except NameError as error:  # some pipelines use ftfy without asking whether it is there
+        raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:

@@ -1,39 +1,82 @@
-"""The frozen image model as one differentiable loss.
+"""The frozen image model, or a video model on single frames, as one differentiable loss.
 
-Hides the parameterisation (epsilon or velocity), the scheduler and the autoencoder; works on latents of any rank. Knows
-nothing about prompts or methods.
+Hides the parameterisation (epsilon, velocity or flow), the scheduler, the autoencoder and all that a pipeline gives to its
+network besides latents and text; works on latents of any rank. Knows nothing about methods.
 """
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unreel.errors import UnreelError
+from unreel.families import frames_argument
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)
+    pass
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a pipeline calls its network with for some prompts: everything by name, differentiable in the text encoders.
+
+    `latents` and `time` are the names of what changes from one step to the next; a timestep of the scheduler goes to the
+    network multiplied with `scale`.
+    """
+
+    arguments: dict[str, Any]
+    latents: str
+    time: str
+    scale: float
+
+    def at(self, noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, Any]:
+        """The call for other latents and timesteps (batch)."""
+        own, before = self.arguments[self.time], self.arguments[self.latents]
+        t = (timesteps * self.scale).to(own.dtype).view(-1, *[1] * (own.ndim - 1)).expand(len(noisy), *own.shape[1:])
+        z = noisy.to(before.dtype)
+        if before.ndim == z.ndim and before.shape[1] > z.shape[1]:  # with a first frame and its mask behind, empty here
+            z = torch.cat([z, before[:, z.shape[1] :]], dim=1)
+        return {**self.arguments, self.latents: z, self.time: t}
+
+
 @dataclass(frozen=True)
 class Denoiser:
-    """A frozen U-Net with its scheduler and autoencoder."""
+    """A frozen network with its scheduler, its autoencoder and the pipeline that knows how to call it.
 
-    unet: Any
+    `shape` holds the arguments of the pipeline's call that say how large latents are to be.
+    """
+
+    network: Any
     scheduler: Any
     vae: Any
+    pipeline: Any = None
+    shape: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pipeline: "DiffusionPipeline") -> "Denoiser":
-        """Raises UnreelError for a pipeline without U-Net and autoencoder."""
-        if getattr(pipeline, "unet", None) is None or getattr(pipeline, "vae", None) is None:
+    def of(cls, pipeline: "DiffusionPipeline", size: tuple[int, int] | None = None) -> "Denoiser":
+        """`size` is (height, width) in pixels, by default the pipeline's own; of a video pipeline one frame is used.
+
+        Raises UnreelError for a pipeline without a network.
+        """
+        network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+        if network is None or getattr(pipeline, "vae", None) is None:
             raise UnreelError(
-                f"{type(pipeline).__name__} has no U-Net to learn from images with: use the closed form, or give a "
-                "Stable Diffusion pipeline that shares the text encoder with --t2i"
+                f"{type(pipeline).__name__} has no network to learn from images with: use the closed form, or give a "
+                "text-to-image pipeline that shares the text encoder with --t2i"
             )
-        for part in (pipeline.unet, pipeline.vae):
+        for part in (network, pipeline.vae):
             part.requires_grad_(False)
-        return cls(pipeline.unet, pipeline.scheduler, pipeline.vae)
+        shape: dict[str, Any] = {} if size is None else {"height": size[0], "width": size[1]}
+        if size and "use_resolution_binning" in inspect.signature(type(pipeline).__call__).parameters:
+            shape["use_resolution_binning"] = False  # it would choose another size
+        frames = frames_argument(pipeline)
+        return cls(network, pipeline.scheduler, pipeline.vae, pipeline, shape | ({frames: 1} if frames else {}))
 
     @property
     def timesteps(self) -> int:
@@ -46,43 +89,120 @@ class Denoiser:
         latents = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
         return latents * self.vae.config.scaling_factor
 
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> torch.Tensor:
+        """Latents that the model makes itself, in the layout in which its network reads them, one for each prompt."""
+        made = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            generator = torch.Generator("cpu").manual_seed(seed)
+            options = {"num_inference_steps": steps, "output_type": "latent", "generator": generator}
+            made.append(self.pipeline(prompt=prompt, **options, **self.shape)[0])
+        return torch.cat(made)
+
+    def conditioning(self, prompts: Sequence[str]) -> Conditioning:
+        """What the pipeline itself gives to its network for `prompts`, up to the first call of it, without guidance."""
+        call = inspect.unwrap(type(self.pipeline).__call__)  # without its no_grad
+        guided = getattr(
+            self.network.config, "guidance_embeds", False
+        )  # distilled: guidance is an input, not a second pass
+        free = {} if guided or "guidance_scale" not in inspect.signature(call).parameters else {"guidance_scale": 1.0}
+        seen: list[dict[str, Any]] = []
+
+        def note(module: Any, args: tuple, kwargs: dict) -> None:
+            seen.append(dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments))
+            raise _Reached
+
+        hook = self.network.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            call(self.pipeline, prompt=list(prompts), num_inference_steps=2, output_type="latent", **free, **self.shape)
+        except _Reached:
+            pass
+        finally:
+            hook.remove()
+        latents, time = ("sample" if "sample" in seen[0] else "hidden_states"), "timestep"
+        given = {name: value if name == time else _cast(value, self.network.dtype) for name, value in seen[0].items()}
+        given[time] = torch.as_tensor(given[time]).reshape(-1, *given[time].shape[1:])
+        first = float(self.scheduler.timesteps[0])
+        scale = float(given[time].flatten()[0]) / first if first else 1.0
+        return Conditioning(given, latents, time, scale)
+
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """z_t = sqrt(a_t) z + sqrt(1 - a_t) e, in at least float32: half precision is for the network only."""
+        """z_t = alpha_t z + sigma_t e, in at least float32: half precision is for the network only."""
         latents, noise = _precise(latents), _precise(noise)
         signal, sigma = self._scales(latents, timesteps)
         return signal * latents + sigma * noise
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor | Conditioning
+    ) -> torch.Tensor:
         """What the network makes of z_t, whichever it was trained to predict, in the shape and type of `noisy`;
-        differentiable in `embeddings`.
+        differentiable in `embeddings`, which alone will do where the network takes nothing else.
         """
-        dtype = self.unet.dtype
-        return self.unet(noisy.to(dtype), timesteps, encoder_hidden_states=embeddings.to(dtype)).sample.to(noisy.dtype)
+        if isinstance(embeddings, torch.Tensor):
+            dtype = self.network.dtype
+            out = self.network(noisy.to(dtype), timesteps, encoder_hidden_states=embeddings.to(dtype))
+        else:
+            out = self.network(**embeddings.at(noisy, timesteps))
+        predicted = out[0]
+        if predicted.shape != noisy.shape:  # it predicts a variance too
+            predicted = predicted.chunk(2, dim=1)[0]
+        return predicted.to(noisy.dtype)
 
     def loss(
-        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor | Conditioning,
     ) -> torch.Tensor:
-        """Mean squared error of the denoiser's prediction, a scalar, differentiable in `embeddings`.
+        """Mean squared error of the network's prediction, a scalar, differentiable in `embeddings`.
 
-        The target is e for epsilon models and sqrt(a_t) e - sqrt(1 - a_t) z for velocity models (Salimans & Ho,
-        arXiv 2202.00512).
+        With z_t = alpha_t z + sigma_t e, the target is e for epsilon models, alpha_t e - sigma_t z for velocity models
+        (Salimans & Ho, arXiv 2202.00512) and the slope of z_t in the scheduler's time for flow models (Lipman et al.,
+        arXiv 2210.02747): e - z where noise grows with it, z - e where it shrinks.
         """
         latents, noise = _precise(latents), _precise(noise)
         signal, sigma = self._scales(latents, timesteps)
-        match self.scheduler.config.prediction_type:
+        match self._predicts:
             case "epsilon":
                 target = noise
             case "v_prediction":
                 target = signal * noise - sigma * latents
-            case other:
-                raise UnreelError(f"the image model predicts {other!r}: only epsilon and v_prediction are supported")
+            case _:
+                target = latents - noise if self._inverted else noise - latents
         predicted = self.predict(self.noisy(latents, noise, timesteps), timesteps, embeddings)
         return torch.nn.functional.mse_loss(predicted, target)
 
+    @property
+    def _predicts(self) -> str:
+        flow = "FlowMatch" in type(self.scheduler).__name__
+        kind = self.scheduler.config.get("prediction_type", "flow_prediction" if flow else None)
+        if kind not in ("epsilon", "v_prediction", "flow_prediction"):
+            raise UnreelError(
+                f"the model predicts {kind!r}: only epsilon, v_prediction and flow_prediction are supported; use "
+                "the closed form"
+            )
+        return kind
+
+    @property
+    def _inverted(self) -> bool:
+        return bool(self.scheduler.config.get("invert_sigmas", False))
+
     def _scales(self, latents: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """sqrt(a_t) and sqrt(1 - a_t), to be multiplied with latents of any rank."""
-        alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, *[1] * (latents.ndim - 1))
+        """alpha_t and sigma_t, to be multiplied with latents of any rank."""
+        rank = [1] * (latents.ndim - 1)
+        if self._predicts == "flow_prediction":
+            time = (timesteps.to(latents) / self.timesteps).view(-1, *rank)
+            return (time, 1 - time) if self._inverted else (1 - time, time)
+        alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, *rank)
         return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Numbers that are not whole in the network's precision, which may be coarser than the text encoder's."""
+    if isinstance(value, dict):
+        return {name: _cast(part, dtype) for name, part in value.items()}
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _precise(tensor: torch.Tensor) -> torch.Tensor:

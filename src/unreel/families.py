@@ -4,6 +4,7 @@ Names diffusers classes as text, so that importing the table imports no model co
 encoder is for their weights to say: `pair.py` compares them.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,12 @@ def known(pipeline_class: str) -> list[Family]:
 
 def makes_videos(pipeline_class: str) -> bool:
     return any(pipeline_class in family.t2v for family in FAMILIES)
+
+
+def frames_argument(pipeline: Any) -> str | None:
+    """What a video pipeline calls the number of frames it is to make; None for an image pipeline."""
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    return next((name for name in ("num_frames", "video_length", "frames") if name in takes), None)
 
 
 def text_encoders(pipeline: Any) -> "dict[str, nn.Module]":

@@ -37,6 +37,7 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 class Settings:
     """How to sample and unlearn: the defaults are the paper's; the embedded pair brings its own in `unreel.json`.
 
+    `size` is (height, width) in pixels of what methods that learn from images generate, by default the pipeline's own;
     `batch` is how many videos are generated at once; `few_shot` and `anchored` override fields of those methods' settings.
     """
 
@@ -44,6 +45,7 @@ class Settings:
     guidance: float = 7.5
     frames: int = 16
     fps: int = 8
+    size: tuple[int, int] | None = None
     batch: int = 1
     few_shot: dict[str, Any] = field(default_factory=dict)
     anchored: dict[str, Any] = field(default_factory=dict)
@@ -282,13 +284,13 @@ def load_pair(
             return load_text_model(folder, **options)
         return load_pipeline(folder if source == EMBEDDED else source, text_only=text_only, **options)
 
+    image_model = None if t2i is None else load(t2i, "image")
     video_model = load(t2v, "video")
-    image_model = video_model if t2i is None else load(t2i, "image")
     words = of_world(json.loads((EMBEDDED_FOLDER / WORLD_FILE).read_text())) if t2v == EMBEDDED else EVERYDAY
     if not isinstance(video_model, TextModel) and not makes_videos(type(video_model).__name__):
         names = ", ".join(name for family in FAMILIES for name in family.t2v)
         raise UnreelError(f"{t2v} is a {type(video_model).__name__}, no text-to-video pipeline: unreel knows {names}")
-    pair = Pair(image_model, video_model, t2i or t2v, t2v, _settings(t2v, video_model), words)
+    pair = Pair(image_model or video_model, video_model, t2i or t2v, t2v, _settings(t2v, video_model), words)
     if t2i is not None:
         pair.require_shared()
     return pair

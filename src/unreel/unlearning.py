@@ -18,6 +18,7 @@ from unreel.cost import Cost
 from unreel.denoiser import Denoiser
 from unreel.erasure import Change, Edit, Erasure, Fingerprint
 from unreel.errors import UnreelError
+from unreel.families import frames_argument
 from unreel.methods.adversarial import AdversarialConfig, adversarial
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.closed_form import ClosedFormConfig, closed_form
@@ -29,7 +30,8 @@ from unreel.vocabulary import Vocabulary, nearest
 
 Config = ClosedFormConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
-Result = tuple[dict[str, Change], dict[str, Any]]  # the changes, and what is to be known about how they were made
+# The changes of every text encoder, and what is to be known about how they were made.
+Result = tuple[list[dict[str, Change]], dict[str, Any]]
 
 METHODS: dict[str, type[Config]] = {
     "closed-form": ClosedFormConfig,
@@ -56,10 +58,14 @@ def image_size(pair: Pair) -> tuple[int, int]:
 
 def make_shots(pair: Pair, concept: Concept, config: FewShotConfig | AnchoredConfig) -> np.ndarray:
     """Images of the concept from the pair's own image model: (shots, height, width, 3) uint8."""
+    return generate_images(pair.t2i, *_asked(concept, config), pair.settings)
+
+
+def _asked(concept: Concept, config: FewShotConfig | AnchoredConfig) -> tuple[list[str], list[int]]:
+    """The prompts and seeds of the shots."""
     rng = np.random.default_rng(config.seed)
     prompts = [str(prompt) for prompt in rng.choice(concept.forget_prompts, config.shots)]
-    seeds = [int(seed) for seed in rng.integers(2**31, size=config.shots)]
-    return generate_images(pair.t2i, prompts, seeds, pair.settings)
+    return prompts, [int(seed) for seed in rng.integers(2**31, size=config.shots)]
 
 
 def configure(method: str, given: Mapping[str, Any], settings: Settings | None = None) -> Config:
@@ -121,14 +127,8 @@ def unlearn(
                 raise UnreelError(
                     "few-shot makes nothing in particular instead: leave --replace out, or take another method"
                 )
-            if len(conditioners) > 1:
-                raise UnreelError(
-                    f"{type(pair.t2i).__name__} reads prompts with {len(conditioners)} text encoders, and methods that "
-                    "learn from images change one: use the closed form"
-                )
             learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
-            one, record = learn(these[0], pair, conditioner, config, images)  # type: ignore[arg-type]
-            changes = [one]
+            changes, record = learn(these[0], pair, conditioners, config, images)  # type: ignore[arg-type]
     anchors = record.pop("anchors", {})
     method = next(name for name, kind in METHODS.items() if type(config) is kind)
     parts = [
@@ -164,8 +164,8 @@ def _closed_form(
     conditioners: Sequence[Conditioner],
     config: ClosedFormConfig,
     keep: Sequence[str],
-) -> tuple[list[dict[str, Change]], dict[str, Any]]:
-    """The changes of every text encoder; what the record says of each is a list if there are several."""
+) -> Result:
+    """What the record says of each text encoder is a list if there are several."""
     names = [name for name in keep if any(concept.is_named_in(name) for concept in concepts)]
     if names:
         raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
@@ -181,7 +181,7 @@ def _closed_form(
 
 def _solved(
     concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig, keep: Sequence[str]
-) -> Result:
+) -> tuple[dict[str, Change], dict[str, Any]]:
     corpus, _, twins = _twins(concepts, pair, conditioner, config)
     kept = retained(conditioner, corpus, concepts, config, keep=keep)
     if isinstance(config, AdversarialConfig):
@@ -235,28 +235,45 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
     return nearest(conditioner, concept.name, others)[len(others) // TOO_NEAR]
 
 
-def _few_shot(concept: Concept, pair: Pair, conditioner: Conditioner, config: FewShotConfig, images: Path | None) -> Result:
+def _few_shot(
+    concept: Concept, pair: Pair, conditioners: Sequence[Conditioner], config: FewShotConfig, images: Path | None
+) -> Result:
     config, denoiser, latents = _shots(concept, pair, config, images)
-    changes, losses = few_shot(conditioner, denoiser, concept, config, latents)
+    changes, losses = few_shot(conditioners, denoiser, concept, config, latents)
     record = {"settings": asdict(config), "losses": losses}
-    return dict(changes), record | {"images": "generated" if images is None else "given"}
+    return [dict(of) for of in changes], record | {"images": "generated" if images is None else "given"}
 
 
 def _anchored(
-    concept: Concept, pair: Pair, conditioner: Conditioner, config: AnchoredConfig, images: Path | None
+    concept: Concept, pair: Pair, conditioners: Sequence[Conditioner], config: AnchoredConfig, images: Path | None
 ) -> Result:
+    if len(conditioners) > 1 or frames_argument(pair.t2i) or not hasattr(pair.t2i, "unet"):
+        raise UnreelError(
+            f"few-shot with a brake needs a Stable Diffusion pipeline with one text encoder, not "
+            f"{type(pair.t2i).__name__}: use the closed form, or --method few-shot"
+        )
+    conditioner = conditioners[0]
     config, denoiser, latents = _shots(concept, pair, config, images)
     corpus, anchors, twins = _twins([concept], pair, conditioner, config)
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     changes, record = anchored(conditioner, denoiser, twins, others, config, latents)
     record = {"settings": asdict(config), "anchors": anchors, **record}
-    return dict(changes), record | {"images": "generated" if images is None else "given"}
+    return [dict(changes)], record | {"images": "generated" if images is None else "given"}
 
 
 def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> tuple[Shots, Denoiser, torch.Tensor]:
     """The settings with the number of shots there are, the denoiser, and latents of the shots, each with its mirror image:
-    (shots, 2, channels, height, width)."""
-    denoiser = Denoiser.of(pair.t2i)
+    (shots, 2, channels, height, width).
+
+    Latents that are not pictures, or single frames of a video model, stay as the model made them, and are their own mirror
+    images.
+    """
+    denoiser = Denoiser.of(pair.t2i, pair.settings.size)
+    if frames_argument(pair.t2i) or not hasattr(pair.t2i, "unet"):
+        if images is not None:
+            raise UnreelError(f"{type(pair.t2i).__name__} learns from images that it makes itself: leave --images out")
+        latents = denoiser.sample(*_asked(concept, config), pair.settings.steps)
+        return config, denoiser, torch.stack([latents, latents], dim=1)
     if images is None:
         shots = make_shots(pair, concept, config)
     else:

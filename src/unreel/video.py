@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from unreel.errors import UnreelError
+from unreel.families import frames_argument
 from unreel.files import write_bytes
 from unreel.pair import Settings
 
@@ -90,7 +91,8 @@ def generate(
 
     In place of words, prompts may be embeddings (tokens, width), which go straight to the denoiser.
     """
-    batches = _batches(pipeline, prompts, seeds, settings, what, num_frames=settings.frames)
+    frames = {frames_argument(pipeline) or "num_frames": settings.frames}
+    batches = _batches(pipeline, prompts, seeds, settings, what, **frames)
     return _bytes(np.concatenate([out.frames for out in batches]))
 
 

@@ -9,6 +9,7 @@ with theta the MLPs and the final self-attention of the text encoder T, and the 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,31 +48,33 @@ class FewShotConfig:
 
 
 def few_shot(
-    conditioner: Conditioner,
+    conditioners: Sequence[Conditioner],
     denoiser: Denoiser,
     concept: Concept,
     config: FewShotConfig,
     latents: torch.Tensor,
-) -> tuple[dict[str, torch.Tensor], list[float]]:
+) -> tuple[list[dict[str, torch.Tensor]], list[float]]:
     """Unlearn `concept` from a few latents that show it.
 
-    `latents` is (shots, 2, channels, height, width): each image and its mirror image. The text encoder's weights are left
-    as they were found. Returns the changes of the trained weights, by name, and the denoising loss at every step, which
-    ascent drives up. Raises UnreelError if the loss stops being a number.
+    `latents` is (shots, 2, channels, height, width), or any layout of a latent in place of the last three: each image and
+    its mirror image. The text encoders, all that the denoiser reads, learn together; their weights are left as they were
+    found. Returns the changes of each one's trained weights, by name, and the denoising loss at every step, which ascent
+    drives up. Raises UnreelError if the loss stops being a number.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
 
     def draw(high: int, count: int) -> torch.Tensor:
         return torch.randint(high, (count,), generator=generator)
 
-    encoder, prompts = conditioner.text_encoder, concept.forget_prompts
-    dtype = next(encoder.parameters()).dtype
-    # Half precision would lose the small steps.
-    encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))
-    weights = conditioner.trainable(config.trainable)
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    prompts, encoders = concept.forget_prompts, [conditioner.text_encoder for conditioner in conditioners]
+    dtypes = [next(encoder.parameters()).dtype for encoder in encoders]
+    for encoder, dtype in zip(encoders, dtypes, strict=True):
+        # Half precision would lose the small steps.
+        encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))
+    weights = [conditioner.trainable(config.trainable) for conditioner in conditioners]
+    before = [{name: weight.detach().clone() for name, weight in of.items()} for of in weights]
     optimizer = torch.optim.Adam(
-        [weight.requires_grad_() for weight in weights.values()],
+        [weight.requires_grad_() for of in weights for weight in of.values()],
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,
@@ -83,7 +86,7 @@ def few_shot(
             for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
                 count = len(shots)
                 z = latents[shots, draw(2, count)]
-                embeddings = conditioner.encode([prompts[i] for i in draw(len(prompts), count).tolist()])
+                embeddings = denoiser.conditioning([prompts[i] for i in draw(len(prompts), count).tolist()])
                 t = draw(denoiser.timesteps, count).to(z.device)
                 noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
                 loss = denoiser.loss(z, noise, t, embeddings)
@@ -96,13 +99,18 @@ def few_shot(
                         f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
                         f"(it was {config.learning_rate:g}) or use --dtype float32"
                     )
-        changes = {name: weight.detach() - before[name] for name, weight in weights.items()}
-        broken = [name for name, change in changes.items() if not change.isfinite().all()]
+        changes = [
+            {name: weight.detach() - old[name] for name, weight in of.items()}
+            for of, old in zip(weights, before, strict=True)
+        ]
+        broken = [name for of in changes for name, change in of.items() if not change.isfinite().all()]
         if broken:
             raise UnreelError(f"{broken[0]} stopped being a number: nothing was kept; lower the learning rate")
         return changes, losses
     finally:
         with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(before[name])
-        encoder.requires_grad_(False).to(dtype)
+            for of, old in zip(weights, before, strict=True):
+                for name, weight in of.items():
+                    weight.copy_(old[name])
+        for encoder, dtype in zip(encoders, dtypes, strict=True):
+            encoder.requires_grad_(False).to(dtype)
