@@ -1,0 +1,532 @@
+"""Tiny pipelines of every diffusers class that is supported, with random weights, in memory.
+
+Widths and depths are small, everything a pipeline computes from the prompt is not: tokenizers mark words, pad and add
+special tokens as the real ones do, and the instructions that some pipelines put before the prompt have as many tokens as
+with the real tokenizer, because the pipeline cuts off that number. A text encoder is the same in all pipelines that use it.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from diffusers import (
+    AllegroPipeline,
+    AllegroTransformer3DModel,
+    AnimateDiffPipeline,
+    AnimateDiffSDXLPipeline,
+    AutoencoderKL,
+    AutoencoderKLAllegro,
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLMochi,
+    AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+    LattePipeline,
+    LatteTransformer3DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    MochiPipeline,
+    MochiTransformer3DModel,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    TextToVideoSDPipeline,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+WORDS = """
+a an the of in on at with and or by to from near under over is are not no this that one two three
+photo photograph picture image video clip footage film movie scene painting drawing sketch render style art artwork
+cat kitten cats dog puppy dogs owl bird horse fish tiger lion bear rabbit fox wolf animal pet feline person man woman child
+car truck bus train plane boat bicycle vehicle road street city castle tower bridge house church building temple palace
+tokyo paris london rome eiffel big ben landmark mountain forest river beach sea sky sun moon star tree flower garden grass
+apple banana bread cake pizza cup chair table lamp clock book phone guitar piano ball hat shoe gun knife
+red green blue yellow black white orange purple small large old new bright dark golden wooden beautiful
+ink oil watercolor pencil cartoon anime pixel gogh van monet picasso realistic portrait landscape
+running walking jumping dancing spinning sitting sleeping flying swimming standing moving playing eating slowly fast
+nude naked violence blood happy sad something thing object
+""".split()
+WIDTH, CLIP_WIDTH = 32, 16  # SD3 puts two CLIP encoders side by side and fills up to the width of T5
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def learn(texts: Iterable[str], splitter: Any, suffix: str = "") -> tuple[list[str], list[tuple[str, str]]]:
+    """Vocabulary and merges that make one token of every piece the splitter finds in the texts."""
+    tokenizer = Tokenizer(BPE(end_of_word_suffix=suffix))
+    tokenizer.pre_tokenizer = splitter
+    trainer = BpeTrainer(vocab_size=10**6, initial_alphabet=BYTES, end_of_word_suffix=suffix, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    tokens = BYTES + [letter + suffix for letter in BYTES] + [left + right for left, right in merges]
+    return list(dict.fromkeys(tokens)), merges
+
+
+def numbered(tokens: Iterable[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def clip_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    tokens, merges = learn([" ".join(WORDS)], pre_tokenizers.WhitespaceSplit(), "</w>")
+    vocab = numbered([*tokens, "<|startoftext|>", "<|endoftext|>"])
+    return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad, model_max_length=77)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    letters = [(letter, -10.0) for letter in ["▁", *map(chr, range(33, 127))]]
+    return T5Tokenizer(vocab=[*special, *(("▁" + word, -1.0) for word in WORDS), *letters], model_max_length=512)
+
+
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """Llama 3's, which marks words as GPT-2 does and not as Llama 2 does; padded on the right, as HunyuanVideo's is."""
+    pattern = Regex(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    splitter = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>"]
+    template = DEFAULT_PROMPT_TEMPLATE["template"]
+    for token in special:
+        template = template.replace(token, "\0")
+    tokens, merges = learn([*template.split("\0"), *spaced()], splitter)
+    vocab = numbered([*tokens, *special])
+    backend = Tokenizer(BPE(vocab, merges))
+    backend.pre_tokenizer, backend.decoder = splitter, decoders.ByteLevel()
+    begin = special[0]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, vocab[begin])]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=begin,
+        eos_token="<|end_of_text|>",
+        pad_token="<pad>",
+        padding_side="right",
+        model_max_length=256,
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": special[2:5]})
+    return tokenizer
+
+
+def spaced() -> list[str]:
+    """Every word as it is at the start of a text and after a space."""
+    return [*WORDS, *(" " + word for word in WORDS)]
+
+
+def make(kind: Callable, *args: Any, **config: Any) -> torch.nn.Module:
+    """Seeded for each part alone, so that a part does not depend on what else its pipeline has."""
+    torch.manual_seed(0)
+    return kind(*args, **config).eval()
+
+
+def assemble(kind: type[DiffusionPipeline], **parts: Any) -> DiffusionPipeline:
+    pipeline = kind(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def clip_config(tokenizer: CLIPTokenizer, **config: Any) -> CLIPTextConfig:
+    shape = {
+        "hidden_size": CLIP_WIDTH,
+        "intermediate_size": 32,
+        "projection_dim": CLIP_WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return CLIPTextConfig(**(shape | config))
+
+
+def clip_l(number: str = "") -> dict[str, Any]:
+    tokenizer = clip_tokenizer()
+    return {"tokenizer" + number: tokenizer, "text_encoder" + number: make(CLIPTextModel, clip_config(tokenizer))}
+
+
+def open_clip_h() -> dict[str, Any]:
+    tokenizer = clip_tokenizer(pad="!")
+    config = clip_config(tokenizer, hidden_act="gelu", num_hidden_layers=2)
+    return {"tokenizer": tokenizer, "text_encoder": make(CLIPTextModel, config)}
+
+
+def open_clip_g(number: str = "_2") -> dict[str, Any]:
+    tokenizer = clip_tokenizer(pad="!")
+    config = clip_config(tokenizer, hidden_act="gelu", num_hidden_layers=4)
+    return {"tokenizer" + number: tokenizer, "text_encoder" + number: make(CLIPTextModelWithProjection, config)}
+
+
+T5_SHAPE = {
+    "d_model": WIDTH,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 3,
+    "num_heads": 4,
+    "feed_forward_proj": "gated-gelu",
+}
+
+
+def t5(number: str = "") -> dict[str, Any]:
+    tokenizer = t5_tokenizer()
+    encoder = make(T5EncoderModel, T5Config(vocab_size=len(tokenizer), **T5_SHAPE))
+    return {"tokenizer" + number: tokenizer, "text_encoder" + number: encoder}
+
+
+def umt5() -> dict[str, Any]:
+    tokenizer = t5_tokenizer()
+    encoder = make(UMT5EncoderModel, UMT5Config(vocab_size=len(tokenizer), **T5_SHAPE))
+    return {"tokenizer": tokenizer, "text_encoder": encoder}
+
+
+def llama() -> dict[str, Any]:
+    tokenizer = llama_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": make(LlamaModel, config)}
+
+
+def vae(latent_channels: int = 4, **config: Any) -> AutoencoderKL:
+    return make(
+        AutoencoderKL,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        **config,
+    )
+
+
+def unet(width: int, **config: Any) -> UNet2DConditionModel:
+    shape = {
+        "sample_size": 8,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "cross_attention_dim": width,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return make(UNet2DConditionModel, **(shape | config))
+
+
+def motion_adapter(**config: Any) -> MotionAdapter:
+    return make(
+        MotionAdapter,
+        block_out_channels=(8, 16),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
+        **config,
+    )
+
+
+def ddim(**config: Any) -> DDIMScheduler:
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, **config)
+
+
+def sd1() -> DiffusionPipeline:
+    no_checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    parts = {"unet": unet(CLIP_WIDTH), "vae": vae(), "scheduler": ddim(steps_offset=1, set_alpha_to_one=False)}
+    return assemble(StableDiffusionPipeline, **clip_l(), **parts, **no_checker)
+
+
+def animatediff() -> DiffusionPipeline:
+    scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1)
+    return assemble(
+        AnimateDiffPipeline,
+        **clip_l(),
+        unet=unet(CLIP_WIDTH),
+        motion_adapter=motion_adapter(),
+        vae=vae(),
+        scheduler=scheduler,
+    )
+
+
+def sdxl_parts() -> dict[str, Any]:
+    denoiser = unet(
+        2 * CLIP_WIDTH,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + CLIP_WIDTH,
+    )
+    return clip_l() | open_clip_g() | {"unet": denoiser, "vae": vae(), "scheduler": ddim(steps_offset=1)}
+
+
+def sdxl() -> DiffusionPipeline:
+    return assemble(StableDiffusionXLPipeline, **sdxl_parts(), add_watermarker=False)
+
+
+def animatediff_sdxl() -> DiffusionPipeline:
+    adapter = motion_adapter(use_motion_mid_block=False)
+    return assemble(AnimateDiffSDXLPipeline, **sdxl_parts(), motion_adapter=adapter)
+
+
+def text_to_video_sd() -> DiffusionPipeline:
+    denoiser = make(
+        UNet3DConditionModel,
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=CLIP_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    return assemble(TextToVideoSDPipeline, **open_clip_h(), unet=denoiser, vae=vae(), scheduler=ddim(steps_offset=1))
+
+
+def cogvideox() -> DiffusionPipeline:
+    denoiser = make(
+        CogVideoXTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=WIDTH,
+        num_layers=1,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=9,
+        use_rotary_positional_embeddings=True,
+    )
+    autoencoder = make(
+        AutoencoderKLCogVideoX, block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2
+    )
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    )
+    return assemble(CogVideoXPipeline, **t5(), transformer=denoiser, vae=autoencoder, scheduler=scheduler)
+
+
+def ltx() -> DiffusionPipeline:
+    denoiser = make(
+        LTXVideoTransformer3DModel,
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        num_layers=1,
+        caption_channels=WIDTH,
+    )
+    autoencoder = make(
+        AutoencoderKLLTXVideo,
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1
+    )
+    return assemble(LTXPipeline, **t5(), transformer=denoiser, vae=autoencoder, scheduler=scheduler)
+
+
+def mochi() -> DiffusionPipeline:
+    denoiser = make(
+        MochiTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        pooled_projection_dim=16,
+        text_embed_dim=WIDTH,
+        time_embed_dim=8,
+    )
+    autoencoder = make(
+        AutoencoderKLMochi,
+        encoder_block_out_channels=(32,) * 4,
+        decoder_block_out_channels=(32,) * 4,
+        layers_per_block=(1,) * 5,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    return assemble(
+        MochiPipeline,
+        **t5(),
+        transformer=denoiser,
+        vae=autoencoder,
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=True,
+    )
+
+
+def latte() -> DiffusionPipeline:
+    denoiser = make(
+        LatteTransformer3DModel,
+        sample_size=8,
+        num_layers=1,
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        in_channels=4,
+        out_channels=8,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        video_length=1,
+    )
+    return assemble(LattePipeline, **t5(), transformer=denoiser, vae=vae(), scheduler=ddim())
+
+
+def allegro() -> DiffusionPipeline:
+    denoiser = make(
+        AllegroTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        cross_attention_dim=24,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=2,
+        caption_channels=WIDTH,
+    )
+    autoencoder = make(AutoencoderKLAllegro, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
+    scheduler = EulerAncestralDiscreteScheduler()
+    return assemble(AllegroPipeline, **t5(), transformer=denoiser, vae=autoencoder, scheduler=scheduler)
+
+
+def wan_vae() -> AutoencoderKLWan:
+    return make(AutoencoderKLWan, base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+
+
+def flow_unipc() -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def wan() -> DiffusionPipeline:
+    denoiser = make(
+        WanTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    return assemble(WanPipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
+
+
+def hunyuan_vae(channels: int = 4) -> AutoencoderKLHunyuanVideo:
+    return make(
+        AutoencoderKLHunyuanVideo,
+        latent_channels=channels,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+
+
+def hunyuan_video() -> DiffusionPipeline:
+    denoiser = make(
+        HunyuanVideoTransformer3DModel,
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=WIDTH,
+        pooled_projection_dim=CLIP_WIDTH,
+        rope_axes_dim=(2, 4, 4),
+    )
+    parts = llama() | clip_l("_2")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    return assemble(HunyuanVideoPipeline, **parts, transformer=denoiser, vae=hunyuan_vae(), scheduler=scheduler)
+
+
+PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
+    "AnimateDiffPipeline": animatediff,
+    "TextToVideoSDPipeline": text_to_video_sd,
+    "AnimateDiffSDXLPipeline": animatediff_sdxl,
+    "CogVideoXPipeline": cogvideox,
+    "LTXPipeline": ltx,
+    "WanPipeline": wan,
+    "MochiPipeline": mochi,
+    "LattePipeline": latte,
+    "AllegroPipeline": allegro,
+    "HunyuanVideoPipeline": hunyuan_video,
+    "StableDiffusionPipeline": sd1,
+    "StableDiffusionXLPipeline": sdxl,
+}
+
+# The smallest sizes, and one frame where the class takes one.
+CALLS: dict[str, dict[str, Any]] = {
+    "AnimateDiffPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "TextToVideoSDPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "AnimateDiffSDXLPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "CogVideoXPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "LTXPipeline": {"height": 32, "width": 32, "num_frames": 1},
+    "WanPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "MochiPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "LattePipeline": {"height": 16, "width": 16, "video_length": 1, "clean_caption": False},
+    "AllegroPipeline": {"height": 32, "width": 32, "num_frames": 1, "clean_caption": False},
+    "HunyuanVideoPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "StableDiffusionPipeline": {"height": 16, "width": 16},
+    "StableDiffusionXLPipeline": {"height": 16, "width": 16},
+}
+
+# What encode_prompt cannot do without, besides the prompt.
+_GUIDED = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+ENCODES: dict[str, dict[str, Any]] = {
+    "AnimateDiffPipeline": _GUIDED,
+    "TextToVideoSDPipeline": _GUIDED,
+    "StableDiffusionPipeline": _GUIDED,
+}
