@@ -7,31 +7,47 @@ with the real tokenizer, because the pipeline cuts off that number. A text encod
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from diffusers import (
+    AdaptiveProjectedMixGuidance,
     AllegroPipeline,
     AllegroTransformer3DModel,
     AnimateDiffPipeline,
     AnimateDiffSDXLPipeline,
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLAllegro,
     AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanImage,
     AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTXVideo,
     AutoencoderKLMochi,
     AutoencoderKLWan,
+    ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     DDIMScheduler,
     DiffusionPipeline,
+    DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    HunyuanImagePipeline,
+    HunyuanImageTransformer2DModel,
+    HunyuanVideo15Pipeline,
+    HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    Kandinsky5T2IPipeline,
+    Kandinsky5T2VPipeline,
+    Kandinsky5Transformer3DModel,
     LattePipeline,
     LatteTransformer3DModel,
     LTXPipeline,
@@ -39,6 +55,19 @@ from diffusers import (
     MochiPipeline,
     MochiTransformer3DModel,
     MotionAdapter,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SanaVideoPipeline,
+    SanaVideoTransformer3DModel,
+    SCMScheduler,
+    SD3Transformer2DModel,
+    SkyReelsV2Pipeline,
+    SkyReelsV2Transformer3DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     TextToVideoSDPipeline,
@@ -53,13 +82,22 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import (
+    ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen2VLProcessor,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -67,7 +105,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-WORDS = """
+TEXT = """
 a an the of in on at with and or by to from near under over is are not no this that one two three
 photo photograph picture image video clip footage film movie scene painting drawing sketch render style art artwork
 cat kitten cats dog puppy dogs owl bird horse fish tiger lion bear rabbit fox wolf animal pet feline person man woman child
@@ -78,20 +116,31 @@ red green blue yellow black white orange purple small large old new bright dark 
 ink oil watercolor pencil cartoon anime pixel gogh van monet picasso realistic portrait landscape
 running walking jumping dancing spinning sitting sleeping flying swimming standing moving playing eating slowly fast
 nude naked violence blood happy sad something thing object
-""".split()
+"""
+WORDS = TEXT.split()
 WIDTH, CLIP_WIDTH = 32, 16  # SD3 puts two CLIP encoders side by side and fills up to the width of T5
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def learn(texts: Iterable[str], splitter: Any, suffix: str = "") -> tuple[list[str], list[tuple[str, str]]]:
+def learn(texts: Iterable[str], splitter: Any, alphabet: list[str] = BYTES, suffix: str = "") -> tuple[list, list]:
     """Vocabulary and merges that make one token of every piece the splitter finds in the texts."""
     tokenizer = Tokenizer(BPE(end_of_word_suffix=suffix))
     tokenizer.pre_tokenizer = splitter
-    trainer = BpeTrainer(vocab_size=10**6, initial_alphabet=BYTES, end_of_word_suffix=suffix, show_progress=False)
+    trainer = BpeTrainer(vocab_size=10**6, initial_alphabet=alphabet, end_of_word_suffix=suffix, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    tokens = BYTES + [letter + suffix for letter in BYTES] + [left + right for left, right in merges]
+    tokens = [*alphabet, *(letter + suffix for letter in alphabet), *(left + right for left, right in merges)]
     return list(dict.fromkeys(tokens)), merges
+
+
+def with_words(*templates: str) -> list[str]:
+    """The templates without their special tokens, and every word as it is at the start of a text and after a space."""
+    parts = [part for template in templates for part in re.split(r"<\|\w+\|>", template)]
+    return [*parts, *WORDS, *(" " + word for word in WORDS)]
+
+
+def default(function: Callable, argument: str) -> Any:
+    return inspect.signature(function).parameters[argument].default
 
 
 def numbered(tokens: Iterable[str]) -> dict[str, int]:
@@ -99,52 +148,82 @@ def numbered(tokens: Iterable[str]) -> dict[str, int]:
 
 
 def clip_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
-    tokens, merges = learn([" ".join(WORDS)], pre_tokenizers.WhitespaceSplit(), "</w>")
+    tokens, merges = learn(WORDS, pre_tokenizers.WhitespaceSplit(), suffix="</w>")
     vocab = numbered([*tokens, "<|startoftext|>", "<|endoftext|>"])
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad, model_max_length=77)
 
 
 def t5_tokenizer() -> T5Tokenizer:
     special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
-    letters = [(letter, -10.0) for letter in ["▁", *map(chr, range(33, 127))]]
-    return T5Tokenizer(vocab=[*special, *(("▁" + word, -1.0) for word in WORDS), *letters], model_max_length=512)
+    words, letters = ["▁" + word for word in WORDS], ["▁", *map(chr, range(33, 127))]
+    vocab = [*special, *((word, -1.0) for word in words), *((letter, -10.0) for letter in letters)]
+    return T5Tokenizer(vocab=vocab, model_max_length=512)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    nothing = [None] * 7
+    texts = with_words(
+        HunyuanImagePipeline(*nothing).prompt_template_encode,
+        Kandinsky5T2IPipeline(*nothing).prompt_template,
+        Kandinsky5T2VPipeline(*nothing).prompt_template,
+        default(HunyuanVideo15Pipeline._get_mllm_prompt_embeds, "system_message"),
+        "system\nuser\nassistant\n",
+    )
+    tokens, merges = learn(texts, Qwen2Tokenizer().backend_tokenizer.pre_tokenizer)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    special += ["<|image_pad|>", "<|video_pad|>"]
+    turn = "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    return Qwen2Tokenizer(
+        vocab=numbered([*tokens, *special]),
+        merges=merges,
+        eos_token="<|im_end|>",
+        additional_special_tokens=special[1:],
+        model_max_length=131072,
+        chat_template="{% for message in messages %}"
+        + turn
+        + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    )
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:
     """Llama 3's, which marks words as GPT-2 does and not as Llama 2 does; padded on the right, as HunyuanVideo's is."""
-    pattern = Regex(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    splitter = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    splitter = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer  # differs from Llama 3's in long numbers only
+    tokens, merges = learn(with_words(DEFAULT_PROMPT_TEMPLATE["template"]), splitter)
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>"]
-    template = DEFAULT_PROMPT_TEMPLATE["template"]
-    for token in special:
-        template = template.replace(token, "\0")
-    tokens, merges = learn([*template.split("\0"), *spaced()], splitter)
     vocab = numbered([*tokens, *special])
     backend = Tokenizer(BPE(vocab, merges))
     backend.pre_tokenizer, backend.decoder = splitter, decoders.ByteLevel()
-    begin = special[0]
+    begin, end, *others, pad = special
     backend.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, vocab[begin])]
     )
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=begin,
-        eos_token="<|end_of_text|>",
-        pad_token="<pad>",
+        eos_token=end,
+        pad_token=pad,
+        additional_special_tokens=others,
         padding_side="right",
         model_max_length=256,
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": special[2:5]})
-    return tokenizer
 
 
-def spaced() -> list[str]:
-    """Every word as it is at the start of a text and after a space."""
-    return [*WORDS, *(" " + word for word in WORDS)]
+def gemma_tokenizer() -> GemmaTokenizer:
+    image, video = (default(kind.__call__, "complex_human_instruction") for kind in (SanaPipeline, SanaVideoPipeline))
+    texts = [text.replace(" ", "▁") for text in with_words(*image, *video)]
+    splitter = pre_tokenizers.Split(Regex(r"▁?[A-Za-z]+|▁?[^▁A-Za-z]"), "isolated")
+    tokens, merges = learn(texts, splitter, ["▁", "\n", *map(chr, range(33, 127))])
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    vocab = numbered([*special, *fallback, *tokens])
+    return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True, model_max_length=8192)
+
+
+class TextProcessor(Qwen2VLProcessor):
+    """Leaves out what handles pictures, which needs torchvision and is not called for a prompt."""
+
+    def __init__(self, tokenizer: Qwen2Tokenizer, chat_template: str | None = None):
+        ProcessorMixin.__init__(self, tokenizer, chat_template=chat_template)
 
 
 def make(kind: Callable, *args: Any, **config: Any) -> torch.nn.Module:
@@ -228,6 +307,57 @@ def llama() -> dict[str, Any]:
         pad_token_id=tokenizer.pad_token_id,
     )
     return {"tokenizer": tokenizer, "text_encoder": make(LlamaModel, config)}
+
+
+def gemma() -> dict[str, Any]:
+    tokenizer = gemma_tokenizer()
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": make(Gemma2Model, config)}
+
+
+def qwen() -> dict[str, Any]:
+    tokenizer = qwen_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+        "bos_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    names = ("image_pad", "video_pad", "vision_start", "vision_end")
+    image, video, start, end = (tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names)
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision | {"fullatt_block_indexes": [0]},
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": make(Qwen2_5_VLForConditionalGeneration, config)}
+
+
+def byt5() -> dict[str, Any]:
+    tokenizer = ByT5Tokenizer()
+    encoder = make(T5EncoderModel, T5Config(vocab_size=len(tokenizer), **T5_SHAPE))
+    return {"tokenizer_2": tokenizer, "text_encoder_2": encoder}
 
 
 def vae(latent_channels: int = 4, **config: Any) -> AutoencoderKL:
@@ -492,6 +622,250 @@ def hunyuan_video() -> DiffusionPipeline:
     return assemble(HunyuanVideoPipeline, **parts, transformer=denoiser, vae=hunyuan_vae(), scheduler=scheduler)
 
 
+def skyreels_v2() -> DiffusionPipeline:
+    denoiser = make(
+        SkyReelsV2Transformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    return assemble(SkyReelsV2Pipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
+
+
+def sana_video() -> DiffusionPipeline:
+    denoiser = make(
+        SanaVideoTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=WIDTH,
+        rope_max_seq_len=32,
+    )
+    return assemble(SanaVideoPipeline, **gemma(), transformer=denoiser, vae=wan_vae(), scheduler=flow_dpm())
+
+
+def flow_dpm() -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def hunyuan_video15() -> DiffusionPipeline:
+    denoiser = make(
+        HunyuanVideo15Transformer3DModel,
+        in_channels=4 + 4 + 1,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_refiner_layers=1,
+        text_embed_dim=WIDTH,
+        text_embed_2_dim=WIDTH,
+        image_embed_dim=12,
+        rope_axes_dim=(2, 2, 4),
+        target_size=16,
+        task_type="t2v",
+    )
+    autoencoder = make(
+        AutoencoderKLHunyuanVideo15,
+        latent_channels=4,
+        block_out_channels=(16, 16, 16),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=4,
+    )
+    parts = qwen() | byt5()
+    parts["text_encoder"] = parts["text_encoder"].model.language_model
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    return assemble(
+        HunyuanVideo15Pipeline,
+        **parts,
+        transformer=denoiser,
+        vae=autoencoder,
+        scheduler=scheduler,
+        guider=ClassifierFreeGuidance(guidance_scale=6.0),
+    )
+
+
+def kandinsky_parts() -> dict[str, Any]:
+    denoiser = make(
+        Kandinsky5Transformer3DModel,
+        in_visual_dim=4,
+        out_visual_dim=4,
+        in_text_dim=WIDTH,
+        in_text_dim2=CLIP_WIDTH,
+        time_dim=32,
+        model_dim=24,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=1,
+        axes_dims=(4, 4, 4),
+    )
+    parts = qwen() | clip_l("_2")
+    parts["tokenizer"] = TextProcessor(parts["tokenizer"])
+    return parts | {"transformer": denoiser, "scheduler": FlowMatchEulerDiscreteScheduler(shift=5.0)}
+
+
+def kandinsky5_video() -> DiffusionPipeline:
+    return assemble(Kandinsky5T2VPipeline, **kandinsky_parts(), vae=hunyuan_vae())
+
+
+def kandinsky5_image() -> DiffusionPipeline:
+    pipeline = assemble(Kandinsky5T2IPipeline, **kandinsky_parts(), vae=vae())
+    pipeline.resolutions = [(32, 32)]  # any other size is brought to the nearest of these, none of them small
+    return pipeline
+
+
+def sd3() -> DiffusionPipeline:
+    denoiser = make(
+        SD3Transformer2DModel,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_projection_dim=16,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=2 * CLIP_WIDTH,
+        pos_embed_max_size=16,
+    )
+    tokenizer = clip_tokenizer()
+    first = {"tokenizer": tokenizer, "text_encoder": make(CLIPTextModelWithProjection, clip_config(tokenizer))}
+    parts = first | open_clip_g() | t5("_3")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return assemble(
+        StableDiffusion3Pipeline,
+        **parts,
+        transformer=denoiser,
+        vae=vae(shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        scheduler=scheduler,
+    )
+
+
+def flux() -> DiffusionPipeline:
+    denoiser = make(
+        FluxTransformer2DModel,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=CLIP_WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return assemble(
+        FluxPipeline,
+        **clip_l(),
+        **t5("_2"),
+        transformer=denoiser,
+        vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+
+
+def pixart(kind: type[DiffusionPipeline]) -> DiffusionPipeline:
+    denoiser = make(
+        PixArtTransformer2DModel,
+        sample_size=8,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        use_additional_conditions=False,
+    )
+    return assemble(kind, **t5(), transformer=denoiser, vae=vae(), scheduler=DPMSolverMultistepScheduler())
+
+
+def pixart_alpha() -> DiffusionPipeline:
+    return pixart(PixArtAlphaPipeline)
+
+
+def pixart_sigma() -> DiffusionPipeline:
+    return pixart(PixArtSigmaPipeline)
+
+
+def sana_parts(**config: Any) -> dict[str, Any]:
+    denoiser = make(
+        SanaTransformer2DModel,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        **config,
+    )
+    sides = {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in {
+            "block_types": ("ResBlock", "EfficientViTBlock"),
+            "block_out_channels": (8, 8),
+            "layers_per_block": (1, 1),
+            "qkv_multiscales": ((), (5,)),
+        }.items()
+    }
+    autoencoder = make(AutoencoderDC, latent_channels=4, attention_head_dim=2, scaling_factor=0.41407, **sides)
+    return gemma() | {"transformer": denoiser, "vae": autoencoder}
+
+
+def sana() -> DiffusionPipeline:
+    return assemble(SanaPipeline, **sana_parts(), scheduler=flow_dpm())
+
+
+def sana_sprint() -> DiffusionPipeline:
+    parts = sana_parts(guidance_embeds=True, qk_norm="rms_norm_across_heads", timestep_scale=1000.0)
+    return assemble(SanaSprintPipeline, **parts, scheduler=SCMScheduler())
+
+
+def hunyuan_image() -> DiffusionPipeline:
+    denoiser = make(
+        HunyuanImageTransformer2DModel,
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=WIDTH,
+        text_embed_2_dim=WIDTH,
+        rope_axes_dim=(4, 4),
+    )
+    autoencoder = make(
+        AutoencoderKLHunyuanImage,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32, 32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        sample_size=32,
+        scaling_factor=0.75289,
+    )
+    return assemble(
+        HunyuanImagePipeline,
+        **qwen(),
+        **byt5(),
+        transformer=denoiser,
+        vae=autoencoder,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        guider=AdaptiveProjectedMixGuidance(),
+    )
+
+
 PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "AnimateDiffPipeline": animatediff,
     "TextToVideoSDPipeline": text_to_video_sd,
@@ -503,8 +877,20 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "LattePipeline": latte,
     "AllegroPipeline": allegro,
     "HunyuanVideoPipeline": hunyuan_video,
+    "SanaVideoPipeline": sana_video,
+    "HunyuanVideo15Pipeline": hunyuan_video15,
+    "Kandinsky5T2VPipeline": kandinsky5_video,
+    "SkyReelsV2Pipeline": skyreels_v2,
     "StableDiffusionPipeline": sd1,
     "StableDiffusionXLPipeline": sdxl,
+    "StableDiffusion3Pipeline": sd3,
+    "FluxPipeline": flux,
+    "PixArtAlphaPipeline": pixart_alpha,
+    "PixArtSigmaPipeline": pixart_sigma,
+    "SanaPipeline": sana,
+    "SanaSprintPipeline": sana_sprint,
+    "HunyuanImagePipeline": hunyuan_image,
+    "Kandinsky5T2IPipeline": kandinsky5_image,
 }
 
 # The smallest sizes, and one frame where the class takes one.
@@ -519,8 +905,20 @@ CALLS: dict[str, dict[str, Any]] = {
     "LattePipeline": {"height": 16, "width": 16, "video_length": 1, "clean_caption": False},
     "AllegroPipeline": {"height": 32, "width": 32, "num_frames": 1, "clean_caption": False},
     "HunyuanVideoPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "SanaVideoPipeline": {"height": 32, "width": 32, "frames": 1, "use_resolution_binning": False},
+    "HunyuanVideo15Pipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "Kandinsky5T2VPipeline": {"height": 32, "width": 32, "num_frames": 1},
+    "SkyReelsV2Pipeline": {"height": 16, "width": 16, "num_frames": 1},
     "StableDiffusionPipeline": {"height": 16, "width": 16},
     "StableDiffusionXLPipeline": {"height": 16, "width": 16},
+    "StableDiffusion3Pipeline": {"height": 16, "width": 16},
+    "FluxPipeline": {"height": 16, "width": 16},
+    "PixArtAlphaPipeline": {"height": 16, "width": 16, "use_resolution_binning": False, "clean_caption": False},
+    "PixArtSigmaPipeline": {"height": 16, "width": 16, "use_resolution_binning": False, "clean_caption": False},
+    "SanaPipeline": {"height": 32, "width": 32, "use_resolution_binning": False},
+    "SanaSprintPipeline": {"height": 32, "width": 32, "use_resolution_binning": False},
+    "HunyuanImagePipeline": {"height": 16, "width": 16},
+    "Kandinsky5T2IPipeline": {"height": 32, "width": 32},
 }
 
 # What encode_prompt cannot do without, besides the prompt.
@@ -529,4 +927,5 @@ ENCODES: dict[str, dict[str, Any]] = {
     "AnimateDiffPipeline": _GUIDED,
     "TextToVideoSDPipeline": _GUIDED,
     "StableDiffusionPipeline": _GUIDED,
+    "StableDiffusion3Pipeline": {"prompt_2": None, "prompt_3": None},
 }
