@@ -162,10 +162,11 @@ def t5_tokenizer() -> T5Tokenizer:
 
 def qwen_tokenizer() -> Qwen2Tokenizer:
     nothing = [None] * 7
+    video = Kandinsky5T2VPipeline(*nothing).prompt_template
     texts = with_words(
         HunyuanImagePipeline(*nothing).prompt_template_encode,
         Kandinsky5T2IPipeline(*nothing).prompt_template,
-        Kandinsky5T2VPipeline(*nothing).prompt_template,
+        re.sub("sc(?=ren )|dynam(?=ism)|post(?=proc)", r"\g<0>\n", video),  # two tokens each with the real one
         default(HunyuanVideo15Pipeline._get_mllm_prompt_embeds, "system_message"),
         "system\nuser\nassistant\n",
     )
@@ -360,13 +361,12 @@ def byt5() -> dict[str, Any]:
     return {"tokenizer_2": tokenizer, "text_encoder_2": encoder}
 
 
-def vae(latent_channels: int = 4, **config: Any) -> AutoencoderKL:
+def vae(blocks: int = 2, **config: Any) -> AutoencoderKL:
     return make(
         AutoencoderKL,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=latent_channels,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(8,) * blocks,
         norm_num_groups=4,
         **config,
     )
@@ -706,6 +706,9 @@ def kandinsky_parts() -> dict[str, Any]:
         num_visual_blocks=1,
         axes_dims=(4, 4, 4),
     )
+    for weight in denoiser.parameters():
+        if not weight.any():  # modulation starts as zeros, through which no prompt reaches the latents
+            torch.nn.init.normal_(weight, std=0.1)
     parts = qwen() | clip_l("_2")
     parts["tokenizer"] = TextProcessor(parts["tokenizer"])
     return parts | {"transformer": denoiser, "scheduler": FlowMatchEulerDiscreteScheduler(shift=5.0)}
@@ -716,7 +719,7 @@ def kandinsky5_video() -> DiffusionPipeline:
 
 
 def kandinsky5_image() -> DiffusionPipeline:
-    pipeline = assemble(Kandinsky5T2IPipeline, **kandinsky_parts(), vae=vae())
+    pipeline = assemble(Kandinsky5T2IPipeline, **kandinsky_parts(), vae=vae(blocks=4))  # eight to one, which is fixed
     pipeline.resolutions = [(32, 32)]  # any other size is brought to the nearest of these, none of them small
     return pipeline
 
