@@ -126,11 +126,12 @@ def learn(texts: Iterable[str], splitter: Any, alphabet: list[str] = BYTES, suff
     """Vocabulary and merges that make one token of every piece the splitter finds in the texts."""
     tokenizer = Tokenizer(BPE(end_of_word_suffix=suffix))
     tokenizer.pre_tokenizer = splitter
-    trainer = BpeTrainer(vocab_size=10**6, initial_alphabet=alphabet, end_of_word_suffix=suffix, show_progress=False)
+    letters = list(dict.fromkeys([*alphabet, *(letter + suffix for letter in alphabet)]))
+    # Letters not given as special would be numbered in no fixed order, which decides between merges that are as frequent.
+    trainer = BpeTrainer(vocab_size=10**6, special_tokens=letters, end_of_word_suffix=suffix, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(letter + suffix for letter in alphabet), *(left + right for left, right in merges)]
-    return list(dict.fromkeys(tokens)), merges
+    return list(dict.fromkeys([*letters, *(left + right for left, right in merges)])), merges
 
 
 def with_words(*templates: str) -> list[str]:

@@ -7,7 +7,8 @@ from pipelines import CALLS, ENCODES, PIPELINES
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 SHARED = {
-    "CLIP-L": "StableDiffusion AnimateDiff StableDiffusionXL AnimateDiffSDXL Flux HunyuanVideo:2 Kandinsky5T2I:2 Kandinsky5T2V:2",
+    "CLIP-L": "StableDiffusion AnimateDiff StableDiffusionXL AnimateDiffSDXL Flux "
+    "HunyuanVideo:2 Kandinsky5T2I:2 Kandinsky5T2V:2",
     "OpenCLIP bigG": "StableDiffusionXL:2 AnimateDiffSDXL:2 StableDiffusion3:2",
     "T5": "PixArtAlpha PixArtSigma StableDiffusion3:3 Flux:2 CogVideoX LTX Mochi Latte Allegro",
     "UMT5": "Wan SkyReelsV2",
