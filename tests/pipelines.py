@@ -401,10 +401,19 @@ def ddim(**config: Any) -> DDIMScheduler:
     return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, **config)
 
 
-def sd1() -> DiffusionPipeline:
+def stable_diffusion(denoiser: UNet2DConditionModel, scheduler: DDIMScheduler, **text: Any) -> DiffusionPipeline:
     no_checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    parts = {"unet": unet(CLIP_WIDTH), "vae": vae(), "scheduler": ddim(steps_offset=1, set_alpha_to_one=False)}
-    return assemble(StableDiffusionPipeline, **clip_l(), **parts, **no_checker)
+    return assemble(StableDiffusionPipeline, **text, unet=denoiser, vae=vae(), scheduler=scheduler, **no_checker)
+
+
+def sd1() -> DiffusionPipeline:
+    return stable_diffusion(unet(CLIP_WIDTH), ddim(steps_offset=1, set_alpha_to_one=False), **clip_l())
+
+
+def sd2() -> DiffusionPipeline:
+    """Of the same class as Stable Diffusion 1, so it has no place in the table below."""
+    scheduler = ddim(steps_offset=1, set_alpha_to_one=False, prediction_type="v_prediction")
+    return stable_diffusion(unet(CLIP_WIDTH, use_linear_projection=True), scheduler, **open_clip_h())
 
 
 def animatediff() -> DiffusionPipeline:
@@ -607,10 +616,10 @@ def skyreels_v2() -> DiffusionPipeline:
     return assemble(SkyReelsV2Pipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
 
 
-def hunyuan_vae(channels: int = 4) -> AutoencoderKLHunyuanVideo:
+def hunyuan_vae() -> AutoencoderKLHunyuanVideo:
     return make(
         AutoencoderKLHunyuanVideo,
-        latent_channels=channels,
+        latent_channels=4,
         block_out_channels=(8, 8, 8, 8),
         layers_per_block=1,
         norm_num_groups=4,
@@ -896,7 +905,7 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "Kandinsky5T2IPipeline": kandinsky5_image,
 }
 
-# The smallest sizes, and one frame where the class takes one.
+# The smallest sizes, and one frame, which all of them take.
 CALLS: dict[str, dict[str, Any]] = {
     "AnimateDiffPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "TextToVideoSDPipeline": {"height": 16, "width": 16, "num_frames": 1},
