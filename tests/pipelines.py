@@ -174,16 +174,14 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     tokens, merges = learn(texts, Qwen2Tokenizer().backend_tokenizer.pre_tokenizer)
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
     special += ["<|image_pad|>", "<|video_pad|>"]
-    turn = "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    turns = "{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n{{ turn['content'] }}<|im_end|>\n{% endfor %}"
     return Qwen2Tokenizer(
         vocab=numbered([*tokens, *special]),
         merges=merges,
         eos_token="<|im_end|>",
         additional_special_tokens=special[1:],
         model_max_length=131072,
-        chat_template="{% for message in messages %}"
-        + turn
-        + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        chat_template=turns + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     )
 
 
@@ -267,12 +265,13 @@ def open_clip_h() -> dict[str, Any]:
     return {"tokenizer": tokenizer, "text_encoder": make(CLIPTextModel, config)}
 
 
-def open_clip_g(number: str = "_2") -> dict[str, Any]:
+def open_clip_g() -> dict[str, Any]:
     tokenizer = clip_tokenizer(pad="!")
     config = clip_config(tokenizer, hidden_act="gelu", num_hidden_layers=4)
-    return {"tokenizer" + number: tokenizer, "text_encoder" + number: make(CLIPTextModelWithProjection, config)}
+    return {"tokenizer_2": tokenizer, "text_encoder_2": make(CLIPTextModelWithProjection, config)}
 
 
+# Of v1.1, which is what every T5 of these pipelines is.
 T5_SHAPE = {
     "d_model": WIDTH,
     "d_kv": 8,
@@ -402,10 +401,19 @@ def ddim(**config: Any) -> DDIMScheduler:
     return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, **config)
 
 
-def sd1() -> DiffusionPipeline:
+def stable_diffusion(denoiser: UNet2DConditionModel, scheduler: DDIMScheduler, **text: Any) -> DiffusionPipeline:
     no_checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    parts = {"unet": unet(CLIP_WIDTH), "vae": vae(), "scheduler": ddim(steps_offset=1, set_alpha_to_one=False)}
-    return assemble(StableDiffusionPipeline, **clip_l(), **parts, **no_checker)
+    return assemble(StableDiffusionPipeline, **text, unet=denoiser, vae=vae(), scheduler=scheduler, **no_checker)
+
+
+def sd1() -> DiffusionPipeline:
+    return stable_diffusion(unet(CLIP_WIDTH), ddim(steps_offset=1, set_alpha_to_one=False), **clip_l())
+
+
+def sd2() -> DiffusionPipeline:
+    """Of the same class as Stable Diffusion 1, so it has no place in the table below."""
+    scheduler = ddim(steps_offset=1, set_alpha_to_one=False, prediction_type="v_prediction")
+    return stable_diffusion(unet(CLIP_WIDTH, use_linear_projection=True), scheduler, **open_clip_h())
 
 
 def animatediff() -> DiffusionPipeline:
@@ -594,10 +602,24 @@ def wan() -> DiffusionPipeline:
     return assemble(WanPipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
 
 
-def hunyuan_vae(channels: int = 4) -> AutoencoderKLHunyuanVideo:
+def skyreels_v2() -> DiffusionPipeline:
+    denoiser = make(
+        SkyReelsV2Transformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    return assemble(SkyReelsV2Pipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
+
+
+def hunyuan_vae() -> AutoencoderKLHunyuanVideo:
     return make(
         AutoencoderKLHunyuanVideo,
-        latent_channels=channels,
+        latent_channels=4,
         block_out_channels=(8, 8, 8, 8),
         layers_per_block=1,
         norm_num_groups=4,
@@ -623,18 +645,8 @@ def hunyuan_video() -> DiffusionPipeline:
     return assemble(HunyuanVideoPipeline, **parts, transformer=denoiser, vae=hunyuan_vae(), scheduler=scheduler)
 
 
-def skyreels_v2() -> DiffusionPipeline:
-    denoiser = make(
-        SkyReelsV2Transformer3DModel,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        text_dim=WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
-    return assemble(SkyReelsV2Pipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
+def flow_dpm() -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
 def sana_video() -> DiffusionPipeline:
@@ -650,10 +662,6 @@ def sana_video() -> DiffusionPipeline:
         rope_max_seq_len=32,
     )
     return assemble(SanaVideoPipeline, **gemma(), transformer=denoiser, vae=wan_vae(), scheduler=flow_dpm())
-
-
-def flow_dpm() -> DPMSolverMultistepScheduler:
-    return DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
 def hunyuan_video15() -> DiffusionPipeline:
@@ -897,7 +905,7 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "Kandinsky5T2IPipeline": kandinsky5_image,
 }
 
-# The smallest sizes, and one frame where the class takes one.
+# The smallest sizes, and one frame, which all of them take.
 CALLS: dict[str, dict[str, Any]] = {
     "AnimateDiffPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "TextToVideoSDPipeline": {"height": 16, "width": 16, "num_frames": 1},
