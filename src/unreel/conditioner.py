@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError
-from unreel.families import text_encoders
+from unreel.families import reading_part, text_encoders
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -60,11 +60,13 @@ class Conditioner:
     tokenizer: Any
     text_encoder: nn.Module
     pipeline: Any = None
+    called: nn.Module | None = None  # what the pipeline calls, if the text encoder is a part of it
 
     @classmethod
     def of(cls, pipeline: "DiffusionPipeline", component: str = "text_encoder") -> "Conditioner":
-        tokenizer = getattr(pipeline, component.replace("text_encoder", "tokenizer"))
-        return cls(tokenizer, getattr(pipeline, component), pipeline if hasattr(pipeline, "encode_prompt") else None)
+        tokenizer = words_of(getattr(pipeline, component.replace("text_encoder", "tokenizer")))
+        whole = getattr(pipeline, component)
+        return cls(tokenizer, reading_part(whole), pipeline if hasattr(pipeline, "encode_prompt") else None, whole)
 
     @classmethod
     def all_of(cls, pipeline: "DiffusionPipeline") -> dict[str, "Conditioner"]:
@@ -97,7 +99,7 @@ class Conditioner:
             seen.append(Tokens(given.pop("input_ids"), given))
             raise _Reached
 
-        hook = self.text_encoder.register_forward_pre_hook(note, with_kwargs=True)
+        hook = (self.called or self.text_encoder).register_forward_pre_hook(note, with_kwargs=True)
         try:
             with torch.no_grad():
                 encode_prompt(self.pipeline, prompts)
@@ -126,14 +128,18 @@ class Conditioner:
         differentiate in them or feed tokens that no vocabulary has.
         """
         if token_embeddings is None:
-            return self.text_encoder(tokens.ids, **tokens.call)[0]
+            return self._states(tokens)
         given = token_embeddings.to(self.token_table.weight.dtype)
         # CLIP text encoders take ids only.
         handle = self.token_table.register_forward_hook(lambda *_: given)
         try:
-            return self.text_encoder(tokens.ids, **tokens.call)[0]
+            return self._states(tokens)
         finally:
             handle.remove()
+
+    def _states(self, tokens: Tokens) -> torch.Tensor:
+        out = (self.called or self.text_encoder)(tokens.ids, **tokens.call)
+        return out.last_hidden_state if hasattr(out, "last_hidden_state") else out.hidden_states[-1]
 
     @property
     def token_table(self) -> nn.Embedding:
@@ -194,12 +200,12 @@ class Conditioner:
 
     def _length(self, prompt: str) -> int:
         """The tokens of a prompt, its start and end included, but no template."""
-        return len(words_of(self.tokenizer)(prompt).input_ids)
+        return len(self.tokenizer(prompt).input_ids)
 
     @cached_property
     def _room(self) -> float:
         """The length of the longest prompt that is read as a whole."""
-        longest = words_of(self.tokenizer).model_max_length
+        longest = self.tokenizer.model_max_length
         if self.pipeline is None:
             return longest
         asked = self._asked(["a"])
@@ -278,7 +284,6 @@ def words_of(tokenizer: Any) -> Any:
 @lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
 def whole_words(tokenizer: Any) -> dict[str, int]:
     """The words that one can type, are one token each and are read back as that token: text -> id."""
-    tokenizer = words_of(tokenizer)
     ends, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE
     ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith(ends) or token.startswith(starts))
     words = [text.strip() for text in tokenizer.batch_decode([[i] for i in ids])]

@@ -72,6 +72,12 @@ def frames_argument(pipeline: Any) -> str | None:
 
 
 def text_encoders(pipeline: Any) -> "dict[str, nn.Module]":
-    """The text encoders that a pipeline holds, by the names of its components."""
+    """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads."""
     names = [name for name in getattr(pipeline, "components", None) or vars(pipeline) if name.startswith("text_encoder")]
-    return {name: encoder for name in sorted(names) if (encoder := getattr(pipeline, name)) is not None}
+    return {name: reading_part(getattr(pipeline, name)) for name in sorted(names) if getattr(pipeline, name) is not None}
+
+
+def reading_part(encoder: "nn.Module") -> "nn.Module":
+    """The language model within a model of pictures and words, as some pipelines hold it; else the encoder itself."""
+    parts = (module for name, module in encoder.named_modules() if name.rpartition(".")[2] == "language_model")
+    return next(parts, encoder)

@@ -56,7 +56,10 @@ def _cached(conditioner: Conditioner, sentences: Sequence[str], config: ClosedFo
     encoder = conditioner.text_encoder
     said: list[Any] = [Fingerprint.of(encoder).identity, [erasure.identity for erasure in worn_on(encoder)], sentences]
     said += [[name for name, _ in edited(conditioner, config.layers)], str(encoder.dtype)]
-    said += [conditioner.tokenizer.model_max_length, len(conditioner.tokenizer)]
+    few = conditioner.tokenize(
+        list(sentences[:3])
+    )  # pipelines may pad, mask and introduce the same words in their own ways
+    said += [len(conditioner.tokenizer), few.ids.tolist(), few.seen.tolist()]
     key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
     file = cache_folder() / f"moments-{key}.safetensors"
     try:
