@@ -174,11 +174,17 @@ def unlearn(
     require_new(folder, overwrite)
 
     from unreel.evaluation import evaluate
-    from unreel.pair import EMBEDDED, load_pair
+    from unreel.methods.closed_form import ClosedFormConfig
+    from unreel.pair import EMBEDDED, TextModel, load_pair
     from unreel.report import table, write_report
+    from unreel.unlearning import METHODS
     from unreel.unlearning import unlearn as run
 
-    pair = load_pair(t2i, t2v, **_placement(device, dtype))
+    # Text alone needs neither image nor video model, unless there is something to show.
+    text_only = not videos and issubclass(METHODS[method], ClosedFormConfig)
+    pair = load_pair(t2i, t2v, text_only=text_only, **_placement(device, dtype))
+    if videos and isinstance(pair.t2v, TextModel):
+        raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")
     referee = None
     if videos and (judge or pair.t2v_source == EMBEDDED):
         referee = _judge(judge, t2v, device)

@@ -53,20 +53,24 @@ class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline t
 class Conditioner:
     """One tokenizer and text encoder, used the way the pipeline that holds them uses them.
 
-    Without a pipeline, prompts are padded to the tokenizer's full length and all of it counts, as CLIP pipelines do: the
-    denoiser attends to the padding too, so it belongs to the conditioning.
+    Without a pipeline, prompts are padded to the tokenizer's full length. All of it counts, as in CLIP pipelines, where the
+    denoiser attends to the padding too, so that it belongs to the conditioning; unless the encoder is not to see it:
+    `masked`.
     """
 
     tokenizer: Any
     text_encoder: nn.Module
     pipeline: Any = None
     called: nn.Module | None = None  # what the pipeline calls, if the text encoder is a part of it
+    masked: bool = False
 
     @classmethod
     def of(cls, pipeline: "DiffusionPipeline", component: str = "text_encoder") -> "Conditioner":
         tokenizer = words_of(getattr(pipeline, component.replace("text_encoder", "tokenizer")))
         whole = getattr(pipeline, component)
-        return cls(tokenizer, reading_part(whole), pipeline if hasattr(pipeline, "encode_prompt") else None, whole)
+        if hasattr(pipeline, "encode_prompt"):
+            return cls(tokenizer, reading_part(whole), pipeline, whole)
+        return cls(tokenizer, reading_part(whole), called=whole, masked="CLIP" not in type(whole).__name__)
 
     @classmethod
     def all_of(cls, pipeline: "DiffusionPipeline") -> dict[str, "Conditioner"]:
@@ -86,7 +90,8 @@ class Conditioner:
         if self.pipeline is None:
             length = {"max_length": self.tokenizer.model_max_length}
             tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt", **length)
-            return Tokens(tokens.input_ids.to(self.device), {})
+            call = {"attention_mask": tokens.attention_mask.to(self.device)} if self.masked else {}
+            return Tokens(tokens.input_ids.to(self.device), call).trimmed()
         return self._asked(prompts).trimmed()
 
     def _asked(self, prompts: list[str]) -> Tokens:

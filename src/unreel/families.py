@@ -71,6 +71,11 @@ def frames_argument(pipeline: Any) -> str | None:
     return next((name for name in ("num_frames", "video_length", "frames") if name in takes), None)
 
 
+def makes_pictures(pipeline: Any) -> bool:
+    """Whether a pipeline is an image model with a U-Net, whose latents are pictures."""
+    return hasattr(pipeline, "unet") and frames_argument(pipeline) is None
+
+
 def text_encoders(pipeline: Any) -> "dict[str, nn.Module]":
     """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads."""
     names = [name for name in getattr(pipeline, "components", None) or vars(pipeline) if name.startswith("text_encoder")]

@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,11 @@ def load_pipeline(
         if folder.exists():
             _require_safetensors(folder, [name for name in _components(index) if name not in options])
         kind = getattr(diffusers, index["_class_name"])
-        pipeline = kind.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+        load = partial(kind.from_pretrained, source, dtype=dtype, use_safetensors=True)
+        try:
+            pipeline = load(**options)
+        except AttributeError:  # some pipelines ask their network when they are built: HunyuanVideo 1.5
+            pipeline = load()
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UnreelError(f"cannot load {source}: {reason[:300]}") from error

@@ -25,6 +25,7 @@ from unreel.erasure import Erasure
 from unreel.errors import UnreelError
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of
+from unreel.families import makes_pictures, text_encoders
 from unreel.judges import Judge
 from unreel.pair import Pair
 from unreel.video import generate_images, to_tensor
@@ -125,6 +126,12 @@ def attack(
     if not judge.knows(concept.name):
         raise UnreelError(f"the {judge.name} does not know {concept.name!r}: choose another with --judge")
     original = Conditioner.of(pair.t2i)
+    searching = [name for name, module in modules.items() if module.NEEDS_WEIGHTS]
+    if searching and not (makes_pictures(pair.t2i) and len(text_encoders(pair.t2i)) == 1):
+        raise UnreelError(
+            f"{searching[0]} needs a Stable Diffusion pipeline with one text encoder, not {type(pair.t2i).__name__}: "
+            "choose others with --attack"
+        )
     if cases < 1:
         raise UnreelError(f"an attack needs at least one case, not {cases}")
     # The second half of a group only repeats the first.
@@ -139,7 +146,7 @@ def attack(
     encoders = {"edited": Conditioner(original.tokenizer, edited.text_encoder), "unedited": original}
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     denoiser, texts = Denoiser.of(pair.t2i), [prompt.text for prompt in prompts[:cases]]
-    latents = list(_latents(pair, denoiser, texts, seed))
+    latents = list(_latents(pair, denoiser, texts, seed)) if searching else [torch.empty(0)] * len(texts)
     outcomes = []
     for arm in ARMS:
         scenes = [

@@ -18,7 +18,7 @@ from unreel.cost import Cost
 from unreel.denoiser import Denoiser
 from unreel.erasure import Change, Edit, Erasure, Fingerprint
 from unreel.errors import UnreelError
-from unreel.families import frames_argument
+from unreel.families import makes_pictures
 from unreel.methods.adversarial import AdversarialConfig, adversarial
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.closed_form import ClosedFormConfig, closed_form
@@ -247,7 +247,7 @@ def _few_shot(
 def _anchored(
     concept: Concept, pair: Pair, conditioners: Sequence[Conditioner], config: AnchoredConfig, images: Path | None
 ) -> Result:
-    if len(conditioners) > 1 or frames_argument(pair.t2i) or not hasattr(pair.t2i, "unet"):
+    if len(conditioners) > 1 or not makes_pictures(pair.t2i):
         raise UnreelError(
             f"few-shot with a brake needs a Stable Diffusion pipeline with one text encoder, not "
             f"{type(pair.t2i).__name__}: use the closed form, or --method few-shot"
@@ -269,7 +269,7 @@ def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> 
     images.
     """
     denoiser = Denoiser.of(pair.t2i, pair.settings.size)
-    if frames_argument(pair.t2i) or not hasattr(pair.t2i, "unet"):
+    if not makes_pictures(pair.t2i):
         if images is not None:
             raise UnreelError(f"{type(pair.t2i).__name__} learns from images that it makes itself: leave --images out")
         latents = denoiser.sample(*_asked(concept, config), pair.settings.steps)

@@ -41,7 +41,9 @@ def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[s
     if not names:
         return []
     with torch.inference_mode():
-        vectors = conditioner.encode([name, *names]).float().mean(1)
+        tokens = conditioner.tokenize([name, *names])
+        seen = tokens.seen[..., None]
+        vectors = (conditioner.encode_tokens(tokens).float() * seen).sum(1) / seen.sum(1)
         centred = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
         order = (centred[1:] @ centred[0]).argsort(descending=True)
     return [names[i] for i in order.tolist()]
