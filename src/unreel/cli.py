@@ -51,10 +51,9 @@ def _placement(device: str, dtype: Precision) -> dict[str, Any]:
     """Device and torch dtype, checked before anything is loaded onto them."""
     import torch
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UnreelError(f"device {device!r} is not available here: try --device cpu") from error
+    from unreel.loading import require_place
+
+    require_place(device, getattr(torch, dtype.value))
     return {"device": device, "dtype": getattr(torch, dtype.value)}
 
 
@@ -346,18 +345,62 @@ def generate(
 
 @app.command()
 def check(
-    t2i: Annotated[str, typer.Argument(help="text-to-image pipeline: a folder, a hub id or 'embedded'")] = "embedded",
-    t2v: Annotated[str | None, typer.Argument(help="text-to-video pipeline", show_default=False)] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="folders of pipelines or of text encoders, hub ids, or 'embedded' (the default)", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Say whether two pipelines share their text encoders, by comparing every weight and the tokenizers."""
-    from unreel.pair import load_pair
+    """Say which models share which text encoders, by comparing every weight and the tokenizers.
 
-    pair = load_pair(t2i, t2v, text_only=True)
-    for name, differs in pair.shared().items():
-        encoder = getattr(pair.t2i, name)
-        count = sum(parameter.numel() for parameter in encoder.parameters())
-        verdict = f"differs in {len(differs)} places: {', '.join(differs[:5])}" if differs else "shared"
-        typer.echo(f"{name}  {type(encoder).__name__}, {count / 1e6:.1f} M weights  {verdict}")
+    Reads the files tensor by tensor and loads no model; of models on the hub it fetches text encoders and tokenizers only.
+    """
+    from unreel.pair import EMBEDDED, EMBEDDED_FOLDER
+    from unreel.sharing import VOCABULARY, encoders_of, fetch, grouped
+
+    folders: dict[str, Path] = {}
+    for model in models or [EMBEDDED]:
+        parts = ("image", "video")
+        folders |= (
+            {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in parts} if model == EMBEDDED else {model: fetch(model)}
+        )
+    for group in grouped(encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)):
+        for member in group.members:
+            typer.echo(f"{member.name} of {member.source}")
+        first, precisions = group.members[0], {member.precision: None for member in group.members}
+        verdict = "shared" if group.shared else "not shared"
+        typer.echo(f"    {first.kind}, {first.weights / 1e6:.1f} M weights, {' or '.join(precisions)}: {verdict}")
+        if group.nearest:
+            tensors = [name for name in group.differs if name != VOCABULARY]
+            parts = [f"{len(tensors)} of {len(first.tensors)} tensors, first {tensors[0]}"] if tensors else []
+            parts += [f"the {VOCABULARY}"] if VOCABULARY in group.differs else []
+            typer.echo(f"    differs from {group.nearest.name} of {group.nearest.source} in {' and '.join(parts)}")
+
+
+@app.command()
+def families() -> None:
+    """List the pipelines that unreel knows, by the text encoder that they read prompts with."""
+    from textwrap import fill
+
+    from unreel.families import FAMILIES
+
+    for family in FAMILIES:
+        typer.echo(family.name)
+        rows = {
+            "text encoder": [family.text_encoder],
+            "video": family.t2v,
+            "image": family.t2i,
+            "from one frame": family.one_frame,
+        }
+        for label, names in rows.items():
+            text = f"  {label:<16}{', '.join(names) or '-'}"
+            typer.echo(fill(text, 100, subsequent_indent=" " * 18, drop_whitespace=True))
+        typer.echo()
+    typer.echo(
+        "video and image pipelines of a family usually share the text encoder; `unreel check MODEL MODEL` tells of yours."
+    )
+    typer.echo("from one frame: can learn from single frames of its own, where a method needs images.")
 
 
 def main() -> None:
