@@ -357,25 +357,14 @@ def check(
     Reads the files tensor by tensor and loads no model; of models on the hub it fetches text encoders and tokenizers only.
     """
     from unreel.pair import EMBEDDED, EMBEDDED_FOLDER
-    from unreel.sharing import VOCABULARY, encoders_of, fetch, grouped
+    from unreel.sharing import encoders_of, fetch, grouped
 
+    embedded = {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in ("image", "video")}
     folders: dict[str, Path] = {}
     for model in models or [EMBEDDED]:
-        parts = ("image", "video")
-        folders |= (
-            {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in parts} if model == EMBEDDED else {model: fetch(model)}
-        )
-    for group in grouped(encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)):
-        for member in group.members:
-            typer.echo(f"{member.name} of {member.source}")
-        first, precisions = group.members[0], {member.precision: None for member in group.members}
-        verdict = "shared" if group.shared else "not shared"
-        typer.echo(f"    {first.kind}, {first.weights / 1e6:.1f} M weights, {' or '.join(precisions)}: {verdict}")
-        if group.nearest:
-            tensors = [name for name in group.differs if name != VOCABULARY]
-            parts = [f"{len(tensors)} of {len(first.tensors)} tensors, first {tensors[0]}"] if tensors else []
-            parts += [f"the {VOCABULARY}"] if VOCABULARY in group.differs else []
-            typer.echo(f"    differs from {group.nearest.name} of {group.nearest.source} in {' and '.join(parts)}")
+        folders |= embedded if model == EMBEDDED else {model: fetch(model)}
+    encoders = [encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)]
+    typer.echo("\n\n".join(map(str, grouped(encoders))))
 
 
 @app.command()
@@ -387,20 +376,12 @@ def families() -> None:
 
     for family in FAMILIES:
         typer.echo(family.name)
-        rows = {
-            "text encoder": [family.text_encoder],
-            "video": family.t2v,
-            "image": family.t2i,
-            "from one frame": family.one_frame,
-        }
-        for label, names in rows.items():
-            text = f"  {label:<16}{', '.join(names) or '-'}"
-            typer.echo(fill(text, 100, subsequent_indent=" " * 18, drop_whitespace=True))
+        rows = {"video": family.t2v, "image": family.t2i, "from one frame": family.one_frame}
+        for label, names in {"text encoder": [family.text_encoder], **rows}.items():
+            typer.echo(fill(f"  {label:<16}{', '.join(names) or '-'}", 100, subsequent_indent=" " * 18))
         typer.echo()
-    typer.echo(
-        "video and image pipelines of a family usually share the text encoder; `unreel check MODEL MODEL` tells of yours."
-    )
-    typer.echo("from one frame: can learn from single frames of its own, where a method needs images.")
+    typer.echo("Pipelines of a family usually share the text encoder: `unreel check MODEL MODEL` tells of yours.")
+    typer.echo("From one frame: methods that need images can take single frames that the video pipeline makes.")
 
 
 def main() -> None:

@@ -59,15 +59,13 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A text encoder on disk: `name` is what the pipeline calls it, "" of one alone; `kind` its class, `tokenizer` the folder
-    of its tokenizer.
-    """
+    """A text encoder on disk: `name` is what the pipeline calls it, "" if it is one alone; `kind` is its class."""
 
     source: str
     name: str
     kind: str
     tensors: dict[str, Stored]
-    tokenizer: Path
+    tokenizer: Path  # a folder
 
     @property
     def title(self) -> str:
@@ -104,6 +102,18 @@ class Group:
     @property
     def shared(self) -> bool:
         return len({member.source for member in self.members}) > 1
+
+    def __str__(self) -> str:
+        first, precisions = self.members[0], dict.fromkeys(member.precision for member in self.members)
+        lines = [member.title for member in self.members]
+        verdict = "shared" if self.shared else "not shared"
+        lines.append(f"    {first.kind}, {first.weights / 1e6:.1f} M weights, {' or '.join(precisions)}: {verdict}")
+        if self.nearest:
+            tensors = [name for name in self.differs if name != VOCABULARY]
+            where = [f"{len(tensors)} of {len(first.tensors)} tensors, first {tensors[0]}"] if tensors else []
+            where += [f"the {VOCABULARY}"] if VOCABULARY in self.differs else []
+            lines.append(f"    differs from {self.nearest.title} in {' and in '.join(where)}")
+        return "\n".join(lines)
 
 
 def read_json(file: Path) -> dict[str, Any]:
