@@ -263,8 +263,8 @@ def load_pair(
     if t2v is None:
         raise UnreelError("give the text-to-video pipeline too, or it alone; neither for the embedded pair")
     for source in (t2i, t2v):
-        if source not in (None, EMBEDDED):
-            require_source(str(source))
+        if source and source != EMBEDDED:
+            require_source(source)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
 
     def load(source: str, embedded: str) -> Any:
