@@ -21,7 +21,7 @@ def require_place(device: str, dtype: torch.dtype = torch.float32) -> None:
     except (RuntimeError, AssertionError) as error:
         raise UnreelError(f"device {device!r} is not available here: try --device cpu") from error
     try:
-        torch.zeros(2, 2, device=device, dtype=dtype) @ torch.ones(2, 2, device=device, dtype=dtype)
+        torch.nn.functional.gelu(torch.ones(1, device=device, dtype=dtype))
     except (RuntimeError, TypeError) as error:
         raise UnreelError(f"device {device!r} cannot compute in {dtype}: try --dtype float32") from error
 

@@ -285,7 +285,7 @@ def grouped(encoders: Iterable[Encoder]) -> list[Group]:
         # A row that differs rules a group out; the nearest is compared all the same, to say how many tensors differ.
         for group in [it for count, it in near if not count] or [it for _, it in near[:1]]:
             # In the lower of two precisions "the same" is not transitive, within one precision it is.
-            each = {member.dtypes: member for member in reversed(group.members)}.values()
+            each = list({member.dtypes: member for member in reversed(group.members)}.values())[::-1]
             nearest, differs = max(
                 ((member, _differences(member, encoder)) for member in each), key=lambda one: len(one[1])
             )
