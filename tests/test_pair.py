@@ -198,6 +198,12 @@ def test_a_pipeline_with_code_of_its_own_is_refused(folders):
         load(folders)
 
 
+def test_what_else_an_index_says_is_no_part(folders):
+    index = folders[0] / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_ignore_files": ["a.bin", "b.bin", "c.bin"]}))
+    assert load(folders).shared() == {"text_encoder": []}
+
+
 def test_a_pipeline_of_an_unknown_class_is_refused_and_the_known_ones_are_listed(folders):
     index = folders[0] / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "ShapEPipeline"}))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import huggingface_hub
@@ -168,14 +169,41 @@ def test_one_file_under_two_names_is_not_read_twice(tmp_path, clip, monkeypatch,
     folders = save(tmp_path / "a", clip), save(tmp_path / "b", clip)
     (folders[1] / "model.safetensors").unlink()
     getattr(folders[1] / "model.safetensors", link)(folders[0] / "model.safetensors")
-    read = Stored.read
-
-    def sample_only(self, *, sample=False):
-        assert sample
-        return read(self, sample=True)
-
-    monkeypatch.setattr(Stored, "read", sample_only)
+    monkeypatch.setattr(Stored, "read", None)
     assert members(*folders) == [["a", "b"]]
+
+
+def test_two_tensors_are_in_memory_at_a_time(tmp_path, clip, monkeypatch):
+    read, seen = Stored.read, []
+
+    def counted(self, **options):
+        tensor = read(self, **options)
+        seen.append(weakref.ref(tensor))
+        assert sum(it() is not None for it in seen) <= 2
+        return tensor
+
+    monkeypatch.setattr(Stored, "read", counted)
+    assert members(save(tmp_path / "a", clip), save(tmp_path / "b", clip)) == [["a", "b"]]
+    assert len(seen) == 4 * len(clip)
+
+
+def test_an_encoders_own_folder_may_be_where_one_is(tmp_path, clip, monkeypatch):
+    save(tmp_path / "text_encoder", clip)
+    monkeypatch.chdir(tmp_path / "text_encoder")
+    assert [encoder.title for encoder in encoders_of(Path(), ".")] == ["."]
+    Path("tokenizer_config.json").unlink()
+    with pytest.raises(UnreelError, match="has no tokenizer"):
+        encoders_of(Path(), ".")
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused(tmp_path, clip):
+    folders = save(tmp_path / "a", clip), save(tmp_path / "b", clip)
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    (folders[1] / "tokenizer_config.json").write_text(json.dumps(own))
+    (folders[1] / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(UnreelError, match="asks to run code of its own: refused"):
+        groups(*folders)
+    assert not (tmp_path / "ran").exists()
 
 
 def shorten(file: Path) -> None:
@@ -203,6 +231,7 @@ def shards(folder: Path, index: str) -> None:
         (lambda folder: (folder / "config.json").write_text('{"_class_name": "AutoencoderKL"}'), "holds no text encoder"),
         (lambda folder: (folder / "model_index.json").write_text("nothing"), "model_index.json is not valid JSON"),
         (lambda folder: (folder / "model_index.json").write_text("{}"), "has no text encoder"),
+        (lambda folder: (folder / "model_index.json").write_text('{"text_encoder": ["mine"]}'), "no library and class for"),
         (
             lambda folder: (folder / "model_index.json").write_text('{"text_encoder": ["transformers", "T5EncoderModel"]}'),
             "is incomplete: its text_encoder folder is missing",

@@ -107,6 +107,8 @@ def _other(source: str, error: BaseException) -> str:
 
     if "necessary `safetensors` weights" in str(error):  # diffusers, of a repository on the hub
         return f"{source} has some part whose only weights {REFUSED_PICKLE.replace('is a pickle', 'are a pickle')}"
+    if "trust_remote_code" in str(error):
+        return f"{source} asks to run code of its own: refused"
     broken = any(isinstance(each, SafetensorError) for each in _chain(error))
     return f"cannot load {source}: {_reason(error)}" + (" (broken or cut short: fetch it again)" if broken else "")
 

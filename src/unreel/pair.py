@@ -242,7 +242,7 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = t
     with loading(str(folder), device, dtype, lambda: _size(folder.parent, {folder.name: "transformers"}, dtype)):
         kind = getattr(transformers, names[0])
         encoder = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval()
-        return TextModel(transformers.AutoTokenizer.from_pretrained(words), encoder)
+        return TextModel(transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False), encoder)
 
 
 def load_pair(

@@ -88,7 +88,7 @@ class Encoder:
         from transformers import AutoTokenizer
 
         with loading(str(self.tokenizer)):
-            return AutoTokenizer.from_pretrained(self.tokenizer).get_vocab()
+            return AutoTokenizer.from_pretrained(self.tokenizer, trust_remote_code=False).get_vocab()
 
 
 @dataclass
@@ -128,7 +128,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Where the class of each part of a pipeline comes from and what it is called, without parts that are left empty."""
-    return {name: tuple(value) for name, value in index.items() if isinstance(value, (list, tuple)) and value and value[0]}
+    out = {}
+    for name, value in index.items():
+        if isinstance(value, (list, tuple)) and value and value[0] and not name.startswith("_"):
+            if len(value) != 2:
+                raise UnreelError(f"{INDEX_FILE} names no library and class for {name}: fetch the model again")
+            out[name] = (str(value[0]), str(value[1]))
+    return out
 
 
 def weight_files(folder: Path, stem: str = "model") -> list[Path]:
@@ -169,7 +175,8 @@ def tokenizer_folder(text_encoder: Path) -> Path:
 
     Raises UnreelError if it is in neither.
     """
-    beside = text_encoder.with_name(text_encoder.name.replace("text_encoder", "tokenizer"))
+    whole = text_encoder.absolute()  # "." has no name
+    beside = whole.with_name(whole.name.replace("text_encoder", "tokenizer"))
     for folder in (text_encoder, beside):
         if (folder / "tokenizer_config.json").is_file():
             return folder
@@ -240,23 +247,28 @@ def same_values(left: torch.Tensor, right: torch.Tensor) -> bool:
     return torch.equal(left.to(lower).cpu(), right.to(lower).cpu())
 
 
+def _same_place(left: Stored, right: Stored) -> bool:
+    """Also through links, of which the hub's cache is made."""
+    return left.key == right.key and left.file.samefile(right.file)
+
+
 def _same_rows(left: Stored, right: Stored) -> bool:
-    return same_values(left.read(sample=True), right.read(sample=True))
+    return _same_place(left, right) or same_values(left.read(sample=True), right.read(sample=True))
 
 
 def _same_stored(left: Stored, right: Stored) -> bool:
-    same_place = left.key == right.key and left.file.samefile(right.file)  # also through links, as in the hub's cache
-    return same_place or same_values(left.read(), right.read())
+    return _same_place(left, right) or same_values(left.read(), right.read())
 
 
 def _same_vocabulary(a: Encoder, b: Encoder) -> bool:
     """Where the files agree to the byte, there is no need to read them as tokenizers."""
-    return _tokenizer_files(a.tokenizer) == _tokenizer_files(b.tokenizer) or a.vocabulary == b.vocabulary
+    ours, theirs = _tokenizer_files(a.tokenizer), _tokenizer_files(b.tokenizer)
+    return ("tokenizer.json" in ours and ours == theirs) or a.vocabulary == b.vocabulary
 
 
 def _tokenizer_files(folder: Path) -> dict[str, bytes]:
-    weights = (".safetensors", *PICKLES)  # a text encoder may lie in the same folder
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.suffix not in weights}
+    """Those that have a say in the vocabulary, where one of them is tokenizer.json; the folder may hold weights as well."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".json", ".txt", ".model")}
 
 
 def _differences(a: Encoder, b: Encoder) -> list[str]:
