@@ -25,6 +25,7 @@ DOCUMENTS = (
     "docs/embedded-pair.md",
     "docs/method.md",
     "docs/results.md",
+    "docs/sharing.md",
     "src/unreel/embedded/README.md",
 )
 # What the embedded pair is held to, and what each row measures.
@@ -494,6 +495,23 @@ def demo() -> str:
     return f"Set-up aside, the demo took {result['seconds']:.0f} seconds on {result['cores']} CPU cores."
 
 
+def check_cost() -> str:
+    """What `unreel check` costs on two encoders of CLIP ViT-L/14's size."""
+    what = {
+        "copy": "the same file, copied",
+        "link": "the same file, linked",
+        "half": "the same weights in float16",
+        "one word learned": "one row of the embedding differs",
+        "tuned": "all weights differ",
+        "copy, both loaded": "the same file, copied: both loaded, then compared",
+    }
+    rows = []
+    for name, row in _load("check_cost")["pairs"].items():
+        found = "shared" if row["shared"] else "not shared"
+        rows.append([what[name], found, *(f"{row[key]:.1f}" for key in ("seconds", "compare", "gib"))])
+    return _table(["the second encoder", "found", "seconds, all", "seconds, check", "peak GiB"], rows)
+
+
 def training() -> str:
     lines = ["| stage | steps | batch | minutes | device |", "|---|---|---|---|---|"]
     for stage in ("autoencoder", "image", "video", "judge"):
@@ -510,6 +528,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attack_twins": attack_twins,
     "attacks_compared": attacks_compared,
     "attributes": attributes,
+    "check_cost": check_cost,
     "closed_form_ablations": closed_form_ablations,
     "comparison": comparison,
     "cost": cost,

@@ -9,6 +9,7 @@ from conftest import make_pair, same, weights
 
 from unreel import Erasure, cli, load_pair
 from unreel.attacks import names
+from unreel.families import FAMILIES
 from unreel.prompts import GROUPS
 
 
@@ -263,12 +264,48 @@ def test_an_evaluation_killed_at_any_moment_goes_on_and_ends_the_same(command, t
 def test_check_proves_the_embedded_pair(command):
     code, out, _ = command("check")
     assert code == 0 and out.split()[0] == "text_encoder" and out.strip().endswith("shared")
+    assert out.splitlines()[:2] == ["text_encoder of embedded image", "text_encoder of embedded video"]
+    assert command("check", "embedded")[1] == out
 
 
-def test_help_needs_none_of_the_heavy_imports():
-    program = (
-        "import sys; from unreel import cli; sys.argv = ['unreel', '--help']\ntry: cli.main()\nexcept SystemExit: pass\n"
-    )
+def test_check_tells_which_of_several_models_share(command, tiny):
+    image, video = tiny[1], tiny[3]
+    code, out, err = command("check", image, "embedded", video, video / "text_encoder")
+    assert code == 0, err
+    ours, embedded = out.split("\n\n")
+    assert ours.splitlines()[:3] == [f"text_encoder of {image}", f"text_encoder of {video}", f"{video / 'text_encoder'}"]
+    assert ours.endswith(": shared") and embedded.strip().endswith(": shared")
+    assert command("check", image)[1].strip().endswith(": not shared")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nowhere/at/all", "does not exist"),
+        ("nobody/nothing", "not complete in the local cache"),
+        (".", "is no model"),
+        ("photo.png", "is no model"),
+    ],
+)
+def test_check_refuses_what_is_no_model(command, tmp_path, model, message):
+    (tmp_path / "photo.png").write_text("mine")
+    code, out, err = command("check", "embedded", model)
+    assert code == 2 and not out
+    (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
+    assert message in line and "Traceback" not in err
+
+
+def test_families_lists_every_pipeline_in_100_columns(command):
+    code, out, _ = command("families")
+    assert code == 0 and max(map(len, out.splitlines())) <= 100
+    for family in FAMILIES:
+        assert all(name in out for name in (family.name, family.text_encoder, *family.t2v, *family.t2i))
+
+
+@pytest.mark.parametrize("argument", ["--help", "families"])
+def test_help_and_families_need_none_of_the_heavy_imports(argument):
+    program = f"import sys; from unreel import cli; sys.argv = ['unreel', {argument!r}]\n"
+    program += "try: cli.main()\nexcept SystemExit: pass\n"
     program += "print(sorted({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

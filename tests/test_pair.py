@@ -1,11 +1,16 @@
 import json
 import shutil
+from types import SimpleNamespace
 
+import diffusers
+import huggingface_hub
 import pytest
 import torch
 from conftest import make_pair, same, weights
+from huggingface_hub import errors
 
 from unreel import UnreelError, load_pair
+from unreel.pair import load_pipeline, load_text_model
 
 
 @pytest.fixture
@@ -98,3 +103,160 @@ def test_two_image_models_are_no_pair(folders):
 def test_half_a_pair_is_refused(folders):
     with pytest.raises(UnreelError, match="give the text-to-video pipeline too"):
         load_pair(str(folders[0]))
+
+
+def of_hub(kind, message="the hub said so"):
+    return kind(message, response=SimpleNamespace(headers={}, request=None))
+
+
+FROM_THE_HUB = [
+    (of_hub(errors.GatedRepoError), "own/model is gated: ask for access at https://huggingface.co/own/model"),
+    (of_hub(errors.RepositoryNotFoundError), "the hub has no own/model, or it is private: check the name, or log in"),
+    (of_hub(errors.RemoteEntryNotFoundError), "own/model is no pipeline"),
+    (of_hub(errors.HfHubHTTPError, "429 too many requests"), "the hub refuses own/model"),
+    (
+        errors.LocalEntryNotFoundError("not here"),
+        "own/model is not complete in the local cache, and the hub cannot be reached",
+    ),
+    (errors.OfflineModeIsEnabled("offline"), "not complete in the local cache, and HF_HUB_OFFLINE forbids to fetch it"),
+    (errors.HTTPError("the line broke"), "the hub cannot be reached: connect and try again"),
+    (ConnectionError("no route to host"), "the hub cannot be reached: connect and try again"),
+    (errors.XetDownloadError("no chunk"), "cannot load own/model: no chunk"),
+    (OSError("No space left on device"), "cannot load own/model: .*No space left on device"),
+]
+
+
+@pytest.mark.parametrize(("error", "message"), FROM_THE_HUB, ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize("when", ["index", "weights"])
+def test_what_goes_wrong_at_the_hub_is_said_in_one_line(folders, monkeypatch, error, message, when):
+    def fail(*_, **__):
+        raise error
+
+    if when == "index":  # below the function that wraps what the hub raises in errors of its own
+        monkeypatch.setattr("diffusers.configuration_utils.hf_hub_download", fail)
+        message = "own/model" if type(error) is OSError else message
+    else:
+        index = json.loads((folders[0] / "model_index.json").read_text())
+        monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _: index)
+        monkeypatch.setattr(diffusers.DiffusionPipeline, "download", fail)
+    with pytest.raises(UnreelError, match=message) as raised:
+        load_pipeline("own/model")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def cached(folders, tmp_path, monkeypatch):
+    """The image pipeline as it lies in the hub's cache."""
+    repository = tmp_path / "cache" / "models--own--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    shutil.copytree(folders[0], repository / "snapshots" / "abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return repository / "snapshots" / "abc"
+
+
+def test_a_cached_pipeline_loads_offline(cached):
+    assert same(weights(load_pipeline("own/model").unet), weights(make_pair().t2i.unet))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda folder: shutil.rmtree(folder / "vae"),
+            "own/model is incomplete: its vae folder is missing; fetch it again",
+        ),
+        (lambda folder: (folder / WEIGHTS).unlink(), "no weights"),
+        (lambda folder: to_pickle(folder / WEIGHTS), r"is a pickle.*refused.*save_pretrained"),
+    ],
+)
+def test_an_interrupted_download_is_told_from_a_whole_one(cached, damage, message):
+    damage(cached)
+    with pytest.raises(UnreelError, match=message):
+        load_pipeline("own/model")
+
+
+def test_a_repository_with_pickles_only_is_refused_before_they_are_fetched(folders, monkeypatch):
+    index = json.loads((folders[0] / "model_index.json").read_text())
+    siblings = [SimpleNamespace(rfilename=name) for name in ("model_index.json", "unet/diffusion_pytorch_model.bin")]
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _: index)
+    monkeypatch.setattr(
+        "diffusers.pipelines.pipeline_utils.model_info", lambda *_, **__: SimpleNamespace(siblings=siblings)
+    )
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils._resolve_revision", lambda *_, **__: "main")
+    monkeypatch.setattr(
+        "diffusers.pipelines.pipeline_utils.hf_hub_download", lambda *_, **__: str(folders[0] / "model_index.json")
+    )
+    with pytest.raises(UnreelError, match=r"only weights are a pickle, which can run code.*refused. Convert"):
+        load_pipeline("own/model")
+
+
+def test_a_pipeline_with_code_of_its_own_is_refused(folders):
+    index = folders[0] / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": ["pipeline", "MyPipeline"]}))
+    with pytest.raises(UnreelError, match=r"asks to run code of its own \(pipeline.MyPipeline\): refused"):
+        load(folders)
+
+
+def test_what_else_an_index_says_is_no_part(folders):
+    index = folders[0] / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_ignore_files": ["a.bin", "b.bin", "c.bin"]}))
+    assert load(folders).shared() == {"text_encoder": []}
+
+
+def test_a_pipeline_of_an_unknown_class_is_refused_and_the_known_ones_are_listed(folders):
+    index = folders[0] / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "ShapEPipeline"}))
+    with pytest.raises(
+        UnreelError, match=r"is a ShapEPipeline, which unreel does not know.*AnimateDiffPipeline.*WanPipeline"
+    ):
+        load(folders)
+
+
+def test_a_shard_that_is_missing_is_named(folders):
+    pipeline = load_pipeline(folders[0])
+    pipeline.text_encoder.save_pretrained(folders[0] / "text_encoder", max_shard_size="20KB")
+    (folders[0] / "text_encoder" / "model.safetensors").unlink()
+    load_pipeline(folders[0])
+    next((folders[0] / "text_encoder").glob("model-00002*")).unlink()
+    with pytest.raises(UnreelError, match=r"model-00002.*is missing; fetch"):
+        load_pipeline(folders[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available here: try --device cpu"),
+        ({"device": "abacus"}, "device 'abacus' is not available here"),
+        ({"dtype": torch.float8_e4m3fn}, "cannot compute in torch.float8_e4m3fn: try --dtype float32"),
+    ],
+)
+def test_a_place_that_is_not_there_is_refused_before_anything_is_loaded(monkeypatch, folders, options, message):
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", None)
+    for read in (load_pipeline, load_text_model):
+        with pytest.raises(UnreelError, match=message):
+            read(folders[0], **options)
+
+
+NO_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda it: type(it).__name__)
+def test_a_model_too_large_for_the_memory_says_what_it_takes_and_what_lowers_it(folders, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("unreel.pair.require_place", lambda *_: None)
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", fail)
+    message = (
+        r"does not fit into the memory of cuda, its weights alone take 0.0 GiB in torch.float32: try --dtype bfloat16 or"
+    )
+    with pytest.raises(UnreelError, match=message + " --device cpu"):
+        load_pipeline(folders[0], device="cuda")
+    monkeypatch.setattr("transformers.CLIPTextModel.from_pretrained", fail)
+    with pytest.raises(UnreelError, match=r"in torch.bfloat16: try a smaller model"):
+        load_text_model(folders[0] / "text_encoder", dtype=torch.bfloat16)

@@ -51,10 +51,9 @@ def _placement(device: str, dtype: Precision) -> dict[str, Any]:
     """Device and torch dtype, checked before anything is loaded onto them."""
     import torch
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UnreelError(f"device {device!r} is not available here: try --device cpu") from error
+    from unreel.loading import require_place
+
+    require_place(device, getattr(torch, dtype.value))
     return {"device": device, "dtype": getattr(torch, dtype.value)}
 
 
@@ -352,18 +351,43 @@ def generate(
 
 @app.command()
 def check(
-    t2i: Annotated[str, typer.Argument(help="text-to-image pipeline: a folder, a hub id or 'embedded'")] = "embedded",
-    t2v: Annotated[str | None, typer.Argument(help="text-to-video pipeline", show_default=False)] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="folders of pipelines or of text encoders, hub ids, or 'embedded' (the default)", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Say whether two pipelines share their text encoders, by comparing every weight and the tokenizers."""
-    from unreel.pair import load_pair
+    """Say which models share which text encoders, by comparing every weight and the tokenizers.
 
-    pair = load_pair(t2i, t2v, text_only=True)
-    for name, differs in pair.shared().items():
-        encoder = getattr(pair.t2i, name)
-        count = sum(parameter.numel() for parameter in encoder.parameters())
-        verdict = f"differs in {len(differs)} places: {', '.join(differs[:5])}" if differs else "shared"
-        typer.echo(f"{name}  {type(encoder).__name__}, {count / 1e6:.1f} M weights  {verdict}")
+    Reads the files tensor by tensor and loads no model; of models on the hub it fetches text encoders and tokenizers only.
+    """
+    from unreel.pair import EMBEDDED, EMBEDDED_FOLDER
+    from unreel.sharing import encoders_of, fetch, grouped
+
+    embedded = {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in ("image", "video")}
+    folders: dict[str, Path] = {}
+    for model in models or [EMBEDDED]:
+        folders |= embedded if model == EMBEDDED else {model: fetch(model)}
+    encoders = [encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)]
+    typer.echo("\n\n".join(map(str, grouped(encoders))))
+
+
+@app.command()
+def families() -> None:
+    """List the pipelines that unreel knows, by the text encoder that they read prompts with."""
+    from textwrap import fill
+
+    from unreel.families import FAMILIES
+
+    for family in FAMILIES:
+        typer.echo(family.name)
+        rows = {"video": family.t2v, "image": family.t2i, "from one frame": family.one_frame}
+        for label, names in {"text encoder": [family.text_encoder], **rows}.items():
+            typer.echo(fill(f"  {label:<16}{', '.join(names) or '-'}", 100, subsequent_indent=" " * 18))
+        typer.echo()
+    typer.echo("Pipelines of a family usually share the text encoder: `unreel check MODEL MODEL` tells of yours.")
+    typer.echo("From one frame: methods that need images can take single frames that the video pipeline makes.")
 
 
 def main() -> None:

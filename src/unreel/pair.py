@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,18 @@ from unreel.conditioner import Conditioner, words_of
 from unreel.erasure import Fingerprint
 from unreel.errors import UnreelError
 from unreel.families import FAMILIES, known, makes_videos, text_encoders
+from unreel.loading import loading, require_place, require_source
+from unreel.sharing import (
+    INDEX_FILE,
+    VOCABULARY,
+    components,
+    differing,
+    read_json,
+    same_values,
+    stored,
+    tokenizer_folder,
+    weight_files,
+)
 from unreel.vocabulary import EVERYDAY, Vocabulary, of_world
 
 if TYPE_CHECKING:
@@ -31,7 +43,6 @@ TEXT_ENCODERS = (
     *("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel"),
     *("LlamaModel", "Gemma2Model", "Qwen2_5_VLForConditionalGeneration"),
 )
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -119,19 +130,8 @@ def summarise(names: Iterable[str], most: int = 3) -> str:
 
 def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: Any) -> list[str]:
     """Names of the tensors in which two text encoders differ, and the tokenizer's vocabulary if that does."""
-    a, b = encoder_a.state_dict(), encoder_b.state_dict()
-    out = [f"{name} (only in one)" for name in sorted(a.keys() ^ b.keys())]
-    for name in sorted(a.keys() & b.keys()):
-        left, right = a[name], b[name]
-        if left.shape != right.shape:
-            out.append(f"{name} ({tuple(left.shape)} against {tuple(right.shape)})")
-            continue
-        lower = left.dtype if left.dtype.itemsize <= right.dtype.itemsize else right.dtype
-        if not torch.equal(left.to(lower).cpu(), right.to(lower).cpu()):
-            out.append(name)
-    if tokenizer_a.get_vocab() != tokenizer_b.get_vocab():
-        out.append("tokenizer vocabulary")
-    return out
+    out = differing(encoder_a.state_dict(), encoder_b.state_dict(), same_values)
+    return out + ([] if tokenizer_a.get_vocab() == tokenizer_b.get_vocab() else [VOCABULARY])
 
 
 def tokenizer_of(pipeline: Any, text_encoder: str) -> Any:
@@ -154,84 +154,81 @@ def load_pipeline(
 
     `text_only` leaves out everything but tokenizers and text encoders.
     Raises UnreelError for anything that is no pipeline of a known family, has missing or broken weights, or pickled weights
-    only.
+    only, and if it cannot be fetched or does not fit into memory.
     """
     import diffusers
-    from safetensors import SafetensorError
 
     source, folder = str(source), Path(source)
-    if not folder.exists() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
-        raise UnreelError(f"{source} does not exist: give a folder, a hub id such as owner/name, or '{EMBEDDED}'")
-    try:
+    require_source(source)
+    require_place(device, dtype)
+    with loading(source):
         index = _index(folder) if folder.exists() else diffusers.DiffusionPipeline.load_config(source)
         options = _left_out(source, index, text_only)
-        if folder.exists():
-            _require_safetensors(folder, [name for name in _components(index) if name not in options])
+        if not folder.exists():
+            folder = Path(diffusers.DiffusionPipeline.download(source, use_safetensors=True, **options))
+    parts = {name: library for name, (library, _) in components(index).items() if name not in options}
+    _require_weights(source, folder, parts)
+    with loading(source, device, dtype, lambda: _size(folder, parts, dtype)):
         kind = getattr(diffusers, index["_class_name"])
-        load = partial(kind.from_pretrained, source, dtype=dtype, use_safetensors=True)
         try:
-            pipeline = load(**options)
-        except AttributeError:  # some pipelines ask their network when they are built: HunyuanVideo 1.5
-            pipeline = load()
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UnreelError(f"cannot load {source}: {reason[:300]}") from error
+            pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options).to(device)
+        except AttributeError:
+            if not text_only:
+                raise
+            # Some pipelines ask their network when they are built: HunyuanVideo 1.5.
+            return load_pipeline(source, device=device, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline
 
 
 def _index(folder: Path) -> dict[str, Any]:
     """The list of a pipeline's parts."""
-    file = folder / "model_index.json"
-    if not file.is_file():
-        raise UnreelError(f"{folder} is no pipeline: it has no model_index.json")
-    try:
-        return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UnreelError(f"{file} is not valid JSON ({error}): fetch the pipeline again") from error
-
-
-def _components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Where the class of each part of a pipeline comes from and what it is called, without parts that are left empty."""
-    return {name: tuple(value) for name, value in index.items() if isinstance(value, (list, tuple)) and value and value[0]}
+    if not (folder / INDEX_FILE).is_file():
+        raise UnreelError(f"{folder} is no pipeline: it has no {INDEX_FILE}")
+    return read_json(folder / INDEX_FILE)
 
 
 def _left_out(source: str, index: dict[str, Any], text_only: bool) -> dict[str, None]:
     """Which parts not to load. Raises UnreelError for a pipeline of no known family or with code of its own."""
     kind = index.get("_class_name")
+    if isinstance(kind, (list, tuple)):
+        raise UnreelError(f"{source} asks to run code of its own ({'.'.join(map(str, kind))}): refused")
     if not known(str(kind)):
         names = sorted({name for family in FAMILIES for name in (*family.t2v, *family.t2i)})
         raise UnreelError(f"{source} is a {kind}, which unreel does not know: it knows {', '.join(names)}")
-    for name, (library, class_name) in _components(index).items():
+    for name, (library, class_name) in components(index).items():
         if library not in ("diffusers", "transformers", "stable_diffusion"):
             raise UnreelError(f"{source} asks to run code of its own ({library}.{class_name} as its {name}): refused")
     # A safety checker is always left out: it would blank the very images that unlearning needs.
     out = {"safety_checker": None} if "safety_checker" in index else {}
     if text_only:
-        out |= {name: None for name in _components(index) if not name.startswith(("text_encoder", "tokenizer"))}
+        out |= {name: None for name in components(index) if not name.startswith(("text_encoder", "tokenizer"))}
     return out
 
 
-def _require_safetensors(folder: Path, components: Iterable[str]) -> None:
+def _weightless(part: str) -> bool:
+    return part.startswith(("tokenizer", "scheduler", "feature_extractor", "processor"))
+
+
+def _stem(library: str) -> str:
+    return "diffusion_pytorch_model" if library == "diffusers" else "model"
+
+
+def _require_weights(source: str, folder: Path, parts: dict[str, str]) -> None:
     """Raises UnreelError if a part is missing or has no weights that can be loaded safely."""
-    for name in components:
-        component = folder / name
-        if not component.is_dir():
-            raise UnreelError(f"{folder} is incomplete: its {name} folder is missing")
-        if not name.startswith(("tokenizer", "scheduler", "feature_extractor", "processor")):
-            _require_weights(component)
+    for name, library in parts.items():
+        if not (folder / name).is_dir():
+            raise UnreelError(f"{source} is incomplete: its {name} folder is missing; fetch it again")
+        if not _weightless(name):
+            weight_files(folder / name, _stem(library))
 
 
-def _require_weights(component: Path) -> None:
-    if any(component.glob("*.safetensors")):
-        return
-    pickles = [file.name for file in component.iterdir() if file.suffix in _PICKLES]
-    if pickles:
-        raise UnreelError(
-            f"{component}/{pickles[0]} is a pickle, which can run code when loaded: refused. Convert the weights to "
-            "safetensors first: load them where you trust them, and save_pretrained(..., safe_serialization=True)."
-        )
-    raise UnreelError(f"{component} has no weights: expected a .safetensors file")
+def _size(folder: Path, parts: dict[str, str], dtype: torch.dtype) -> float:
+    """GiB of all weights in that precision."""
+    tensors = [
+        it for name, library in parts.items() if not _weightless(name) for it in stored(folder / name, _stem(library))
+    ]
+    return sum(prod(tensor.shape) for tensor in tensors) * dtype.itemsize / 2**30
 
 
 def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextModel:
@@ -241,27 +238,19 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = t
     Raises UnreelError for anything that is no text encoder of a known kind, or has no tokenizer.
     """
     import transformers
-    from safetensors import SafetensorError
 
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        names = [name for name in config.get("architectures") or [] if name in TEXT_ENCODERS]
-    except (ValueError, AttributeError) as error:
-        raise UnreelError(f"{folder / 'config.json'} is no model's configuration: fetch it again") from error
+    require_place(device, dtype)
+    config = read_json(folder / "config.json")
+    names = [name for name in config.get("architectures") or [] if name in TEXT_ENCODERS]
     if "auto_map" in config or not names:
         known_ones = ", ".join(TEXT_ENCODERS)
         raise UnreelError(f"{folder} holds no text encoder that unreel knows: it knows {known_ones}, without own code")
-    _require_weights(folder)
-    beside = folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
-    words = next((place for place in (folder, beside) if (place / "tokenizer_config.json").is_file()), None)
-    if words is None:
-        raise UnreelError(f"{folder} has no tokenizer, nor is there one in {beside}")
-    try:
+    weight_files(folder)
+    words = tokenizer_folder(folder)
+    with loading(str(folder), device, dtype, lambda: _size(folder.parent, {folder.name: "transformers"}, dtype)):
         kind = getattr(transformers, names[0])
         encoder = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval()
-        return TextModel(transformers.AutoTokenizer.from_pretrained(words), encoder)
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise UnreelError(f"cannot load {folder}: {' '.join(str(error).split())[:300]}") from error
+        return TextModel(transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False), encoder)
 
 
 def load_pair(
@@ -281,6 +270,9 @@ def load_pair(
         t2i = t2v = EMBEDDED
     if t2v is None:
         raise UnreelError("give the text-to-video pipeline too, or it alone; neither for the embedded pair")
+    for source in (t2i, t2v):
+        if source and source != EMBEDDED:
+            require_source(source)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
 
     def load(source: str, embedded: str) -> Any:

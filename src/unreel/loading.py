@@ -1,0 +1,117 @@
+"""What can go wrong while a model is fetched or loaded, each as one line that says what to do about it.
+
+Knows the errors of torch, safetensors and the hub; knows no models.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from unreel.errors import UnreelError
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def require_place(device: str, dtype: torch.dtype = torch.float32) -> None:
+    """Raises UnreelError if nothing can be put on `device` in that precision."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UnreelError(f"device {device!r} is not available here: try --device cpu") from error
+    try:
+        torch.nn.functional.gelu(torch.ones(1, device=device, dtype=dtype))
+    except (RuntimeError, TypeError) as error:
+        raise UnreelError(f"device {device!r} cannot compute in {dtype}: try --dtype float32") from error
+
+
+def require_source(source: str) -> None:
+    """Raises UnreelError for what is neither on disk nor the name of a model on the hub."""
+    if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+        raise UnreelError(f"{source} does not exist: give a folder, a hub id such as owner/name, or 'embedded'")
+
+
+REFUSED_PICKLE = (
+    "is a pickle, which can run code when loaded: refused. Convert the weights to safetensors first: load them where you "
+    "trust them, and save_pretrained them again."
+)
+
+
+@contextmanager
+def loading(
+    source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, size: Callable[[], float] | None = None
+) -> Iterator[None]:
+    """Raises what goes wrong inside as UnreelError. `size()` is how many GiB the weights take, asked if they do not fit."""
+    from huggingface_hub import errors
+    from safetensors import SafetensorError
+
+    # What the hub's client raises for a connection that breaks is of the library that it uses, whichever that is.
+    of_hub = (errors.HTTPError, errors.EntryNotFoundError, errors.CachedRepoTreeNotFoundError, errors.XetDownloadError)
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError, *of_hub) as error:
+        if _no_memory(error):
+            raise UnreelError(_too_large(source, device, dtype, size)) from error
+        raise UnreelError(_at_the_hub(source, error) or _other(source, error)) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that led to it: libraries wrap what the hub raised in errors that say less."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _no_memory(error: BaseException) -> bool:
+    signs = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs)
+
+
+def _too_large(source: str, device: str, dtype: torch.dtype, size: Callable[[], float] | None) -> str:
+    needs = f", its weights alone take {size():.1f} GiB in {dtype}" if size else ""
+    ways = ["--dtype bfloat16"] if dtype.itemsize > 2 else []
+    ways += ["--device cpu"] if device != "cpu" else []
+    return f"{source} does not fit into the memory of {device}{needs}: try {' or '.join(ways or ['a smaller model'])}"
+
+
+def _at_the_hub(source: str, error: BaseException) -> str | None:
+    """What to do about an error of the hub, None for any other."""
+    from huggingface_hub import errors
+
+    chain = list(_chain(error))
+
+    def met(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(each, kinds) for each in chain)
+
+    if met(errors.GatedRepoError):
+        return f"{source} is gated: ask for access at https://huggingface.co/{source}, then log in with `hf auth login`"
+    if met(errors.RepositoryNotFoundError):
+        return f"the hub has no {source}, or it is private: check the name, or log in with `hf auth login`"
+    if met(errors.OfflineModeIsEnabled):
+        return f"{source} is not complete in the local cache, and HF_HUB_OFFLINE forbids to fetch it: unset it"
+    if met(errors.RemoteEntryNotFoundError):
+        return f"{source} is no pipeline: {_reason(error)}"
+    if met(errors.HfHubHTTPError):
+        return f"the hub refuses {source}: {_reason(error)}"
+    if met(errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError, errors.HTTPError, ConnectionError):
+        return (
+            f"{source} is not complete in the local cache, and the hub cannot be reached: connect and try again, what "
+            "has been fetched is kept"
+        )
+    return None
+
+
+def _other(source: str, error: BaseException) -> str:
+    from safetensors import SafetensorError
+
+    if "necessary `safetensors` weights" in str(error):  # diffusers, of a repository on the hub
+        return f"{source} has some part whose only weights {REFUSED_PICKLE.replace('is a pickle', 'are a pickle')}"
+    if "trust_remote_code" in str(error):
+        return f"{source} asks to run code of its own: refused"
+    broken = any(isinstance(each, SafetensorError) for each in _chain(error))
+    return f"cannot load {source}: {_reason(error)}" + (" (broken or cut short: fetch it again)" if broken else "")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

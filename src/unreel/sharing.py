@@ -1,0 +1,311 @@
+"""Which models on disk read prompts with the same text encoder, told from their files without loading a model.
+
+Knows files and tensors; knows no pipeline classes.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from unreel.errors import UnreelError
+from unreel.loading import PICKLES, REFUSED_PICKLE, loading, require_source
+
+INDEX_FILE = "model_index.json"
+VOCABULARY = "tokenizer vocabulary"
+# Of a model on the hub: a pipeline's text encoders and tokenizers, or a repository that is a text encoder.
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_WEIGHTS_FILES = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_FETCHED = (INDEX_FILE, *_TOKENIZER_FILES, *_WEIGHTS_FILES, *(f"text_encoder*/{name}" for name in _WEIGHTS_FILES))
+
+_WRAPPERS = re.compile(r"^(?:text_model\.|language_model\.|model\.)+")  # there or not, by the version that saved
+_IGNORED = re.compile(r"(?:^decoder\.|^lm_head\.|(?:^|\.)position_ids$|\.inv_freq$)")
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_EMBEDDING = "shared.weight"  # of T5, which saves it under the encoder's name, its own, or both
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that lies in a safetensors file under `key`, not read yet; `dtype` as the file calls it."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self, *, sample: bool = False) -> torch.Tensor:
+        """All of it, or its middle row. The file is opened anew, so that what was read of it leaves the memory too."""
+        from safetensors import safe_open
+
+        with loading(str(self.file)), safe_open(self.file, "pt") as file:
+            if not sample or not self.shape:
+                return file.get_tensor(self.key)
+            middle = self.shape[0] // 2
+            return file.get_slice(self.key)[middle : middle + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A text encoder on disk: `name` is what the pipeline calls it, "" if it is one alone; `kind` is its class."""
+
+    source: str
+    name: str
+    kind: str
+    tensors: dict[str, Stored]
+    tokenizer: Path  # a folder
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} of {self.source}" if self.name else self.source
+
+    @property
+    def weights(self) -> int:
+        return sum(prod(tensor.shape) for tensor in self.tensors.values())
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(tensor.dtype for _, tensor in sorted(self.tensors.items()))
+
+    @property
+    def precision(self) -> str:
+        return " and ".join(sorted({_DTYPES.get(dtype, dtype) for dtype in self.dtypes}))
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        from transformers import AutoTokenizer
+
+        with loading(str(self.tokenizer)):
+            return AutoTokenizer.from_pretrained(self.tokenizer, trust_remote_code=False).get_vocab()
+
+
+@dataclass
+class Group:
+    """Encoders that are the same. `differs` says where the first one does not agree with `nearest`, if there is one."""
+
+    members: list[Encoder]
+    nearest: Encoder | None = None
+    differs: list[str] = field(default_factory=list)
+
+    @property
+    def shared(self) -> bool:
+        return len({member.source for member in self.members}) > 1
+
+    def __str__(self) -> str:
+        first, precisions = self.members[0], dict.fromkeys(member.precision for member in self.members)
+        lines = [member.title for member in self.members]
+        verdict = "shared" if self.shared else "not shared"
+        lines.append(f"    {first.kind}, {first.weights / 1e6:.1f} M weights, {' or '.join(precisions)}: {verdict}")
+        if self.nearest:
+            tensors = [name for name in self.differs if name != VOCABULARY]
+            where = [f"{len(tensors)} of {len(first.tensors)} tensors, first {tensors[0]}"] if tensors else []
+            where += [f"the {VOCABULARY}"] if VOCABULARY in self.differs else []
+            lines.append(f"    differs from {self.nearest.title} in {' and in '.join(where)}")
+        return "\n".join(lines)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise UnreelError(f"{file} is not valid JSON ({error}): fetch the model again") from error
+    if not isinstance(document, dict):
+        raise UnreelError(f"{file} is no model's configuration: fetch the model again")
+    return document
+
+
+def components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Where the class of each part of a pipeline comes from and what it is called, without parts that are left empty."""
+    out = {}
+    for name, value in index.items():
+        if isinstance(value, (list, tuple)) and value and value[0] and not name.startswith("_"):
+            if len(value) != 2:
+                raise UnreelError(f"{INDEX_FILE} names no library and class for {name}: fetch the model again")
+            out[name] = (str(value[0]), str(value[1]))
+    return out
+
+
+def weight_files(folder: Path, stem: str = "model") -> list[Path]:
+    """The safetensors files of a model, the shards if it has several. Raises UnreelError if they are not there."""
+    single, sharded = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    variants = (*sorted(folder.glob(f"{stem}.safetensors.index.*.json")), *sorted(folder.glob(f"{stem}.*.safetensors")))
+    file = next((file for file in (single, sharded, *variants) if file.is_file()), None)
+    if file is None:
+        pickle = next((file for file in sorted(folder.glob("*")) if file.suffix in PICKLES), None)
+        raise UnreelError(f"{pickle} {REFUSED_PICKLE}" if pickle else f"{folder} has no weights: expected {single.name}")
+    if file.suffix != ".json":
+        return [file]
+    shards = read_json(file).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UnreelError(f"{file} names no shards: fetch the model again")
+    files = [folder / str(name) for name in sorted(set(shards.values()))]
+    for shard in files:
+        if not shard.is_file():
+            raise UnreelError(f"{folder} is incomplete: {shard.name} is missing; fetch the model again")
+    return files
+
+
+def stored(folder: Path, stem: str = "model") -> list[Stored]:
+    """All tensors of a model, from the headers of its files."""
+    from safetensors import safe_open
+
+    out = []
+    for path in weight_files(folder, stem):
+        with loading(str(path)), safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 (it is no dictionary)
+                piece = file.get_slice(key)
+                out.append(Stored(path, key, tuple(piece.get_shape()), piece.get_dtype()))
+    return out
+
+
+def tokenizer_folder(text_encoder: Path) -> Path:
+    """Where a text encoder's tokenizer lies: in the same folder or in the one beside it that pipelines put it in.
+
+    Raises UnreelError if it is in neither.
+    """
+    whole = text_encoder.absolute()  # "." has no name
+    beside = whole.with_name(whole.name.replace("text_encoder", "tokenizer"))
+    for folder in (text_encoder, beside):
+        if (folder / "tokenizer_config.json").is_file():
+            return folder
+    raise UnreelError(f"{text_encoder} has no tokenizer, nor is there one in {beside}")
+
+
+def fetch(source: str) -> Path:
+    """The folder of a model; of one on the hub only text encoders and tokenizers are fetched."""
+    require_source(source)
+    if Path(source).exists():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    with loading(source):
+        return Path(snapshot_download(source, allow_patterns=list(_FETCHED)))
+
+
+def encoders_of(folder: Path, source: str) -> list[Encoder]:
+    """The text encoders of a pipeline's folder, or the one that the folder itself is.
+
+    Raises UnreelError for anything else, and if a file is missing or broken.
+    """
+    if (folder / INDEX_FILE).is_file():
+        parts = components(read_json(folder / INDEX_FILE))
+        kinds = {name: kind for name, (_, kind) in sorted(parts.items()) if name.startswith("text_encoder")}
+        if not kinds:
+            raise UnreelError(f"{source} has no text encoder")
+        for name in kinds:
+            if not (folder / name).is_dir():
+                raise UnreelError(f"{source} is incomplete: its {name} folder is missing")
+        return [_encoder(folder / name, source, name, kind) for name, kind in kinds.items()]
+    if not (folder / "config.json").is_file():
+        raise UnreelError(f"{source} is no model: it has neither {INDEX_FILE} nor config.json")
+    names = read_json(folder / "config.json").get("architectures")
+    if not isinstance(names, list) or not names:
+        raise UnreelError(f"{source} holds no text encoder: give the folder of a pipeline or of its text_encoder")
+    return [_encoder(folder, source, "", str(names[0]))]
+
+
+def _encoder(folder: Path, source: str, name: str, kind: str) -> Encoder:
+    tensors = {}
+    for tensor in stored(folder):
+        key = _WRAPPERS.sub("", tensor.key)
+        key = _EMBEDDING if key == "encoder.embed_tokens.weight" else key
+        if not _IGNORED.search(key):
+            tensors[key] = tensor
+    return Encoder(source, name, kind, tensors, tokenizer_folder(folder))
+
+
+T = TypeVar("T", torch.Tensor, Stored)
+
+
+def differing(a: Mapping[str, T], b: Mapping[str, T], same: Callable[[T, T], bool]) -> list[str]:
+    """Names of the tensors that are only in one, have other shapes, or are not the `same`."""
+    out = [f"{name} (only in one)" for name in sorted(a.keys() ^ b.keys())]
+    for name in sorted(a.keys() & b.keys()):
+        left, right = tuple(a[name].shape), tuple(b[name].shape)
+        if left != right:
+            out.append(f"{name} ({left} against {right})")
+        elif not same(a[name], b[name]):
+            out.append(name)
+    return out
+
+
+def same_values(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Bit for bit, in the lower of two precisions."""
+    lower = left.dtype if left.dtype.itemsize <= right.dtype.itemsize else right.dtype
+    return torch.equal(left.to(lower).cpu(), right.to(lower).cpu())
+
+
+def _same_place(left: Stored, right: Stored) -> bool:
+    """Also through links, of which the hub's cache is made."""
+    return left.key == right.key and left.file.samefile(right.file)
+
+
+def _same_rows(left: Stored, right: Stored) -> bool:
+    return _same_place(left, right) or same_values(left.read(sample=True), right.read(sample=True))
+
+
+def _same_stored(left: Stored, right: Stored) -> bool:
+    return _same_place(left, right) or same_values(left.read(), right.read())
+
+
+def _same_vocabulary(a: Encoder, b: Encoder) -> bool:
+    """Where the files agree to the byte, there is no need to read them as tokenizers."""
+    ours, theirs = _tokenizer_files(a.tokenizer), _tokenizer_files(b.tokenizer)
+    return ("tokenizer.json" in ours and ours == theirs) or a.vocabulary == b.vocabulary
+
+
+def _tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Those that have a say in the vocabulary, where one of them is tokenizer.json; the folder may hold weights as well."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".json", ".txt", ".model")}
+
+
+def _differences(a: Encoder, b: Encoder) -> list[str]:
+    """As `pair.differences`, of encoders on disk."""
+    words = [] if _same_vocabulary(a, b) else [VOCABULARY]
+    return differing(a.tensors, b.tensors, _same_stored) + words
+
+
+def _alike(a: Encoder, b: Encoder) -> bool:
+    """Whether at least half of the tensors have the same names and shapes: else there is nothing to compare."""
+    ours, theirs = ({(name, tensor.shape) for name, tensor in it.tensors.items()} for it in (a, b))
+    return 2 * len(ours & theirs) >= max(len(ours), len(theirs))
+
+
+def grouped(encoders: Iterable[Encoder]) -> list[Group]:
+    """Put encoders together that are the same in every weight and in the tokenizer's vocabulary.
+
+    Compares names and shapes first, then one row of each tensor, then everything; holds two tensors at a time.
+    """
+    groups: list[Group] = []
+    for encoder in encoders:
+        alike = [group for group in groups if _alike(group.members[0], encoder)]
+        sampled = [len(differing(group.members[0].tensors, encoder.tensors, _same_rows)) for group in alike]
+        near = sorted(zip(sampled, alike, strict=True), key=lambda one: one[0])
+        new = Group([encoder])
+        # A row that differs rules a group out; the nearest is compared all the same, to say how many tensors differ.
+        for group in [it for count, it in near if not count] or [it for _, it in near[:1]]:
+            # In the lower of two precisions "the same" is not transitive, within one precision it is.
+            each = list({member.dtypes: member for member in reversed(group.members)}.values())[::-1]
+            nearest, differs = max(
+                ((member, _differences(member, encoder)) for member in each), key=lambda one: len(one[1])
+            )
+            if not differs:
+                group.members.append(encoder)
+                break
+            if new.nearest is None or len(differs) < len(new.differs):
+                new.nearest, new.differs = nearest, differs
+        else:
+            groups.append(new)
+    return groups
