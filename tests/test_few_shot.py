@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import make_pair, same, weights
@@ -113,3 +115,45 @@ def test_a_broken_loss_keeps_nothing_and_restores_the_encoder(pair):
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(UnreelError, match="must be greater than zero"):
         FewShotConfig(**bad)
+
+
+def test_low_rank_training_equals_training_of_the_factors_written_out():
+    """One step in float64: the factor that starts at zero moves, along Adam's first step of its own gradient."""
+    conditioner, denoiser, pipeline = double("epsilon")
+    latents = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(3)).double()
+    config = FewShotConfig(shots=2, epochs=1, learning_rate=1e-3, weight_decay=0, rank=3)
+    before = weights(pipeline.text_encoder)
+    (changes,), (loss,) = few_shot([conditioner], denoiser, CONCEPT, config, latents)
+    assert same(before, weights(pipeline.text_encoder)) and not any(
+        m._forward_hooks for m in conditioner.text_encoder.modules()
+    )
+    (_, (whole, *_)) = few_shot([conditioner], denoiser, CONCEPT, replace(config, rank=0), latents)
+    assert loss == pytest.approx(whole, rel=1e-6)  # a change of zero, at first
+    names = [n for n, _ in pipeline.text_encoder.named_parameters() if ".mlp." in n or "layers.2.self_attn." in n]
+    assert list(changes) == [name for name in names if name.endswith(".weight")]
+    for change in changes.values():
+        assert change.up.shape[1] == change.down.shape[0] == 3
+        step = change.up.abs()
+        assert ((step > 0.9e-3) & (step <= 1e-3) | (step < 1e-12)).float().mean() > 0.5 and step.max() <= 1.0001e-3
+
+
+def test_low_rank_training_drives_the_loss_up_and_makes_a_small_erasure(embedded):
+    config = FewShotConfig(epochs=10, learning_rate=5e-3, rank=4)
+    erasure = unlearn(CONCEPT, embedded, config)
+    whole = unlearn(CONCEPT, embedded, replace(config, rank=0, learning_rate=1e-12))  # the same draws, nothing learned
+    ended, still = (sum(it.provenance["parts"][0]["losses"][-10:]) for it in (erasure, whole))
+    assert ended > 1.2 * still
+    assert erasure.nbytes < 0.2 * whole.nbytes
+    before = weights(embedded.t2v.text_encoder)
+    erasure.apply(embedded.t2v)
+    assert not same(before, weights(embedded.t2v.text_encoder))
+    erasure.remove(embedded.t2v)
+    assert same(before, weights(embedded.t2v.text_encoder))
+
+
+def test_low_rank_training_leaves_an_encoder_in_half_precision_as_it_is(pair):
+    pair.t2i.to(torch.bfloat16)
+    before = weights(pair.t2i.text_encoder)
+    erasure = unlearn(CONCEPT, pair, FewShotConfig(epochs=1, learning_rate=1e-2, rank=2))
+    assert same(before, weights(pair.t2i.text_encoder))
+    assert all(change.up.dtype == torch.float32 and change.up.any() for change in erasure.changes.values())

@@ -120,6 +120,10 @@ def unlearn(
             show_default=False,
         ),
     ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="few-shot: train changes of this rank, for large text encoders (paper: no)", show_default=False),
+    ] = None,
     layers: Annotated[
         int | None, typer.Option(help="closed-form, adversarial: layers to change, from the last", show_default=False)
     ] = None,
@@ -162,6 +166,7 @@ def unlearn(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "trainable": trainable,
+        "rank": rank,
         "layers": layers,
         "forget": forget,
         "retain_weight": retain_weight,

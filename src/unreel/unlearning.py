@@ -241,7 +241,7 @@ def _few_shot(
     config, denoiser, latents = _shots(concept, pair, config, images)
     changes, losses = few_shot(conditioners, denoiser, concept, config, latents)
     record = {"settings": asdict(config), "losses": losses}
-    return [dict(of) for of in changes], record | {"images": "generated" if images is None else "given"}
+    return changes, record | {"images": "generated" if images is None else "given"}
 
 
 def _anchored(

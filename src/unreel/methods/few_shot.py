@@ -5,19 +5,24 @@ Liu & Tan, "Unlearning Concepts from Text-to-Video Diffusion Models" (arXiv 2407
 
     theta* = argmin_theta  -E_{z, t, e} || target(z, t, e) - eps_phi(z_t, t, T_theta(prompt)) ||^2
 
-with theta the MLPs and the final self-attention of the text encoder T, and the denoiser phi frozen.
+with theta the MLPs and the final self-attention of the text encoder T, and the denoiser phi frozen. For encoders whose
+weights, gradients and Adam's moments do not fit together, theta can be a low-rank change of each matrix instead (LoRA, Hu
+et al., arXiv 2106.09685).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner, Trainable
 from unreel.denoiser import Denoiser
+from unreel.erasure import Change, LowRank
 from unreel.errors import UnreelError
 
 
@@ -25,7 +30,8 @@ from unreel.errors import UnreelError
 class FewShotConfig:
     """Hyperparameters; every default is the paper's (see docs/method.md for the source of each).
 
-    Raises UnreelError for values that make no sense.
+    `rank` above zero trains a change of that rank of every matrix, in float32, while the encoder stays as it is, in any
+    precision; vectors (biases, norms) do not learn then. Raises UnreelError for values that make no sense.
     """
 
     shots: int = 4
@@ -36,6 +42,7 @@ class FewShotConfig:
     eps: float = 1e-6
     weight_decay: float = 1e-8
     trainable: Trainable = "mlp-final-attn"
+    rank: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,6 +50,8 @@ class FewShotConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
+        if self.rank < 0:
+            raise UnreelError(f"the rank must be zero or more, not {self.rank}")
         if self.seed < 0:
             raise UnreelError(f"the seed must be zero or more, not {self.seed}")
 
@@ -53,7 +62,7 @@ def few_shot(
     concept: Concept,
     config: FewShotConfig,
     latents: torch.Tensor,
-) -> tuple[list[dict[str, torch.Tensor]], list[float]]:
+) -> tuple[list[dict[str, Change]], list[float]]:
     """Unlearn `concept` from a few latents that show it.
 
     `latents` is (shots, 2, channels, height, width), or any layout of a latent in place of the last three: each image and
@@ -66,15 +75,11 @@ def few_shot(
     def draw(high: int, count: int) -> torch.Tensor:
         return torch.randint(high, (count,), generator=generator)
 
-    prompts, encoders = concept.forget_prompts, [conditioner.text_encoder for conditioner in conditioners]
-    dtypes = [next(encoder.parameters()).dtype for encoder in encoders]
-    for encoder, dtype in zip(encoders, dtypes, strict=True):
-        # Half precision would lose the small steps.
-        encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))
-    weights = [conditioner.trainable(config.trainable) for conditioner in conditioners]
-    before = [{name: weight.detach().clone() for name, weight in of.items()} for of in weights]
+    prompts = concept.forget_prompts
+    kind = partial(_Factors, rank=config.rank, seed=config.seed) if config.rank else _Weights
+    learners = [kind(conditioner, config.trainable) for conditioner in conditioners]
     optimizer = torch.optim.Adam(
-        [weight.requires_grad_() for of in weights for weight in of.values()],
+        [parameter for learner in learners for parameter in learner.parameters()],
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,
@@ -86,10 +91,10 @@ def few_shot(
             for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
                 count = len(shots)
                 z = latents[shots, draw(2, count)]
-                embeddings = denoiser.conditioning([prompts[i] for i in draw(len(prompts), count).tolist()])
+                conditioning = denoiser.conditioning([prompts[i] for i in draw(len(prompts), count).tolist()])
                 t = draw(denoiser.timesteps, count).to(z.device)
                 noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
-                loss = denoiser.loss(z, noise, t, embeddings)
+                loss = denoiser.loss(z, noise, t, conditioning)
                 (-loss).backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -99,18 +104,64 @@ def few_shot(
                         f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
                         f"(it was {config.learning_rate:g}) or use --dtype float32"
                     )
-        changes = [
-            {name: weight.detach() - old[name] for name, weight in of.items()}
-            for of, old in zip(weights, before, strict=True)
-        ]
-        broken = [name for of in changes for name, change in of.items() if not change.isfinite().all()]
-        if broken:
-            raise UnreelError(f"{broken[0]} stopped being a number: nothing was kept; lower the learning rate")
-        return changes, losses
+        if not all(parameter.isfinite().all() for learner in learners for parameter in learner.parameters()):
+            raise UnreelError("a weight stopped being a number: nothing was kept; lower the learning rate")
+        return [learner.changes() for learner in learners], losses
     finally:
-        with torch.no_grad():
-            for of, old in zip(weights, before, strict=True):
-                for name, weight in of.items():
-                    weight.copy_(old[name])
-        for encoder, dtype in zip(encoders, dtypes, strict=True):
-            encoder.requires_grad_(False).to(dtype)
+        for learner in learners:
+            learner.close()
+
+
+class _Weights:
+    """The weights of a text encoder themselves, which learn until it is closed."""
+
+    def __init__(self, conditioner: Conditioner, which: Trainable):
+        self.encoder = conditioner.text_encoder
+        self.dtype = next(self.encoder.parameters()).dtype
+        # Half precision would lose the small steps.
+        self.encoder.requires_grad_(False).to(torch.promote_types(self.dtype, torch.float32))
+        self.weights = conditioner.trainable(which)
+        self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    def parameters(self) -> list[torch.Tensor]:
+        return [weight.requires_grad_() for weight in self.weights.values()]
+
+    def changes(self) -> dict[str, Change]:
+        return {name: weight.detach() - self.before[name] for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def close(self) -> None:
+        for name, weight in self.weights.items():
+            weight.copy_(self.before[name])
+        self.encoder.requires_grad_(False).to(self.dtype)
+
+
+class _Factors:
+    """A product of two thin factors beside every matrix of a text encoder that is to learn, until it is closed."""
+
+    def __init__(self, conditioner: Conditioner, which: Trainable, rank: int, seed: int):
+        conditioner.text_encoder.requires_grad_(False)
+        wanted, generator = conditioner.trainable(which), torch.Generator("cpu").manual_seed(seed)
+        self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.hooks = []
+        for name, module in conditioner.text_encoder.named_modules():
+            if isinstance(module, nn.Linear) and f"{name}.weight" in wanted:
+                down = torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5
+                up = torch.zeros(module.out_features, rank)
+                factors = (up.to(conditioner.device).requires_grad_(), down.to(conditioner.device).requires_grad_())
+                self.factors[f"{name}.weight"] = factors
+                self.hooks.append(module.register_forward_hook(partial(_add, *factors)))
+
+    def parameters(self) -> list[torch.Tensor]:
+        return [factor for pair in self.factors.values() for factor in pair]
+
+    def changes(self) -> dict[str, Change]:
+        return {name: LowRank(up.detach(), down.detach()) for name, (up, down) in self.factors.items()}
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _add(up: torch.Tensor, down: torch.Tensor, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    return output + (args[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
