@@ -7,9 +7,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from unreel.concept import Concept
-    from unreel.erasure import Erasure
+    from unreel.erasure import Erasure, worn_by
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
+    from unreel.export import export
     from unreel.judges import load_judge
     from unreel.methods.adversarial import AdversarialConfig
     from unreel.methods.anchored import AnchoredConfig
@@ -33,11 +34,13 @@ _HOME = {
     "VideoModel": "pair",
     "attack": "robustness",
     "evaluate": "evaluation",
+    "export": "export",
     "generate": "video",
     "load_judge": "judges",
     "load_pair": "pair",
     "load_video_model": "pair",
     "unlearn": "unlearning",
+    "worn_by": "erasure",
 }
 
 __all__ = [
@@ -52,11 +55,13 @@ __all__ = [
     "VideoModel",
     "attack",
     "evaluate",
+    "export",
     "generate",
     "load_judge",
     "load_pair",
     "load_video_model",
     "unlearn",
+    "worn_by",
 ]
 
 

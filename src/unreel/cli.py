@@ -345,6 +345,72 @@ def generate(
 
 
 @app.command()
+def export(
+    erasure: ErasureFolder,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="text-encoder (whole, for any pipeline), peft (an adapter), lora (for diffusers' load_lora_weights) or "
+            "comfyui (for ComfyUI and A1111)"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="output folder")],
+    t2v: T2V = None,
+    t2i: Annotated[
+        str | None, typer.Option(help="the same for a text-to-image pipeline: a folder or hub id", show_default=False)
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="share of a change's squares that may be lost to make its rank low; not of text-encoder")
+    ] = 0.05,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
+    from unreel.erasure import Erasure, require_new
+    from unreel.export import EXPORT_FILE, require
+
+    require(format, tolerance)
+    require_new(out, overwrite, EXPORT_FILE)
+    worn = Erasure.from_pretrained(erasure)
+
+    from unreel.export import export as run
+    from unreel.pair import load_pair, load_pipeline, summarise
+
+    options: dict[str, Any] = {"dtype": None, "text_only": True}
+    alone = t2i is not None and t2v is None
+    model = load_pipeline(str(t2i), **options) if alone else load_pair(t2i, t2v, **options).t2v
+    made = run(worn, model, out, format=format, tolerance=tolerance, overwrite=overwrite)
+    for name, ranks in made.ranks.items():
+        typer.echo(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
+    typer.echo(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")
+    moved, now = (f"{100 * share:.2f} %" for share in made.moved)
+    typer.echo(f"moved    unrelated prompts by {now}; by {moved} with the erasure itself")
+    if made.left_out:
+        typer.echo(f"left out {len(made.left_out)} changes that {format} cannot hold: {summarise(made.left_out)}")
+    typer.echo(f"written  {out}, {made.megabytes:.2f} MB")
+
+
+@app.command()
+def combine(
+    erasure: Annotated[list[Path], typer.Argument(help="folders of the erasures")],
+    out: Annotated[Path, typer.Option(help="output folder")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Make one erasure of several that were made for the same text encoder: it does what all of them do."""
+    from functools import reduce
+    from operator import add
+
+    from unreel.erasure import Erasure, require_new
+
+    require_new(out, overwrite)
+    parts = [Erasure.from_pretrained(folder) for folder in erasure]
+    if len({part.identity for part in parts}) < max(2, len(parts)):
+        raise UnreelError("give at least two erasures, each of them once")
+    total: Erasure = reduce(add, parts)
+    total.save_pretrained(out, overwrite=overwrite)
+    typer.echo(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
+
+
+@app.command()
 def check(
     t2i: Annotated[str, typer.Argument(help="text-to-image pipeline: a folder, a hub id or 'embedded'")] = "embedded",
     t2v: Annotated[str | None, typer.Argument(help="text-to-video pipeline", show_default=False)] = None,

@@ -5,10 +5,12 @@ Knows text encoders as named tensors; knows nothing about how the change was fou
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAMPLES_KEY, _OTHERS_KEY = "fingerprint", "other_encoders"
 _UP, _DOWN = ":up", ":down"
 _SAMPLES = 4096
@@ -182,11 +186,6 @@ class Erasure:
         Raises UnreelError if it has an edit for none of them, and for an erasure that is already on.
         """
         fitting = self.fitting(pipeline)
-        if not fitting:
-            raise UnreelError(
-                f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: "
-                "unlearn the concept again with this model"
-            )
         if any(self in worn_on(encoder) for encoder in fitting):
             raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
         for encoder, edit in fitting.items():
@@ -198,13 +197,22 @@ class Erasure:
         return pipeline
 
     def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, Edit]:
-        """Those of the pipeline's text encoders that the erasure has an edit for, with it."""
-        return {
+        """Those of the pipeline's text encoders that the erasure has an edit for, with it.
+
+        Raises UnreelError if there is none.
+        """
+        found = {
             encoder: edit
             for encoder in text_encoders(pipeline).values()
             for edit in self.edits
             if edit.fingerprint.matches(Fingerprint.of(encoder))
         }
+        if not found:
+            raise UnreelError(
+                f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: "
+                "unlearn the concept again with this model"
+            )
+        return found
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Take the erasure off again; without any left, the weights are the original ones bit for bit.
@@ -235,12 +243,41 @@ class Erasure:
 
         return write_folder(Path(folder), fill, overwrite=overwrite)
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, folder: str | Path | None = None
+    ) -> str:
+        """Upload weights, provenance and model card to the hub, to be loaded with `from_pretrained(repo_id)`; returns where
+        they are.
+
+        `folder` is where the erasure was saved: the figures and the report that lie there, if it was evaluated, go with it.
+        Raises UnreelError if the hub cannot be reached or refuses.
+        """
+        from huggingface_hub import create_repo, upload_folder
+
+        with tempfile.TemporaryDirectory() as parent, _hub(repo_id):
+            made = self.save_pretrained(Path(parent) / "erasure")
+            for name in (METRICS_FILE, REPORT_FILE):
+                if folder and (Path(folder) / name).is_file():
+                    shutil.copy(Path(folder) / name, made)
+            (made / CARD_FILE).write_text(_card(self, made))
+            create_repo(repo_id, private=private, token=token, exist_ok=True)
+            message = f"Erasure of {', '.join(self.concepts)}"
+            upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token)
+        return f"https://huggingface.co/{repo_id}"
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
-        """Load an erasure. Raises UnreelError for anything incomplete or broken."""
+        """Load an erasure from a folder or a hub id. Raises UnreelError for anything that cannot be fetched, is incomplete or
+        broken.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        if _HUB_ID.fullmatch(str(folder)) and not Path(folder).exists():
+            from huggingface_hub import snapshot_download
+
+            with _hub(str(folder)):
+                folder = snapshot_download(str(folder), allow_patterns=[WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE])
         folder = Path(folder)
         for file in (WEIGHTS_FILE, PROVENANCE_FILE):
             if not (folder / file).is_file():
@@ -259,6 +296,28 @@ class Erasure:
             return cls(tuple(reversed(edits)), provenance)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
+
+
+@contextmanager
+def _hub(repo_id: str) -> Iterator[None]:
+    """What the hub refuses becomes an UnreelError that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from httpx import HTTPError  # what huggingface_hub passes on, offline
+
+    page = f"https://huggingface.co/{repo_id}"
+    try:
+        yield
+    except GatedRepoError as error:
+        raise UnreelError(f"{repo_id} is gated: accept its terms on {page} and log in with `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise UnreelError(
+            f"there is no folder {repo_id}, and on the hub it is missing or private: check the name, or log in with "
+            "`hf auth login`"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise UnreelError(f"there is no folder {repo_id}, and the hub cannot be reached to look for it there") from error
+    except (HTTPError, OSError, HFValidationError) as error:
+        raise UnreelError(f"the hub refuses {repo_id}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _numbered(i: int, name: str) -> str:
@@ -317,15 +376,17 @@ def _dress(encoder: nn.Module) -> None:
         del _worn[encoder]
 
 
-def require_new(folder: Path, overwrite: bool) -> None:
+def require_new(folder: Path, overwrite: bool, marker: str = PROVENANCE_FILE) -> None:
     """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created.
 
-    Only an erasure is ever replaced, or an empty folder, so that a slip of the hand loses nothing else.
+    Only a folder of the same sort is ever replaced, which the file `marker` tells, or an empty one, so that a slip of the
+    hand loses nothing else.
     """
     if folder.exists() and not overwrite:
         raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
-    if folder.exists() and not (folder / PROVENANCE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UnreelError(f"{folder} exists and is no erasure, so --overwrite does not replace it: choose another folder")
+    if folder.exists() and not (folder / marker).is_file() and (folder.is_file() or any(folder.iterdir())):
+        kind = Path(marker).stem
+        raise UnreelError(f"{folder} exists and is no {kind}, so --overwrite does not replace it: choose another folder")
     parent = folder.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -335,17 +396,18 @@ def require_new(folder: Path, overwrite: bool) -> None:
         raise UnreelError(f"cannot write to {parent}: {error.strerror}") from error
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool = False) -> Path:
+def write_folder(
+    folder: Path, fill: Callable[[Path], None], *, overwrite: bool = False, marker: str = PROVENANCE_FILE
+) -> Path:
     """Fill a temporary folder beside `folder`, then rename it: a killed or failed write leaves nothing behind."""
     from safetensors import SafetensorError
 
-    require_new(folder, overwrite)
+    require_new(folder, overwrite, marker)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
     try:
         fill(partial)
-        partial.chmod(0o755)  # temporary folders and safetensors files are born private
-        for file in partial.iterdir():
-            file.chmod(0o644)
+        for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
+            file.chmod(0o755 if file.is_dir() else 0o644)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=partial.parent))
             folder.rename(old)

@@ -145,11 +145,12 @@ class TextModel:
 
 
 def load_pipeline(
-    source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, text_only: bool = False
+    source: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32, text_only: bool = False
 ) -> "DiffusionPipeline":
     """Load one pipeline from a folder or a hub id, from safetensors only, without running downloaded code.
 
-    `text_only` leaves out everything but tokenizers and text encoders.
+    Without a `dtype`, text encoders have the precision that they are stored in. `text_only` leaves out everything but
+    tokenizers and text encoders.
     Raises UnreelError for anything that is no pipeline of a known family, has missing or broken weights, or pickled weights
     only.
     """
@@ -227,7 +228,7 @@ def _require_weights(component: Path) -> None:
     raise UnreelError(f"{component} has no weights: expected a .safetensors file")
 
 
-def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextModel:
+def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> TextModel:
     """Load a text encoder alone, from a folder such as a pipeline's `text_encoder`; its tokenizer may lie in the same
     folder or in the one beside it that pipelines put it in.
 
@@ -262,7 +263,7 @@ def load_pair(
     t2v: str | None = None,
     *,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     text_only: bool = False,
 ) -> Pair:
     """Load the embedded pair (the default), or two pipelines from folders or hub ids.
