@@ -42,7 +42,7 @@ JudgeName = Annotated[
     ),
 ]
 Resumed = Annotated[Path | None, typer.Option(help="output folder; a killed run goes on there", show_default=False)]
-ErasureFolder = Annotated[Path, typer.Argument(help="folder of the erasure")]
+ErasureFolder = Annotated[Path, typer.Argument(help="folder of the erasure, or its hub id")]
 ConceptName = Annotated[str | None, typer.Option(help="which concept, if the erasure has several", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
@@ -60,6 +60,11 @@ def _placement(device: str, dtype: Precision) -> dict[str, Any]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "concept"
+
+
+def _home(erasure: Path) -> Path:
+    """Where what is found out about an erasure goes: into its folder, or into runs/ for one from the hub."""
+    return erasure if erasure.is_dir() else Path("runs") / _slug(erasure.name)
 
 
 def _judge(name: str | None, t2v: str | None, device: str):
@@ -244,7 +249,7 @@ def evaluate(
     from unreel.prompts import GROUPS
     from unreel.report import table, write_report
 
-    what, folder = concept_of(worn, concept), out or erasure / "evaluation"
+    what, folder = concept_of(worn, concept), out or _home(erasure) / "evaluation"
     placement = _placement(device, dtype)
     referee = _judge(judge, t2v, device)
     model = load_video_model(t2v, **placement)
@@ -290,7 +295,7 @@ def attack(
     from unreel.robustness import BUDGETS
     from unreel.robustness import attack as run
 
-    what, folder = concept_of(worn, concept), out or erasure / "attacks"
+    what, folder = concept_of(worn, concept), out or _home(erasure) / "attacks"
     placement = _placement(device, dtype)
     referee = _judge(judge, t2v, device)
     if referee is None:

@@ -259,7 +259,7 @@ class Erasure:
             for name in (METRICS_FILE, REPORT_FILE):
                 if folder and (Path(folder) / name).is_file():
                     shutil.copy(Path(folder) / name, made)
-            (made / CARD_FILE).write_text(_card(self, made))
+            (made / CARD_FILE).write_text(_card(self, repo_id, _figures(made / METRICS_FILE)))
             create_repo(repo_id, private=private, token=token, exist_ok=True)
             message = f"Erasure of {', '.join(self.concepts)}"
             upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token)
@@ -267,9 +267,7 @@ class Erasure:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
-        """Load an erasure from a folder or a hub id. Raises UnreelError for anything that cannot be fetched, is incomplete or
-        broken.
-        """
+        """Load an erasure from a folder or a hub id. Raises UnreelError for what cannot be fetched, is incomplete or broken."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -301,12 +299,13 @@ class Erasure:
 @contextmanager
 def _hub(repo_id: str) -> Iterator[None]:
     """What the hub refuses becomes an UnreelError that says what to do."""
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-    from httpx import HTTPError  # what huggingface_hub passes on, offline
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     page = f"https://huggingface.co/{repo_id}"
     try:
         yield
+    except UnreelError:
+        raise
     except GatedRepoError as error:
         raise UnreelError(f"{repo_id} is gated: accept its terms on {page} and log in with `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -316,8 +315,8 @@ def _hub(repo_id: str) -> Iterator[None]:
         ) from error
     except LocalEntryNotFoundError as error:
         raise UnreelError(f"there is no folder {repo_id}, and the hub cannot be reached to look for it there") from error
-    except (HTTPError, OSError, HFValidationError) as error:
-        raise UnreelError(f"the hub refuses {repo_id}: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # a broken connection has the class of whatever library huggingface_hub speaks through
+        raise UnreelError(f"no luck with {repo_id} on the hub: {' '.join(str(error).split())[:300]}") from error
 
 
 def _numbered(i: int, name: str) -> str:
@@ -422,32 +421,34 @@ def write_folder(
     return folder
 
 
-def _card(erasure: Erasure) -> str:
+def _card(erasure: Erasure, source: str = "path/to/this/folder", figures: str = "") -> str:
     concepts = ", ".join(erasure.concepts)
     rows = "\n".join(
         f"- **{part['concept']}** ({part['kind']}): {part['method']}, {_instead(part)}"
         + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
         for part in erasure.provenance["parts"]
     )
+    encoder = erasure.provenance["encoder"]
+    on_hub = _HUB_ID.fullmatch(encoder) and not Path(encoder).exists()
     return f"""---
 library_name: unreel
-tags: [concept-erasure, unlearning, text-to-video, text-to-image]
+tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {encoder}" if on_hub else ""}
 ---
 # Erasure: {concepts}
 
-Weight changes for the text encoder of `{erasure.provenance["encoder"]}`, to make the models that share it forget the
+Weight changes for the text encoder of `{encoder}`, to make the models that share it forget the
 concept. Made with unreel {erasure.provenance["versions"]["unreel"]}. How far that went, and what else changed, stands in
 `metrics.json` and `report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them,
 nothing was measured.
 
 {rows}
-
+{figures}
 ## Use
 
 ```python
 from unreel import Erasure
 
-erasure = Erasure.from_pretrained("path/to/this/folder")
+erasure = Erasure.from_pretrained("{source}")
 erasure.apply(pipeline)   # any diffusers pipeline with this text encoder
 erasure.remove(pipeline)  # bit for bit the original again
 ```
@@ -459,6 +460,30 @@ release of the changed weights, against prompts that name the concept, as far as
 adversarial ones, with results in `attacks/` if it was run. It does not withstand someone who holds all weights and puts the
 original text encoder back, fine-tunes, or searches the encoder's output space.
 """
+
+
+def _figures(file: Path) -> str:
+    """What a card says of an evaluation's figures; nothing without them."""
+    if not file.is_file():
+        return ""
+    document = json.loads(file.read_text())
+
+    def cell(estimates: dict[str, dict[str, Any]] | None) -> str:
+        if not estimates:
+            return ""
+        low, high = list(estimates.values())[-1]["ci"]
+        return " → ".join(f"{100 * it['value']:.0f}" for it in estimates.values()) + f" [{100 * low:.0f}, {100 * high:.0f}]"
+
+    found = {group: (it.get("concept_found"), it.get("label_found")) for group, it in document["figures"].items()}
+    rows = [f"| {group} | {cell(concept)} | {cell(other)} |" for group, (concept, other) in found.items() if concept]
+    if not rows:
+        return ""
+    head = [
+        "| prompts | concept found, % | what else was asked for found, % |",
+        "| --- | --- | --- |",
+    ]
+    note = f"Without → with the erasure [95 % interval], judged by the {document['judge']['name']}, on {document['model']}."
+    return "\n".join(["", "## Figures", "", *head, *rows, "", note, ""])
 
 
 def _instead(part: dict[str, Any]) -> str:
