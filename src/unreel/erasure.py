@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,7 +193,7 @@ class Erasure:
             for name in edit.changes:
                 worn.base.setdefault(name, encoder.get_parameter(name).detach().clone())
             worn.edits[self] = edit
-            _dress(encoder)
+            _dress(encoder, edit.changes)
         return pipeline
 
     def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, Edit]:
@@ -223,8 +223,8 @@ class Erasure:
         if not wearing:
             raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
         for encoder in wearing:
-            del _worn[encoder].edits[self]
-            _dress(encoder)
+            edit = _worn[encoder].edits.pop(self)
+            _dress(encoder, edit.changes)
         return pipeline
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -267,7 +267,7 @@ class Erasure:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
-        """Load an erasure from a folder or a hub id. Raises UnreelError for what cannot be fetched, is incomplete or broken."""
+        """Load an erasure from a folder or a hub id. Raises UnreelError for what cannot be fetched or is broken."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -359,17 +359,19 @@ def worn_on(text_encoder: nn.Module) -> list[Erasure]:
 
 
 @torch.no_grad()
-def _dress(encoder: nn.Module) -> None:
-    """Set every touched weight to its base plus the changes of all erasures that are on.
+def _dress(encoder: nn.Module, names: Iterable[str]) -> None:
+    """Set the weights called `names` to their base plus the changes of all erasures that are on.
 
-    Sums in float64, so that the order of applying leaves no trace in the weights' own, coarser precision.
+    Sums in float64 and in an order that the erasures' contents give, so that the order of applying leaves no trace.
     """
     worn = _worn[encoder]
-    for name, base in worn.base.items():
-        changes = [edit.changes[name] for edit in worn.edits.values() if name in edit.changes]
-        total = (
-            torch.stack([base.double().cpu(), *(_dense(change).cpu() for change in changes)]).sum(0) if changes else base
-        )
+    order = sorted(worn.edits, key=lambda erasure: erasure.identity) if len(worn.edits) > 1 else worn.edits
+    for name in names:
+        total, changes = worn.base[name], [worn.edits[it].changes[name] for it in order if name in worn.edits[it].changes]
+        if changes:
+            total = total.cpu().to(torch.float64, copy=True)
+        for change in changes:
+            total += change.dense().cpu() if isinstance(change, LowRank) else change.cpu()
         encoder.get_parameter(name).copy_(total)
     if not worn.edits:
         del _worn[encoder]
