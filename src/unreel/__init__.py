@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from unreel.erasure import Erasure, worn_by
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
-    from unreel.export import export
     from unreel.judges import load_judge
     from unreel.methods.adversarial import AdversarialConfig
     from unreel.methods.anchored import AnchoredConfig
@@ -34,7 +33,6 @@ _HOME = {
     "VideoModel": "pair",
     "attack": "robustness",
     "evaluate": "evaluation",
-    "export": "export",
     "generate": "video",
     "load_judge": "judges",
     "load_pair": "pair",
@@ -55,7 +53,6 @@ __all__ = [
     "VideoModel",
     "attack",
     "evaluate",
-    "export",
     "generate",
     "load_judge",
     "load_pair",
