@@ -2,8 +2,10 @@
 
 import copy
 import json
+import re
 import sys
 
+import diffusers
 import huggingface_hub
 import pytest
 import torch
@@ -18,9 +20,10 @@ from unreel.conditioner import Conditioner
 from unreel.erasure import Edit, Fingerprint, LowRank
 from unreel.export import EXPORT_FILE, export, file_name, low_rank
 from unreel.families import text_encoders
-from unreel.pair import TextModel, load_text_model
+from unreel.pair import EMBEDDED_FOLDER, TextModel, load_text_model
 
 PROMPTS = ["a photo of a cat", "the cat is running next to a house", "a castle"]
+DOCUMENT = EMBEDDED_FOLDER.parents[2] / "docs" / "using.md"
 LOW = ("peft", "lora", "comfyui")
 
 
@@ -194,10 +197,8 @@ def two_clips(pair):
     torch.manual_seed(1)
     first = pair.t2i.text_encoder
     second = CLIPTextModelWithProjection(copy.deepcopy(first.config)).eval()
-    from diffusers import StableDiffusionXLPipeline
-
     words = pair.t2i.tokenizer
-    return StableDiffusionXLPipeline(pair.t2i.vae, first, second, words, words, pair.t2i.unet, pair.t2i.scheduler)
+    return diffusers.StableDiffusionXLPipeline(pair.t2i.vae, first, second, words, words, pair.t2i.unet, pair.t2i.scheduler)
 
 
 def by_hand(encoders, layer="layers.1.mlp.fc2.weight"):
@@ -291,6 +292,44 @@ def test_the_language_half_of_qwen_is_named_as_comfyui_does_and_its_eyes_are_not
     name = file_name("comfyui", model, "text_encoder", "model.language_model.layers.3.mlp.down_proj")
     assert name == "text_encoders.qwen25_7b.transformer.model.layers.3.mlp.down_proj"
     assert file_name("comfyui", model, "text_encoder", "model.visual.blocks.0.mlp.down_proj") is None
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "components"),
+    [
+        ("StableDiffusionPipeline", ["text_encoder"]),
+        ("AnimateDiffPipeline", ["text_encoder"]),
+        ("TextToVideoSDPipeline", ["text_encoder"]),
+        ("StableDiffusionXLPipeline", ["text_encoder", "text_encoder_2"]),
+        ("AnimateDiffSDXLPipeline", ["text_encoder", "text_encoder_2"]),
+        ("StableDiffusion3Pipeline", ["text_encoder", "text_encoder_2"]),
+        ("FluxPipeline", ["text_encoder"]),
+        ("HunyuanVideoPipeline", []),
+        ("Kandinsky5T2VPipeline", []),
+    ],
+)
+def test_lora_is_offered_for_the_clips_that_diffusers_loads_it_into(pipeline, components):
+    clip = type("CLIPTextModel", (), {})()
+    parts = {f"text_encoder{end}": clip for end in ("", "_2", "_3")}
+    model = type("Pipeline", (getattr(diffusers, pipeline),), {"__init__": lambda self: None, **parts})()
+    taken = [name for name in parts if file_name("lora", model, name, "encoder.layers.0.mlp.fc2")]
+    assert taken == components
+
+
+def test_what_the_documents_say_about_loading_runs(made, command, pair, tmp_path):  # noqa: F811
+    pair.t2v.save_pretrained(tmp_path / "video-model")
+    made["closed-form"].save_pretrained(tmp_path / "runs" / "santa-claus")
+    section = DOCUMENT.read_text().split("## Files that load elsewhere")[1].split("## Sharing")[0]
+    for line in "\n".join(re.findall(r"```bash\n(.*?)```", section, re.DOTALL)).splitlines():
+        code, _, err = command(*line.split()[1:])
+        assert code == 0, err
+    wanted, names = erased(made["closed-form"], pair.t2v), {}
+    loads = [part for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) for part in block.split("\n\n")]
+    for part in loads:
+        exec(part, names)
+        if "pipeline" in names:
+            torch.testing.assert_close(encode(names.pop("pipeline")), wanted, rtol=1e-4, atol=1e-4)
+    assert len(loads) == 6
 
 
 def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
