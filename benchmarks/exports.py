@@ -1,8 +1,8 @@
 """How much of an erasure's effect fits into files of low rank: `python -m benchmarks.exports`.
 
 Erasures of the embedded pair by several methods, exported as PEFT adapters at several tolerances (the other formats of low
-rank hold the same matrices): their size, what they keep of the erasure's effect on prompts that name the concept, and by how
-much unrelated prompts move.
+rank hold the same matrices): their size, what they keep of the erasure's effect on prompts that name the concept, and by
+how much unrelated prompts move.
 """
 
 import tempfile
