@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/method.md",
     "docs/results.md",
     "docs/sharing.md",
+    "docs/using.md",
     "src/unreel/embedded/README.md",
 )
 # What the embedded pair is held to, and what each row measures.
@@ -425,6 +426,41 @@ def _spent(row: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     return [where, f"{row['seconds']:.0f}", f"{row['peak_memory_gib']:.1f}", f"{row['megabytes']:.1f}", profile]
 
 
+def exports() -> str:
+    """What files of low rank keep of erasures, means over concepts."""
+    rows, out = _load("exports")["exports"], []
+    for method, tolerance in dict.fromkeys((row["method"], row["tolerance"]) for row in rows):
+        some = [row for row in rows if (row["method"], row["tolerance"]) == (method, tolerance)]
+        ranks = [rank for row in some for matrices in row["ranks"].values() for rank in matrices.values()]
+        kept, size, whole = (np.mean([row[it] for row in some]) for it in ("kept", "megabytes", "erasure_megabytes"))
+        moved, now = (100 * np.mean([row["moved"][side] for row in some]) for side in (0, 1))
+        figures = [f"{whole:.2f} → {size:.2f}", f"{min(ranks)} to {max(ranks)}", f"{100 * kept:.2f}"]
+        how = "any" if method == "closed-form" else f"{tolerance:g}"
+        out.append([method, how, *figures, f"{moved:.1f} → {now:.1f}"])
+    return _table(["method", "tolerance", "MB", "ranks", "kept, %", "unrelated moved, %"], out)
+
+
+def switching() -> str:
+    """What putting erasures on and off costs, and generating with one on."""
+    result = _load("switching")
+    rows = [
+        [
+            row["encoder"],
+            row["method"],
+            f"{row['megabytes']:.1f}",
+            *(f"{row[it]:.0f}" for it in ("apply", "switch", "remove")),
+        ]
+        for row in result["switching"]
+    ]
+    table = _table(["text encoder", "erasure", "MB", "put on, ms", "switch, ms", "take off, ms"], rows)
+    made = result["generation"]
+    return (
+        f"{table}\n\nThreads: {result['threads']}, on {result['machine']}, float32. A video of the embedded model took "
+        f"{made['seconds_with']:.2f} s with an erasure on and {made['seconds_without']:.2f} s without, {made['ratio']:.2f} "
+        f"times as long (medians of {made['videos']}, in turns)."
+    )
+
+
 def attack_twins() -> str:
     """Of the prompts that broke a method, the share that show the concept on the unedited model without its name too."""
     methods = _load("attack_twins")["methods"]
@@ -534,6 +570,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cost": cost,
     "demo": demo,
     "encoder_cost": encoder_cost,
+    "exports": exports,
     "inversion_steps": inversion_steps,
     "judge_floor": judge_floor,
     "many_concepts": many_concepts,
@@ -541,6 +578,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "one_after_another": one_after_another,
     "quality": quality,
     "scan": scan,
+    "switching": switching,
     "training": training,
 }
 # Those that every method has, under names such as paper_summary.

@@ -1,11 +1,12 @@
 import json
+from itertools import permutations
 
 import pytest
 import torch
 from conftest import make_pair, same, weights
 from safetensors.torch import load_file
 
-from unreel import ClosedFormConfig, Concept, Erasure, FewShotConfig, UnreelError, unlearn
+from unreel import ClosedFormConfig, Concept, Erasure, FewShotConfig, UnreelError, unlearn, worn_by
 from unreel.erasure import LowRank, write_folder
 
 CONFIG = FewShotConfig(learning_rate=1e-2)
@@ -42,6 +43,21 @@ def test_erasures_stack_in_any_order_come_off_in_any_order_and_add_up(pair, eras
         torch.testing.assert_close(tensor, both[name])
     assert (first + second).concepts == ["cat", "robot"]
     assert same(before, weights(make_pair().t2v.text_encoder))
+
+
+def test_the_order_leaves_no_trace_even_where_sums_are_not_rounded(pair, erasures, low_rank):
+    pair.t2v.to(torch.float64)
+    before, found = weights(pair.t2v.text_encoder), []
+    for order in permutations((*erasures, low_rank[0])):
+        for erasure in order:
+            erasure.apply(pair.t2v)
+        found.append(weights(pair.t2v.text_encoder))
+        for erasure in order[1:]:
+            erasure.remove(pair.t2v)
+        assert worn_by(pair.t2v) == [order[0]]
+        order[0].remove(pair.t2v)
+        assert same(before, weights(pair.t2v.text_encoder))
+    assert all(same(found[0], other) for other in found)
 
 
 def test_a_concept_unlearned_while_an_erasure_is_on_fits_the_same_encoder(pair, erasures):

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from unreel.concept import Concept
-    from unreel.erasure import Erasure
+    from unreel.erasure import Erasure, worn_by
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
     from unreel.judges import load_judge
@@ -38,6 +38,7 @@ _HOME = {
     "load_pair": "pair",
     "load_video_model": "pair",
     "unlearn": "unlearning",
+    "worn_by": "erasure",
 }
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "load_pair",
     "load_video_model",
     "unlearn",
+    "worn_by",
 ]
 
 

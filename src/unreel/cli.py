@@ -42,7 +42,7 @@ JudgeName = Annotated[
     ),
 ]
 Resumed = Annotated[Path | None, typer.Option(help="output folder; a killed run goes on there", show_default=False)]
-ErasureFolder = Annotated[Path, typer.Argument(help="folder of the erasure")]
+ErasureFolder = Annotated[Path, typer.Argument(help="folder of the erasure, or its hub id")]
 ConceptName = Annotated[str | None, typer.Option(help="which concept, if the erasure has several", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
@@ -59,6 +59,11 @@ def _placement(device: str, dtype: Precision) -> dict[str, Any]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "concept"
+
+
+def _home(erasure: Path) -> Path:
+    """Where what is found out about an erasure goes: into its folder, or into runs/ for one from the hub."""
+    return erasure if erasure.is_dir() else Path("runs") / _slug(erasure.name)
 
 
 def _judge(name: str | None, t2v: str | None, device: str):
@@ -254,7 +259,7 @@ def evaluate(
     from unreel.prompts import GROUPS
     from unreel.report import table, write_report
 
-    what, folder = concept_of(worn, concept), out or erasure / "evaluation"
+    what, folder = concept_of(worn, concept), out or _home(erasure) / "evaluation"
     placement = _placement(device, dtype)
     referee = _judge(judge, t2v, device)
     model = load_video_model(t2v, **placement)
@@ -300,7 +305,7 @@ def attack(
     from unreel.robustness import BUDGETS
     from unreel.robustness import attack as run
 
-    what, folder = concept_of(worn, concept), out or erasure / "attacks"
+    what, folder = concept_of(worn, concept), out or _home(erasure) / "attacks"
     placement = _placement(device, dtype)
     referee = _judge(judge, t2v, device)
     if referee is None:
@@ -352,6 +357,72 @@ def generate(
     for file, clip in zip(files, clips, strict=True):
         write_mp4(file, clip, settings.fps)
         typer.echo(file)
+
+
+@app.command()
+def export(
+    erasure: ErasureFolder,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="text-encoder (whole, for any pipeline), peft (an adapter), lora (for diffusers' load_lora_weights) or "
+            "comfyui (for ComfyUI and A1111)"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="output folder")],
+    t2v: T2V = None,
+    t2i: Annotated[
+        str | None, typer.Option(help="the same for a text-to-image pipeline: a folder or hub id", show_default=False)
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="share of a change's squares that may be lost to make its rank low; not of text-encoder")
+    ] = 0.05,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
+    from unreel.erasure import Erasure, require_new
+    from unreel.export import EXPORT_FILE, require
+
+    require(format, tolerance)
+    require_new(out, overwrite, EXPORT_FILE)
+    worn = Erasure.from_pretrained(erasure)
+
+    from unreel.export import export as run
+    from unreel.pair import load_pair, load_pipeline, summarise
+
+    options: dict[str, Any] = {"dtype": None, "text_only": True}
+    alone = t2i is not None and t2v is None
+    model = load_pipeline(str(t2i), **options) if alone else load_pair(t2i, t2v, **options).t2v
+    made = run(worn, model, out, format=format, tolerance=tolerance, overwrite=overwrite)
+    for name, ranks in made.ranks.items():
+        typer.echo(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
+    typer.echo(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")
+    moved, now = (f"{100 * share:.2f} %" for share in made.moved)
+    typer.echo(f"moved    unrelated prompts by {now}; by {moved} with the erasure itself")
+    if made.left_out:
+        typer.echo(f"left out {len(made.left_out)} changes that {format} cannot hold: {summarise(made.left_out)}")
+    typer.echo(f"written  {out}, {made.megabytes:.2f} MB")
+
+
+@app.command()
+def combine(
+    erasure: Annotated[list[Path], typer.Argument(help="folders of the erasures")],
+    out: Annotated[Path, typer.Option(help="output folder")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Make one erasure of several that were made for the same text encoder: it does what all of them do."""
+    from functools import reduce
+    from operator import add
+
+    from unreel.erasure import Erasure, require_new
+
+    require_new(out, overwrite)
+    parts = [Erasure.from_pretrained(folder) for folder in erasure]
+    if len({part.identity for part in parts}) < max(2, len(parts)):
+        raise UnreelError("give at least two erasures, each of them once")
+    total: Erasure = reduce(add, parts)
+    total.save_pretrained(out, overwrite=overwrite)
+    typer.echo(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
 
 
 @app.command()

@@ -5,10 +5,12 @@ Knows text encoders as named tensors; knows nothing about how the change was fou
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAMPLES_KEY, _OTHERS_KEY = "fingerprint", "other_encoders"
 _UP, _DOWN = ":up", ":down"
 _SAMPLES = 4096
@@ -182,11 +186,6 @@ class Erasure:
         Raises UnreelError if it has an edit for none of them, and for an erasure that is already on.
         """
         fitting = self.fitting(pipeline)
-        if not fitting:
-            raise UnreelError(
-                f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: "
-                "unlearn the concept again with this model"
-            )
         if any(self in worn_on(encoder) for encoder in fitting):
             raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
         for encoder, edit in fitting.items():
@@ -194,17 +193,26 @@ class Erasure:
             for name in edit.changes:
                 worn.base.setdefault(name, encoder.get_parameter(name).detach().clone())
             worn.edits[self] = edit
-            _dress(encoder)
+            _dress(encoder, edit.changes)
         return pipeline
 
     def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, Edit]:
-        """Those of the pipeline's text encoders that the erasure has an edit for, with it."""
-        return {
+        """Those of the pipeline's text encoders that the erasure has an edit for, with it.
+
+        Raises UnreelError if there is none.
+        """
+        found = {
             encoder: edit
             for encoder in text_encoders(pipeline).values()
             for edit in self.edits
             if edit.fingerprint.matches(Fingerprint.of(encoder))
         }
+        if not found:
+            raise UnreelError(
+                f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: "
+                "unlearn the concept again with this model"
+            )
+        return found
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Take the erasure off again; without any left, the weights are the original ones bit for bit.
@@ -215,8 +223,8 @@ class Erasure:
         if not wearing:
             raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
         for encoder in wearing:
-            del _worn[encoder].edits[self]
-            _dress(encoder)
+            edit = _worn[encoder].edits.pop(self)
+            _dress(encoder, edit.changes)
         return pipeline
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -235,12 +243,39 @@ class Erasure:
 
         return write_folder(Path(folder), fill, overwrite=overwrite)
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, folder: str | Path | None = None
+    ) -> str:
+        """Upload weights, provenance and model card to the hub, to be loaded with `from_pretrained(repo_id)`; returns where
+        they are.
+
+        `folder` is where the erasure was saved: the figures and the report that lie there, if it was evaluated, go with it.
+        Raises UnreelError if the hub cannot be reached or refuses.
+        """
+        from huggingface_hub import create_repo, upload_folder
+
+        with tempfile.TemporaryDirectory() as parent, _hub(repo_id):
+            made = self.save_pretrained(Path(parent) / "erasure")
+            for name in (METRICS_FILE, REPORT_FILE):
+                if folder and (Path(folder) / name).is_file():
+                    shutil.copy(Path(folder) / name, made)
+            (made / CARD_FILE).write_text(_card(self, repo_id, _figures(made / METRICS_FILE)))
+            create_repo(repo_id, private=private, token=token, exist_ok=True)
+            message = f"Erasure of {', '.join(self.concepts)}"
+            upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token)
+        return f"https://huggingface.co/{repo_id}"
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
-        """Load an erasure. Raises UnreelError for anything incomplete or broken."""
+        """Load an erasure from a folder or a hub id. Raises UnreelError for what cannot be fetched or is broken."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        if _HUB_ID.fullmatch(str(folder)) and not Path(folder).exists():
+            from huggingface_hub import snapshot_download
+
+            with _hub(str(folder)):
+                folder = snapshot_download(str(folder), allow_patterns=[WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE])
         folder = Path(folder)
         for file in (WEIGHTS_FILE, PROVENANCE_FILE):
             if not (folder / file).is_file():
@@ -259,6 +294,29 @@ class Erasure:
             return cls(tuple(reversed(edits)), provenance)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
+
+
+@contextmanager
+def _hub(repo_id: str) -> Iterator[None]:
+    """What the hub refuses becomes an UnreelError that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    page = f"https://huggingface.co/{repo_id}"
+    try:
+        yield
+    except UnreelError:
+        raise
+    except GatedRepoError as error:
+        raise UnreelError(f"{repo_id} is gated: accept its terms on {page} and log in with `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise UnreelError(
+            f"there is no folder {repo_id}, and on the hub it is missing or private: check the name, or log in with "
+            "`hf auth login`"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise UnreelError(f"there is no folder {repo_id}, and the hub cannot be reached to look for it there") from error
+    except Exception as error:  # a broken connection has the class of whatever library huggingface_hub speaks through
+        raise UnreelError(f"no luck with {repo_id} on the hub: {' '.join(str(error).split())[:300]}") from error
 
 
 def _numbered(i: int, name: str) -> str:
@@ -301,31 +359,35 @@ def worn_on(text_encoder: nn.Module) -> list[Erasure]:
 
 
 @torch.no_grad()
-def _dress(encoder: nn.Module) -> None:
-    """Set every touched weight to its base plus the changes of all erasures that are on.
+def _dress(encoder: nn.Module, names: Iterable[str]) -> None:
+    """Set the weights called `names` to their base plus the changes of all erasures that are on.
 
-    Sums in float64, so that the order of applying leaves no trace in the weights' own, coarser precision.
+    Sums in float64 and in an order that the erasures' contents give, so that the order of applying leaves no trace.
     """
     worn = _worn[encoder]
-    for name, base in worn.base.items():
-        changes = [edit.changes[name] for edit in worn.edits.values() if name in edit.changes]
-        total = (
-            torch.stack([base.double().cpu(), *(_dense(change).cpu() for change in changes)]).sum(0) if changes else base
-        )
+    order = sorted(worn.edits, key=lambda erasure: erasure.identity) if len(worn.edits) > 1 else worn.edits
+    for name in names:
+        total, changes = worn.base[name], [worn.edits[it].changes[name] for it in order if name in worn.edits[it].changes]
+        if changes:
+            total = total.cpu().to(torch.float64, copy=True)
+        for change in changes:
+            total += change.dense().cpu() if isinstance(change, LowRank) else change.cpu()
         encoder.get_parameter(name).copy_(total)
     if not worn.edits:
         del _worn[encoder]
 
 
-def require_new(folder: Path, overwrite: bool) -> None:
+def require_new(folder: Path, overwrite: bool, marker: str = PROVENANCE_FILE) -> None:
     """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created.
 
-    Only an erasure is ever replaced, or an empty folder, so that a slip of the hand loses nothing else.
+    Only a folder of the same sort is ever replaced, which the file `marker` tells, or an empty one, so that a slip of the
+    hand loses nothing else.
     """
     if folder.exists() and not overwrite:
         raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
-    if folder.exists() and not (folder / PROVENANCE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UnreelError(f"{folder} exists and is no erasure, so --overwrite does not replace it: choose another folder")
+    if folder.exists() and not (folder / marker).is_file() and (folder.is_file() or any(folder.iterdir())):
+        kind = Path(marker).stem
+        raise UnreelError(f"{folder} exists and is no {kind}, so --overwrite does not replace it: choose another folder")
     parent = folder.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -335,17 +397,18 @@ def require_new(folder: Path, overwrite: bool) -> None:
         raise UnreelError(f"cannot write to {parent}: {error.strerror}") from error
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool = False) -> Path:
+def write_folder(
+    folder: Path, fill: Callable[[Path], None], *, overwrite: bool = False, marker: str = PROVENANCE_FILE
+) -> Path:
     """Fill a temporary folder beside `folder`, then rename it: a killed or failed write leaves nothing behind."""
     from safetensors import SafetensorError
 
-    require_new(folder, overwrite)
+    require_new(folder, overwrite, marker)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
     try:
         fill(partial)
-        partial.chmod(0o755)  # temporary folders and safetensors files are born private
-        for file in partial.iterdir():
-            file.chmod(0o644)
+        for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
+            file.chmod(0o755 if file.is_dir() else 0o644)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=partial.parent))
             folder.rename(old)
@@ -360,32 +423,34 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, overwrite: bool 
     return folder
 
 
-def _card(erasure: Erasure) -> str:
+def _card(erasure: Erasure, source: str = "path/to/this/folder", figures: str = "") -> str:
     concepts = ", ".join(erasure.concepts)
     rows = "\n".join(
         f"- **{part['concept']}** ({part['kind']}): {part['method']}, {_instead(part)}"
         + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
         for part in erasure.provenance["parts"]
     )
+    encoder = erasure.provenance["encoder"]
+    on_hub = _HUB_ID.fullmatch(encoder) and not Path(encoder).exists()
     return f"""---
 library_name: unreel
-tags: [concept-erasure, unlearning, text-to-video, text-to-image]
+tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {encoder}" if on_hub else ""}
 ---
 # Erasure: {concepts}
 
-Weight changes for the text encoder of `{erasure.provenance["encoder"]}`, to make the models that share it forget the
+Weight changes for the text encoder of `{encoder}`, to make the models that share it forget the
 concept. Made with unreel {erasure.provenance["versions"]["unreel"]}. How far that went, and what else changed, stands in
 `metrics.json` and `report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them,
 nothing was measured.
 
 {rows}
-
+{figures}
 ## Use
 
 ```python
 from unreel import Erasure
 
-erasure = Erasure.from_pretrained("path/to/this/folder")
+erasure = Erasure.from_pretrained("{source}")
 erasure.apply(pipeline)   # any diffusers pipeline with this text encoder
 erasure.remove(pipeline)  # bit for bit the original again
 ```
@@ -397,6 +462,30 @@ release of the changed weights, against prompts that name the concept, as far as
 adversarial ones, with results in `attacks/` if it was run. It does not withstand someone who holds all weights and puts the
 original text encoder back, fine-tunes, or searches the encoder's output space.
 """
+
+
+def _figures(file: Path) -> str:
+    """What a card says of an evaluation's figures; nothing without them."""
+    if not file.is_file():
+        return ""
+    document = json.loads(file.read_text())
+
+    def cell(estimates: dict[str, dict[str, Any]] | None) -> str:
+        if not estimates:
+            return ""
+        low, high = list(estimates.values())[-1]["ci"]
+        return " → ".join(f"{100 * it['value']:.0f}" for it in estimates.values()) + f" [{100 * low:.0f}, {100 * high:.0f}]"
+
+    found = {group: (it.get("concept_found"), it.get("label_found")) for group, it in document["figures"].items()}
+    rows = [f"| {group} | {cell(concept)} | {cell(other)} |" for group, (concept, other) in found.items() if concept]
+    if not rows:
+        return ""
+    head = [
+        "| prompts | concept found, % | what else was asked for found, % |",
+        "| --- | --- | --- |",
+    ]
+    note = f"Without → with the erasure [95 % interval], judged by the {document['judge']['name']}, on {document['model']}."
+    return "\n".join(["", "## Figures", "", *head, *rows, "", note, ""])
 
 
 def _instead(part: dict[str, Any]) -> str:

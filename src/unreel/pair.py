@@ -148,11 +148,12 @@ class TextModel:
 
 
 def load_pipeline(
-    source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, text_only: bool = False
+    source: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32, text_only: bool = False
 ) -> "DiffusionPipeline":
     """Load one pipeline from a folder or a hub id, from safetensors only, without running downloaded code.
 
-    `text_only` leaves out everything but tokenizers and text encoders.
+    Without a `dtype`, text encoders have the precision that they are stored in. `text_only` leaves out everything but
+    tokenizers and text encoders.
     Raises UnreelError for anything that is no pipeline of a known family, has missing or broken weights, or pickled weights
     only, and if it cannot be fetched or does not fit into memory.
     """
@@ -231,7 +232,7 @@ def _size(folder: Path, parts: dict[str, str], dtype: torch.dtype) -> float:
     return sum(prod(tensor.shape) for tensor in tensors) * dtype.itemsize / 2**30
 
 
-def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextModel:
+def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> TextModel:
     """Load a text encoder alone, from a folder such as a pipeline's `text_encoder`; its tokenizer may lie in the same
     folder or in the one beside it that pipelines put it in.
 
@@ -258,7 +259,7 @@ def load_pair(
     t2v: str | None = None,
     *,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     text_only: bool = False,
 ) -> Pair:
     """Load the embedded pair (the default), or two pipelines from folders or hub ids.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unreel.erasure import METRICS_FILE, REPORT_FILE
 from unreel.estimate import Estimate
 from unreel.evaluation import Evaluation, Group
 from unreel.files import write_bytes, write_json, write_text
@@ -19,7 +20,7 @@ from unreel.robustness import ARMS, Robustness
 from unreel.unlearning import versions
 from unreel.video import encode_mp4
 
-METRICS_FILE, ATTACKS_FILE, REPORT_FILE = "metrics.json", "attacks.json", "report.html"
+ATTACKS_FILE = "attacks.json"
 SHOWN = 6  # clips of each group on the page
 TITLES = {
     "explicit": "asked for in plain words",

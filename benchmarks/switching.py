@@ -1,0 +1,118 @@
+"""What it costs to switch erasures from one request to the next: `python -m benchmarks.switching`.
+
+On the embedded video model and on a text encoder of CLIP ViT-L/14's size with random weights (nothing is downloaded):
+milliseconds to put an erasure on, take it off, and put another in its place, for erasures of low rank, as the closed form
+makes them, and of whole matrices, as the few-shot method does. Then the seconds a video takes with an erasure on and
+without, in turns. Run it with nothing else running; on a GPU, `--device cuda`.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+import typer
+
+from benchmarks.common import write_result
+from benchmarks.encoder_cost import stand_in
+from unreel import Erasure, generate, load_pair, unlearn
+from unreel.conditioner import Conditioner
+from unreel.erasure import Change, Edit, Fingerprint, LowRank
+from unreel.unlearning import configure
+
+NAME = "switching"
+CONCEPTS = ("castle", "guitar")
+RANK = 200  # about what the closed form needs on random weights (benchmarks/encoder_cost.py)
+
+
+def seconds(work: Callable[[], Any], device: str) -> float:
+    begun = time.perf_counter()
+    work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def switching(pipeline: Any, first: Erasure, second: Erasure, repeats: int, device: str) -> dict[str, Any]:
+    """Medians in milliseconds."""
+    spent: dict[str, list[float]] = {"apply": [], "switch": [], "remove": []}
+
+    def switch() -> None:
+        first.remove(pipeline)
+        second.apply(pipeline)
+
+    for _ in range(repeats):
+        spent["apply"].append(seconds(lambda: first.apply(pipeline), device))
+        spent["switch"].append(seconds(switch, device))
+        spent["remove"].append(seconds(lambda: second.remove(pipeline), device))
+    return {what: round(1000 * median(times), 2) for what, times in spent.items()} | {"megabytes": first.nbytes / 1e6}
+
+
+def random_erasures(pipeline: Any, method: str) -> list[Erasure]:
+    """Two that change what the method changes, by numbers drawn at random, which cost what learned ones do."""
+    conditioner = Conditioner.of(pipeline)
+    encoder, draw = conditioner.text_encoder, torch.Generator().manual_seed(0)
+    names = {id(module): name for name, module in encoder.named_modules()}
+    last = [f"{names[id(conditioner.mlp_output(layer))]}.weight" for layer in conditioner.layers[-4:]]
+
+    def changes() -> dict[str, Change]:
+        if method == "few-shot":
+            return {name: 1e-3 * torch.randn(it.shape, generator=draw) for name, it in conditioner.trainable().items()}
+        shapes = {name: encoder.get_parameter(name).shape for name in last}
+        return {
+            name: LowRank(torch.randn(out, RANK, generator=draw), 1e-4 * torch.randn(RANK, width, generator=draw))
+            for name, (out, width) in shapes.items()
+        }
+
+    fingerprint = Fingerprint.of(encoder)
+    return [Erasure((Edit(changes(), fingerprint),), {"parts": [{"concept": name}]}) for name in CONCEPTS]
+
+
+def main(device: str = "cpu", repeats: int = 20, videos: int = 10) -> None:
+    load = os.getloadavg()[0]
+    pair, rows = load_pair(device=device), []
+    for method in ("closed-form", "few-shot"):
+        erasures = [unlearn(name, pair, configure(method, {}, pair.settings)) for name in CONCEPTS]
+        figures = switching(pair.t2v, erasures[0], erasures[1], repeats, device)
+        rows.append({"encoder": "embedded", "method": method} | figures)
+        print(rows[-1], flush=True)
+        if method == "closed-form":
+            worn = erasures[0]
+    large = stand_in(device, torch.float32).t2v
+    for method in ("closed-form", "few-shot"):
+        figures = switching(large, *random_erasures(large, method), max(3, repeats // 4), device)
+        rows.append({"encoder": "CLIP ViT-L/14, random weights", "method": method} | figures)
+        print(rows[-1], flush=True)
+
+    def make(number: int) -> None:
+        generate(pair.t2v, [f"a photo of a {CONCEPTS[0]}"], [number], pair.settings, what="")
+
+    make(0)  # warm up
+    spent: dict[str, list[float]] = {"without": [], "with": []}
+    for number in range(videos):
+        for arm in ("without", "with") if number % 2 else ("with", "without"):
+            if arm == "with":
+                worn.apply(pair.t2v)
+            spent[arm].append(seconds(lambda number=number: make(number), device))  # type: ignore[misc]
+            if arm == "with":
+                worn.remove(pair.t2v)
+    result = {
+        "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "load": load,
+        "switching": rows,
+        "generation": {
+            "videos": videos,
+            **{f"seconds_{arm}": round(median(times), 3) for arm, times in spent.items()},
+            "ratio": round(median(a / b for a, b in zip(spent["with"], spent["without"], strict=True)), 3),
+        },
+    }
+    write_result(NAME, result)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,314 @@
+"""An erasure as files that load elsewhere: whole text encoders, PEFT adapters, LoRA files of diffusers and of ComfyUI.
+
+Knows what other tools call the weights of a text encoder; knows nothing about how the change was found.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from unreel.concept import Concept
+from unreel.conditioner import Conditioner, encode_prompt
+from unreel.erasure import Change, Edit, Erasure, LowRank, require_new, worn_by, write_folder
+from unreel.errors import UnreelError
+from unreel.families import text_encoders
+from unreel.files import write_json
+from unreel.vocabulary import EVERYDAY
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+FORMATS = ("text-encoder", "peft", "lora", "comfyui")
+EXPORT_FILE = "export.json"
+TOLERANCE = 0.05
+PROMPTS, BATCH = 32, 16  # of each sort, to measure on; and at once
+
+CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+# What LoRA files for CLIP hold: diffusers and ComfyUI look for nothing else.
+CLIP_MATRICES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+# Other encoders: where comfy/text_encoders keeps them, and where transformers keeps the same modules within its own.
+COMFYUI = {
+    "T5EncoderModel": ("t5xxl.transformer.", ""),
+    "UMT5EncoderModel": ("umt5xxl.transformer.", ""),
+    "LlamaModel": ("llama.transformer.model.", ""),
+    "Gemma2Model": ("gemma2_2b.transformer.model.", ""),
+    "Qwen2_5_VLForConditionalGeneration": ("qwen25_7b.transformer.model.", "model.language_model."),
+}
+
+# How each format of low rank ends the names of the two factors.
+ENDS = {
+    "peft": (".lora_B.weight", ".lora_A.weight"),
+    "lora": (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
+    "comfyui": (".lora_up.weight", ".lora_down.weight"),
+}
+
+Layers = dict[str, dict[str, LowRank]]  # the changes of matrices, by text encoder and module
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export holds of the erasure.
+
+    `ranks` are those of the matrices in the file, by text encoder and module. `left_out` names the parameters whose changes
+    the format cannot hold. `kept` is the share, squared, of what the erasure does to embeddings of prompts that name the
+    concepts. `moved` is how far unrelated prompts move, as a share of their norm, by the erasure itself and by the export.
+    """
+
+    format: str
+    concepts: list[str]
+    megabytes: float
+    ranks: dict[str, dict[str, int]]
+    left_out: list[str]
+    kept: float
+    moved: tuple[float, float]
+
+
+def require(format: str, tolerance: float) -> None:
+    """Raises UnreelError for an unknown format, one that needs what is not installed, and a tolerance that is no share."""
+    if format not in FORMATS:
+        raise UnreelError(f"unknown format {format!r}: choose from {', '.join(FORMATS)}")
+    if format == "peft" and not find_spec("peft"):
+        raise UnreelError("the format peft needs the package of that name: pip install 'unreel[export]'")
+    if not 0 <= tolerance < 1:
+        raise UnreelError(f"the tolerance is a share from 0 to below 1, not {tolerance}")
+
+
+def export(
+    erasure: Erasure,
+    model: "DiffusionPipeline",
+    folder: str | Path,
+    *,
+    format: str = "text-encoder",
+    tolerance: float = TOLERANCE,
+    overwrite: bool = False,
+) -> Export:
+    """Write the erasure for `model`, a pipeline or a text encoder with its tokenizer; the folder appears complete or not at
+    all.
+
+    `text-encoder` writes the text encoders with the erasure in them, in their own precision. The other formats hold
+    matrices of low rank: changes that are of low rank go in as they are, others lose up to `tolerance` of their squares.
+    Raises UnreelError if the erasure is not for this model, the format cannot hold it or the folder exists.
+    """
+    folder = Path(folder)
+    require(format, tolerance)
+    require_new(folder, overwrite, EXPORT_FILE)
+    if worn_by(model):
+        raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
+    fitting = erasure.fitting(model)
+    edits = {name: fitting[encoder] for name, encoder in text_encoders(model).items() if encoder in fitting}
+    layers: Layers = {}
+    held = erasure
+    if format != "text-encoder":
+        layers = {name: _matrices(format, model, name, edit, tolerance) for name, edit in edits.items()}
+        _require_some(format, model, edits, layers)
+        held = Erasure(
+            tuple(
+                Edit({f"{module}.weight": low for module, low in of.items()}, edits[name].fingerprint)
+                for name, of in layers.items()
+            ),
+            erasure.provenance,
+        )
+    kept, moved = _measured(erasure, held, model)
+    lost = [
+        f"{name}.{parameter}"
+        for name, edit in edits.items()
+        for parameter in edit.changes
+        if layers and parameter.removesuffix(".weight") not in layers[name]
+    ]
+    ranks = {name: {module: low.up.shape[1] for module, low in of.items()} for name, of in layers.items() if of}
+    made: list[Export] = []
+
+    def fill(partial: Path) -> None:
+        if format == "text-encoder":
+            _write_encoders(partial, erasure, model, list(edits))
+        else:
+            _WRITERS[format](partial, model, {name: of for name, of in layers.items() if of})
+        size = sum(file.stat().st_size for file in partial.rglob("*.safetensors"))
+        made.append(Export(format, erasure.concepts, size / 1e6, ranks, lost, kept, moved))
+        write_json(partial / EXPORT_FILE, asdict(made[0]))
+
+    write_folder(folder, fill, overwrite=overwrite, marker=EXPORT_FILE)
+    return made[0]
+
+
+def _matrices(format: str, model: Any, component: str, edit: Edit, tolerance: float) -> dict[str, LowRank]:
+    """Those of an edit's changes that the format holds, by module."""
+    linear = {name for name, it in getattr(model, component).named_modules() if isinstance(it, nn.Linear)}
+    modules = {parameter: parameter.removesuffix(".weight") for parameter in edit.changes}
+    return {
+        modules[parameter]: low_rank(change, tolerance)
+        for parameter, change in edit.changes.items()
+        if modules[parameter] in linear and file_name(format, model, component, modules[parameter])
+    }
+
+
+def low_rank(change: Change, tolerance: float) -> LowRank:
+    """The change of a matrix as a product: as it is if it is one, else of the least rank that loses no more than
+    `tolerance` of its squares.
+    """
+    if isinstance(change, LowRank):
+        return change
+    u, s, v = torch.linalg.svd(change.double(), full_matrices=False)
+    lost = 1 - s.square().cumsum(0) / s.square().sum()
+    rank = min(int((lost > tolerance).sum()) + 1, len(s))
+    root = s[:rank].sqrt()  # half of the size to each side, which is kind to coarse precisions
+    return LowRank((u[:, :rank] * root).float().contiguous(), (root[:, None] * v[:rank]).float().contiguous())
+
+
+def file_name(format: str, model: Any, component: str, module: str) -> str | None:
+    """What a format of low rank calls a matrix of the model's text encoder `component`; None if it does not hold it."""
+    if format == "peft":
+        return f"base_model.model.{module}"
+    kind = type(getattr(model, component)).__name__
+    if kind in CLIP:
+        # Some versions of transformers have no such module, but all files call it so.
+        name = f"text_model.{module.removeprefix('text_model.')}"
+        if not name.endswith(CLIP_MATRICES) or (format == "lora" and not _takes_lora(model, component)):
+            return None
+        return name if format == "lora" else f"{_kohya(model, component)}_{name.replace('.', '_')}"
+    place, within = COMFYUI.get(kind, ("", ""))
+    if format == "comfyui" and place and module.startswith(within):
+        return f"text_encoders.{place}{module.removeprefix(within)}"
+    return None
+
+
+def _takes_lora(model: Any, component: str) -> bool:
+    """Whether diffusers loads LoRA into this text encoder: what a pipeline saves it loads."""
+    save = getattr(model, "save_lora_weights", None)
+    return save is not None and f"{component}_lora_layers" in inspect.signature(save).parameters
+
+
+def _kohya(model: Any, component: str) -> str:
+    """What kohya's files call the text encoder: numbered if the pipeline has several CLIPs."""
+    clips = [name for name, encoder in text_encoders(model).items() if type(encoder).__name__ in CLIP]
+    return "lora_te" if len(clips) == 1 else f"lora_te{clips.index(component) + 1}"
+
+
+def _require_some(format: str, model: Any, edits: dict[str, Edit], layers: Layers) -> None:
+    """Raises UnreelError, naming what works, if the format holds nothing of the erasure."""
+    if any(layers.values()):
+        return
+    kinds = ", ".join(type(getattr(model, name)).__name__ for name in edits)
+    others = [
+        other
+        for other in FORMATS
+        if other == "text-encoder" or any(_matrices(other, model, name, edit, 0.5) for name, edit in edits.items())
+    ]
+    raise UnreelError(
+        f"a {type(model).__name__} with this erasure of its {kinds} has no {format} files: choose --format "
+        f"{' or '.join(others)}"
+    )
+
+
+@torch.no_grad()
+def _measured(erasure: Erasure, held: Erasure, model: Any) -> tuple[float, tuple[float, float]]:
+    """`kept` and `moved` of an Export."""
+    concepts = [Concept(it["concept"], it["kind"], tuple(it["synonyms"])) for it in erasure.provenance["parts"]]
+    prompts = [prompt for concept in concepts for prompt in concept.forget_prompts]
+    words = [word for word in EVERYDAY["concept"] if not any(concept.is_named_in(word) for concept in concepts)]
+    out = []
+    for some in (prompts, [f"a photo of a {word}" for word in words]):
+        some = some[:: -(-len(some) // PROMPTS)]
+        before, after, now = (_embeddings(model, some, worn) for worn in (None, erasure, held))
+        norm = sum(float(part.square().sum()) for part in before)
+        out.append((_distance(before, after), _distance(before, now), _distance(after, now), norm))
+    (done, _, lost, _), (moved, moved_now, _, norm) = out
+    return 1 - lost / done if done else 1.0, ((moved / norm) ** 0.5, (moved_now / norm) ** 0.5)
+
+
+def _embeddings(model: Any, prompts: list[str], worn: Erasure | None) -> list[torch.Tensor]:
+    """What the denoiser gets of the prompts, with an erasure on."""
+    if worn:
+        worn.apply(model)
+    try:
+        out = []
+        for start in range(0, len(prompts), BATCH):
+            some = prompts[start : start + BATCH]
+            given = encode_prompt(model, some) if hasattr(model, "encode_prompt") else Conditioner.of(model).encode(some)
+            parts = [part for part in (given if isinstance(given, tuple) else [given]) if isinstance(part, torch.Tensor)]
+            out += [part.double() for part in parts if part.is_floating_point() and len(part) == len(some)]
+        return out
+    finally:
+        if worn:
+            worn.remove(model)
+
+
+def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    return sum(float((x - y).square().sum()) for x, y in zip(a, b, strict=True))
+
+
+def _write_encoders(folder: Path, erasure: Erasure, model: Any, components: list[str]) -> None:
+    erasure.apply(model)
+    try:
+        for name in components:
+            encoder, words = getattr(model, name), name.replace("text_encoder", "tokenizer")
+            # Made from a configuration, a CLIP would be saved without the prefix that other tools know it by.
+            bare = type(encoder).__name__ == "CLIPTextModel" and not hasattr(encoder, "text_model")
+            state = {f"text_model.{key}": tensor for key, tensor in encoder.state_dict().items()} if bare else None
+            encoder.save_pretrained(folder / name, state_dict=state)
+            getattr(model, words).save_pretrained(folder / words)
+    finally:
+        erasure.remove(model)
+
+
+def _write_peft(folder: Path, model: Any, layers: Layers) -> None:
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    for component, matrices in layers.items():
+        home = folder if len(text_encoders(model)) == 1 else folder / component
+        home.mkdir(exist_ok=True)
+        LoraConfig(**_lora_config(matrices), inference_mode=True).save_pretrained(str(home))
+        save_file(
+            _factors("peft", model, component, matrices), home / "adapter_model.safetensors", metadata={"format": "pt"}
+        )
+
+
+def _write_lora(folder: Path, model: Any, layers: Layers) -> None:
+    given: dict[str, Any] = {}
+    for component, matrices in layers.items():
+        given[f"{component}_lora_layers"] = _factors("lora", model, component, matrices)
+        bare = {module.removeprefix("text_model."): low for module, low in matrices.items()}  # fits with and without it
+        given[f"{component}_lora_adapter_metadata"] = _lora_config(bare)
+    model.save_lora_weights(folder, **given)
+
+
+def _write_comfyui(folder: Path, model: Any, layers: Layers) -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for component, matrices in layers.items():
+        tensors |= _factors("comfyui", model, component, matrices)
+        for module, low in matrices.items():
+            tensors[f"{file_name('comfyui', model, component, module)}.alpha"] = torch.tensor(float(low.up.shape[1]))
+    save_file(tensors, folder / "lora.safetensors", metadata={"format": "pt"})
+
+
+_WRITERS: dict[str, Callable[[Path, Any, Layers], None]] = {
+    "peft": _write_peft,
+    "lora": _write_lora,
+    "comfyui": _write_comfyui,
+}
+
+
+def _factors(format: str, model: Any, component: str, matrices: dict[str, LowRank]) -> dict[str, torch.Tensor]:
+    """The factors of a text encoder's matrices as the format names them."""
+    out: dict[str, torch.Tensor] = {}
+    for module, low in matrices.items():
+        name = file_name(format, model, component, module)
+        out |= {f"{name}{end}": it.contiguous() for end, it in zip(ENDS[format], (low.up, low.down), strict=True)}
+    return out
+
+
+def _lora_config(matrices: dict[str, LowRank]) -> dict[str, Any]:
+    """What peft needs to know of them. Every alpha is its rank, so that nothing is scaled."""
+    ranks = {module: low.up.shape[1] for module, low in matrices.items()}
+    most = max(ranks.values())
+    same = {"r": most, "lora_alpha": most, "rank_pattern": ranks, "alpha_pattern": ranks}
+    return {**same, "target_modules": list(ranks)}

@@ -1,0 +1,492 @@
+"""What is exported loads with the libraries it is for and does what the erasure does."""
+
+import copy
+import json
+import re
+import sys
+
+import diffusers
+import huggingface_hub
+import pytest
+import torch
+from conftest import make_pair, same, weights
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors.torch import load_file
+from test_cli import command, tiny  # noqa: F401  (fixtures)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UMT5Config, UMT5EncoderModel
+
+from unreel import ClosedFormConfig, Concept, Erasure, FewShotConfig, UnreelError, load_pair, unlearn, worn_by
+from unreel.conditioner import Conditioner
+from unreel.erasure import Edit, Fingerprint, LowRank
+from unreel.export import EXPORT_FILE, export, file_name, low_rank
+from unreel.families import text_encoders
+from unreel.pair import EMBEDDED_FOLDER, TextModel, load_text_model
+
+PROMPTS = ["a photo of a cat", "the cat is running next to a house", "a castle"]
+DOCUMENT = EMBEDDED_FOLDER.parents[2] / "docs" / "using.md"
+LOW = ("peft", "lora", "comfyui")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An erasure of low rank and one that changes whole matrices and biases, of the same encoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        closed = unlearn("cat", make_pair(), ClosedFormConfig(layers=2, forget=30, retain=60, tolerance=0.2))
+    return {"closed-form": closed, "few-shot": unlearn("cat", make_pair(), FewShotConfig(learning_rate=1e-2))}
+
+
+@pytest.fixture(params=["closed-form", "few-shot"])
+def erasure(made, request):
+    return made[request.param]
+
+
+@torch.no_grad()
+def encode(pipeline):
+    return Conditioner(pipeline.tokenizer, pipeline.text_encoder).encode(PROMPTS)
+
+
+def erased(erasure, pipeline):
+    erasure.apply(pipeline)
+    out = encode(pipeline)
+    erasure.remove(pipeline)
+    return out
+
+
+def left(erasure, pipeline, loaded):
+    """The share of what the erasure does, squared, that is missing from the embeddings `loaded`."""
+    full = erased(erasure, pipeline)
+    return ((loaded - full).square().sum() / (encode(pipeline) - full).square().sum()).item()
+
+
+def saved(pipeline, folder):
+    """The same pipeline as `from_pretrained` makes it."""
+    pipeline.save_pretrained(folder)
+    return type(pipeline).from_pretrained(folder)
+
+
+@pytest.mark.parametrize("from_files", [False, True])
+def test_text_encoder_folders_load_and_are_the_erased_encoder_bit_for_bit(erasure, pair, tmp_path, from_files):
+    pipeline = saved(pair.t2i, tmp_path / "t2i") if from_files else pair.t2i
+    before = weights(pipeline.text_encoder)
+    out = export(erasure, pipeline, tmp_path / "out")
+    assert same(before, weights(pipeline.text_encoder)) and not worn_by(pipeline)
+    assert out.kept == 1 and out.moved[0] == out.moved[1] and not out.left_out
+    file = tmp_path / "out" / "text_encoder" / "model.safetensors"
+    assert all(name.startswith("text_model.") for name in load_file(file))
+    loaded = CLIPTextModel.from_pretrained(tmp_path / "out" / "text_encoder")
+    pipeline.save_pretrained(tmp_path / "base")
+    whole = type(pipeline).from_pretrained(
+        tmp_path / "base", text_encoder=loaded, tokenizer=CLIPTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
+    )
+    erasure.apply(pipeline)
+    assert same(weights(pipeline.text_encoder), weights(whole.text_encoder))
+    assert torch.equal(encode(pipeline), encode(whole))
+    alone = load_text_model(tmp_path / "out" / "text_encoder")
+    assert same(weights(alone.text_encoder), weights(loaded))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_text_encoders_are_written_in_the_precision_they_are_stored_in(made, command, tmp_path, dtype):  # noqa: F811
+    pair = make_pair()
+    for name in ("t2i", "t2v"):
+        getattr(pair, name).to(dtype).save_pretrained(tmp_path / name)
+    made["closed-form"].save_pretrained(tmp_path / "cat")
+    code, out, err = command("export", "cat", "--format", "text-encoder", "--t2v", tmp_path / "t2v", "--out", "out")
+    assert code == 0, err
+    tensors = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {dtype}
+    assert "kept     100.00 %" in out
+
+
+@pytest.mark.parametrize("from_files", [False, True])
+@pytest.mark.parametrize("how", ["load_adapter", "PeftModel"])
+def test_peft_adapters_load_both_ways(erasure, pair, tmp_path, from_files, how):
+    from peft import PeftModel
+
+    pipeline = saved(pair.t2i, tmp_path / "t2i") if from_files else pair.t2i
+    out = export(erasure, pipeline, tmp_path / "out", format="peft")
+    other = copy.copy(pipeline)
+    other.text_encoder = copy.deepcopy(pipeline.text_encoder)
+    if how == "load_adapter":
+        other.text_encoder.load_adapter(str(tmp_path / "out"))
+    else:
+        other.text_encoder = PeftModel.from_pretrained(other.text_encoder, str(tmp_path / "out"))
+    assert left(erasure, pipeline, encode(other)) < (0.1 if out.left_out else 1e-8)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["alpha_pattern"] == config["rank_pattern"] == out.ranks["text_encoder"]
+
+
+@pytest.mark.parametrize("which", ["t2i", "t2v"])
+def test_lora_files_load_with_load_lora_weights_and_unload(erasure, pair, tmp_path, which):
+    pipeline = getattr(pair, which)
+    out = export(erasure, pipeline, tmp_path / "out", format="lora")
+    plain, file = encode(pipeline), load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in file)
+    other = getattr(make_pair(), which)
+    other.load_lora_weights(tmp_path / "out")
+    assert left(erasure, pipeline, encode(other)) < (0.1 if out.left_out else 1e-8)
+    other.unload_lora_weights()
+    assert torch.equal(encode(other), plain)
+
+
+def merged(encoder, file, named):
+    """A copy of the encoder with up @ down * alpha / rank of every entry of a kohya file added, whatever unreel knows."""
+    encoder, tensors = copy.deepcopy(encoder), load_file(file)
+    for name in {key.split(".lora_")[0] for key in tensors if ".lora_" in key}:
+        up, down, alpha = (tensors.pop(f"{name}.{end}") for end in ("lora_up.weight", "lora_down.weight", "alpha"))
+        with torch.no_grad():
+            encoder.get_parameter(named(name)).add_(up @ down * alpha / len(down))
+    assert not tensors
+    return encoder
+
+
+def test_kohya_keys_read_by_their_definition_give_the_erased_weights(erasure, pair, tmp_path):
+    out = export(erasure, pair.t2v, tmp_path / "out", format="comfyui", tolerance=0)
+    names = {
+        f"lora_te_text_model_encoder_layers_{i}_{part}_{matrix}": f"encoder.layers.{i}.{part}.{matrix}.weight"
+        for i in range(3)
+        for part, matrices in {"mlp": ("fc1", "fc2"), "self_attn": ("q_proj", "k_proj", "v_proj", "out_proj")}.items()
+        for matrix in matrices
+    }
+    read = weights(merged(pair.t2v.text_encoder, tmp_path / "out" / "lora.safetensors", names.__getitem__))
+    erasure.apply(pair.t2v)
+    for name, tensor in weights(pair.t2v.text_encoder).items():
+        if f"text_encoder.{name}" not in out.left_out:
+            torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_products_go_in_as_they_are_and_others_lose_no_more_than_the_tolerance(made, pair, tmp_path):
+    exact = export(made["closed-form"], pair.t2i, tmp_path / "exact", format="peft", tolerance=0.9)
+    tensors = load_file(tmp_path / "exact" / "adapter_model.safetensors")
+    for name, change in made["closed-form"].changes.items():
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        assert torch.equal(tensors[f"{stem}.lora_B.weight"], change.up)
+        assert torch.equal(tensors[f"{stem}.lora_A.weight"], change.down)
+    assert exact.kept == pytest.approx(1, abs=1e-9)
+    for tolerance in (0.0, 0.01, 0.3):
+        for change in made["few-shot"].changes.values():
+            if change.ndim == 2:
+                product = low_rank(change, tolerance)
+                lost = (product.dense() - change).square().sum() / change.double().square().sum()
+                assert lost <= tolerance + 1e-10
+                rank = product.up.shape[1]
+                fewer = product.up[:, : rank - 1].double() @ product.down[: rank - 1].double()
+                assert rank == 1 or (fewer - change).square().sum() / change.double().square().sum() > tolerance
+    sizes = [export(made["few-shot"], pair.t2i, tmp_path / str(t), format="peft", tolerance=t) for t in (0.0, 0.05, 0.5)]
+    assert sizes[0].megabytes > sizes[1].megabytes > sizes[2].megabytes
+    assert sizes[0].kept > sizes[2].kept
+
+
+def test_what_does_not_change_is_a_product_of_zeros():
+    product = low_rank(torch.zeros(3, 4), 0.05)
+    assert product.up.shape == (3, 1) and not product.dense().any()
+
+
+def test_what_is_left_out_is_named_and_its_effect_measured(made, pair, tmp_path):
+    erasure = made["few-shot"]
+    for format in LOW:
+        out = export(erasure, pair.t2i, tmp_path / format, format=format, tolerance=0)
+        assert set(out.left_out) == {f"text_encoder.{name}" for name in erasure.changes if name.endswith(".bias")}
+        assert 0 < 1 - out.kept < 0.2 and out.moved[1] == pytest.approx(out.moved[0], rel=0.2)
+        assert json.loads((tmp_path / format / EXPORT_FILE).read_text())["kept"] == out.kept
+
+
+def two_clips(pair):
+    """The tokenizers and text encoders of a pipeline with two CLIPs, as SDXL has them."""
+    torch.manual_seed(1)
+    first = pair.t2i.text_encoder
+    second = CLIPTextModelWithProjection(copy.deepcopy(first.config)).eval()
+    words = pair.t2i.tokenizer
+    return diffusers.StableDiffusionXLPipeline(pair.t2i.vae, first, second, words, words, pair.t2i.unet, pair.t2i.scheduler)
+
+
+def by_hand(encoders, layer="layers.1.mlp.fc2.weight"):
+    """An erasure that changes one matrix in each of some text encoders."""
+    edits = []
+    for encoder in encoders:
+        name = next(name for name, _ in encoder.named_parameters() if name.endswith(layer))
+        out, width = encoder.get_parameter(name).shape
+        change = LowRank(torch.randn(out, 2), torch.randn(2, width))
+        edits.append(Edit({name: change}, Fingerprint.of(encoder)))
+    parts = [{"concept": "cat", "kind": "object", "synonyms": [], "method": "by hand", "settings": {}}]
+    return Erasure(tuple(edits), {"encoder": "tiny", "versions": {"unreel": "0"}, "parts": parts})
+
+
+def test_two_encoders_load_as_lora_adapters_and_folders_and_are_numbered_for_comfyui(pair, tmp_path):
+    from peft import PeftModel
+
+    pipeline = two_clips(pair)
+    both = [pipeline.text_encoder, pipeline.text_encoder_2]
+    erasure = by_hand(both)
+    for format in ("text-encoder", *LOW):
+        assert export(erasure, pipeline, tmp_path / format, format=format).kept == pytest.approx(1)
+    ids = torch.tensor([[1, 5, 9, 2]])
+
+    @torch.no_grad()
+    def read(*encoders):
+        return [encoder(input_ids=ids).last_hidden_state for encoder in encoders]
+
+    plain = read(*both)
+    erasure.apply(pipeline)
+    wanted = read(*both)
+    erasure.remove(pipeline)
+    folders = [tmp_path / "text-encoder" / name for name in ("text_encoder", "text_encoder_2")]
+    kinds = (CLIPTextModel, CLIPTextModelWithProjection)
+    whole = read(*(kind.from_pretrained(folder) for kind, folder in zip(kinds, folders, strict=True)))
+    homes = [tmp_path / "peft" / name for name in ("text_encoder", "text_encoder_2")]
+    adapted = read(*(PeftModel.from_pretrained(copy.deepcopy(e), str(h)) for e, h in zip(both, homes, strict=True)))
+    pipeline.load_lora_weights(tmp_path / "lora")
+    loaded = read(*both)
+    pipeline.unload_lora_weights()
+    for found in (whole, adapted, loaded):
+        for a, b, c in zip(found, wanted, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+            assert not torch.allclose(a, c, rtol=1e-2, atol=1e-2)
+    names = {name.split(".")[0] for name in load_file(tmp_path / "comfyui" / "lora.safetensors")}
+    assert names == {f"lora_te{i}_text_model_encoder_layers_1_mlp_fc2" for i in (1, 2)}
+
+
+@pytest.fixture
+def umt5(pair):
+    torch.manual_seed(0)
+    size = len(pair.t2i.tokenizer)
+    config = UMT5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    return TextModel(pair.t2i.tokenizer, UMT5EncoderModel(config).eval())
+
+
+def test_other_encoders_get_the_generic_keys_of_comfyui_and_adapters_and_keep_their_tied_embeddings(umt5, tmp_path):
+    erasure = by_hand([umt5.text_encoder], "block.1.layer.1.DenseReluDense.wo.weight")
+    for format in ("text-encoder", "peft", "comfyui"):
+        export(erasure, umt5, tmp_path / format, format=format)
+    stem = "text_encoders.umt5xxl.transformer.encoder.block.1.layer.1.DenseReluDense.wo"
+    tensors = load_file(tmp_path / "comfyui" / "lora.safetensors")
+    assert set(tensors) == {f"{stem}.{end}" for end in ("lora_up.weight", "lora_down.weight", "alpha")}
+    loaded = UMT5EncoderModel.from_pretrained(tmp_path / "text-encoder" / "text_encoder")
+    assert loaded.shared.weight.data_ptr() == loaded.encoder.embed_tokens.weight.data_ptr()
+    plain = copy.deepcopy(umt5.text_encoder)
+    plain.load_adapter(str(tmp_path / "peft"))
+    erasure.apply(umt5)
+    assert same(weights(loaded), weights(umt5.text_encoder))
+    ids = torch.tensor([[1, 5, 9, 2]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids)[0], umt5.text_encoder(ids)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "expected"),
+    [
+        ("T5EncoderModel", "encoder.block.2.layer.1.DenseReluDense.wo", "t5xxl.transformer.{}"),
+        ("LlamaModel", "layers.3.mlp.down_proj", "llama.transformer.model.{}"),
+        ("Gemma2Model", "layers.3.mlp.down_proj", "gemma2_2b.transformer.model.{}"),
+    ],
+)
+def test_generic_names(kind, module, expected):
+    model = type("Pipeline", (), {"text_encoder": type(kind, (), {})()})()
+    assert file_name("comfyui", model, "text_encoder", module) == f"text_encoders.{expected.format(module)}"
+    assert file_name("lora", model, "text_encoder", module) is None
+
+
+def test_the_language_half_of_qwen_is_named_as_comfyui_does_and_its_eyes_are_not():
+    model = type("Pipeline", (), {"text_encoder": type("Qwen2_5_VLForConditionalGeneration", (), {})()})()
+    name = file_name("comfyui", model, "text_encoder", "model.language_model.layers.3.mlp.down_proj")
+    assert name == "text_encoders.qwen25_7b.transformer.model.layers.3.mlp.down_proj"
+    assert file_name("comfyui", model, "text_encoder", "model.visual.blocks.0.mlp.down_proj") is None
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "components"),
+    [
+        ("StableDiffusionPipeline", ["text_encoder"]),
+        ("AnimateDiffPipeline", ["text_encoder"]),
+        ("TextToVideoSDPipeline", ["text_encoder"]),
+        ("StableDiffusionXLPipeline", ["text_encoder", "text_encoder_2"]),
+        ("AnimateDiffSDXLPipeline", ["text_encoder", "text_encoder_2"]),
+        ("StableDiffusion3Pipeline", ["text_encoder", "text_encoder_2"]),
+        ("FluxPipeline", ["text_encoder"]),
+        ("HunyuanVideoPipeline", []),
+        ("Kandinsky5T2VPipeline", []),
+    ],
+)
+def test_lora_is_offered_for_the_clips_that_diffusers_loads_it_into(pipeline, components):
+    clip = type("CLIPTextModel", (), {})()
+    parts = {f"text_encoder{end}": clip for end in ("", "_2", "_3")}
+    model = type("Pipeline", (getattr(diffusers, pipeline),), {"__init__": lambda self: None, **parts})()
+    taken = [name for name in parts if file_name("lora", model, name, "encoder.layers.0.mlp.fc2")]
+    assert taken == components
+
+
+def test_what_the_documents_say_about_loading_runs(made, command, pair, tmp_path):  # noqa: F811
+    pair.t2v.save_pretrained(tmp_path / "video-model")
+    made["closed-form"].save_pretrained(tmp_path / "runs" / "santa-claus")
+    section = DOCUMENT.read_text().split("## Files that load elsewhere")[1].split("## Sharing")[0]
+    for line in "\n".join(re.findall(r"```bash\n(.*?)```", section, re.DOTALL)).splitlines():
+        code, _, err = command(*line.split()[1:])
+        assert code == 0, err
+    wanted, names = erased(made["closed-form"], pair.t2v), {}
+    loads = [part for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) for part in block.split("\n\n")]
+    for part in loads:
+        exec(part, names)
+        if "pipeline" in names:
+            torch.testing.assert_close(encode(names.pop("pipeline")), wanted, rtol=1e-4, atol=1e-4)
+    assert len(loads) == 6
+
+
+def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
+    of_umt5 = by_hand([umt5.text_encoder], "wo.weight")
+    with pytest.raises(UnreelError, match="no lora files: choose --format text-encoder or peft or comfyui"):
+        export(of_umt5, umt5, tmp_path / "out", format="lora")
+    biases = Edit({"encoder.layers.1.mlp.fc2.bias": torch.ones(16)}, made["few-shot"].fingerprint)
+    with pytest.raises(UnreelError, match=r"choose --format text-encoder$"):
+        export(Erasure((biases,), made["few-shot"].provenance), pair.t2i, tmp_path / "out", format="peft")
+    with pytest.raises(UnreelError, match="another text encoder"):
+        export(made["few-shot"], umt5, tmp_path / "out")
+    made["closed-form"].apply(pair.t2i)
+    with pytest.raises(UnreelError, match="take it off first"):
+        export(made["few-shot"], pair.t2i, tmp_path / "out")
+    with pytest.raises(UnreelError, match="from 0 to below 1"):
+        export(made["few-shot"], pair.t2v, tmp_path / "out", format="peft", tolerance=1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "onnx"], "unknown format 'onnx': choose from text-encoder, peft, lora, comfyui"),
+        (["--format", "peft", "--tolerance", "2"], "a share from 0 to below 1"),
+        (["--format", "peft", "--out", "taken"], "taken exists and is no export"),
+        (["--format", "peft"], "made for another text encoder"),
+        (["--format", "peft", "--t2v", "absent/at/all"], "does not exist"),
+    ],
+)
+def test_bad_input_to_export_is_one_line_and_nothing_written(made, command, tmp_path, arguments, message):  # noqa: F811
+    made["closed-form"].save_pretrained(tmp_path / "cat")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = command("export", "cat", "--out", "out", "--overwrite", *arguments)
+    assert code == 2 and err.count(message) == 1 and "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_peft_the_extra_is_named(made, pair, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UnreelError, match=r"pip install 'unreel\[export\]'"):
+        export(made["closed-form"], pair.t2i, tmp_path / "out", format="peft")
+
+
+def test_a_failed_export_leaves_nothing_and_the_erasure_off(made, pair, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    before = weights(pair.t2i.text_encoder)
+    monkeypatch.setattr(pair.t2i.tokenizer, "save_pretrained", full)
+    with pytest.raises(UnreelError, match="No space left"):
+        export(made["closed-form"], pair.t2i, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [] and same(before, weights(pair.t2i.text_encoder))
+
+
+def test_the_command_says_what_it_kept_for_either_pipeline_and_replaces_only_exports(made, command, tiny, tmp_path):  # noqa: F811
+    made["few-shot"].save_pretrained(tmp_path / "cat")
+    for place in (tiny[:2], tiny[2:], tiny):
+        code, out, err = command("export", "cat", "--format", "lora", "--out", "out", *place, "--overwrite")
+        assert code == 0, err
+        assert all(said in out for said in ("ranks    ", "kept     9", "moved    ", "left out ", " more", " MB"))
+    code, _, err = command("export", "cat", "--format", "lora", "--out", "out", *tiny)
+    assert code == 2 and "--overwrite" in err
+
+
+def test_combined_erasures_do_what_both_do(made, command, pair, tmp_path):  # noqa: F811
+    made["closed-form"].save_pretrained(tmp_path / "a")
+    made["few-shot"].save_pretrained(tmp_path / "b")
+    code, out, err = command("combine", "a", "b", "--out", "both")
+    assert code == 0 and "cat, cat" in out, err
+    for erasure in made.values():
+        erasure.apply(pair.t2v)
+    assert worn_by(pair.t2v) == list(made.values())
+    wanted = weights(pair.t2v.text_encoder)
+    for erasure in made.values():
+        erasure.remove(pair.t2v)
+    Erasure.from_pretrained(tmp_path / "both").apply(pair.t2v)
+    for name, tensor in weights(pair.t2v.text_encoder).items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-6, atol=1e-6)
+    for given in (["a"], ["a", "a"]):
+        code, _, err = command("combine", *given, "--out", "again")
+        assert code == 2 and "at least two erasures, each of them once" in err
+    by_hand([make_pair(seed=3).t2i.text_encoder]).save_pretrained(tmp_path / "other")
+    code, _, err = command("combine", "a", "other", "--out", "again")
+    assert code == 2 and "different text encoders" in err and not (tmp_path / "again").exists()
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub of folders."""
+    home = tmp_path / "hub"
+
+    def upload_folder(*, repo_id, folder_path, commit_message, token):
+        for file in folder_path.iterdir():
+            (home / repo_id / file.name).write_bytes(file.read_bytes())
+
+    def create_repo(repo_id, *, private, token, exist_ok):
+        assert exist_ok
+        (home / repo_id).mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(huggingface_hub, "create_repo", create_repo)
+    monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, allow_patterns: str(home / repo_id))
+    return home
+
+
+def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measured(made, hub, tmp_path):
+    erasure = Erasure(made["closed-form"].edits, {**made["closed-form"].provenance, "encoder": "owner/base"})
+    folder = erasure.save_pretrained(tmp_path / "cat")
+    share = {"value": 0.02, "ci": [0.0, 0.1], "n": 50}
+    figures = {"explicit": {"concept_found": {"before": share | {"value": 1.0}, "after": share}}, "all": {}}
+    document = {"figures": figures, "judge": {"name": "embedded judge"}, "model": "embedded"}
+    (folder / "metrics.json").write_text(json.dumps(document))
+    where = erasure.push_to_hub("owner/no-cats", folder=folder)
+    assert where == "https://huggingface.co/owner/no-cats"
+    assert Erasure.from_pretrained("owner/no-cats").identity == erasure.identity
+    card = (hub / "owner" / "no-cats" / "README.md").read_text()
+    assert "\nbase_model: owner/base\n---" in card and "concept-erasure" in card
+    assert "| explicit | 100 → 2 [0, 10] |  |" in card and 'from_pretrained("owner/no-cats")' in card
+    assert "does not withstand" in card
+    assert (
+        "base_model"
+        not in Erasure(erasure.edits, {**erasure.provenance, "encoder": "embedded"})
+        .save_pretrained(tmp_path / "local")
+        .joinpath("README.md")
+        .read_text()
+    )
+
+
+def test_what_the_hub_refuses_is_one_line(made, monkeypatch):
+    def refuse(error):
+        def call(*_, **__):
+            raise error
+
+        for name in ("create_repo", "snapshot_download"):
+            monkeypatch.setattr(huggingface_hub, name, call)
+
+    answer = type("Answer", (), {"headers": {}, "request": None, "status_code": 404})()
+    refuse(RepositoryNotFoundError("404", response=answer))
+    with pytest.raises(UnreelError, match="missing or private"):
+        Erasure.from_pretrained("owner/absent")
+    refuse(huggingface_hub.errors.GatedRepoError("403", response=answer))
+    with pytest.raises(UnreelError, match="is gated: accept its terms"):
+        Erasure.from_pretrained("owner/gated")
+    refuse(LocalEntryNotFoundError("offline"))
+    with pytest.raises(UnreelError, match="there is no folder owner/offline, and the hub cannot be reached"):
+        Erasure.from_pretrained("owner/offline")
+    refuse(ConnectionError("no\nnetwork"))
+    with pytest.raises(UnreelError, match="no luck with owner/x on the hub: no network"):
+        made["closed-form"].push_to_hub("owner/x")
+
+
+def test_the_embedded_pair_exports_small_and_keeps_nearly_all(tmp_path):
+    pair = load_pair(text_only=True)
+    erasure = unlearn(Concept("castle"), pair, ClosedFormConfig(forget=30))
+    for format in LOW:
+        out = export(erasure, pair.t2v, tmp_path / format, format=format)
+        assert out.kept > 0.9999 and out.moved[0] == pytest.approx(out.moved[1], rel=1e-3) and out.megabytes < 0.5
+    assert len(text_encoders(pair.t2v)) == 1
