@@ -95,7 +95,8 @@ def test_an_output_that_cannot_be_created_is_refused(command, tmp_path):
 
 
 def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
-    code, _out, err = command("unlearn", "cat", *tiny, "--out", "made", "--videos", "0")
+    strong = [*PAPER, "--learning-rate", "0.05"]  # so that a network with random weights notices
+    code, _out, err = command("unlearn", "cat", *tiny, *strong, "--out", "made", "--videos", "0")
     assert code == 0, err
     pair = load_pair(*map(str, tiny[1::2]))
     before = weights(pair.t2v.text_encoder)

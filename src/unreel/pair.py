@@ -161,7 +161,8 @@ def load_pipeline(
 
     source, folder = str(source), Path(source)
     require_source(source)
-    require_place(device, dtype)
+    precision = dtype or torch.float32
+    require_place(device, precision)
     with loading(source):
         index = _index(folder) if folder.exists() else diffusers.DiffusionPipeline.load_config(source)
         options = _left_out(source, index, text_only)
@@ -169,7 +170,7 @@ def load_pipeline(
             folder = Path(diffusers.DiffusionPipeline.download(source, use_safetensors=True, **options))
     parts = {name: library for name, (library, _) in components(index).items() if name not in options}
     _require_weights(source, folder, parts)
-    with loading(source, device, dtype, lambda: _size(folder, parts, dtype)):
+    with loading(source, device, precision, lambda: _size(folder, parts, precision)):
         kind = getattr(diffusers, index["_class_name"])
         try:
             pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options).to(device)
@@ -240,7 +241,8 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     """
     import transformers
 
-    require_place(device, dtype)
+    precision = dtype or torch.float32
+    require_place(device, precision)
     config = read_json(folder / "config.json")
     names = [name for name in config.get("architectures") or [] if name in TEXT_ENCODERS]
     if "auto_map" in config or not names:
@@ -248,7 +250,7 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
         raise UnreelError(f"{folder} holds no text encoder that unreel knows: it knows {known_ones}, without own code")
     weight_files(folder)
     words = tokenizer_folder(folder)
-    with loading(str(folder), device, dtype, lambda: _size(folder.parent, {folder.name: "transformers"}, dtype)):
+    with loading(str(folder), device, precision, lambda: _size(folder.parent, {folder.name: "transformers"}, precision)):
         kind = getattr(transformers, names[0])
         encoder = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval()
         return TextModel(transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False), encoder)
