@@ -12,7 +12,8 @@ The model is built from its configuration with random weights (nothing is downlo
 Then how far the plain loops' results are from unreel's in float32. `--cap-gib 8` gives the process no more of the GPU's
 memory than that; what does not fit is said not to. On a CPU, where 50 denoising steps an image take too long, the shots are
 noise, `--steps 2` keeps it short, and seconds are also counted in processor time, which other work on the machine changes
-less. `--details` measures instead, step by step, what single choices save, and where the time of unreel's steps goes.
+less; `MALLOC_MMAP_THRESHOLD_=1000000` has freed memory given back at once, so that peaks are those of one run alone.
+`--details` measures instead, step by step, what single choices save, and where the time of unreel's steps goes.
 """
 
 import json
@@ -150,44 +151,48 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], learning
 LOOPS: dict[str, Recipe] = {"unreel": unreels, "published": plain, "naive": partial(plain, naive=True)}
 
 
+def clocks(device: torch.device | str) -> dict[str, float]:
+    """Seconds on the wall, and of all processor cores' work for this process."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return {"seconds": time.perf_counter(), "processor_seconds": time.process_time()}
+
+
 @contextmanager
-def steps_timed() -> Iterator[list[tuple[float, float]]]:
-    """(wall clock, processor time) in seconds at the end of every optimiser step while the block runs."""
-    ticks: list[tuple[float, float]] = []
-    handle = register_optimizer_step_post_hook(lambda *_: ticks.append((time.perf_counter(), time.process_time())))
+def steps_timed(device: torch.device) -> Iterator[list[dict[str, float]]]:
+    """The clocks at the end of every optimiser step while the block runs."""
+    ticks: list[dict[str, float]] = []
+    handle = register_optimizer_step_post_hook(lambda *_: ticks.append(clocks(device)))
     try:
         yield ticks
     finally:
         handle.remove()
 
 
-def a_step(ticks: list[tuple[float, float]]) -> dict[str, float]:
-    """Median wall and processor seconds of a step, the first, which warms up, aside."""
-    wall, processor = np.diff(np.array(ticks), axis=0).T
-    return {"seconds_a_step": float(median(wall)), "processor_seconds_a_step": float(median(processor))}
-
-
 def measured(pair: Pair, images: Path, recipe: Recipe, config: FewShotConfig) -> tuple[dict[str, Any], Learned | None]:
     """Seconds and peak memory of one run, and what it learned; {"fits": False} and None if memory did not suffice."""
-    vae, spent = pair.t2i.vae, []
-    encode, device = vae.encode, vae.device
+    vae, device = pair.t2i.vae, pair.t2i.device
+    encode, spent = vae.encode, {"seconds": 0.0, "processor_seconds": 0.0}
 
     def timed(pixels: torch.Tensor) -> Any:
-        begun = time.perf_counter()
+        begun = clocks(device)
         out = encode(pixels)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        spent.append(time.perf_counter() - begun)
+        for clock, now in clocks(device).items():
+            spent[clock] += now - begun[clock]
         return out
 
+    begun = clocks(device)
     try:
-        with patch.object(vae, "encode", timed), steps_timed() as ticks, Cost(device) as cost:
+        with patch.object(vae, "encode", timed), steps_timed(device) as ticks, Cost(device) as cost:
             learned = recipe(pair, CONCEPT, config, images)
     except torch.OutOfMemoryError:
         pass
     else:
-        seconds = {"encoding": sum(spent), "optimisation": cost.seconds - sum(spent)}
-        return {"fits": True, "seconds": seconds, **a_step(ticks), "peak_memory_gib": cost.peak_memory_gib}, learned
+        total = {clock: now - begun[clock] for clock, now in clocks(device).items()}
+        steps = np.diff([list(tick.values()) for tick in ticks], axis=0).T  # the first, which warms up, aside
+        a_step = dict(zip(total, (float(median(each)) for each in steps), strict=True))
+        row = {"fits": True, "total": total, "encoding": spent, "a_step": a_step, "peak_memory_gib": cost.peak_memory_gib}
+        return row, learned
     torch.cuda.empty_cache()
     return {"fits": False}, None
 
@@ -263,37 +268,42 @@ CHOICES: dict[str, Callable[[UNet2DConditionModel], AbstractContextManager[None]
 }
 
 
-def detailed(pair: Pair, dtype: str, rounds: int = 3) -> dict[str, Any]:
-    """Single steps with each of CHOICES, in turn; encoding at once and one by one; the operators that take the longest."""
-    config = FewShotConfig(shots=2, epochs=1)
-    rows = []
+def detailed(pair: Pair, dtype: str) -> dict[str, Any]:
+    """Encoding at once and one by one, single steps with each of CHOICES, and the operators of a step."""
+    conditioner, denoiser = Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
+    config, device = FewShotConfig(shots=2, epochs=1), conditioner.device
+    pixels = torch.rand(4, 3, *image_size(pair))
+    rows, longest = [], {}
     for precision in ("float32", dtype):
         pair.t2i.to(getattr(torch, precision))
-        conditioner, denoiser = Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
-        height, width = (side // pair.t2i.vae_scale_factor for side in image_size(pair))
-        latents = torch.randn(2, 2, 4, height, width, generator=torch.Generator().manual_seed(0)).to(conditioner.device)
-        spent: dict[str, list[tuple[float, float, float]]] = {choice: [] for choice in CHOICES}
-        for _ in range(rounds):  # in turn, so that all meet the same machine
-            for choice, chosen in CHOICES.items():
-                with chosen(denoiser.unet), Cost(conditioner.device) as cost:
-                    begun = time.process_time()
-                    few_shot(conditioner, denoiser, CONCEPT, config, latents)
-                    processor = time.process_time() - begun
-                spent[choice].append((cost.seconds, processor, cost.peak_memory_gib))
-                print(precision, choice, spent[choice][-1], flush=True)
-        for choice, each in spent.items():
-            wall, processor, peak = (median(column) for column in zip(*each[1:], strict=True))  # the first warms up
-            row = {"seconds": wall, "processor_seconds": processor, "peak_memory_gib": peak}
-            rows.append({"choice": choice, "dtype": precision, **row})
-    return {"choices": rows, "rounds": rounds - 1, "operators": operators(conditioner, denoiser, config, latents)}
+        latents = torch.randn(2, 2, *denoiser.encode(pixels[:1]).shape[1:]).to(device)  # both warm up
+        step = partial(few_shot, conditioner, denoiser, CONCEPT, config, latents)
+        step()
+        for count in (1, 4):
+            encode = partial(list, map(denoiser.encode, pixels.split(count)))
+            rows.append({"what": f"encoding four images, {count} at a time", "dtype": precision, **costs(device, encode)})
+            print(rows[-1], flush=True)
+        for choice, chosen in CHOICES.items():
+            with chosen(denoiser.unet):
+                rows.append({"what": f"a step, {choice}", "dtype": precision, **costs(device, step)})
+            print(rows[-1], flush=True)
+        longest[precision] = operators(step)
+    return {"rows": rows, "operators": longest}
 
 
-def operators(
-    conditioner: Conditioner, denoiser: Denoiser, config: FewShotConfig, latents: torch.Tensor, most: int = 12
-) -> list[dict[str, Any]]:
-    """The operators that a step spends most of its time in, with their share of it."""
+def costs(device: torch.device, work: Callable[[], Any]) -> dict[str, float]:
+    """Seconds, processor seconds and peak memory of `work`."""
+    begun = clocks(device)
+    with Cost(device) as cost:
+        work()
+    spent = {clock: now - begun[clock] for clock, now in clocks(device).items()}
+    return {**spent, "peak_memory_gib": cost.peak_memory_gib}
+
+
+def operators(work: Callable[[], Any], most: int = 12) -> list[dict[str, Any]]:
+    """The operators that `work` spends most processor time in, with their share of it."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        few_shot(conditioner, denoiser, CONCEPT, config, latents)
+        work()
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     return [{"operator": e.key, "calls": e.count, "share": e.self_cpu_time_total / total} for e in events[:most]]
