@@ -172,7 +172,8 @@ def unlearn(
     from unreel.report import table, write_report
     from unreel.unlearning import unlearn as run
 
-    pair = load_pair(t2i, t2v, **_placement(device, dtype))
+    pair = load_pair(t2i, t2v, dtype=_placement(device, dtype)["dtype"])
+    pair.t2i.to(device, silence_dtype_warnings=True)  # one model at a time: the video model waits in main memory
     referee = None
     if videos and (judge or t2i == EMBEDDED):
         referee = _judge(judge, t2v, device)
@@ -183,6 +184,8 @@ def unlearn(
             referee = None  # nobody asked for it: compare by eye
     erasure = run(what, pair, configure(method, given, pair.settings), images=images, keep=tuple(keep or ()))
     erasure.save_pretrained(folder, overwrite=overwrite)
+    pair.t2i.to("cpu", silence_dtype_warnings=True)
+    pair.t2v.to(device, silence_dtype_warnings=True)
     pages = []
     for each in what if videos else ():
         groups = ("explicit", "neighbours")

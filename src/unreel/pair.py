@@ -155,7 +155,7 @@ def load_pipeline(
         reason = " ".join(str(error).split())
         raise UnreelError(f"cannot load {source}: {reason[:300]}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline.to(device, silence_dtype_warnings=True)  # a pair may wait on the CPU in half precision
 
 
 def _inspect(folder: Path, text_only: bool) -> dict[str, None]:
