@@ -461,6 +461,58 @@ def switching() -> str:
     )
 
 
+LOOPS = {
+    "unreel": "unreel",
+    "published": "plain loop, as published: denoiser frozen, latents encoded once",
+    "naive": "plain loop, naive: all gradients, latents encoded at every step",
+}
+
+
+def full_size() -> str:
+    """What the paper's recipe costs on Stable Diffusion 1.5, and how far the loops' results are apart."""
+    rows, notes = [], []
+    for name, entry in _load("full_size").items():
+        if "runs" not in entry:
+            continue
+        where = f"{'CPU' if name.startswith('cpu') else entry['machine']}, {entry['steps']} steps"
+        where += f", {entry['cap_gib']:g} GiB at most" if entry["cap_gib"] else ""
+        clock, first = _clock(name), entry["runs"][0]
+        for run in entry["runs"]:
+            made, cells = run["generation_seconds"], ["does not fit"] * 4
+            if run["fits"]:
+                times = f"{run['a_step'][clock] / first['a_step'][clock]:.2f}" if first["fits"] else ""
+                cells = [f"{run['encoding'][clock]:.1f}", f"{run['a_step'][clock]:.1f}", times]
+                cells.append(f"{run['peak_memory_gib']:.1f}")
+            images = "not run here" if made is None else f"{made:.1f}"
+            rows.append([LOOPS[run["loop"]], run["dtype"], where, images, *cells])
+        apart = ", ".join(f"{loop} {far['relative']:.1e}" for loop, far in entry["apart"].items())
+        notes.append(
+            f"Distance of the plain loops' changes from unreel's, both in float32, over their norm: {apart} ({where})."
+        )
+    head = ["loop", "precision", "on", "four images, s", "encoding, s", "a step, s", "relative", "peak GiB"]
+    return "\n\n".join([_table(head, rows), *notes])
+
+
+def full_size_details() -> str:
+    """What single choices do to a step of the paper's recipe on Stable Diffusion 1.5, and what a step consists of."""
+    rows, notes = [], []
+    for name, entry in _load("full_size").items():
+        if "operators" not in entry:
+            continue
+        clock = _clock(name)
+        for row in entry["rows"]:
+            where = [row["dtype"], name.split(", ")[0]]
+            rows.append([row["what"], *where, f"{row[clock]:.1f}", f"{row['peak_memory_gib']:.1f}"])
+        for kind, operators in entry["operators"].items():
+            most = ", ".join(f"`{each['operator']}` {100 * each['share']:.0f} %" for each in operators[:6])
+            notes.append(f"What a step consists of ({kind}, {name.split(', ')[0]}): {most}.")
+    return "\n\n".join([_table(["what", "precision", "on", "s", "peak GiB"], rows), *notes])
+
+
+def _clock(name: str) -> str:
+    return "processor_seconds" if name.startswith("cpu") else "seconds"
+
+
 def attack_twins() -> str:
     """Of the prompts that broke a method, the share that show the concept on the unedited model without its name too."""
     methods = _load("attack_twins")["methods"]
@@ -571,6 +623,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "encoder_cost": encoder_cost,
     "exports": exports,
+    "full_size": full_size,
+    "full_size_details": full_size_details,
     "inversion_steps": inversion_steps,
     "judge_floor": judge_floor,
     "many_concepts": many_concepts,

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from conftest import make_pair, same, weights
+from diffusers import DiffusionPipeline
 
 from unreel import Erasure, cli, load_pair
 from unreel.attacks import names
@@ -110,6 +111,20 @@ def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
     assert plain.read_bytes() != erased.read_bytes()
     code, _, err = command(*arguments, "--out", "plain")
     assert code == 2 and "--overwrite" in err
+
+
+def test_only_one_model_at_a_time_is_on_the_device(command, tiny, monkeypatch):
+    moved, plainly = [], DiffusionPipeline.to
+
+    def to(self, *args, **kwargs):
+        moved.append((type(self).__name__.removesuffix("Pipeline"), args[0]))
+        return plainly(self, *args, **kwargs)
+
+    monkeypatch.setattr(DiffusionPipeline, "to", to)
+    code, _out, err = command("unlearn", "cat", *tiny, "--out", "made", "--videos", "1", "--device", "cpu:0")
+    assert code == 0, err
+    image, video = "StableDiffusion", "AnimateDiff"
+    assert moved == [(image, "cpu"), (video, "cpu"), (image, "cpu:0"), (image, "cpu"), (video, "cpu:0")]
 
 
 def test_several_concepts_go_into_one_erasure(command, tiny, tmp_path):

@@ -70,6 +70,31 @@ def test_unlearning_raises_the_loss_and_leaves_the_pair_as_it_was(pair):
     assert all(same(before[name], weights(getattr(pair.t2i, name))) for name in before)
 
 
+def test_no_gradient_is_computed_that_no_trained_weight_needs(pair):
+    encoder, seen = pair.t2i.text_encoder, {}
+    first, last = encoder.encoder.layers[0], encoder.encoder.layers[-1]
+
+    def watch(name, module):
+        module.register_forward_hook(
+            lambda module, _, out: seen.update(
+                {name: (out[0] if isinstance(out, tuple) else out).requires_grad},
+                **{n: p.requires_grad for n, p in module.named_parameters(prefix=name)},
+            )
+        )
+
+    for name, module in {
+        "below": first.self_attn,
+        "first": first.mlp,
+        "last": last.self_attn,
+        "unet": pair.t2i.unet.conv_in,
+    }.items():
+        watch(name, module)
+    unlearn(CONCEPT, pair, FewShotConfig(epochs=1))
+    needed = {name for name, needs in seen.items() if needs}
+    assert needed == {name for name in seen if name.startswith(("first", "last"))}
+    assert all(p.grad is None for part in (encoder, pair.t2i.unet, pair.t2i.vae) for p in part.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_are_trained_in_full_precision_and_restored(pair, dtype):
     pair.t2i.to(dtype)

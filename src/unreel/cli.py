@@ -184,16 +184,17 @@ def unlearn(
 
     from unreel.evaluation import evaluate
     from unreel.methods.closed_form import ClosedFormConfig
-    from unreel.pair import EMBEDDED, TextModel, load_pair
+    from unreel.pair import EMBEDDED, TextModel, load_pair, move
     from unreel.report import table, write_report
     from unreel.unlearning import METHODS
     from unreel.unlearning import unlearn as run
 
     # Text alone needs neither image nor video model, unless there is something to show.
     text_only = not videos and issubclass(METHODS[method], ClosedFormConfig)
-    pair = load_pair(t2i, t2v, text_only=text_only, **_placement(device, dtype))
+    pair = load_pair(t2i, t2v, text_only=text_only, dtype=_placement(device, dtype)["dtype"])
     if videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")
+    move(pair.t2i, pair.t2i_source, device)  # one model at a time: the video model waits in main memory
     referee = None
     if videos and (judge or pair.t2v_source == EMBEDDED):
         referee = _judge(judge, t2v, device)
@@ -204,6 +205,9 @@ def unlearn(
             referee = None  # nobody asked for it: compare by eye
     erasure = run(what, pair, configure(method, given, pair.settings), images=images, keep=tuple(keep or ()))
     erasure.save_pretrained(folder, overwrite=overwrite)
+    if videos and pair.t2v is not pair.t2i:
+        move(pair.t2i, pair.t2i_source, "cpu")
+        move(pair.t2v, pair.t2v_source, device)
     pages = []
     for each in what if videos else ():
         groups = ("explicit", "neighbours")

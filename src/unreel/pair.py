@@ -173,14 +173,24 @@ def load_pipeline(
     with loading(source, device, precision, lambda: _size(folder, parts, precision)):
         kind = getattr(diffusers, index["_class_name"])
         try:
-            pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options).to(device)
+            pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
         except AttributeError:
             if not text_only:
                 raise
             # Some pipelines ask their network when they are built: HunyuanVideo 1.5.
             return load_pipeline(source, device=device, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return move(pipeline, source, device)
+
+
+def move(model: Any, source: str, device: str) -> Any:
+    """The model, on that device. Raises UnreelError if it does not fit."""
+    with loading(source, device):
+        if isinstance(model, TextModel):
+            model.text_encoder.to(device)
+        else:
+            model.to(device, silence_dtype_warnings=True)  # models may wait on the CPU in half precision
+    return model
 
 
 def _index(folder: Path) -> dict[str, Any]:
