@@ -8,8 +8,8 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, field, wraps
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -47,6 +47,7 @@ class _OnThePrompt(ABC):
             raise UnreelError(f"a {self.name} is already on this pipeline, or something else that changes prompts")
         encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
 
+        @wraps(encode)
         def encode_prompt(*args: Any, **options: Any) -> Any:
             given = signature.bind(*args, **options).arguments
             self.change(given)
