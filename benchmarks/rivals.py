@@ -8,8 +8,8 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, field, wraps
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
