@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import nn
 
+from unreel.calls import first_call
 from unreel.errors import UnreelError
 from unreel.families import reading_part, text_encoders
 
@@ -43,10 +44,6 @@ class Tokens:
             for name, value in self.call.items()
         }
         return Tokens(self.ids[:, :most], cut)
-
-
-class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)
-    pass
 
 
 @dataclass(frozen=True)
@@ -96,25 +93,13 @@ class Conditioner:
 
     def _asked(self, prompts: list[str]) -> Tokens:
         """What the pipeline calls this text encoder with, the padding included."""
-        seen: list[Tokens] = []
-
-        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-            given |= given.pop("kwargs", {})
-            seen.append(Tokens(given.pop("input_ids"), given))
-            raise _Reached
-
-        hook = (self.called or self.text_encoder).register_forward_pre_hook(note, with_kwargs=True)
-        try:
-            with torch.no_grad():
-                encode_prompt(self.pipeline, prompts)
-        except _Reached:
-            return seen[0]
-        finally:
-            hook.remove()
-        raise UnreelError(
-            f"{type(self.pipeline).__name__} does not give such prompts to its {type(self.text_encoder).__name__}"
-        )
+        with torch.no_grad():
+            given = first_call(self.called or self.text_encoder, lambda: encode_prompt(self.pipeline, prompts))
+        if given is None:
+            raise UnreelError(
+                f"{type(self.pipeline).__name__} does not give such prompts to its {type(self.text_encoder).__name__}"
+            )
+        return Tokens(given.pop("input_ids"), given)
 
     def _reads_prompts(self) -> bool:
         try:

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unreel.calls import first_call
 from unreel.errors import UnreelError
 from unreel.families import frames_argument
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-
-class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)
-    pass
 
 
 @dataclass(frozen=True)
@@ -102,25 +99,15 @@ class Denoiser:
     def conditioning(self, prompts: Sequence[str]) -> Conditioning:
         """What the pipeline itself gives to its network for `prompts`, up to the first call of it, without guidance."""
         call = inspect.unwrap(type(self.pipeline).__call__)  # without its no_grad
-        guided = getattr(
-            self.network.config, "guidance_embeds", False
-        )  # distilled: guidance is an input, not a second pass
+        # Where guidance is distilled it is one of the network's inputs, elsewhere a second pass.
+        guided = getattr(self.network.config, "guidance_embeds", False)
         free = {} if guided or "guidance_scale" not in inspect.signature(call).parameters else {"guidance_scale": 1.0}
-        seen: list[dict[str, Any]] = []
-
-        def note(module: Any, args: tuple, kwargs: dict) -> None:
-            seen.append(dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments))
-            raise _Reached
-
-        hook = self.network.register_forward_pre_hook(note, with_kwargs=True)
-        try:
-            call(self.pipeline, prompt=list(prompts), num_inference_steps=2, output_type="latent", **free, **self.shape)
-        except _Reached:
-            pass
-        finally:
-            hook.remove()
-        latents, time = ("sample" if "sample" in seen[0] else "hidden_states"), "timestep"
-        given = {name: value if name == time else _cast(value, self.network.dtype) for name, value in seen[0].items()}
+        options = {"num_inference_steps": 2, "output_type": "latent"} | free | self.shape
+        asked = first_call(self.network, lambda: call(self.pipeline, prompt=list(prompts), **options))
+        if asked is None:
+            raise UnreelError(f"{type(self.pipeline).__name__} did not call its network: it is not supported")
+        latents, time = ("sample" if "sample" in asked else "hidden_states"), "timestep"
+        given = {name: value if name == time else _cast(value, self.network.dtype) for name, value in asked.items()}
         given[time] = torch.as_tensor(given[time]).reshape(-1, *given[time].shape[1:])
         first = float(self.scheduler.timesteps[0])
         scale = float(given[time].flatten()[0]) / first if first else 1.0
