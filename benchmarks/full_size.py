@@ -277,14 +277,14 @@ def detailed(pair: Pair, dtype: str) -> dict[str, Any]:
     for precision in ("float32", dtype):
         pair.t2i.to(getattr(torch, precision))
         latents = torch.randn(2, 2, *denoiser.encode(pixels[:1]).shape[1:]).to(device)  # both warm up
-        step = partial(few_shot, conditioner, denoiser, CONCEPT, config, latents)
+        step = partial(few_shot, [conditioner], denoiser, CONCEPT, config, latents)
         step()
         for count in (1, 4):
             encode = partial(list, map(denoiser.encode, pixels.split(count)))
             rows.append({"what": f"encoding four images, {count} at a time", "dtype": precision, **costs(device, encode)})
             print(rows[-1], flush=True)
         for choice, chosen in CHOICES.items():
-            with chosen(denoiser.unet):
+            with chosen(denoiser.network):
                 rows.append({"what": f"a step, {choice}", "dtype": precision, **costs(device, step)})
             print(rows[-1], flush=True)
         longest[precision] = operators(step)
