@@ -12,17 +12,18 @@ The model is built from its configuration with random weights (nothing is downlo
 Then how far the plain loops' results are from unreel's in float32. `--cap-gib 8` gives the process no more of the GPU's
 memory than that; what does not fit is said not to. On a CPU, where 50 denoising steps an image take too long, the shots are
 noise, `--steps 2` keeps it short, and seconds are also counted in processor time, which other work on the machine changes
-less; `MALLOC_MMAP_THRESHOLD_=1000000` has freed memory given back at once, so that peaks are those of one run alone.
-`--details` measures instead, step by step, what single choices save, and where the time of unreel's steps goes.
+less. `--details` measures instead, step by step, what single choices save, and where the time of unreel's steps goes.
 """
 
+import ctypes
+import gc
 import json
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -158,6 +159,13 @@ def clocks(device: torch.device | str) -> dict[str, float]:
     return {"seconds": time.perf_counter(), "processor_seconds": time.process_time()}
 
 
+def tidy() -> None:
+    """Give back what earlier work has freed, so that the next peak is not that of the last."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc keeps freed memory to itself
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 @contextmanager
 def steps_timed(device: torch.device) -> Iterator[list[dict[str, float]]]:
     """The clocks at the end of every optimiser step while the block runs."""
@@ -181,6 +189,7 @@ def measured(pair: Pair, images: Path, recipe: Recipe, config: FewShotConfig) ->
             spent[clock] += now - begun[clock]
         return out
 
+    tidy()
     begun = clocks(device)
     try:
         with patch.object(vae, "encode", timed), steps_timed(device) as ticks, Cost(device) as cost:
@@ -276,15 +285,15 @@ def detailed(pair: Pair, dtype: str) -> dict[str, Any]:
     rows, longest = [], {}
     for precision in ("float32", dtype):
         pair.t2i.to(getattr(torch, precision))
-        latents = torch.randn(2, 2, *denoiser.encode(pixels[:1]).shape[1:]).to(device)  # both warm up
+        latents = torch.randn(2, 2, *denoiser.encode(pixels[:1]).shape[1:]).to(device)
         step = partial(few_shot, [conditioner], denoiser, CONCEPT, config, latents)
-        step()
         for count in (1, 4):
             encode = partial(list, map(denoiser.encode, pixels.split(count)))
             rows.append({"what": f"encoding four images, {count} at a time", "dtype": precision, **costs(device, encode)})
             print(rows[-1], flush=True)
         for choice, chosen in CHOICES.items():
             with chosen(denoiser.network):
+                step()  # whatever is done once only
                 rows.append({"what": f"a step, {choice}", "dtype": precision, **costs(device, step)})
             print(rows[-1], flush=True)
         longest[precision] = operators(step)
@@ -293,6 +302,7 @@ def detailed(pair: Pair, dtype: str) -> dict[str, Any]:
 
 def costs(device: torch.device, work: Callable[[], Any]) -> dict[str, float]:
     """Seconds, processor seconds and peak memory of `work`."""
+    tidy()
     begun = clocks(device)
     with Cost(device) as cost:
         work()
