@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from conftest import make_pair, same, weights
@@ -162,7 +163,8 @@ def test_the_anchored_method_says_why_it_stopped(command, tiny, tmp_path):
 
 def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):
     command = [sys.executable, "-m", "unreel.cli", "unlearn", "cat", *PAPER, "--epochs", "100000", "--out", "made"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background jobs ignore it
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=heard)
     assert process.stderr is not None
     seen = b""
     while b"unlearning:" not in seen:
