@@ -1,8 +1,8 @@
 """Whether T5 v1.1 XXL, the largest text encoder of many families, fits 24 GB: `python -m benchmarks.large_encoder`.
 
 Its encoder with random weights in bfloat16 (nothing is downloaded), which take what real ones do, in an LTX-Video pipeline
-whose network and autoencoder are tiny: what the text encoder costs is asked here. A few sentences only, so that a CPU
-is done in minutes: the large matrices do not depend on their number, seconds do.
+whose network and autoencoder are tiny: what the text encoder costs is asked here. One step of low rank. The closed form's
+equations, 10,240 unknowns a layer, are for a GPU.
 """
 
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LT
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from benchmarks.common import write_result
-from unreel import ClosedFormConfig, FewShotConfig, unlearn
+from unreel import FewShotConfig, unlearn
 from unreel.conditioner import Conditioner
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings
 
@@ -29,7 +29,6 @@ T5_XXL = {
     "feed_forward_proj": "gated-gelu",
 }
 RANK = 16
-FEW = {"forget": 4, "retain": 4}
 
 
 def main(device: Annotated[str, typer.Option(help="cpu, or cuda for a card")] = "cpu") -> None:
@@ -38,22 +37,13 @@ def main(device: Annotated[str, typer.Option(help="cpu, or cuda for a card")] = 
     trained = sum(weight.numel() for weight in Conditioner.of(pipeline).trainable(FewShotConfig().trainable).values())
     count = sum(weight.numel() for weight in encoder.parameters())
     pair = Pair(pipeline, pipeline, "T5-XXL", "T5-XXL", Settings(steps=2, size=(32, 32)))
-    rows: dict[str, Any] = {}
-    for name, config in {
-        f"few-shot, rank {RANK}": FewShotConfig(shots=2, epochs=1, rank=RANK),
-        "closed form": ClosedFormConfig(**FEW),
-    }.items():
-        erasure = unlearn("castle", pair, config)
-        part = erasure.provenance["parts"][0]
-        rows[name] = {
-            "peak_memory_gib": part["peak_memory_gib"],
-            "seconds": part["seconds"],
-            "megabytes": erasure.nbytes / 1e6,
-        }
-        print(name, rows[name], flush=True)
+    erasure = unlearn("castle", pair, FewShotConfig(shots=2, epochs=1, rank=RANK))
+    part = erasure.provenance["parts"][0]
+    row = {"peak_memory_gib": part["peak_memory_gib"], "seconds": part["seconds"], "megabytes": erasure.nbytes / 1e6}
+    rows: dict[str, Any] = {f"few-shot, rank {RANK}": row}
     # Float32 weights of the whole encoder; of those that learn a copy, gradients and Adam's two moments.
     whole = (4 * count + 4 * 4 * trained) / 2**30
-    result = {"device": device, "parameters": count, "trained": trained, "rows": rows, "whole_gib": whole, **FEW}
+    result = {"device": device, "parameters": count, "trained": trained, "rows": rows, "whole_gib": whole}
     write_result(NAME, result)
 
 

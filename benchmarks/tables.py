@@ -23,6 +23,7 @@ DOCUMENTS = (
     "README.md",
     "docs/comparison.md",
     "docs/embedded-pair.md",
+    "docs/families.md",
     "docs/method.md",
     "docs/results.md",
     "docs/sharing.md",
@@ -375,6 +376,18 @@ def closed_form_ablations() -> str:
     return f"{_table(head, rows)}\n\n{names}; {result['images']} images of each and cell."
 
 
+def large_encoder() -> str:
+    """What the largest text encoder takes."""
+    result = _load("large_encoder")
+    learning, all_of_it = (f"{result[it] / 1e9:.1f}" for it in ("trained", "parameters"))
+    whole = f"few-shot, the {learning} of {all_of_it} billion weights that the paper names"
+    rows = [[whole, f"{result['whole_gib']:.0f}, counted, not run", "", ""]]
+    for name, row in result["rows"].items():
+        rows.append([name, f"{row['peak_memory_gib']:.1f}", f"{row['megabytes']:.0f}", f"{row['seconds']:.0f}"])
+    note = f"On {result['device']}; one step on two images."
+    return _table(["method", "peak GiB", "MB of the erasure", "seconds"], rows) + f"\n\n{note}"
+
+
 def many_concepts() -> str:
     """Concepts found and all else kept, by the number of concepts and how they were put together."""
     result = _load("many_concepts")
@@ -627,6 +640,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "full_size_details": full_size_details,
     "inversion_steps": inversion_steps,
     "judge_floor": judge_floor,
+    "large_encoder": large_encoder,
     "many_concepts": many_concepts,
     "motions": motions,
     "one_after_another": one_after_another,
