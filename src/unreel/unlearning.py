@@ -279,6 +279,6 @@ def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> 
     else:
         shots = load_images(images, image_size(pair))
         config = replace(config, shots=len(shots))
-    # One at a time, which is as fast: at full size each image more at once takes another half GiB.
+    # One at a time, so that memory does not grow with their number.
     latents = [[denoiser.encode(pixels) for pixels in (image, image.flip(-1))] for image in to_tensor(shots).split(1)]
     return config, denoiser, torch.stack([torch.cat(both) for both in latents])
