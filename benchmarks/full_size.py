@@ -255,9 +255,10 @@ def channels_last(unet: UNet2DConditionModel) -> Iterator[None]:
 
 @contextmanager
 def without_sdpa(unet: UNet2DConditionModel) -> Iterator[None]:
+    own = dict(unet.attn_processors)
     unet.set_attn_processor(AttnProcessor())
     yield
-    unet.set_default_attn_processor()
+    unet.set_attn_processor(own)
 
 
 @contextmanager
@@ -267,6 +268,14 @@ def checkpointing(unet: UNet2DConditionModel) -> Iterator[None]:
     unet.disable_gradient_checkpointing()
 
 
+@contextmanager
+def compiled(unet: UNet2DConditionModel) -> Iterator[None]:
+    unet.compile()
+    yield
+    unet._compiled_call_impl = None
+    torch.compiler.reset()
+
+
 # What a step of unreel's is compared with: the first is what it does.
 CHOICES: dict[str, Callable[[UNet2DConditionModel], AbstractContextManager[None]]] = {
     "as it is": lambda unet: nullcontext(),
@@ -274,11 +283,14 @@ CHOICES: dict[str, Callable[[UNet2DConditionModel], AbstractContextManager[None]
     "attention written out, not `scaled_dot_product_attention`": without_sdpa,
     "`channels_last`": channels_last,
     "gradient checkpointing": checkpointing,
+    "`torch.compile`": compiled,
 }
 
 
 def detailed(pair: Pair, dtype: str) -> dict[str, Any]:
-    """Encoding at once and one by one, single steps with each of CHOICES, and the operators of a step."""
+    """Encoding at once and one by one, what a shot takes for each of its denoising steps, single optimiser steps with each
+    of CHOICES, the first of them and another, and the operators of one.
+    """
     conditioner, denoiser = Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
     config, device = FewShotConfig(shots=2, epochs=1), conditioner.device
     pixels = torch.rand(4, 3, *image_size(pair))
@@ -291,13 +303,25 @@ def detailed(pair: Pair, dtype: str) -> dict[str, Any]:
             encode = partial(list, map(denoiser.encode, pixels.split(count)))
             rows.append({"what": f"encoding four images, {count} at a time", "dtype": precision, **costs(device, encode)})
             print(rows[-1], flush=True)
+        denoise = partial(guided, pair, latents[0])
+        denoise()
+        rows.append({"what": "a denoising step of a shot, with guidance", "dtype": precision, **costs(device, denoise)})
+        print(rows[-1], flush=True)
         for choice, chosen in CHOICES.items():
             with chosen(denoiser.network):
-                step()  # whatever is done once only
-                rows.append({"what": f"a step, {choice}", "dtype": precision, **costs(device, step)})
+                first = costs(device, step)["seconds"]
+                row = {"what": f"a step, {choice}", "dtype": precision, "first_seconds": first, **costs(device, step)}
+            rows.append(row)
             print(rows[-1], flush=True)
         longest[precision] = operators(step)
     return {"rows": rows, "operators": longest}
+
+
+@torch.no_grad()
+def guided(pair: Pair, latents: torch.Tensor) -> None:
+    """What the network computes to denoise an image once: with a prompt and without."""
+    embeddings = Conditioner.of(pair.t2i).encode(["", CONCEPT.name])
+    pair.t2i.unet(latents.to(pair.t2i.unet.dtype), 500, embeddings)
 
 
 def costs(device: torch.device, work: Callable[[], Any]) -> dict[str, float]:

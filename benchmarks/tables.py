@@ -515,11 +515,12 @@ def full_size_details() -> str:
         clock = _clock(name)
         for row in entry["rows"]:
             where = [row["dtype"], name.split(", ")[0]]
-            rows.append([row["what"], *where, f"{row[clock]:.1f}", f"{row['peak_memory_gib']:.1f}"])
+            first = f"{row['first_seconds']:.1f}" if "first_seconds" in row else ""
+            rows.append([row["what"], *where, f"{row[clock]:.1f}", first, f"{row['peak_memory_gib']:.1f}"])
         for kind, operators in entry["operators"].items():
             most = ", ".join(f"`{each['operator']}` {100 * each['share']:.0f} %" for each in operators[:6])
             notes.append(f"What a step consists of ({kind}, {name.split(', ')[0]}): {most}.")
-    return "\n\n".join([_table(["what", "precision", "on", "s", "peak GiB"], rows), *notes])
+    return "\n\n".join([_table(["what", "precision", "on", "s", "the first time, s", "peak GiB"], rows), *notes])
 
 
 def _clock(name: str) -> str:

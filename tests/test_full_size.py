@@ -13,7 +13,7 @@ from unreel.pair import EMBEDDED_FOLDER
 
 sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
 
-from benchmarks.full_size import apart, measured, plain, stable_diffusion, unreels
+from benchmarks.full_size import CHOICES, apart, measured, plain, stable_diffusion, unreels
 
 CONCEPT = Concept("Tokyo Tower")
 
@@ -43,6 +43,20 @@ def test_unreels_loop_learns_what_a_plain_loop_does(pair, images, naive):
     assert apart(ours[0], theirs[0], config.learning_rate)["relative"] < 1e-3
     assert all(same(weights(getattr(pair.t2i, name)), tensors) for name, tensors in before.items())
     assert not any(p.requires_grad or p.grad is not None for name in before for p in getattr(pair.t2i, name).parameters())
+
+
+@pytest.mark.parametrize("choice", [name for name in CHOICES if "compile" not in name])  # which takes half a minute
+def test_choices_learn_the_same_and_are_taken_back(pair, images, choice):
+    config, found = FewShotConfig(learning_rate=1e-3), pair.t2i.unet.state_dict()
+    processors = {name: type(each) for name, each in pair.t2i.unet.attn_processors.items()}
+    expected, _ = unreels(pair, CONCEPT, config, images)
+    with CHOICES[choice](pair.t2i.unet):
+        learned, _ = unreels(pair, CONCEPT, config, images)
+    assert apart(learned, expected, config.learning_rate)["relative"] < 1e-3
+    after = pair.t2i.unet.state_dict()
+    assert all(torch.equal(after[name], t) and after[name].stride() == t.stride() for name, t in found.items())
+    assert {name: type(each) for name, each in pair.t2i.unet.attn_processors.items()} == processors
+    assert not pair.t2i.unet.is_gradient_checkpointing
 
 
 def test_two_different_results_are_apart(pair, images):
