@@ -276,12 +276,12 @@ def compiled(unet: UNet2DConditionModel) -> Iterator[None]:
     torch.compiler.reset()
 
 
-# What a step of unreel's is compared with: the first is what it does.
+# What an optimiser step is compared with: the first is the network as it was loaded.
 CHOICES: dict[str, Callable[[UNet2DConditionModel], AbstractContextManager[None]]] = {
     "as it is": lambda unet: nullcontext(),
     "gradients of the denoiser's weights too": weight_gradients,
     "attention written out, not `scaled_dot_product_attention`": without_sdpa,
-    "`channels_last`": channels_last,
+    "`channels_last`": channels_last,  # as `unreel unlearn` does
     "gradient checkpointing": checkpointing,
     "`torch.compile`": compiled,
 }

@@ -52,6 +52,10 @@ PAPER = ["--method", "few-shot"]
         (["cat", *PAPER, "--replace", "a dog"], "few-shot makes nothing in particular instead"),
         (["cat", *PAPER, "--layers", "3"], "few-shot has no layers"),
         (["cat", "--method", "anchored", "--layers", "3"], "anchored has no layers"),
+        (["cat", "--offload"], "offloading moves what waits to main memory: leave --offload out"),
+        (["cat", *PAPER, "--offload"], "train low-rank changes, with --rank 16"),
+        (["cat", "--method", "anchored", "--offload"], "few-shot with a brake cannot be offloaded"),
+        (["cat", "--gradient-checkpointing"], "closed-form has no gradient checkpointing"),
         (["cat", "--layers", "0"], "layers must be greater than zero"),
         (["cat", "--forget", "0"], "forget must be greater than zero"),
         (["cat", *PAPER, "--forget", "9"], "few-shot has no forget"),
@@ -114,7 +118,9 @@ def test_unlearn_then_generate_with_a_pair_of_folders(command, tiny, tmp_path):
     assert code == 2 and "--overwrite" in err
 
 
-def test_only_one_model_at_a_time_is_on_the_device(command, tiny, monkeypatch):
+@pytest.mark.parametrize("method", ["closed-form", "few-shot"])
+def test_only_one_model_at_a_time_is_on_the_device(command, tiny, monkeypatch, method):
+    """Learning from text needs no more than text encoders, which no whole pipeline is moved for."""
     moved, plainly = [], DiffusionPipeline.to
 
     def to(self, *args, **kwargs):
@@ -122,10 +128,12 @@ def test_only_one_model_at_a_time_is_on_the_device(command, tiny, monkeypatch):
         return plainly(self, *args, **kwargs)
 
     monkeypatch.setattr(DiffusionPipeline, "to", to)
-    code, _out, err = command("unlearn", "cat", *tiny, "--out", "made", "--videos", "1", "--device", "cpu:0")
+    options = ["--method", method, "--videos", "1", "--device", "cpu:0"]
+    code, _out, err = command("unlearn", "cat", *tiny, "--out", "made", *options)
     assert code == 0, err
     image, video = "StableDiffusion", "AnimateDiff"
-    assert moved == [(image, "cpu"), (video, "cpu"), (image, "cpu:0"), (image, "cpu"), (video, "cpu:0")]
+    learning = [(image, "cpu:0")] if method == "few-shot" else []
+    assert moved == [(image, "cpu"), (video, "cpu"), *learning, (image, "cpu"), (video, "cpu:0")]
 
 
 def test_several_concepts_go_into_one_erasure(command, tiny, tmp_path):

@@ -1,6 +1,7 @@
 """Every family on tiny random pipelines of its real classes: text in, gradients out, an erasure on and off."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from unreel import ClosedFormConfig, Concept, FewShotConfig, UnreelError, unlear
 from unreel.conditioner import Conditioner, encode_prompt
 from unreel.denoiser import Denoiser
 from unreel.families import FAMILIES, known, text_encoders
-from unreel.pair import Pair, Settings, TextModel
+from unreel.pair import Pair, Settings, TextModel, move
 
 PROMPTS = ["a photo of a castle", "a cat on a table"]
 QUICK = ClosedFormConfig(forget=20, retain=40)
@@ -223,6 +224,29 @@ def test_few_shot_learns_in_every_family_that_predicts_what_it_can_learn_from(pi
     assert not torch.equal(before[0], tensors(pipeline)[0])
     erasure.remove(pipeline)
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(pipeline), strict=True))
+
+
+WITHOUT_CHECKPOINTING = "TextToVideoSDPipeline"
+
+
+def test_saving_memory_changes_nothing(pipeline):
+    """Bit for bit the same erasure with gradient checkpointing, and offloaded."""
+    name, config = type(pipeline).__name__, FewShotConfig(shots=1, epochs=1, learning_rate=1e-3, rank=2)
+    if name == DISTILLED:
+        return
+    expected = unlearn("castle", alone(pipeline), config)
+    ways = {}
+    if name == WITHOUT_CHECKPOINTING:
+        with pytest.raises(UnreelError, match="UNet3DConditionModel has no gradient checkpointing: leave it out"):
+            unlearn("castle", alone(pipeline), replace(config, gradient_checkpointing=True))
+    else:
+        ways["checkpointing"] = unlearn("castle", alone(pipeline), replace(config, gradient_checkpointing=True))
+    move(pipeline, name, "cpu", offload=True)
+    ways["offload"] = unlearn("castle", alone(pipeline), config)
+    move(pipeline, name, "cpu")
+    for way, erasure in ways.items():
+        assert erasure.identity == expected.identity, way
+    assert any(change.up.any() for change in expected.changes.values())
 
 
 GROUPS = [(family, other) for family in FAMILIES for other in (*family.t2v[1:], *family.t2i)]

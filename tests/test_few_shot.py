@@ -107,6 +107,23 @@ def test_half_precision_models_are_trained_in_full_precision_and_restored(pair, 
     assert moved.median() > 2e-5
 
 
+def test_the_network_is_laid_out_for_speed_only_while_it_is_used(pair, monkeypatch):
+    found = {name: (t.clone(), t.stride()) for name, t in pair.t2i.unet.state_dict().items()}
+    seen = []
+    loss = Denoiser.loss
+
+    def note(self, *arguments):
+        weights = [it for it in self.network.parameters() if it.ndim == 4]
+        seen.append(all(it.is_contiguous(memory_format=torch.channels_last) for it in weights))
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(Denoiser, "loss", note)
+    unlearn(CONCEPT, pair, FewShotConfig(epochs=1))
+    assert seen == [True, True]
+    after = pair.t2i.unet.state_dict()
+    assert all(torch.equal(after[name], t) and after[name].stride() == stride for name, (t, stride) in found.items())
+
+
 def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):
     first, second, other = (unlearn(CONCEPT, pair, FewShotConfig(seed=seed)) for seed in (1, 1, 2))
     assert same(first.changes, second.changes)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import make_pair
 from huggingface_hub.utils import filter_repo_objects
+from pipelines import hunyuan_image
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
@@ -77,6 +78,20 @@ def test_how_t5_names_its_embedding_makes_no_difference_and_the_decoder_is_ignor
     alone.save_pretrained(tmp_path / "saved")
     parts = {"whole": whole, "encoder": encoder, "shared": shared, "saved": load_file(tmp_path / "saved/model.safetensors")}
     assert members(*(save(tmp_path / name, tensors) for name, tensors in parts.items())) == [list(parts)]
+
+
+def test_a_model_that_sees_too_shares_its_language_part(tmp_path):
+    """HunyuanImage saves all of Qwen2.5-VL, HunyuanVideo 1.5 the part that reads."""
+    whole = hunyuan_image().text_encoder
+    whole.save_pretrained(tmp_path / "saved")
+    reading = {name: tensor.clone() for name, tensor in whole.model.language_model.state_dict().items()}
+    seeing = load_file(tmp_path / "saved" / "model.safetensors")
+    assert any("visual" in name for name in seeing)
+    folders = [save(tmp_path / name, tensors) for name, tensors in {"image": seeing, "video": reading}.items()]
+    assert members(*folders) == [["image", "video"]]
+    reading["layers.1.mlp.down_proj.weight"][3, 4] += 1
+    changed = save(tmp_path / "changed", reading)
+    assert groups(folders[0], changed)[1].differs == ["layers.1.mlp.down_proj.weight"]
 
 
 def test_other_precisions_compare_in_the_lower_of_the_two(tmp_path, clip):

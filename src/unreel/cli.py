@@ -35,6 +35,12 @@ T2V = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[Precision, typer.Option(help="precision of all weights")]
+Offload = Annotated[
+    bool,
+    typer.Option(
+        "--offload", help="parts of a model wait in main memory and take turns on the device (few-shot: with --rank)"
+    ),
+]
 JudgeName = Annotated[
     str | None,
     typer.Option(
@@ -47,14 +53,16 @@ ConceptName = Annotated[str | None, typer.Option(help="which concept, if the era
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
 
-def _placement(device: str, dtype: Precision) -> dict[str, Any]:
+def _placement(device: str, dtype: Precision, offload: bool = False) -> dict[str, Any]:
     """Device and torch dtype, checked before anything is loaded onto them."""
     import torch
 
     from unreel.loading import require_place
 
     require_place(device, getattr(torch, dtype.value))
-    return {"device": device, "dtype": getattr(torch, dtype.value)}
+    if offload and device == "cpu":
+        raise UnreelError("offloading moves what waits to main memory: leave --offload out, or choose another --device")
+    return {"device": device, "dtype": getattr(torch, dtype.value), **({"offload": True} if offload else {})}
 
 
 def _slug(text: str) -> str:
@@ -129,6 +137,12 @@ def unlearn(
         int | None,
         typer.Option(help="few-shot: train changes of this rank, for large text encoders (paper: no)", show_default=False),
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing", help="few-shot: less memory, more time, the same result", show_default=False
+        ),
+    ] = None,
     layers: Annotated[
         int | None, typer.Option(help="closed-form, adversarial: layers to change, from the last", show_default=False)
     ] = None,
@@ -151,6 +165,7 @@ def unlearn(
     overwrite: Overwrite = False,
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
+    offload: Offload = False,
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
@@ -158,7 +173,7 @@ def unlearn(
     """
     from unreel.concept import Concept
     from unreel.erasure import require_new
-    from unreel.unlearning import configure
+    from unreel.unlearning import configure, require_offloadable
 
     if synonym and len(concept) > 1:
         raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
@@ -172,13 +187,16 @@ def unlearn(
         "learning_rate": learning_rate,
         "trainable": trainable,
         "rank": rank,
+        "gradient_checkpointing": gradient_checkpointing,
         "layers": layers,
         "forget": forget,
         "retain_weight": retain_weight,
         "seed": seed,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    configure(method, given)  # complain about bad settings before anything is loaded
+    config = configure(method, given)  # complain about bad settings before anything is loaded
+    if offload:
+        require_offloadable(config)
     folder = out or Path("runs") / _slug(" ".join(concept))
     require_new(folder, overwrite)
 
@@ -186,15 +204,15 @@ def unlearn(
     from unreel.methods.closed_form import ClosedFormConfig
     from unreel.pair import EMBEDDED, TextModel, load_pair, move
     from unreel.report import table, write_report
-    from unreel.unlearning import METHODS
     from unreel.unlearning import unlearn as run
 
     # Text alone needs neither image nor video model, unless there is something to show.
-    text_only = not videos and issubclass(METHODS[method], ClosedFormConfig)
-    pair = load_pair(t2i, t2v, text_only=text_only, dtype=_placement(device, dtype)["dtype"])
+    from_text = isinstance(config, ClosedFormConfig)
+    pair = load_pair(t2i, t2v, text_only=from_text and not videos, dtype=_placement(device, dtype, offload)["dtype"])
     if videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")
-    move(pair.t2i, pair.t2i_source, device)  # one model at a time: the video model waits in main memory
+    # Only what is needed: the video model waits in main memory.
+    move(pair.t2i, pair.t2i_source, device, offload=offload, text_only=from_text)
     referee = None
     if videos and (judge or pair.t2v_source == EMBEDDED):
         referee = _judge(judge, t2v, device)
@@ -205,9 +223,9 @@ def unlearn(
             referee = None  # nobody asked for it: compare by eye
     erasure = run(what, pair, configure(method, given, pair.settings), images=images, keep=tuple(keep or ()))
     erasure.save_pretrained(folder, overwrite=overwrite)
-    if videos and pair.t2v is not pair.t2i:
+    if videos:
         move(pair.t2i, pair.t2i_source, "cpu")
-        move(pair.t2v, pair.t2v_source, device)
+        move(pair.t2v, pair.t2v_source, device, offload=offload)
     pages = []
     for each in what if videos else ():
         groups = ("explicit", "neighbours")
@@ -246,6 +264,7 @@ def evaluate(
     out: Resumed = None,
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
+    offload: Offload = False,
 ) -> None:
     """Did it work, and what else broke? The same prompts and seeds without and with an erasure, judged and measured.
 
@@ -264,7 +283,7 @@ def evaluate(
     from unreel.report import table, write_report
 
     what, folder = concept_of(worn, concept), out or _home(erasure) / "evaluation"
-    placement = _placement(device, dtype)
+    placement = _placement(device, dtype, offload)
     referee = _judge(judge, t2v, device)
     model = load_video_model(t2v, **placement)
     options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": tuple(group or GROUPS), "given": given}
@@ -334,6 +353,7 @@ def generate(
     overwrite: Overwrite = False,
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
+    offload: Offload = False,
 ) -> None:
     """Generate videos from prompts, with any number of erasures on."""
     from dataclasses import replace
@@ -351,7 +371,7 @@ def generate(
     from unreel.video import write_mp4
 
     erasures = [Erasure.from_pretrained(folder) for folder in erasure or ()]
-    model = load_video_model(t2v, **_placement(device, dtype))
+    model = load_video_model(t2v, **_placement(device, dtype, offload))
     for item in erasures:
         item.apply(model.pipeline)
     given: dict[str, Any] = {"steps": steps, "guidance": guidance, "frames": frames}

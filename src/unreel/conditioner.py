@@ -15,6 +15,7 @@ from torch import nn
 from unreel.calls import first_call
 from unreel.errors import UnreelError
 from unreel.families import reading_part, text_encoders
+from unreel.memory import device_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -80,7 +81,8 @@ class Conditioner:
 
     @property
     def device(self) -> torch.device:
-        return next(self.text_encoder.parameters()).device
+        """Where the text encoder computes."""
+        return device_of(self.called or self.text_encoder)
 
     def tokenize(self, prompts: list[str]) -> Tokens:
         """What `encode` feeds to the text encoder. Raises UnreelError if the pipeline does not give prompts to it."""
@@ -250,7 +252,7 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
     given = {name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty}
     fixed = {
         "prompt": prompts,
-        "device": next(next(iter(text_encoders(pipeline).values())).parameters()).device,
+        "device": device_of(getattr(pipeline, next(iter(text_encoders(pipeline))))),
         "batch_size": len(prompts),
         "do_classifier_free_guidance": False,
         "num_images_per_prompt": 1,

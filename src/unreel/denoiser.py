@@ -5,15 +5,17 @@ network besides latents and text; works on latents of any rank. Knows nothing ab
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unreel.calls import first_call
 from unreel.errors import UnreelError
-from unreel.families import frames_argument
+from unreel.families import frames_argument, makes_pictures
+from unreel.memory import device_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -31,6 +33,14 @@ class Conditioning:
     latents: str
     time: str
     scale: float
+
+    def learnable(self) -> list[torch.Tensor]:
+        """What the text encoders wrote, as far as a gradient can reach them, in the order of the arguments."""
+        return [tensor for tensor in _inside(self.arguments) if tensor.requires_grad]
+
+    def detached(self) -> "Conditioning":
+        """The same numbers without the text encoders behind them; gradients stop at what they wrote."""
+        return replace(self, arguments=_mapped(self.arguments, lambda it: it.detach().requires_grad_(it.requires_grad)))
 
     def at(self, noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, Any]:
         """The call for other latents and timesteps (batch)."""
@@ -76,6 +86,25 @@ class Denoiser:
         return cls(network, pipeline.scheduler, pipeline.vae, pipeline, shape | ({frames: 1} if frames else {}))
 
     @property
+    def offloaded(self) -> bool:
+        """Whether the pipeline's parts wait in main memory until they are called: `enable_model_cpu_offload`."""
+        return hasattr(self.network, "_hf_hook")
+
+    @contextmanager
+    def channels_last(self) -> Iterator[None]:
+        """Inside, a U-Net of pictures has its weights in the order in which convolutions read them fastest: the same
+        values, and results the same to rounding (benchmarks/full_size.py says what it saves).
+        """
+        pictures = self.pipeline is not None and makes_pictures(self.pipeline)
+        if pictures:
+            self.network.to(memory_format=torch.channels_last)
+        try:
+            yield
+        finally:
+            if pictures:
+                self.network.to(memory_format=torch.contiguous_format)
+
+    @property
     def timesteps(self) -> int:
         """How many training timesteps there are."""
         return self.scheduler.config.num_train_timesteps
@@ -83,7 +112,7 @@ class Denoiser:
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (batch, 3, height, width) in [-1, 1] -> latents (batch, channels, height/f, width/f)."""
-        latents = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
+        latents = self.vae.encode(images.to(device_of(self.vae), self.vae.dtype)).latent_dist.mode()
         return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
@@ -107,7 +136,8 @@ class Denoiser:
         if asked is None:
             raise UnreelError(f"{type(self.pipeline).__name__} did not call its network: it is not supported")
         latents, time = ("sample" if "sample" in asked else "hidden_states"), "timestep"
-        given = {name: value if name == time else _cast(value, self.network.dtype) for name, value in asked.items()}
+        # Numbers that are not whole in the network's precision, which may be coarser than the text encoder's.
+        given = _mapped(asked, lambda it: it.to(self.network.dtype) if it.is_floating_point() else it) | {time: asked[time]}
         given[time] = torch.as_tensor(given[time]).reshape(-1, *given[time].shape[1:])
         first = float(self.scheduler.timesteps[0])
         scale = float(given[time].flatten()[0]) / first if first else 1.0
@@ -185,11 +215,18 @@ class Denoiser:
         return alpha.sqrt(), (1 - alpha).sqrt()
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Numbers that are not whole in the network's precision, which may be coarser than the text encoder's."""
+def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The arguments of a network with every tensor in them changed."""
     if isinstance(value, dict):
-        return {name: _cast(part, dtype) for name, part in value.items()}
-    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        return {name: _mapped(part, change) for name, part in value.items()}
+    return change(value) if isinstance(value, torch.Tensor) else value
+
+
+def _inside(value: Any) -> list[torch.Tensor]:
+    """All tensors in the arguments of a network."""
+    if isinstance(value, dict):
+        return [tensor for part in value.values() for tensor in _inside(part)]
+    return [value] if isinstance(value, torch.Tensor) else []
 
 
 def _precise(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from unreel.errors import UnreelError
+from unreel.memory import no_memory
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -51,7 +52,7 @@ def loading(
     try:
         yield
     except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError, *of_hub) as error:
-        if _no_memory(error):
+        if no_memory(error):
             raise UnreelError(_too_large(source, device, dtype, size)) from error
         raise UnreelError(_at_the_hub(source, error) or _other(source, error)) from error
 
@@ -61,11 +62,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _no_memory(error: BaseException) -> bool:
-    signs = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs)
 
 
 def _too_large(source: str, device: str, dtype: torch.dtype, size: Callable[[], float] | None) -> str:

@@ -19,6 +19,7 @@ from unreel.erasure import Fingerprint
 from unreel.errors import UnreelError
 from unreel.families import FAMILIES, known, makes_videos, text_encoders
 from unreel.loading import loading, require_place, require_source
+from unreel.memory import enough_memory
 from unreel.sharing import (
     INDEX_FILE,
     VOCABULARY,
@@ -41,7 +42,7 @@ SETTINGS_FILE, WORLD_FILE = "unreel.json", "world.json"
 # Classes of transformers, by the names that a configuration has for them.
 TEXT_ENCODERS = (
     *("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel"),
-    *("LlamaModel", "Gemma2Model", "Qwen2_5_VLForConditionalGeneration"),
+    *("LlamaModel", "Gemma2Model", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLTextModel"),
 )
 
 
@@ -183,12 +184,28 @@ def load_pipeline(
     return move(pipeline, source, device)
 
 
-def move(model: Any, source: str, device: str) -> Any:
-    """The model, on that device. Raises UnreelError if it does not fit."""
-    with loading(source, device):
-        if isinstance(model, TextModel):
-            model.text_encoder.to(device)
+def move(model: Any, source: str, device: str, *, offload: bool = False, text_only: bool = False) -> Any:
+    """The model, on that device; with `offload` its parts wait in main memory and take turns there; with `text_only` only
+    its text encoders go. Raises UnreelError if they do not fit.
+    """
+    text_only = text_only or isinstance(model, TextModel)
+    names = text_encoders(model) if text_only else model.components
+    parts = [part for part in (getattr(model, name) for name in names) if isinstance(part, nn.Module)]
+    weights = [weight for part in parts for weight in part.parameters()]
+    ways = {
+        "--dtype bfloat16": any(weight.dtype == torch.float32 for weight in weights),
+        "--offload": not (text_only or offload or device == "cpu"),
+        "--device cpu": device != "cpu",
+    }
+    what = f"{source}, {sum(weight.nbytes for weight in weights) / 2**30:.1f} GiB of weights,"
+    with enough_memory(what, torch.device(device), [way for way, helps in ways.items() if helps]):
+        if text_only:
+            for part in parts:
+                part.to(device)
+        elif offload:
+            model.enable_model_cpu_offload(device=device)
         else:
+            model.remove_all_hooks()  # of offloading
             model.to(device, silence_dtype_warnings=True)  # models may wait on the CPU in half precision
     return model
 
@@ -306,10 +323,16 @@ def load_pair(
     return pair
 
 
-def load_video_model(t2v: str = EMBEDDED, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> VideoModel:
-    """Load a text-to-video pipeline alone, to generate with. Raises UnreelError as `load_pipeline` does."""
+def load_video_model(
+    t2v: str = EMBEDDED, *, device: str = "cpu", dtype: torch.dtype = torch.float32, offload: bool = False
+) -> VideoModel:
+    """Load a text-to-video pipeline alone, to generate with; with `offload` its parts take turns on the device.
+
+    Raises UnreelError as `load_pipeline` does.
+    """
     folder = EMBEDDED_FOLDER / "video" if t2v == EMBEDDED else t2v
-    pipeline = load_pipeline(folder, device=device, dtype=dtype)
+    require_place(device, dtype)
+    pipeline = move(load_pipeline(folder, dtype=dtype), t2v, device, offload=offload)
     return VideoModel(pipeline, _settings(t2v, pipeline), t2v)
 
 

@@ -32,7 +32,8 @@ _WEIGHTS_FILES = ("config.json", "model.safetensors", "model-*.safetensors", "mo
 _FETCHED = (INDEX_FILE, *_TOKENIZER_FILES, *_WEIGHTS_FILES, *(f"text_encoder*/{name}" for name in _WEIGHTS_FILES))
 
 _WRAPPERS = re.compile(r"^(?:text_model\.|language_model\.|model\.)+")  # there or not, by the version that saved
-_IGNORED = re.compile(r"(?:^decoder\.|^lm_head\.|(?:^|\.)position_ids$|\.inv_freq$)")
+# What no prompt passes through: T5's decoder, the vision of models that see too, and numbers that follow from the shape.
+_IGNORED = re.compile(r"(?:^decoder\.|^lm_head\.|^visual\.|(?:^|\.)position_ids$|\.inv_freq$)")
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _EMBEDDING = "shared.weight"  # of T5, which saves it under the encoder's name, its own, or both
 

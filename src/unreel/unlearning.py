@@ -19,6 +19,7 @@ from unreel.denoiser import Denoiser
 from unreel.erasure import Change, Edit, Erasure, Fingerprint
 from unreel.errors import UnreelError
 from unreel.families import makes_pictures
+from unreel.memory import enough_memory
 from unreel.methods.adversarial import AdversarialConfig, adversarial
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.closed_form import ClosedFormConfig, closed_form
@@ -86,6 +87,14 @@ def configure(method: str, given: Mapping[str, Any], settings: Settings | None =
     return kind(**{**own, **given})
 
 
+def require_offloadable(config: Config) -> None:
+    """Raises UnreelError if the method cannot learn while a text encoder waits in main memory."""
+    if isinstance(config, AnchoredConfig):
+        raise UnreelError("few-shot with a brake cannot be offloaded: leave --offload out, or take another method")
+    if isinstance(config, FewShotConfig) and not config.rank:
+        raise UnreelError("weights that learn cannot be offloaded: train low-rank changes, with --rank 16")
+
+
 def unlearn(
     concepts: Concept | str | Sequence[Concept | str],
     pair: Pair,
@@ -113,7 +122,8 @@ def unlearn(
     conditioner = conditioners[0]
     for concept, reader in product(these, conditioners):
         reader.require_room_for(concept.forget_prompts)
-    with Cost(conditioner.device) as cost:
+    device = conditioner.device
+    with Cost(device) as cost, enough_memory("unlearning", device, _ways_to_save(config, conditioner)):
         if isinstance(config, ClosedFormConfig):
             if images is not None:
                 raise UnreelError("the closed form learns from text alone: give images to --method few-shot")
@@ -146,7 +156,7 @@ def unlearn(
     ]
     provenance = {
         "encoder": pair.t2i_source,
-        "device": str(conditioner.device),
+        "device": str(device),
         "dtype": str(conditioner.text_encoder.dtype).removeprefix("torch."),
         "versions": versions(),
         "parts": parts,
@@ -156,6 +166,20 @@ def unlearn(
         for of, reader in zip(changes, conditioners, strict=True)
     ]
     return Erasure(tuple(edits), provenance)
+
+
+def _ways_to_save(config: Config, conditioner: Conditioner) -> list[str]:
+    """Options that make unlearning need less memory, those that cost least first."""
+    ways = {"--dtype bfloat16": conditioner.text_encoder.dtype == torch.float32}
+    if isinstance(config, ClosedFormConfig):
+        ways["fewer --layers"] = True
+    else:
+        ways["--batch-size 1"] = config.batch_size > 1
+    if isinstance(config, FewShotConfig):
+        ways["--gradient-checkpointing"] = not config.gradient_checkpointing
+        ways["--rank 16"] = not config.rank
+        ways["--offload"] = config.rank > 0 and conditioner.device.type != "cpu"
+    return [way for way, helps in ways.items() if helps]
 
 
 def _closed_form(
@@ -239,7 +263,8 @@ def _few_shot(
     concept: Concept, pair: Pair, conditioners: Sequence[Conditioner], config: FewShotConfig, images: Path | None
 ) -> Result:
     config, denoiser, latents = _shots(concept, pair, config, images)
-    changes, losses = few_shot(conditioners, denoiser, concept, config, latents)
+    with denoiser.channels_last():
+        changes, losses = few_shot(conditioners, denoiser, concept, config, latents)
     record = {"settings": asdict(config), "losses": losses}
     return changes, record | {"images": "generated" if images is None else "given"}
 
@@ -256,7 +281,8 @@ def _anchored(
     config, denoiser, latents = _shots(concept, pair, config, images)
     corpus, anchors, twins = _twins([concept], pair, conditioner, config)
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
-    changes, record = anchored(conditioner, denoiser, twins, others, config, latents)
+    with denoiser.channels_last():
+        changes, record = anchored(conditioner, denoiser, twins, others, config, latents)
     record = {"settings": asdict(config), "anchors": anchors, **record}
     return [dict(changes)], record | {"images": "generated" if images is None else "given"}
 
@@ -269,6 +295,8 @@ def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> 
     images.
     """
     denoiser = Denoiser.of(pair.t2i, pair.settings.size)
+    if denoiser.offloaded:
+        require_offloadable(config)
     if not makes_pictures(pair.t2i):
         if images is not None:
             raise UnreelError(f"{type(pair.t2i).__name__} learns from images that it makes itself: leave --images out")
@@ -280,5 +308,6 @@ def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> 
         shots = load_images(images, image_size(pair))
         config = replace(config, shots=len(shots))
     # One at a time, so that memory does not grow with their number.
-    latents = [[denoiser.encode(pixels) for pixels in (image, image.flip(-1))] for image in to_tensor(shots).split(1)]
-    return config, denoiser, torch.stack([torch.cat(both) for both in latents])
+    pictures = to_tensor(shots).split(1)
+    encoded = [torch.cat([denoiser.encode(image), denoiser.encode(image.flip(-1))]) for image in pictures]
+    return config, denoiser, torch.stack(encoded)

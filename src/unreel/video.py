@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from unreel.errors import UnreelError
 from unreel.families import frames_argument
 from unreel.files import write_bytes
+from unreel.memory import enough_memory
 from unreel.pair import Settings
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def _batches(
         part = prompts[start : start + batch]
         embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
         words: dict[str, Any] = {"prompt_embeds": torch.stack(embeddings)} if embeddings else {"prompt": list(part)}
-        yield pipeline(
+        yield _called(
+            pipeline,
             **words,
             generator=_generators(seeds[start : start + batch]),
             num_inference_steps=settings.steps,
@@ -56,6 +58,21 @@ def _batches(
             output_type="np",
             **options,
         )
+
+
+def _called(pipeline: "DiffusionPipeline", **options: Any) -> Any:
+    """What the pipeline makes. Raises UnreelError for what it refuses, such as a number of frames that it cannot make."""
+    device = pipeline._execution_device
+    ways = {
+        "--dtype bfloat16": pipeline.dtype == torch.float32,
+        "--offload": device.type != "cpu" and pipeline.device == device,
+        "fewer --frames": frames_argument(pipeline) is not None,
+    }
+    with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
+        try:
+            return pipeline(**options)
+        except ValueError as error:
+            raise UnreelError(f"{type(pipeline).__name__} refuses: {' '.join(str(error).split())}") from error
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ et al., arXiv 2106.09685).
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,7 @@ from unreel.conditioner import Conditioner, Trainable
 from unreel.denoiser import Denoiser
 from unreel.erasure import Change, LowRank
 from unreel.errors import UnreelError
+from unreel.memory import checkpointing
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class FewShotConfig:
     """Hyperparameters; every default is the paper's (see docs/method.md for the source of each).
 
     `rank` above zero trains a change of that rank of every matrix, in float32, while the encoder stays as it is, in any
-    precision; vectors (biases, norms) do not learn then. Raises UnreelError for values that make no sense.
+    precision; vectors (biases, norms) do not learn then. `gradient_checkpointing` computes activations twice instead of
+    keeping them, to the same result. Raises UnreelError for values that make no sense.
     """
 
     shots: int = 4
@@ -43,6 +46,7 @@ class FewShotConfig:
     weight_decay: float = 1e-8
     trainable: Trainable = "mlp-final-attn"
     rank: int = 0
+    gradient_checkpointing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,30 +90,48 @@ def few_shot(
         weight_decay=config.weight_decay,
     )
     losses: list[float] = []
+    layers = [layer for conditioner in conditioners for layer in conditioner.layers]
     try:
-        for _ in tqdm(range(config.epochs), desc="unlearning", unit="epoch"):
-            for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
-                count = len(shots)
-                z = latents[shots, draw(2, count)]
-                conditioning = denoiser.conditioning([prompts[i] for i in draw(len(prompts), count).tolist()])
-                t = draw(denoiser.timesteps, count).to(z.device)
-                noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
-                loss = denoiser.loss(z, noise, t, conditioning)
-                (-loss).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                losses.append(loss.item())
-                if not math.isfinite(losses[-1]):
-                    raise UnreelError(
-                        f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
-                        f"(it was {config.learning_rate:g}) or use --dtype float32"
-                    )
+        with checkpointing(denoiser.network, layers) if config.gradient_checkpointing else nullcontext():
+            for _ in tqdm(range(config.epochs), desc="unlearning", unit="epoch"):
+                for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
+                    count = len(shots)
+                    z = latents[shots, draw(2, count)]
+                    texts = [prompts[i] for i in draw(len(prompts), count).tolist()]
+                    t = draw(denoiser.timesteps, count).to(z.device)
+                    noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
+                    losses.append(_backward(denoiser, texts, z, noise, t))
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    if not math.isfinite(losses[-1]):
+                        raise UnreelError(
+                            f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning "
+                            f"rate (it was {config.learning_rate:g}) or use --dtype float32"
+                        )
         if not all(parameter.isfinite().all() for learner in learners for parameter in learner.parameters()):
             raise UnreelError("a weight stopped being a number: nothing was kept; lower the learning rate")
         return [learner.changes() for learner in learners], losses
     finally:
         for learner in learners:
             learner.close()
+
+
+def _backward(denoiser: Denoiser, prompts: Sequence[str], z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> float:
+    """Add the gradients of the negative loss to what learns; returns the loss."""
+    conditioning = denoiser.conditioning(prompts)
+    if not denoiser.offloaded:
+        loss = denoiser.loss(z, noise, t, conditioning)
+        (-loss).backward()
+        return loss.item()
+    # In turns: what the graph of the text encoders holds would stay on the device while the network works.
+    conditioning = conditioning.detached()
+    denoiser.pipeline.maybe_free_model_hooks()
+    loss = denoiser.loss(z, noise, t, conditioning)
+    (-loss).backward()
+    gradients = [written.grad for written in conditioning.learnable()]
+    denoiser.pipeline.maybe_free_model_hooks()
+    torch.autograd.backward(denoiser.conditioning(prompts).learnable(), gradients)
+    return loss.item()
 
 
 class _Weights:

@@ -1,0 +1,122 @@
+"""Ways to need less memory change nothing else, and where it runs out one line says so."""
+
+import weakref
+from dataclasses import replace
+from functools import wraps
+
+import pytest
+import torch
+from conftest import SETTINGS, same, weights
+
+from unreel import Concept, FewShotConfig, UnreelError, generate, unlearn
+from unreel.denoiser import Denoiser
+from unreel.memory import enough_memory
+from unreel.pair import load_video_model, move
+
+CONCEPT = Concept("Tokyo Tower")
+LOW_RANK = FewShotConfig(epochs=1, rank=2)
+NO_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+]
+
+
+def kept_for_the_way_back(pair, config) -> int:
+    """Bytes."""
+    kept: dict[int, int] = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        unlearn(CONCEPT, pair, config)
+    return sum(kept.values())
+
+
+def test_checkpointing_keeps_less_and_restores_what_it_changed(pair):
+    config = replace(LOW_RANK, shots=2, batch_size=2)
+    forwards = {name: type(part).forward for name, part in pair.t2i.text_encoder.named_modules()}
+    whole = kept_for_the_way_back(pair, config)
+    assert kept_for_the_way_back(pair, replace(config, gradient_checkpointing=True)) < 0.7 * whole
+    assert not pair.t2i.unet.is_gradient_checkpointing
+    for name, part in pair.t2i.text_encoder.named_modules():
+        assert "forward" not in vars(part) and type(part).forward is forwards[name]
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_offloaded_text_encoders_leave_nothing_behind_while_the_network_works(pair, offload):
+    """Weights that a graph holds would stay on the device whatever is moved. Not offloaded is the control."""
+    move(pair.t2i, "tiny", "cpu", offload=offload)
+    kept, reading, alive = weakref.WeakSet(), [], []
+
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor.detach()  # with its graph it would hold itself
+            if reading:
+                kept.add(self)
+
+    pair.t2i.text_encoder.register_forward_pre_hook(lambda *_: reading.append(True))
+    pair.t2i.text_encoder.register_forward_hook(lambda *_: reading.clear())
+    pair.t2i.unet.register_forward_hook(lambda *_: alive.append(bool(kept)) if torch.is_grad_enabled() else None)
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda it: it.tensor):
+        unlearn(CONCEPT, pair, LOW_RANK)
+    assert alive == [not offload] * 2
+
+
+def test_offloading_changes_no_video_and_comes_off_again(embedded):
+    model = load_video_model()
+    settings, prompt = replace(model.settings, steps=2), ["a castle"]
+    expected = generate(model.pipeline, prompt, [3], settings)
+    move(model.pipeline, model.source, "cpu", offload=True)
+    assert Denoiser.of(model.pipeline).offloaded
+    assert (generate(model.pipeline, prompt, [3], settings) == expected).all()
+    move(model.pipeline, model.source, "cpu")
+    assert not Denoiser.of(model.pipeline).offloaded
+    assert (generate(model.pipeline, prompt, [3], settings) == expected).all()
+    assert not Denoiser.of(model.pipeline).offloaded  # pipelines offload again after every call, if they ever did
+
+
+def test_what_learns_is_not_offloaded(pair):
+    before = weights(pair.t2i.text_encoder)
+    move(pair.t2i, "tiny", "cpu", offload=True)
+    with pytest.raises(UnreelError, match="low-rank changes, with --rank 16"):
+        unlearn(CONCEPT, pair, FewShotConfig())
+    assert same(before, weights(pair.t2i.text_encoder))
+
+
+def test_learning_from_text_moves_text_encoders_only(pair):
+    move(pair.t2i, "tiny", "meta", text_only=True)
+    assert pair.t2i.text_encoder.device.type == "meta"
+    assert pair.t2i.unet.device.type == pair.t2i.vae.device.type == "cpu"
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda it: type(it).__name__)
+def test_running_out_of_memory_is_one_line_that_says_what_helps(pair, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    before = weights(pair.t2i.text_encoder)
+    monkeypatch.setattr(Denoiser, "loss", fail)
+    said = str(error).split(". GPU")[0] or "MemoryError"
+    with pytest.raises(UnreelError) as refused:
+        unlearn(CONCEPT, pair, FewShotConfig())
+    assert str(refused.value) == (
+        f"unlearning does not fit into the memory of cpu ({said}): try --dtype bfloat16 or --batch-size 1 or "
+        "--gradient-checkpointing or --rank 16"
+    )
+    assert same(before, weights(pair.t2i.text_encoder))
+    monkeypatch.setattr(type(pair.t2v), "__call__", wraps(type(pair.t2v).__call__)(fail))
+    with pytest.raises(UnreelError, match=r"generating does not fit .*: try --dtype bfloat16 or fewer --frames$"):
+        generate(pair.t2v, ["a cat"], [0], SETTINGS)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory("this", torch.device("cpu"), []):
+        raise RuntimeError("shapes do not fit")
+
+
+def test_what_a_pipeline_refuses_is_one_line(pair):
+    with pytest.raises(UnreelError, match=r"^AnimateDiffPipeline refuses: `num_inference_steps`: 1001 cannot be larger"):
+        generate(pair.t2v, ["a cat"], [0], replace(SETTINGS, steps=1001))
