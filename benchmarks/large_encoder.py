@@ -24,8 +24,8 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from benchmarks.common import RESULTS, write_result
 from unreel import ClosedFormConfig, FewShotConfig, unlearn
-from unreel.conditioner import Conditioner
-from unreel.corpus import Corpus, whole_words
+from unreel.conditioner import Conditioner, whole_words
+from unreel.corpus import Corpus
 from unreel.cost import Cost
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, move
 from unreel.retain import retained

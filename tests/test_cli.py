@@ -59,6 +59,8 @@ PAPER = ["--method", "few-shot"]
         (["cat", "--layers", "0"], "layers must be greater than zero"),
         (["cat", "--forget", "0"], "forget must be greater than zero"),
         (["cat", *PAPER, "--forget", "9"], "few-shot has no forget"),
+        (["cat", *PAPER, "--shot-steps", "-1"], "the shot steps must be zero or more"),
+        (["cat", "--shot-steps", "5"], "closed-form has no shot steps"),
         (["cat", "--retain-weight", "-1"], "the retain weight must be zero or more"),
         (["cat", "--replace", "a black cat"], "is to be forgotten"),
         (["cat", "--keep", "a black cat"], "both to be forgotten and to be kept"),

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from unreel import Concept, FewShotConfig, UnreelError, unlearn
 from unreel.conditioner import Conditioner
 from unreel.denoiser import Denoiser
 from unreel.methods.few_shot import few_shot
+from unreel.unlearning import make_shots
 
 CONCEPT = Concept("Tokyo Tower")
 
@@ -122,6 +124,25 @@ def test_the_network_is_laid_out_for_speed_only_while_it_is_used(pair, monkeypat
     assert seen == [True, True]
     after = pair.t2i.unet.state_dict()
     assert all(torch.equal(after[name], t) and after[name].stride() == stride for name, (t, stride) in found.items())
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_shots_take_as_many_denoising_steps_as_asked_with_a_scheduler_made_for_few(pair, monkeypatch, failing):
+    own, calls = pair.t2i.scheduler, []
+
+    def note(_, args, kwargs):
+        calls.append(type(pair.t2i.scheduler).__name__)
+        if failing:
+            raise KeyboardInterrupt
+
+    pair.t2i.unet.register_forward_pre_hook(note, with_kwargs=True)
+    with pytest.raises(KeyboardInterrupt) if failing else nullcontext():
+        shots = make_shots(pair, CONCEPT, FewShotConfig(shots=1, shot_steps=5))
+    assert pair.t2i.scheduler is own
+    assert calls == ["DPMSolverMultistepScheduler"] * (1 if failing else 5)
+    if not failing:
+        assert (shots != make_shots(pair, CONCEPT, FewShotConfig(shots=1))).any()
+        assert calls[5:] == ["DDIMScheduler"] * pair.settings.steps
 
 
 def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):

@@ -117,6 +117,13 @@ def unlearn(
     shots: Annotated[
         int | None, typer.Option(help="few-shot, anchored: images to generate (paper: 4)", show_default=False)
     ] = None,
+    shot_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="few-shot, anchored: denoising steps an image, with DPM-Solver++ (default: the pipeline's own)",
+            show_default=False,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="few-shot: passes over the images (paper: 5)", show_default=False)
     ] = None,
@@ -182,6 +189,7 @@ def unlearn(
         raise UnreelError("videos must be zero or more")
     given: dict[str, Any] = {
         "shots": shots,
+        "shot_steps": shot_steps,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

@@ -1,6 +1,7 @@
 """Unlearn concepts in a pair: gather what the method needs, run it, wrap the result as an Erasure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from itertools import product
@@ -59,7 +60,22 @@ def image_size(pair: Pair) -> tuple[int, int]:
 
 def make_shots(pair: Pair, concept: Concept, config: FewShotConfig | AnchoredConfig) -> np.ndarray:
     """Images of the concept from the pair's own image model: (shots, height, width, 3) uint8."""
-    return generate_images(pair.t2i, *_asked(concept, config), pair.settings)
+    settings = replace(pair.settings, steps=config.shot_steps or pair.settings.steps)
+    with _fewer_steps(pair.t2i) if config.shot_steps else nullcontext():
+        return generate_images(pair.t2i, *_asked(concept, config), settings)
+
+
+@contextmanager
+def _fewer_steps(pipeline: Any) -> Iterator[None]:
+    """Inside, the pipeline samples with DPM-Solver++ of order two (Lu et al., arXiv 2211.01095), for which few steps do."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    own = pipeline.scheduler
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(own.config)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
 
 
 def _asked(concept: Concept, config: FewShotConfig | AnchoredConfig) -> tuple[list[str], list[int]]:
@@ -300,7 +316,7 @@ def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> 
     if not makes_pictures(pair.t2i):
         if images is not None:
             raise UnreelError(f"{type(pair.t2i).__name__} learns from images that it makes itself: leave --images out")
-        latents = denoiser.sample(*_asked(concept, config), pair.settings.steps)
+        latents = denoiser.sample(*_asked(concept, config), config.shot_steps or pair.settings.steps)
         return config, denoiser, torch.stack([latents, latents], dim=1)
     if images is None:
         shots = make_shots(pair, concept, config)

@@ -45,11 +45,13 @@ class AnchoredConfig:
     Learning rate, Adam's and the trained weights are few-shot erasing's, number of steps and batch size those of concept
     ablation's code; the rest is ours. `retain_weight` is lambda; `retain_batch` sentences q go with the `batch_size` pairs
     of a step. Every `check` steps, training ends if at most `stop` of the effect is left, and goes back to the check before
-    if the retain shift is more than `bound`. `forget` and `retain` are how many sentences the caller is to draw.
+    if the retain shift is more than `bound`. `forget` and `retain` are how many sentences the caller is to draw,
+    `shot_steps` is as for few-shot.
     Raises UnreelError for values that make no sense.
     """
 
     shots: int = 4
+    shot_steps: int = 0
     steps: int = 100
     batch_size: int = 4
     learning_rate: float = 1e-5
@@ -75,8 +77,9 @@ class AnchoredConfig:
             raise UnreelError(f"the retain weight must be zero or more, not {self.retain_weight}")
         if not 0 <= self.stop < 1:
             raise UnreelError(f"stop is the share of the effect that may be left, from 0 to below 1, not {self.stop}")
-        if self.seed < 0:
-            raise UnreelError(f"the seed must be zero or more, not {self.seed}")
+        for name in ("shot_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,15 @@ from unreel.memory import checkpointing
 class FewShotConfig:
     """Hyperparameters; every default is the paper's (see docs/method.md for the source of each).
 
-    `rank` above zero trains a change of that rank of every matrix, in float32, while the encoder stays as it is, in any
-    precision; vectors (biases, norms) do not learn then. `gradient_checkpointing` computes activations twice instead of
-    keeping them, to the same result. Raises UnreelError for values that make no sense.
+    `shot_steps` above zero is how many denoising steps an image takes instead of the pipeline's own number, with
+    DPM-Solver++ where the pipeline is an image model with a U-Net. `rank` above zero trains a change of that rank of every
+    matrix, in float32, while the encoder stays as it is, in any precision; vectors (biases, norms) do not learn then.
+    `gradient_checkpointing` computes activations twice instead of keeping them, to the same result. Raises UnreelError for
+    values that make no sense.
     """
 
     shots: int = 4
+    shot_steps: int = 0
     epochs: int = 5
     batch_size: int = 2
     learning_rate: float = 1e-5
@@ -54,10 +57,9 @@ class FewShotConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
-        if self.rank < 0:
-            raise UnreelError(f"the rank must be zero or more, not {self.rank}")
-        if self.seed < 0:
-            raise UnreelError(f"the seed must be zero or more, not {self.seed}")
+        for name in ("shot_steps", "rank", "seed"):
+            if getattr(self, name) < 0:
+                raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {getattr(self, name)}")
 
 
 def few_shot(
