@@ -1,5 +1,9 @@
+import logging
+
+import diffusers
 import pytest
 import torch
+import transformers
 
 from unreel import UnreelError
 from unreel.conditioner import Conditioner
@@ -46,3 +50,27 @@ def test_a_prompt_that_would_be_cut_off_is_refused(pair):
 def test_an_unknown_trainable_set_is_refused(pair):
     with pytest.raises(UnreelError, match="choose one of mlp-final-attn"):
         Conditioner.of(pair.t2i).trainable("everything")
+
+
+def test_prompts_that_are_too_long_are_cut_off_without_a_word(pair):
+    """Retained sentences may be; a user's own are refused by `require_room_for`."""
+    conditioner, long = Conditioner.of(pair.t2i), "a photo of " + "a very " * 40 + "big cat"
+    libraries, heard = (diffusers.logging, transformers.logging), []
+    handler = logging.Handler()
+    handler.emit = heard.append
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_warning()
+        library.add_handler(handler)
+    try:
+        pair.t2i.encode_prompt([long], "cpu", 1, do_classifier_free_guidance=False)
+        assert heard  # what the pipeline says on its own
+        heard.clear()
+        assert not conditioner.has_room_for(long)
+        assert conditioner.encode([long, "a cat"]).shape[0] == 2
+        assert not heard
+        assert [library.get_verbosity() for library in libraries] == [logging.WARNING] * 2
+    finally:
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            library.remove_handler(handler)

@@ -5,6 +5,8 @@ denoisers or losses.
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -192,7 +194,7 @@ class Conditioner:
 
     def _length(self, prompt: str) -> int:
         """The tokens of a prompt, its start and end included, but no template."""
-        return len(self.tokenizer(prompt).input_ids)
+        return len(self.tokenizer(prompt, verbose=False).input_ids)  # whether it is too long is for us to say
 
     @cached_property
     def _room(self) -> float:
@@ -259,9 +261,26 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
         "num_videos_per_prompt": 1,
     }
     try:
-        return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
+        with _quiet():
+            return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
     except NameError as error:  # some pipelines use ftfy without asking whether it is there
         raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of prompts that are cut off, which are here none that a user wrote."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    before = {logging: logging.get_verbosity() for logging in (of_diffusers, of_transformers)}
+    for logging, verbosity in before.items():
+        logging.set_verbosity(max(verbosity, logging.ERROR))
+    try:
+        yield
+    finally:
+        for logging, verbosity in before.items():
+            logging.set_verbosity(verbosity)
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:
