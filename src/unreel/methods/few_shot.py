@@ -130,9 +130,10 @@ def _backward(denoiser: Denoiser, prompts: Sequence[str], z: torch.Tensor, noise
     denoiser.pipeline.maybe_free_model_hooks()
     loss = denoiser.loss(z, noise, t, conditioning)
     (-loss).backward()
-    gradients = [written.grad for written in conditioning.learnable()]
     denoiser.pipeline.maybe_free_model_hooks()
-    torch.autograd.backward(denoiser.conditioning(prompts).learnable(), gradients)
+    both = zip(denoiser.conditioning(prompts).learnable(), conditioning.learnable(), strict=True)
+    read = [(again, written.grad) for again, written in both if written.grad is not None]
+    torch.autograd.backward([again for again, _ in read], [gradient for _, gradient in read])
     return loss.item()
 
 
