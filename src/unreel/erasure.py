@@ -80,6 +80,11 @@ class _Worn:
 _worn: "weakref.WeakKeyDictionary[nn.Module, _Worn]" = weakref.WeakKeyDictionary()
 
 
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64: where the tensor is, or on the CPU if its device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """The change of one matrix as a product: `up` (out, rank) times `down` (rank, in)."""
@@ -87,12 +92,15 @@ class LowRank:
     up: torch.Tensor
     down: torch.Tensor
 
+    def to(self, device: torch.device | str) -> "LowRank":
+        return LowRank(self.up.to(device), self.down.to(device))
+
     def cpu(self) -> "LowRank":
-        return LowRank(self.up.cpu(), self.down.cpu())
+        return self.to("cpu")
 
     def dense(self) -> torch.Tensor:
-        """(out, in) in float64, so that machines agree about the product to the last bit of any weight."""
-        return self.up.double() @ self.down.double()
+        """(out, in) in float64, so that machines agree about the product as far as any weight can tell."""
+        return doubled(self.up) @ doubled(self.down)
 
 
 Change = torch.Tensor | LowRank
@@ -104,7 +112,7 @@ def _tensors(name: str, change: Change) -> dict[str, torch.Tensor]:
 
 
 def _dense(change: Change) -> torch.Tensor:
-    return change.dense() if isinstance(change, LowRank) else change.double()
+    return change.dense() if isinstance(change, LowRank) else doubled(change)
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,12 +375,12 @@ def _dress(encoder: nn.Module, names: Iterable[str]) -> None:
     worn = _worn[encoder]
     order = sorted(worn.edits, key=lambda erasure: erasure.identity) if len(worn.edits) > 1 else worn.edits
     for name in names:
-        total, changes = worn.base[name], [worn.edits[it].changes[name] for it in order if name in worn.edits[it].changes]
-        if changes:
-            total = total.cpu().to(torch.float64, copy=True)
-        for change in changes:
-            total += change.dense().cpu() if isinstance(change, LowRank) else change.cpu()
-        encoder.get_parameter(name).copy_(total)
+        weight, total = encoder.get_parameter(name), worn.base[name]
+        for erasure in order:
+            if name in worn.edits[erasure].changes:
+                change = worn.edits[erasure].changes[name].to(weight.device)
+                total = doubled(total.to(weight.device)) + _dense(change)
+        weight.copy_(total)
     if not worn.edits:
         del _worn[encoder]
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from unreel.conditioner import Conditioner
-from unreel.erasure import LowRank
+from unreel.erasure import LowRank, doubled
 from unreel.errors import UnreelError
 from unreel.methods.closed_form import BATCH, ClosedFormConfig, Moments, Twin, closed_form, tokenize, watch
 
@@ -178,7 +178,7 @@ def _changed(conditioner: Conditioner, changes: dict[str, LowRank]) -> Iterator[
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         for name, weight in weights.items():
-            weight.copy_(weight.double() + changes[name].dense())
+            weight.copy_(doubled(weight) + changes[name].dense())
         yield
     finally:
         for name, weight in weights.items():

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from unreel.conditioner import Conditioner, Tokens
-from unreel.erasure import LowRank
+from unreel.erasure import LowRank, doubled
 from unreel.errors import UnreelError
 
 BATCH = 64  # sentences at once
@@ -148,7 +148,7 @@ def closed_form(
         # In the last batch, as `leaving`, `k` and `batch` are.
         meant = (k.to(change) @ change.T) * _gain(layer, matrix)
         # Along what was meant only: in half precision, rounding of what passes by may be larger than the change.
-        arrived = float(((batch.hidden - leaving)[batch.seen].double() * meant.double()).sum())
+        arrived = float((doubled((batch.hidden - leaving)[batch.seen]) * doubled(meant)).sum())
         if not 0.1 * _square(meant) <= arrived <= 2 * _square(meant):
             raise UnreelError(
                 f"{type(layer).__name__} does not pass on what its MLP writes as it is: the closed form cannot edit it"
@@ -262,12 +262,12 @@ def _first(output: Any) -> torch.Tensor:
 
 def _solve(kk: torch.Tensor, kd: torch.Tensor, retained: torch.Tensor, config: ClosedFormConfig) -> LowRank:
     """dW of one matrix as a product, from means over tokens: kk (in, in) of the sentences to forget, kd (in, out)."""
-    a = (kk + config.retain_weight * retained).double()
-    a.diagonal().add_(config.ridge * kk.diagonal().double().mean())
+    a = doubled(kk + config.retain_weight * retained)
+    a.diagonal().add_(config.ridge * doubled(kk.diagonal()).mean())
     factor, failed = torch.linalg.cholesky_ex(a)
     if failed or not kd.isfinite().all():
         raise UnreelError("the least squares have no finite solution: use --dtype float32, or a larger ridge")
-    d = torch.cholesky_solve(kd.double(), factor).T
+    d = torch.cholesky_solve(doubled(kd), factor).T
     # What matters of dW is what it does to the inputs it meets, whose second moments are a = factor factor': the left
     # singular vectors of d factor, which are the eigenvectors of a matrix no wider than what the MLP writes.
     squares, vectors = torch.linalg.eigh(d @ a @ d.T)
@@ -299,4 +299,4 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _square(difference: torch.Tensor) -> float:
-    return float(difference.double().square().sum())
+    return float(doubled(difference).square().sum())
