@@ -115,8 +115,3 @@ def test_running_out_of_memory_is_one_line_that_says_what_helps(pair, monkeypatc
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError, match="shapes"), enough_memory("this", torch.device("cpu"), []):
         raise RuntimeError("shapes do not fit")
-
-
-def test_what_a_pipeline_refuses_is_one_line(pair):
-    with pytest.raises(UnreelError, match=r"^AnimateDiffPipeline refuses: `num_inference_steps`: 1001 cannot be larger"):
-        generate(pair.t2v, ["a cat"], [0], replace(SETTINGS, steps=1001))

@@ -1,8 +1,10 @@
 import io
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
+from conftest import SETTINGS
 from PIL import Image
 
 from unreel import UnreelError, generate
@@ -17,6 +19,18 @@ def test_a_seed_means_the_same_video_wherever_it_stands(pair):
     assert np.abs(first[::-1].astype(int) - again).max() <= 1
     assert np.abs(first[0].astype(int) - first[2]).max() <= 1
     assert np.abs(first[0].astype(int) - first[1]).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"steps": 1001}, r"num_inference_steps=1001, .*: `num_inference_steps`: 1001 cannot be larger"),
+        ({"frames": 99}, r"num_frames=99: The size of tensor a \(99\)"),
+    ],
+)
+def test_what_a_pipeline_cannot_make_is_one_line(pair, wrong, reason):
+    with pytest.raises(UnreelError, match=f"^AnimateDiffPipeline cannot generate with .*{reason}"):
+        generate(pair.t2v, ["a cat"], [0], replace(SETTINGS, **wrong))
 
 
 def test_images_come_one_for_each_prompt(pair):

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from unreel.errors import UnreelError
 from unreel.families import frames_argument
 from unreel.files import write_bytes
-from unreel.memory import enough_memory
+from unreel.memory import enough_memory, no_memory
 from unreel.pair import Settings
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _batches(
 
 
 def _called(pipeline: "DiffusionPipeline", **options: Any) -> Any:
-    """What the pipeline makes. Raises UnreelError for what it refuses, such as a number of frames that it cannot make."""
+    """What the pipeline makes. Raises UnreelError for what it cannot make, such as more frames than it was trained for."""
     device = pipeline._execution_device
     ways = {
         "--dtype bfloat16": pipeline.dtype == torch.float32,
@@ -71,8 +71,12 @@ def _called(pipeline: "DiffusionPipeline", **options: Any) -> Any:
     with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
         try:
             return pipeline(**options)
-        except ValueError as error:
-            raise UnreelError(f"{type(pipeline).__name__} refuses: {' '.join(str(error).split())}") from error
+        except (ValueError, RuntimeError) as error:
+            if no_memory(error):
+                raise
+            numbers = ", ".join(f"{name}={it}" for name, it in options.items() if isinstance(it, (int, float)))
+            reason = " ".join(str(error).split())
+            raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason}") from error
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
