@@ -384,7 +384,7 @@ def large_encoder() -> str:
     rows = [[whole, f"{result['counted']['whole_gib']:.0f}, counted, not run", "", "", ""]]
     for name, row in result["rows"].items():
         peak = f"{row['peak_memory_gib']:.1f}" + (", counted" if row.get("counted") else "")
-        once = f", and {row['statistics_seconds'] / 60:.0f} min once" if "statistics_seconds" in row else ""
+        once = f", and {row['statistics_seconds'] / 60:.0f} min once, counted" if "statistics_seconds" in row else ""
         seconds = f"{row['seconds']:.0f} s{once}"
         where = "GPU" if row["device"] != "cpu" else f"CPU, {row['threads']} thread{'s' * (row['threads'] > 1)}"
         rows.append([name, peak, f"{row['megabytes']:.0f}", seconds, where])
