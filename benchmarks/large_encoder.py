@@ -98,8 +98,8 @@ def few_shot(config: FewShotConfig, offload: bool, device: str) -> dict[str, Any
 
 
 def closed_form(device: str) -> dict[str, Any]:
-    """With few sentences of what is retained, whose number changes neither memory nor the time of a concept; the time of all
-    of them is counted by their tokens.
+    """With few sentences of what is retained, whose number changes neither memory nor the time of a concept; the time that
+    all of them take is counted by their tokens.
     """
     pipeline = build(device, text_only=True)
     pair, config = Pair(pipeline, pipeline, NAME, NAME), ClosedFormConfig(forget=FORGET, retain=10)
