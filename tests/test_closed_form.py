@@ -15,6 +15,7 @@ from unreel.corpus import Corpus
 from unreel.judges import load_judge
 from unreel.methods import closed_form as module
 from unreel.methods.closed_form import Pass, align, closed_form, moments
+from unreel.prompts import UNSAFE_COMPANIONS, ask
 from unreel.unlearning import anchor_for
 from unreel.video import generate_images
 from unreel.vocabulary import EVERYDAY, nearest
@@ -394,6 +395,29 @@ def test_the_embedded_image_model_makes_something_else_instead_and_all_else_as_b
     assert now.tolist() == [[False] * 3, [False] * 3, [False, True, False], [False, False, True]]
 
 
+def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions_stay(embedded):
+    """Nothing in the embedded world is unsafe; what unsafe things are asked for with works for a ghost too."""
+    ghost, judge = Concept("ghost", "unsafe"), load_judge("embedded")
+    others = ("cat", "castle", "owl", "pizza", "unicorn")
+    companions = [(text.format("ghost", other=other), other) for text in UNSAFE_COMPANIONS[1:] for other in others]
+    prompts = ask(ghost) * 2 + [text for text, _ in companions]
+
+    def found() -> tuple[float, float]:
+        images = generate_images(embedded.t2i, prompts, list(range(len(prompts))), embedded.settings)
+        shown = judge.probabilities(images[:, None], ["ghost", *others])[:, 0] >= judge.threshold
+        rows = zip(shown[-len(companions) :], companions, strict=True)
+        return shown[: -len(companions), 0].mean(), np.mean([row[1 + others.index(other)] for row, (_, other) in rows])
+
+    plain, kept = found()
+    erasure = unlearn(ghost, embedded)
+    assert erasure.provenance["parts"][0]["anchor"] == "everyday life"
+    erasure.apply(embedded.t2i)
+    plain_now, kept_now = found()
+    erasure.remove(embedded.t2i)
+    assert plain >= 0.8 and plain_now == 0  # measured: 1 and 0
+    assert kept_now >= kept and kept_now >= 0.9  # measured: 0.6 and 1
+
+
 def test_the_closed_form_is_what_unlearn_does_unless_told_otherwise(pair):
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn("castle", pair)
@@ -474,6 +498,7 @@ def test_the_anchor_is_the_one_given_none_for_a_motion_or_near_but_not_too_near(
     order = nearest(conditioner, "castle", [name for name in EVERYDAY["concept"] if name != "castle"])
     assert anchor(Concept("castle", anchor="a tent")) == "a tent"
     assert anchor(Concept("castle", anchor="")) == anchor(Concept("running", "motion")) == ""
+    assert anchor(Concept("nudity", "unsafe")) == "everyday life"
     tenth = len(order) // 10
     assert tenth > 2 and anchor(CASTLE) == order[tenth]
     left = [name for name in order if name not in (order[0], order[tenth])]

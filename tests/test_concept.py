@@ -12,6 +12,7 @@ def test_every_forget_prompt_names_the_concept_and_synonyms_add_prompts():
 def test_each_kind_has_its_own_wording():
     assert "a painting in the style of ink" in Concept("ink", "style").forget_prompts
     assert "a video of a person spinning" in Concept("spinning", "motion").forget_prompts
+    assert "a photo of nudity" in Concept("nudity", "unsafe").forget_prompts
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from unreel.vocabulary import EVERYDAY
 SMALL = {"concept": ["castle", "owl", "oak tree"], "style": ["ink", "oil painting"], "motion": ["running", "zooming in"]}
 WORDS = ("of", "lovely", "a", "blue", "the", "zebra", "ing")
 CASTLE, INK, RUNNING = Concept("castle"), Concept("ink", "style"), Concept("running", "motion")
+BLOOD = Concept("blood", "unsafe")
 CASES = [(CASTLE, "house"), (CASTLE, ""), (INK, "watercolor"), (INK, ""), (RUNNING, "zooming in"), (RUNNING, "")]
+CASES += [(BLOOD, "everyday life"), (BLOOD, "")]
 
 
 def bare(text: str) -> str:
@@ -74,6 +76,13 @@ def test_an_anchor_with_an_article_takes_the_place_of_the_sentences_own(quiet, a
 def test_an_anchors_article_gives_way_to_the_sentences_own(quiet):
     twins = [twin for _, twin in Corpus(SMALL).forget(Concept("house"), {"house": "a castle"}, 300)]
     assert not [twin for twin in twins if re.search(r"\b(my|one|clean|cool|small|large|running|in) a castle", twin)]
+
+
+def test_what_is_unsafe_has_no_article_so_an_anchor_keeps_its_own(quiet):
+    twins = dict(Corpus(SMALL).forget(BLOOD, {"blood": "a bandaged person"}, 300))
+    assert not [sentence for sentence in twins if re.search(r"\b(a|an|the) blood", sentence)]
+    assert all("a bandaged person" in twin for twin in twins.values())
+    assert "a video of a bandaged person" in {twin.split(",")[0] for twin in twins.values()}
 
 
 def test_all_wordings_appear_equally_often():
@@ -142,10 +151,11 @@ def test_sentences_that_measure_are_never_trained_on():
     """Paraphrases, and the frames of the synonym attack, would measure nothing if training had seen them."""
     frames = (*synonyms.SUBJECT_FRAMES, *synonyms.STYLE_FRAMES, *synonyms.MOTION_FRAMES, *prompts.PARAPHRASES)
     measured = {frame.format(label) for frame in frames for labels in EVERYDAY.values() for label in labels}
+    measured |= {frame.format("blood") for frame in (*synonyms.UNSAFE_FRAMES, *prompts.UNSAFE_PARAPHRASES)}
     measured |= {f"look how this {subject} is {name}" for subject in prompts.MOVED for name in EVERYDAY["motion"]}
-    it, anchors = Corpus(EVERYDAY, WORDS), {"castle": "house", "anime": "", "running": ""}
+    it, anchors = Corpus(EVERYDAY, WORDS), {"castle": "house", "anime": "", "running": "", "blood": ""}
     trained = [*it.retain(1500), *it.about(["castle"], 300)]
-    for concept in (CASTLE, Concept("anime", "style"), RUNNING):
+    for concept in (CASTLE, Concept("anime", "style"), RUNNING, BLOOD):
         trained += [text for pair in it.forget(concept, anchors, 600) for text in pair]
     everything = "\n".join(trained)
     assert not [text for text in measured if text in everything]

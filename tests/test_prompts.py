@@ -14,7 +14,14 @@ def rows(concept, group, synonyms=(), **options):
 
 
 @pytest.mark.parametrize(
-    "concept", [Concept("Tokyo Tower"), Concept("Elon Musk", "face"), Concept("cubism", "style"), Concept("jazz", "motion")]
+    "concept",
+    [
+        Concept("Tokyo Tower"),
+        Concept("Elon Musk", "face"),
+        Concept("cubism", "style"),
+        Concept("jazz", "motion"),
+        Concept("nudity", "unsafe"),
+    ],
 )
 def test_every_group_is_full_and_asks_for_what_it_says(concept):
     name = concept.name
@@ -53,6 +60,12 @@ def test_synonyms_are_asked_for_among_the_paraphrases():
 def test_neighbours_are_of_the_concepts_own_kind():
     assert {prompt.label for prompt in rows(Concept("cubism", "style"), "neighbours")} <= set(WORDS["style"])
     assert {prompt.label for prompt in rows(Concept("jazz", "motion"), "neighbours")} <= set(WORDS["motion"])
+
+
+def test_neighbours_of_what_is_unsafe_are_persons_asked_for_like_any_other():
+    neighbours = rows(Concept("nudity", "unsafe"), "neighbours")
+    assert {prompt.label for prompt in neighbours} <= set(WORDS["person"])
+    assert any(prompt.text == f"a photo of a {prompt.label}" for prompt in neighbours)
 
 
 def test_groups_with_nothing_to_ask_for_are_left_out():

@@ -87,13 +87,15 @@ def _judge(name: str | None, t2v: str | None, device: str):
 @app.command()
 def unlearn(
     concept: Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")],
-    kind: Annotated[str, typer.Option(help="object, character, style, face or motion: picks the prompts")] = "object",
+    kind: Annotated[
+        str, typer.Option(help="object, character, style, face, motion or unsafe ('nudity'): picks the prompts")
+    ] = "object",
     synonym: Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")] = None,
     replace: Annotated[
         str | None,
         typer.Option(
             help="what to make instead, for example 'a castle', or '' for the scene without it; default: something "
-            "near of its kind, nothing for a motion",
+            "near of its kind, nothing for a motion, everyday life for what is unsafe",
             show_default=False,
         ),
     ] = None,

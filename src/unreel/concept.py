@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from unreel.errors import UnreelError
 
-Kind = Literal["object", "character", "style", "face", "motion"]
+Kind = Literal["object", "character", "style", "face", "motion", "unsafe"]
 
 # The 27 object and 19 style templates of Textual Inversion (Gal et al., 2022), used by few-shot erasing
 # (Fuchi & Takagi, arXiv 2405.07288) for its training prompts.
@@ -71,7 +71,22 @@ MOTION_TEMPLATES = (
     "a clip of something {}",
     "{}",
 )
-_TEMPLATES = {"style": STYLE_TEMPLATES, "motion": MOTION_TEMPLATES}
+UNSAFE_TEMPLATES = (  # ours: what is unsafe is mostly a state or an event, which takes no article
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "an image of {}",
+    "a close-up photo of {}",
+    "a dark photo of {}",
+    "a painting of {}",
+    "a rendering of {}",
+    "a video of {}",
+    "a photo that shows {}",
+    "a movie scene with {}",
+    "a person, {}",
+    "people, {}",
+)
+_TEMPLATES = {"style": STYLE_TEMPLATES, "motion": MOTION_TEMPLATES, "unsafe": UNSAFE_TEMPLATES}
 
 
 @dataclass(frozen=True)

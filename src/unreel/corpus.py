@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from unreel.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, Concept
+from unreel.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES, Concept
 from unreel.vocabulary import Vocabulary
 
 RELATIONS = ("next to", "beside", "and", "with", "above", "on top of", "over", "in front of")
 BACKGROUNDS = ("blue", "green", "pink", "yellow", "grey")
 STYLED = ("{} in {} style", "{} in the style of {}", "{}, {} style")
 MOVED = ("{} {}", "a video of a {} {}", "the {} is {}", "the {} keeps {}")
+AMONG = ("a {1}, {0}", "the {1} and {0}", "{0} and a {1}", "{0} with the {1}")  # something unsafe, with a thing
 CHATTER = 0.4  # the share of sentences that stand among words drawn at random
 MOST_CHATTER = 6
 
@@ -38,11 +39,13 @@ class Corpus:
         said = {wording: _bare(anchor) for wording, anchor in anchors.items()}
         erased = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, said))})(?!\w)", re.IGNORECASE)
         rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
-        slot = concept.kind if concept.kind in ("style", "motion") else "concept"
+        slot = concept.kind if concept.kind in ("style", "motion", "unsafe") else "concept"
         for index in range(count):
             wording = concept.wordings[index % len(concept.wordings)]
             sentence, filled = self._sentence(rng, slot, wording)
-            twin = _fill(sentence, {gap: said.get(word.lower(), word) for gap, word in filled.items()})
+            # What is unsafe has no article in its place that could serve the anchor.
+            words = {gap: (anchors if gap == "unsafe" else said).get(word.lower(), word) for gap, word in filled.items()}
+            twin = _fill(sentence, words)
             before, after = self._chatter(rng)
             out[f"{before} {_fill(sentence, filled)} {after}".strip()] = f"{before} {twin} {after}".strip()
         return [(sentence, twin) for sentence, twin in out.items() if not erased.search(twin)]
@@ -82,10 +85,12 @@ class Corpus:
         chosen = {
             kind: wording if kind == slot else rng.choice(labels) for kind, labels in self.vocabulary.items() if labels
         }
-        chosen |= {"other": rng.choice(self.vocabulary["concept"])}
+        chosen |= {slot: wording, "other": rng.choice(self.vocabulary["concept"])}
         article = rng.choice(("a ", "a ", "", "the "))
         thing, other = f"{article}[concept]", "a [other]"
-        if slot == "motion":
+        if slot == "unsafe":
+            text = rng.choice((*UNSAFE_TEMPLATES, *AMONG)).format("[unsafe]", "[other]")
+        elif slot == "motion":
             text = rng.choice((*MOVED, "[motion] [concept]", "a [motion] [concept]", "someone is [motion]", "[motion]"))
             text = text.format("[concept]", "[motion]")
         else:

@@ -149,7 +149,9 @@ def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[str] = ()
     names = [concept.name, *erased]
     same = {name.lower() for name in (*names, *concept.synonyms)}
     same |= {word.lower() for name in names for word in judge.wordings(name)} if judge else set()
-    return {kind: [label for label in words.get(kind, ()) if label.lower() not in same] for kind in KINDS}
+    kinds = {kind: words.get(kind, []) for kind in KINDS}
+    kinds["person"] = words.get("person") or kinds["concept"]  # where nobody has listed persons
+    return {kind: [label for label in labels if label.lower() not in same] for kind, labels in kinds.items()}
 
 
 def build_suite(

@@ -43,6 +43,7 @@ METHODS: dict[str, type[Config]] = {
 }
 
 TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
+SAFE = "everyday life"  # what is unsafe is no thing, so no thing can stand in for it
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 
@@ -258,14 +259,15 @@ def _twins(
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
-    """What to make instead of `concept`: what it asks for, nothing for a motion, else something of its kind that is not to
-    be forgotten too: what the text encoder takes to be nearest, less the nearest tenth, because what is nearest is easily
-    taken for the concept (benchmarks/anchor_choice.py). Raises UnreelError if there is no such thing.
+    """What to make instead of `concept`: what it asks for, nothing for a motion, everyday life for what is unsafe, else
+    something of its kind that is not to be forgotten too: what the text encoder takes to be nearest, less the nearest
+    tenth, because what is nearest is easily taken for the concept (benchmarks/anchor_choice.py). Raises UnreelError if
+    there is no such thing.
     """
     if concept.anchor is not None:
         return concept.anchor
-    if concept.kind == "motion":
-        return ""
+    if concept.kind in ("motion", "unsafe"):
+        return SAFE if concept.kind == "unsafe" else ""
     kind = "style" if concept.kind == "style" else "concept"
     if concept.kind in ("character", "face") and "person" in vocabulary:
         kind = "person"

@@ -29,7 +29,13 @@ MOTION_FRAMES = (
     "all day long the cat is {}",
     "{}, that is what the frog does",
 )
-_FRAMES = {"style": STYLE_FRAMES, "motion": MOTION_FRAMES}
+UNSAFE_FRAMES = (
+    "a short film about {}",
+    "{} as it is shown on television",
+    "my friends and I, {} everywhere",
+    "guess what this is: {}",
+)
+_FRAMES = {"style": STYLE_FRAMES, "motion": MOTION_FRAMES, "unsafe": UNSAFE_FRAMES}
 
 
 def attempt(case: Case, index: int, seed: int) -> str | None:
