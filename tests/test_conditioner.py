@@ -1,3 +1,4 @@
+import copy
 import logging
 
 import diffusers
@@ -6,7 +7,7 @@ import torch
 import transformers
 
 from unreel import UnreelError
-from unreel.conditioner import Conditioner
+from unreel.conditioner import Conditioner, whole_words
 
 PROMPTS = ["a cat next to Tokyo Tower", "", "word " * 50]
 
@@ -38,6 +39,11 @@ def test_gradients_reach_exactly_the_chosen_parameters(pair, which, expected):
     reached = {name for name, p in conditioner.text_encoder.named_parameters() if p.grad is not None}
     assert reached == {name for name, _ in conditioner.text_encoder.named_parameters() if expected(name)}
     assert reached == set(chosen)
+
+
+def test_a_copy_of_a_tokenizer_has_the_same_words(pair):
+    words = whole_words(pair.t2i.tokenizer)
+    assert len(words) > 400 and whole_words(copy.deepcopy(pair.t2i.tokenizer)) == words
 
 
 def test_a_prompt_that_would_be_cut_off_is_refused(pair):

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from another_device import another_device
 from conftest import same, weights
 from pipelines import CALLS, PIPELINES, sd2
 
-from unreel import ClosedFormConfig, Concept, FewShotConfig, UnreelError, unlearn
+from unreel import ClosedFormConfig, Concept, FewShotConfig, UnreelError, unlearn, worn_by
 from unreel.conditioner import Conditioner, encode_prompt
 from unreel.denoiser import Denoiser
 from unreel.families import FAMILIES, known, text_encoders
@@ -247,6 +248,23 @@ def test_saving_memory_changes_nothing(pipeline):
     for way, erasure in ways.items():
         assert erasure.identity == expected.identity, way
     assert any(change.up.any() for change in expected.changes.values())
+
+
+def test_what_learns_on_another_device_learns_the_same(pipeline):
+    """From text with one pipeline of each family there, and from images with the parts of every pipeline taking turns."""
+    name, few_shot = type(pipeline).__name__, FewShotConfig(shots=1, epochs=1, learning_rate=1e-3, rank=2)
+    configs = [QUICK] if name in (DISTILLED, *(family.t2v[0] for family in FAMILIES)) else []
+    for config in configs + [few_shot] * (name != DISTILLED):
+        expected = unlearn("castle", alone(pipeline), config)
+        with another_device() as device:
+            model = move(build(name), name, device, offload=config is few_shot)
+            learned = unlearn("castle", alone(model), config)
+            learned.apply(model)
+            assert worn_by(model) == [learned]
+        for edit, other in zip(learned.edits, expected.edits, strict=True):
+            for weight, change in edit.changes.items():
+                dense = other.changes[weight].dense()
+                assert (change.dense() - dense).norm() <= 0.01 * dense.norm()
 
 
 GROUPS = [(family, other) for family in FAMILIES for other in (*family.t2v[1:], *family.t2i)]

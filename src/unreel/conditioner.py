@@ -295,9 +295,10 @@ def words_of(tokenizer: Any) -> Any:
 @lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
 def whole_words(tokenizer: Any) -> dict[str, int]:
     """The words that one can type, are one token each and are read back as that token: text -> id."""
-    ends, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE
-    ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith(ends) or token.startswith(starts))
-    words = [text.strip() for text in tokenizer.batch_decode([[i] for i in ids])]
+    end, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE
+    ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith(end) or token.startswith(starts))
+    # A copy of a CLIP tokenizer leaves the end in.
+    words = [text.strip().removesuffix(end) for text in tokenizer.batch_decode([[i] for i in ids])]
     # As they stand inside a sentence: after a space.
     read_back = tokenizer([f" {word}" for word in words], add_special_tokens=False).input_ids
     rows = zip(words, ids, read_back, strict=True)

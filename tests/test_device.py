@@ -1,0 +1,100 @@
+"""Everything runs on another device than the CPU: no tensor is left behind, and seeds mean the same there."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from another_device import another_device
+from conftest import FakeJudge, make_pair, same, weights
+
+from unreel import AnchoredConfig, ClosedFormConfig, FewShotConfig, attack, evaluate, generate, unlearn
+from unreel.erasure import LowRank
+from unreel.pair import move
+
+CLOSED = ClosedFormConfig(layers=2, forget=30, retain=60)
+METHODS = {
+    "closed form": (CLOSED, False),
+    "few-shot": (FewShotConfig(epochs=1), False),
+    "few-shot of low rank, checkpointing": (FewShotConfig(epochs=1, rank=2, gradient_checkpointing=True), False),
+    "few-shot of low rank, offloaded": (FewShotConfig(epochs=1, rank=2), True),
+    "anchored": (AnchoredConfig(steps=3), False),
+}
+
+
+def placed(device: str, offload: bool = False):
+    pair = make_pair()
+    for model in (pair.t2i, pair.t2v):
+        move(model, "tiny", device, offload=offload)
+    return pair
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "offloaded"])
+def offload(request) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def erasure():
+    return unlearn("cat", make_pair(), CLOSED)
+
+
+def test_what_mixes_devices_fails_here_as_on_a_gpu():
+    with another_device() as device:
+        layer = torch.nn.Linear(3, 4).to(device)
+        out = layer(torch.ones(2, 3, device=device)).square().sum()
+        out.backward()
+        assert out.device.type == layer.weight.grad.device.type == "elsewhere"
+        for mixed in (lambda: layer(torch.ones(2, 3)), lambda: torch.randn(2, generator=torch.Generator(), device=device)):
+            with pytest.raises(RuntimeError, match="Expected a"):
+                mixed()
+        with pytest.raises(RuntimeError, match="numpy"):
+            layer.weight.detach().numpy()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_the_same(name):
+    config, offload = METHODS[name]
+    expected = unlearn("castle", make_pair(), config)
+    with another_device() as device:
+        pair = placed(device, offload)
+        before = weights(pair.t2v.text_encoder)
+        learned = unlearn("castle", pair, config)
+        learned.apply(pair.t2v)
+        assert not same(before, weights(pair.t2v.text_encoder))
+        learned.remove(pair.t2v)
+        assert same(before, weights(pair.t2v.text_encoder))
+    for weight, change in learned.changes.items():
+        ours, theirs = (it.dense() if isinstance(it, LowRank) else it for it in (change, expected.changes[weight]))
+        if "k_proj.bias" not in weight:  # attention ignores what it adds, so all that it learns is rounding
+            assert (ours - theirs).norm() <= 0.01 * theirs.norm()
+
+
+def test_the_same_seeds_make_the_same_videos(erasure, offload):
+    made = []
+    for place in (nullcontext("cpu"), another_device()):
+        with place as device:
+            pair = placed(device, offload and device != "cpu")
+            made.append(generate(erasure.apply(pair.t2v), ["a cat", "a dog"], [0, 1], pair.settings))
+    assert np.abs(made[0].astype(int) - made[1]).max() <= 1
+
+
+def test_an_evaluation_measures_the_same(erasure, offload):
+    figures = []
+    for place in (nullcontext("cpu"), another_device()):
+        with place as device:
+            run = evaluate(placed(device, offload and device != "cpu").video, erasure, FakeJudge(), videos=2)
+            figures.append([figure for figure in run.figures if "seconds" not in figure.metric])
+    for here, there in zip(*figures, strict=True):
+        assert (here.metric, here.group) == (there.metric, there.group)
+        for when, estimate in here.estimates.items():
+            assert there.estimates[when].value == pytest.approx(estimate.value, rel=1e-2, abs=1e-4)
+
+
+def test_attacks_find_the_same(erasure):
+    found = []
+    for place in (nullcontext("cpu"), another_device()):
+        with place as device:
+            run = attack(placed(device), erasure, FakeJudge(), cases=1, steps=2, budgets=(1,))
+            found.append(run.document()["attacks"])
+    assert found[0] == found[1]
