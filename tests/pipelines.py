@@ -576,6 +576,7 @@ def allegro() -> DiffusionPipeline:
         caption_channels=WIDTH,
     )
     autoencoder = make(AutoencoderKLAllegro, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
+    autoencoder.kernel, autoencoder.stride = (8, 32, 32), (4, 16, 16)  # of its tiles; what they do not cover stays black
     scheduler = EulerAncestralDiscreteScheduler()
     return assemble(AllegroPipeline, **t5(), transformer=denoiser, vae=autoencoder, scheduler=scheduler)
 

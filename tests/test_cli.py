@@ -4,10 +4,13 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
+import av
 import pytest
 from conftest import make_pair, same, weights
 from diffusers import DiffusionPipeline
+from pipelines import PIPELINES
 
 from unreel import Erasure, cli, load_pair
 from unreel.attacks import names
@@ -40,6 +43,28 @@ def tiny(tmp_path):
 
 
 PAPER = ["--method", "few-shot"]
+
+
+@pytest.fixture
+def wan(tmp_path):
+    """A transformer that learns from its own frames."""
+    PIPELINES["WanPipeline"]().save_pretrained(tmp_path / "wan")
+    return ["--t2v", tmp_path / "wan", "--size", 16, 16, "--frames", 5, "--fps", 16]
+
+
+def test_a_video_transformer_goes_all_the_way(command, wan):
+    rank = ["--rank", "2", "--shots", "1", "--epochs", "1"]
+    for folder, method in {"text": ["--forget", "20"], "frames": [*PAPER, *rank]}.items():
+        code, out, _ = command("unlearn", "castle", *wan, *method, "--steps", 2, "--videos", 2, "--out", folder)
+        assert code == 0 and "similarity" in out
+        document = json.loads(Path(folder, "metrics.json").read_text())
+        assert document["sampling"] == {"steps": 2, "guidance": 5.0, "frames": 5, "size": [16, 16], "tiling": False}
+    groups = ["--group", "explicit", "--videos", 1, "--judge", "none"]
+    assert command("evaluate", "text", *wan, "--steps", 2, "--tiling", *groups)[0] == 0
+    assert json.loads(Path("text", "evaluation", "metrics.json").read_text())["sampling"]["tiling"]
+    code, out, _ = command("generate", "a castle", *wan, "--steps", 2, "--erasure", "text")
+    with av.open(out.strip()) as video:
+        assert video.streams.video[0].frames == 5 and video.streams.video[0].average_rate == 16
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,32 @@
 """Every family on tiny random pipelines of its real classes: text in, gradients out, an erasure on and off."""
 
 import copy
+import inspect
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from another_device import another_device
-from conftest import same, weights
-from pipelines import CALLS, PIPELINES, sd2
+from conftest import FakeJudge, same, weights
+from pipelines import CALLS, PIPELINES, TextProcessor, sd2
 
-from unreel import ClosedFormConfig, Concept, FewShotConfig, UnreelError, unlearn, worn_by
+from unreel import (
+    ClosedFormConfig,
+    Concept,
+    FewShotConfig,
+    UnreelError,
+    attack,
+    evaluate,
+    generate,
+    unlearn,
+    worn_by,
+)
 from unreel.conditioner import Conditioner, encode_prompt
 from unreel.denoiser import Denoiser
-from unreel.families import FAMILIES, known, text_encoders
-from unreel.pair import Pair, Settings, TextModel, move
+from unreel.families import FAMILIES, known, network_of, text_encoders
+from unreel.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
 
 PROMPTS = ["a photo of a castle", "a cat on a table"]
 QUICK = ClosedFormConfig(forget=20, retain=40)
@@ -62,6 +75,18 @@ def tensors(pipeline, prompts=PROMPTS):
 def test_every_class_of_the_table_has_a_tiny_twin_and_the_other_way_round():
     assert {name for family in FAMILIES for name in (*family.t2v, *family.t2i)} == set(PIPELINES)
     assert all(known(name) for name in PIPELINES) and not known("ShapEPipeline")
+
+
+def test_a_folder_of_every_class_loads_whole_and_with_text_encoders_only(pipeline, tmp_path, monkeypatch):
+    pipeline.save_pretrained(tmp_path)
+    if "Kandinsky5" in type(pipeline).__name__:  # its processor of words and images needs torchvision: one of words alone
+        index = json.loads((tmp_path / "model_index.json").read_text())
+        (tmp_path / "model_index.json").write_text(json.dumps(index | {"tokenizer": ["transformers", "Qwen2VLProcessor"]}))
+        monkeypatch.setattr(transformers, "Qwen2VLProcessor", TextProcessor)
+    whole, words = load_pipeline(tmp_path), load_pipeline(tmp_path, text_only=True)
+    assert same(weights(network_of(pipeline)), weights(network_of(whole)))
+    for loaded in (whole, words):
+        assert all(torch.equal(a, b) for a, b in zip(tensors(pipeline), tensors(loaded), strict=True))
 
 
 def test_text_encoders_are_called_as_the_pipeline_calls_them_when_it_makes_something(pipeline):
@@ -265,6 +290,73 @@ def test_what_learns_on_another_device_learns_the_same(pipeline):
             for weight, change in edit.changes.items():
                 dense = other.changes[weight].dense()
                 assert (change.dense() - dense).norm() <= 0.01 * dense.norm()
+
+
+VIDEO = [name for family in FAMILIES for name in family.t2v]
+FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "MochiPipeline": 7}  # others make any odd number
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_every_video_model_is_evaluated_with_the_settings_that_were_asked_for(name):
+    model = build(name)
+    frames, asked = FRAMES.get(name, 5), size(model)
+    video = load_settings(model, steps=2, frames=frames, size=asked)
+    erasure = unlearn("cat", alone(model), QUICK)
+    clean = {part: weights(it) for part, it in text_encoders(model).items()}
+    run = evaluate(video, erasure, FakeJudge(), videos=1, groups=["explicit", "neighbours"])
+    (before,), (after,) = (list(run.groups["explicit"].videos(when)) for when in ("before", "after"))
+    assert before.shape == (frames, *asked, 3) and before.std() > 0
+    assert not (before == after).all()  # it is on
+    assert run.figure("embedding_shift").after.value > 0
+    assert all(same(clean[part], weights(it)) for part, it in text_encoders(model).items())
+    again = generate(
+        model, [run.groups["explicit"].prompts[0].text], [run.groups["explicit"].prompts[0].seed], video.settings
+    )
+    assert (again[0] == before).all()
+
+
+def load_settings(pipeline, **given):
+    """As it is loaded: with the pipeline's own settings, but for what was given."""
+    return VideoModel(pipeline, replace(settings_of("", pipeline), **given), "tiny")
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_video_models_own_settings_are_those_of_its_call(name):
+    model = build(name)
+    settings = settings_of("", model)
+    takes = {key: it.default for key, it in inspect.signature(type(model).__call__).parameters.items()}
+    assert settings.steps == takes["num_inference_steps"]
+    assert settings.guidance == takes.get("guidance_scale", 6.0)  # a guider's, where there is one
+    assert settings.frames == next(takes[key] for key in ("num_frames", "video_length", "frames") if key in takes)
+
+
+def test_a_guider_guides_as_asked():
+    model = build("HunyuanVideo15Pipeline")
+    video = load_settings(model, steps=2, frames=1, size=size(model))
+    videos = [
+        generate(model, ["a castle"], [0], replace(video.settings, guidance=guidance)) for guidance in (6.0, 1.5, 6.0)
+    ]
+    assert (videos[0] == videos[2]).all() and not (videos[0] == videos[1]).all()
+
+
+def test_tiles_are_for_autoencoders_that_know_them_and_come_off_again():
+    model = build("WanPipeline")
+    video = load_settings(model, steps=1, frames=1, size=size(model), tiling=True)
+    assert generate(model, ["a castle"], [0], video.settings).std() > 0
+    assert not model.vae.use_tiling
+    del model.vae.use_tiling
+    with pytest.raises(UnreelError, match="cannot work in tiles: leave --tiling out"):
+        generate(model, ["a castle"], [0], video.settings)
+
+
+def test_attacks_by_hand_need_no_particular_model():
+    model = build("WanPipeline")
+    pair = replace(alone(model), settings=load_settings(model, steps=1, frames=1, size=size(model)).settings)
+    erasure = unlearn("cat", pair, QUICK)
+    found = attack(pair, erasure, FakeJudge(), attacks=["plain", "typos"], cases=1, budgets=(1,))
+    assert {outcome.attack for outcome in found.outcomes} == {"plain", "typos"}
+    with pytest.raises(UnreelError, match="prefix_search needs a Stable Diffusion pipeline"):
+        attack(pair, erasure, FakeJudge(), attacks=["prefix_search"], cases=1)
 
 
 GROUPS = [(family, other) for family in FAMILIES for other in (*family.t2v[1:], *family.t2i)]

@@ -123,6 +123,7 @@ FROM_THE_HUB = [
     (ConnectionError("no route to host"), "the hub cannot be reached: connect and try again"),
     (errors.XetDownloadError("no chunk"), "cannot load own/model: no chunk"),
     (OSError("No space left on device"), "cannot load own/model: .*No space left on device"),
+    (ImportError("Qwen2VLImageProcessor requires the Torchvision library"), "cannot load own/model: .*Torchvision"),
 ]
 
 

@@ -41,6 +41,22 @@ Offload = Annotated[
         "--offload", help="parts of a model wait in main memory and take turns on the device (few-shot: with --rank)"
     ),
 ]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="denoising steps of a video or an image (default: the pipeline's own)", show_default=False),
+]
+Guidance = Annotated[
+    float | None, typer.Option(help="classifier-free guidance (default: the pipeline's own)", show_default=False)
+]
+Frames = Annotated[int | None, typer.Option(min=1, help="frames a video (default: the pipeline's own)", show_default=False)]
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="HEIGHT WIDTH", help="of a video, in pixels (default: the pipeline's own)", show_default=False),
+]
+Fps = Annotated[int | None, typer.Option(min=1, help="frames a second in files (default: 8)", show_default=False)]
+Tiling = Annotated[
+    bool, typer.Option("--tiling", help="decode videos one part after the other: less memory, slightly other pixels")
+]
 JudgeName = Annotated[
     str | None,
     typer.Option(
@@ -63,6 +79,14 @@ def _placement(device: str, dtype: Precision, offload: bool = False) -> dict[str
     if offload and device == "cpu":
         raise UnreelError("offloading moves what waits to main memory: leave --offload out, or choose another --device")
     return {"device": device, "dtype": getattr(torch, dtype.value), **({"offload": True} if offload else {})}
+
+
+def _sampled(model: Any, tiling: bool, **given: Any) -> Any:
+    """A pair or a video model with the settings that were given in place of its own."""
+    from dataclasses import replace
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(model, settings=replace(model.settings, tiling=tiling, **chosen))
 
 
 def _slug(text: str) -> str:
@@ -169,6 +193,12 @@ def unlearn(
     videos: Annotated[
         int, typer.Option(help="videos of each concept and of its neighbours; 0 writes the erasure only")
     ] = 20,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    size: Size = None,
+    fps: Fps = None,
+    tiling: Tiling = False,
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<concept>", show_default=False)] = None,
     overwrite: Overwrite = False,
@@ -221,6 +251,7 @@ def unlearn(
     pair = load_pair(t2i, t2v, text_only=from_text and not videos, dtype=_placement(device, dtype, offload)["dtype"])
     if videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")
+    pair = _sampled(pair, tiling, steps=steps, guidance=guidance, frames=frames, size=size, fps=fps)
     # Only what is needed: the video model waits in main memory.
     move(pair.t2i, pair.t2i_source, device, offload=offload, text_only=from_text)
     referee = None
@@ -271,6 +302,12 @@ def evaluate(
         list[Path] | None, typer.Option(help="prompts of your own: JSON, CSV or text; may be repeated", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="of the first video")] = 1000,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    size: Size = None,
+    fps: Fps = None,
+    tiling: Tiling = False,
     out: Resumed = None,
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
@@ -296,6 +333,7 @@ def evaluate(
     placement = _placement(device, dtype, offload)
     referee = _judge(judge, t2v, device)
     model = load_video_model(t2v, **placement)
+    model = _sampled(model, tiling, steps=steps, guidance=guidance, frames=frames, size=size, fps=fps)
     options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": tuple(group or GROUPS), "given": given}
     evaluation = run(model, worn, referee, concept=what, folder=folder, **options)
     page = write_report(folder, evaluation)
@@ -320,6 +358,12 @@ def attack(
     ] = None,
     steps: Annotated[int, typer.Option(help="search steps for each video, for attacks that search")] = 30,
     seed: Annotated[int, typer.Option(help="of the first case")] = 2000,
+    video_steps: Steps = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    size: Size = None,
+    fps: Fps = None,
+    tiling: Tiling = False,
     out: Resumed = None,
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
@@ -344,6 +388,7 @@ def attack(
     if referee is None:
         raise UnreelError("an attack needs a judge: choose one with --judge")
     pair = load_pair(t2i, t2v, **placement)
+    pair = _sampled(pair, tiling, steps=video_steps, guidance=guidance, frames=frames, size=size, fps=fps)
     options: dict[str, Any] = {"attacks": attacks or (), "cases": cases, "budgets": budget or BUDGETS, "steps": steps}
     robustness = run(pair, worn, referee, concept=what, seed=seed, folder=folder, **options)
     page = write_attack_report(folder, robustness)
@@ -356,9 +401,12 @@ def generate(
     erasure: Annotated[list[Path] | None, typer.Option(help="folder of an erasure to put on; may be repeated")] = None,
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
     seed: Annotated[int, typer.Option(min=0, help="of the first prompt; the next ones count up")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="denoising steps", show_default=False)] = None,
-    guidance: Annotated[float | None, typer.Option(help="classifier-free guidance", show_default=False)] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="frames a video", show_default=False)] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    size: Size = None,
+    fps: Fps = None,
+    tiling: Tiling = False,
     out: Annotated[Path, typer.Option(help="folder for the videos")] = Path("videos"),
     overwrite: Overwrite = False,
     device: Device = "cpu",
@@ -366,8 +414,6 @@ def generate(
     offload: Offload = False,
 ) -> None:
     """Generate videos from prompts, with any number of erasures on."""
-    from dataclasses import replace
-
     if not all(text.strip() for text in prompt):
         raise UnreelError("a prompt is empty")
     files = [out / f"{_slug(text)}-{seed + i}.mp4" for i, text in enumerate(prompt)]
@@ -384,12 +430,11 @@ def generate(
     model = load_video_model(t2v, **_placement(device, dtype, offload))
     for item in erasures:
         item.apply(model.pipeline)
-    given: dict[str, Any] = {"steps": steps, "guidance": guidance, "frames": frames}
-    settings = replace(model.settings, **{name: value for name, value in given.items() if value is not None})
+    model = _sampled(model, tiling, steps=steps, guidance=guidance, frames=frames, size=size, fps=fps)
     out.mkdir(parents=True, exist_ok=True)
-    clips = run(model.pipeline, list(prompt), [seed + i for i in range(len(prompt))], settings)
+    clips = run(model.pipeline, list(prompt), [seed + i for i in range(len(prompt))], model.settings)
     for file, clip in zip(files, clips, strict=True):
-        write_mp4(file, clip, settings.fps)
+        write_mp4(file, clip, model.settings.fps)
         typer.echo(file)
 
 

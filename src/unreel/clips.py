@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from unreel.erasure import Erasure, Fingerprint, worn_by
 from unreel.errors import UnreelError
+from unreel.families import network_of
 from unreel.pair import VideoModel
 from unreel.video import generate
 
@@ -48,9 +50,9 @@ class ClipStore:
         self.model = model
         self.folder.mkdir(parents=True, exist_ok=True)
         pipeline, settings = model.pipeline, model.settings
-        parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+        parts = (part for _, part in sorted(pipeline.components.items()) if isinstance(part, nn.Module))
         weights = [Fingerprint.of(part).identity for part in parts] + [on.identity for on in worn_by(pipeline)]
-        sampling = [settings.steps, settings.guidance, settings.frames, str(pipeline.unet.dtype)]
+        sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)}
         self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 
     def batches(

@@ -14,7 +14,7 @@ import torch
 
 from unreel.calls import first_call
 from unreel.errors import UnreelError
-from unreel.families import frames_argument, makes_pictures
+from unreel.families import frames_argument, makes_pictures, network_of, size_arguments
 from unreel.memory import device_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Denoiser:
 
         Raises UnreelError for a pipeline without a network.
         """
-        network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+        network = network_of(pipeline)
         if network is None or getattr(pipeline, "vae", None) is None:
             raise UnreelError(
                 f"{type(pipeline).__name__} has no network to learn from images with: use the closed form, or give a "
@@ -79,11 +79,9 @@ class Denoiser:
             )
         for part in (network, pipeline.vae):
             part.requires_grad_(False)
-        shape: dict[str, Any] = {} if size is None else {"height": size[0], "width": size[1]}
-        if size and "use_resolution_binning" in inspect.signature(type(pipeline).__call__).parameters:
-            shape["use_resolution_binning"] = False  # it would choose another size
         frames = frames_argument(pipeline)
-        return cls(network, pipeline.scheduler, pipeline.vae, pipeline, shape | ({frames: 1} if frames else {}))
+        shape = size_arguments(pipeline, size) | ({frames: 1} if frames else {})
+        return cls(network, pipeline.scheduler, pipeline.vae, pipeline, shape)
 
     @property
     def offloaded(self) -> bool:

@@ -96,8 +96,8 @@ class Evaluation:
         self.model, self.erasure, self.concept, self.judge, self.groups = model, erasure, concept, judge, groups
 
     @property
-    def conditioner(self) -> Conditioner:
-        return Conditioner.of(self.model.pipeline)
+    def conditioners(self) -> list[Conditioner]:
+        return list(Conditioner.all_of(self.model.pipeline).values())
 
     @property
     def unrelated_prompts(self) -> list[str]:

@@ -71,6 +71,25 @@ def frames_argument(pipeline: Any) -> str | None:
     return next((name for name in ("num_frames", "video_length", "frames") if name in takes), None)
 
 
+def size_arguments(pipeline: Any, size: tuple[int, int] | None) -> dict[str, Any]:
+    """What asks a pipeline for (height, width) in pixels and no other size; nothing for its own."""
+    if size is None:
+        return {}
+    # Binned, it would choose another one.
+    binned = "use_resolution_binning" in inspect.signature(type(pipeline).__call__).parameters
+    return {"height": size[0], "width": size[1], **({"use_resolution_binning": False} if binned else {})}
+
+
+def network_of(pipeline: Any) -> Any:
+    """What denoises in a pipeline, U-Net or transformer; None if there is none."""
+    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+
+
+def decodes_in_tiles_only(pipeline: Any) -> bool:
+    """Whether the pipeline's autoencoder cannot decode a video in one piece."""
+    return type(pipeline).__name__ == "AllegroPipeline"
+
+
 def makes_pictures(pipeline: Any) -> bool:
     """Whether a pipeline is an image model with a U-Net, whose latents are pictures."""
     return hasattr(pipeline, "unet") and frames_argument(pipeline) is None

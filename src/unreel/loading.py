@@ -51,7 +51,7 @@ def loading(
     of_hub = (errors.HTTPError, errors.EntryNotFoundError, errors.CachedRepoTreeNotFoundError, errors.XetDownloadError)
     try:
         yield
-    except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError, *of_hub) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, MemoryError, SafetensorError, *of_hub) as error:
         if no_memory(error):
             raise UnreelError(_too_large(source, device, dtype, size)) from error
         raise UnreelError(_at_the_hub(source, error) or _other(source, error)) from error

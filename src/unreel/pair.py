@@ -17,7 +17,7 @@ from torch import nn
 from unreel.conditioner import Conditioner, words_of
 from unreel.erasure import Fingerprint
 from unreel.errors import UnreelError
-from unreel.families import FAMILIES, known, makes_videos, text_encoders
+from unreel.families import FAMILIES, frames_argument, known, makes_videos, text_encoders
 from unreel.loading import loading, require_place, require_source
 from unreel.memory import enough_memory
 from unreel.sharing import (
@@ -50,18 +50,26 @@ TEXT_ENCODERS = (
 class Settings:
     """How to sample and unlearn: the defaults are the paper's; the embedded pair brings its own in `unreel.json`.
 
-    `size` is (height, width) in pixels of what methods that learn from images generate, by default the pipeline's own;
-    `batch` is how many videos are generated at once; `few_shot` and `anchored` override fields of those methods' settings.
+    `size` is (height, width) in pixels of videos, and of single frames of a video model to learn from; it and `frames` are
+    the pipeline's own where they are None. `tiling` lets autoencoders decode one part of a frame after the other, which
+    takes less memory and changes pixels a little. `batch` is how many videos are generated at once; `few_shot` and
+    `anchored` override fields of those methods' settings.
     """
 
     steps: int = 50
     guidance: float = 7.5
-    frames: int = 16
+    frames: int | None = 16
     fps: int = 8
     size: tuple[int, int] | None = None
+    tiling: bool = False
     batch: int = 1
     few_shot: dict[str, Any] = field(default_factory=dict)
     anchored: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """All that decides what a seed makes of a prompt."""
+        return {name: getattr(self, name) for name in ("steps", "guidance", "frames", "size", "tiling")}
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,7 @@ def _left_out(source: str, index: dict[str, Any], text_only: bool) -> dict[str, 
 
 
 def _weightless(part: str) -> bool:
-    return part.startswith(("tokenizer", "scheduler", "feature_extractor", "processor"))
+    return part.startswith(("tokenizer", "scheduler", "feature_extractor", "processor")) or part.endswith("guider")
 
 
 def _stem(library: str) -> str:
@@ -317,7 +325,7 @@ def load_pair(
     if not isinstance(video_model, TextModel) and not makes_videos(type(video_model).__name__):
         names = ", ".join(name for family in FAMILIES for name in family.t2v)
         raise UnreelError(f"{t2v} is a {type(video_model).__name__}, no text-to-video pipeline: unreel knows {names}")
-    pair = Pair(image_model or video_model, video_model, t2i or t2v, t2v, _settings(t2v, video_model), words)
+    pair = Pair(image_model or video_model, video_model, t2i or t2v, t2v, settings_of(t2v, video_model), words)
     if t2i is not None:
         pair.require_shared()
     return pair
@@ -333,13 +341,16 @@ def load_video_model(
     folder = EMBEDDED_FOLDER / "video" if t2v == EMBEDDED else t2v
     require_place(device, dtype)
     pipeline = move(load_pipeline(folder, dtype=dtype), t2v, device, offload=offload)
-    return VideoModel(pipeline, _settings(t2v, pipeline), t2v)
+    return VideoModel(pipeline, settings_of(t2v, pipeline), t2v)
 
 
-def _settings(t2v: str, pipeline: Any) -> Settings:
+def settings_of(t2v: str, pipeline: Any) -> Settings:
     """The embedded pair's own settings; for another pipeline what it takes itself when it is called with a prompt alone."""
     if t2v == EMBEDDED:
         return Settings(**json.loads((EMBEDDED_FOLDER / SETTINGS_FILE).read_text()))
     usual = {name: it.default for name, it in inspect.signature(type(pipeline).__call__).parameters.items()}
-    own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "frames": "num_frames"}
-    return Settings(**{field: usual[name] for field, name in own.items() if usual.get(name) is not None})
+    own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "frames": frames_argument(pipeline)}
+    settings = {field: usual[name] for field, name in own.items() if name in usual}
+    if hasattr(pipeline, "guider"):
+        settings["guidance"] = pipeline.guider.guidance_scale
+    return Settings(**settings)

@@ -14,6 +14,7 @@ import numpy as np
 from unreel.erasure import METRICS_FILE, REPORT_FILE
 from unreel.estimate import Estimate
 from unreel.evaluation import Evaluation, Group
+from unreel.families import network_of
 from unreel.files import write_bytes, write_json, write_text
 from unreel.metrics import Figure
 from unreel.robustness import ARMS, Robustness
@@ -95,8 +96,8 @@ def document(evaluation: Evaluation) -> dict[str, Any]:
         "figures": evaluation.metrics(),
         "erasure": evaluation.erasure.identity,
         "model": evaluation.model.source,
-        "sampling": {"steps": settings.steps, "guidance": settings.guidance, "frames": settings.frames},
-        "dtype": str(evaluation.model.pipeline.unet.dtype).removeprefix("torch."),
+        "sampling": settings.sampling,
+        "dtype": str(network_of(evaluation.model.pipeline).dtype).removeprefix("torch."),
         "versions": versions(),
     }
 

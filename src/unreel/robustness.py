@@ -136,14 +136,17 @@ def attack(
         raise UnreelError(f"an attack needs at least one case, not {cases}")
     # The second half of a group only repeats the first.
     prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
-    edited = SimpleNamespace(text_encoder=copy.deepcopy(original.text_encoder))
-    erasure.apply(edited)
+    erasure.fitting(pair.t2v)  # refuses another text encoder
     what = {"erasure": erasure.identity, "model": pair.t2v_source, "settings": asdict(pair.settings), "judge": judge.name}
     home = None if folder is None else Path(folder)
     if home:
         claim(home, what | {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed})
     store = ClipStore(pair.video, Path(clips) if clips else home and home / CLIPS_FOLDER)
-    encoders = {"edited": Conditioner(original.tokenizer, edited.text_encoder), "unedited": original}
+    encoders = {"edited": original, "unedited": original}
+    if searching:
+        edited = SimpleNamespace(text_encoder=copy.deepcopy(original.text_encoder))
+        erasure.apply(edited)
+        encoders["edited"] = Conditioner(original.tokenizer, edited.text_encoder)
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     denoiser, texts = Denoiser.of(pair.t2i), [prompt.text for prompt in prompts[:cases]]
     latents = list(_latents(pair, denoiser, texts, seed)) if searching else [torch.empty(0)] * len(texts)

@@ -312,7 +312,7 @@ def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> 
     Latents that are not pictures, or single frames of a video model, stay as the model made them, and are their own mirror
     images.
     """
-    denoiser = Denoiser.of(pair.t2i, pair.settings.size)
+    denoiser = Denoiser.of(pair.t2i, pair.settings.size if pair.t2i is pair.t2v else None)
     if denoiser.offloaded:
         require_offloadable(config)
     if not makes_pictures(pair.t2i):

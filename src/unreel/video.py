@@ -3,8 +3,10 @@
 Knows pipelines and pixels; knows nothing about concepts, erasures or judges.
 """
 
+import inspect
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from unreel.errors import UnreelError
-from unreel.families import frames_argument
+from unreel.families import decodes_in_tiles_only, frames_argument, size_arguments
 from unreel.files import write_bytes
 from unreel.memory import enough_memory, no_memory
 from unreel.pair import Settings
@@ -45,6 +47,10 @@ def _batches(
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
     batch = settings.batch
+    if "guidance_scale" in inspect.signature(type(pipeline).__call__).parameters:
+        options["guidance_scale"] = settings.guidance
+    elif pipeline.guider.guidance_scale != settings.guidance:
+        pipeline.guider = pipeline.guider.new(guidance_scale=settings.guidance)
     for start in tqdm(range(0, len(prompts), batch), desc=what, unit="batch", disable=not what):
         part = prompts[start : start + batch]
         embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
@@ -54,7 +60,6 @@ def _batches(
             **words,
             generator=_generators(seeds[start : start + batch]),
             num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
             output_type="np",
             **options,
         )
@@ -66,6 +71,7 @@ def _called(pipeline: "DiffusionPipeline", **options: Any) -> Any:
     ways = {
         "--dtype bfloat16": pipeline.dtype == torch.float32,
         "--offload": device.type != "cpu" and pipeline.device == device,
+        "--tiling": frames_argument(pipeline) is not None and not getattr(pipeline.vae, "use_tiling", True),
         "fewer --frames": frames_argument(pipeline) is not None,
     }
     with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
@@ -111,10 +117,25 @@ def generate(
     """One video per prompt and seed: (n, frames, height, width, 3) uint8. `what` names the progress bar; empty: none.
 
     In place of words, prompts may be embeddings (tokens, width), which go straight to the denoiser.
+    Raises UnreelError for what the pipeline cannot make.
     """
-    frames = {frames_argument(pipeline) or "num_frames": settings.frames}
-    batches = _batches(pipeline, prompts, seeds, settings, what, **frames)
-    return _bytes(np.concatenate([out.frames for out in batches]))
+    options = {frames_argument(pipeline) or "num_frames": settings.frames, **size_arguments(pipeline, settings.size)}
+    with _in_tiles(pipeline) if settings.tiling or decodes_in_tiles_only(pipeline) else nullcontext():
+        batches = _batches(pipeline, prompts, seeds, settings, what, **options)
+        return _bytes(np.concatenate([out.frames for out in batches]))
+
+
+@contextmanager
+def _in_tiles(pipeline: Any) -> Iterator[None]:
+    """Inside, the autoencoder works on one part of a frame after the other. Raises UnreelError for one that cannot."""
+    before = getattr(pipeline.vae, "use_tiling", None)
+    if before is None:
+        raise UnreelError(f"the autoencoder of a {type(pipeline).__name__} cannot work in tiles: leave --tiling out")
+    pipeline.vae.enable_tiling()
+    try:
+        yield
+    finally:
+        pipeline.vae.use_tiling = before
 
 
 def encode_mp4(frames: np.ndarray, fps: int) -> bytes:

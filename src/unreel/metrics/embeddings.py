@@ -1,13 +1,15 @@
 """How far did the text encoder's answers to unrelated prompts move?
 
-For 1,000 prompts that do not ask for the concept, ||T'(p) - T(p)|| / ||T(p)|| over all tokens, padding included, because
-the denoiser attends to it; and the share of prompts whose embeddings are the same bit for bit.
+For 1,000 prompts that do not ask for the concept, ||T'(p) - T(p)|| / ||T(p)|| over all tokens that count, padding included
+where the denoiser attends to it, and over all text encoders that the model reads prompts with; and the share of prompts
+whose embeddings are the same bit for bit.
 """
 
 from collections.abc import Iterator
 
 import torch
 
+from unreel.conditioner import Conditioner
 from unreel.estimate import Estimate
 from unreel.evaluation import Evaluation
 from unreel.metrics import Figure
@@ -23,8 +25,9 @@ def measure(run: Evaluation) -> Iterator[Figure]:
         after = _encode(run, prompts)
     finally:
         run.erasure.remove(pipeline)
-    moved = ((after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2))).numpy()
-    same = (after == before).flatten(1).all(1).numpy()
+    pairs = list(zip(before, after, strict=True))
+    moved = torch.cat([(b.float() - a.float()).norm(dim=1) / b.float().norm(dim=1) for b, a in pairs]).numpy()
+    same = torch.cat([(a == b).all(1) for b, a in pairs]).numpy()
     yield Figure(
         "embedding_shift", "embeddings of unrelated prompts moved by", "", None, Estimate.mean(moved), "%", "lower"
     )
@@ -34,6 +37,12 @@ def measure(run: Evaluation) -> Iterator[Figure]:
 
 
 @torch.inference_mode()
-def _encode(run: Evaluation, prompts: list[str]) -> torch.Tensor:
-    parts = [run.conditioner.encode(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
-    return torch.cat(parts).float().cpu()
+def _encode(run: Evaluation, prompts: list[str]) -> list[torch.Tensor]:
+    """Of every batch of prompts, all that text encoders write and the denoiser sees, zero elsewhere: (batch, numbers)."""
+
+    def states(conditioner: Conditioner, batch: list[str]) -> torch.Tensor:
+        tokens = conditioner.tokenize(batch)
+        return (conditioner.encode_tokens(tokens) * tokens.seen[..., None]).flatten(1).cpu()
+
+    batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+    return [torch.cat([states(conditioner, batch) for conditioner in run.conditioners], dim=1) for batch in batches]
