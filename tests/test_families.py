@@ -13,6 +13,7 @@ from conftest import FakeJudge, same, weights
 from pipelines import CALLS, PIPELINES, TextProcessor, sd2
 
 from unreel import (
+    AdversarialConfig,
     ClosedFormConfig,
     Concept,
     FewShotConfig,
@@ -27,6 +28,7 @@ from unreel.conditioner import Conditioner, encode_prompt
 from unreel.denoiser import Denoiser
 from unreel.families import FAMILIES, known, network_of, text_encoders
 from unreel.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
+from unreel.report import write_report
 
 PROMPTS = ["a photo of a castle", "a cat on a table"]
 QUICK = ClosedFormConfig(forget=20, retain=40)
@@ -313,6 +315,18 @@ def test_every_video_model_is_evaluated_with_the_settings_that_were_asked_for(na
         model, [run.groups["explicit"].prompts[0].text], [run.groups["explicit"].prompts[0].seed], video.settings
     )
     assert (again[0] == before).all()
+
+
+@pytest.mark.parametrize(
+    "config", [QUICK, AdversarialConfig(forget=20, retain=40, rounds=1, generations=1, tries=8, hardest=2)]
+)
+def test_a_report_tells_of_every_text_encoder(config, tmp_path):
+    model = build("AnimateDiffSDXLPipeline")
+    video = load_settings(model, steps=1, frames=1, size=size(model))
+    run = evaluate(video, unlearn("cat", alone(model), config), None, videos=1, groups=["explicit"])
+    page = write_report(tmp_path, run).read_text()
+    assert page.count("Text encoder 1: solved on") == page.count("Text encoder 2: solved on") == 1
+    assert page.count("the hardest sentences") == (0 if config is QUICK else 2)
 
 
 def load_settings(pipeline, **given):

@@ -108,7 +108,10 @@ def test_running_out_of_memory_is_one_line_that_says_what_helps(pair, monkeypatc
     )
     assert same(before, weights(pair.t2i.text_encoder))
     monkeypatch.setattr(type(pair.t2v), "__call__", wraps(type(pair.t2v).__call__)(fail))
-    with pytest.raises(UnreelError, match=r"generating does not fit .*: try --dtype bfloat16 or fewer --frames$"):
+    with pytest.raises(
+        UnreelError,
+        match=r"generating does not fit .*: try --dtype bfloat16 or --tiling or fewer --frames or a smaller --size$",
+    ):
         generate(pair.t2v, ["a cat"], [0], SETTINGS)
 
 

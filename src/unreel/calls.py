@@ -1,13 +1,43 @@
-"""What a pipeline calls its parts with: ask it, instead of writing down for every class what it does.
+"""Calls of pipelines: what they make, or why they cannot; and what they call their parts with, so that nobody has to write
+down for every class what it does.
 
 Knows modules as functions; knows nothing about what they compute.
 """
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
+
+from unreel.errors import UnreelError
+from unreel.families import frames_argument
+from unreel.memory import enough_memory, no_memory
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def made_by(pipeline: "DiffusionPipeline", **options: Any) -> Any:
+    """What the pipeline makes. Raises UnreelError for what it cannot make, such as more frames than it was trained for."""
+    device, video = pipeline._execution_device, frames_argument(pipeline) is not None
+    ways = {
+        "--dtype bfloat16": pipeline.dtype == torch.float32,
+        "--offload": device.type != "cpu" and pipeline.device == device,
+        "--tiling": video and not getattr(pipeline.vae, "use_tiling", True),
+        "fewer --frames": video,
+        "a smaller --size": video,
+    }
+    with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
+        try:
+            return pipeline(**options)
+        except (ValueError, RuntimeError) as error:
+            if no_memory(error):
+                raise
+            numbers = ", ".join(f"{name}={it}" for name, it in options.items() if isinstance(it, (int, float)))
+            reason = " ".join(str(error).split())
+            raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason}") from error
 
 
 class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)

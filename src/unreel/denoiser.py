@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unreel.calls import first_call
+from unreel.calls import first_call, made_by
 from unreel.errors import UnreelError
 from unreel.families import frames_argument, makes_pictures, network_of, size_arguments
 from unreel.memory import device_of
@@ -120,7 +120,7 @@ class Denoiser:
         for prompt, seed in zip(prompts, seeds, strict=True):
             generator = torch.Generator("cpu").manual_seed(seed)
             options = {"num_inference_steps": steps, "output_type": "latent", "generator": generator}
-            made.append(self.pipeline(prompt=prompt, **options, **self.shape)[0])
+            made.append(made_by(self.pipeline, prompt=prompt, **options, **self.shape)[0])
         return torch.cat(made)
 
     def conditioning(self, prompts: Sequence[str]) -> Conditioning:

@@ -111,7 +111,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
         {"title": TITLES.get(name, name), "name": name, "erased": group.asks_for_concept, "rows": _rows(folder, group)}
         for name, group in evaluation.groups.items()
     ]
-    parts = evaluation.erasure.provenance["parts"]
+    parts = [part | {"solves": _solves(part)} for part in evaluation.erasure.provenance["parts"]]
     order = [metric for metric, _ in COLUMNS]
     figures = sorted(evaluation.figures, key=lambda f: order.index(f.metric) if f.metric in order else len(order))
     titles = dict.fromkeys((figure.metric, figure.title, figure.better) for figure in figures if figure.group)
@@ -152,6 +152,16 @@ def _rows(folder: Path, group: Group) -> list[dict[str, Any]]:
                     "yes": bool(found.mean() >= 0.5),
                 }
     return rows
+
+
+def _solves(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the record of an erasure in closed form says of each text encoder: a list of each, if there are several."""
+    if "left" not in part:
+        return []
+    named: dict[str, Any] = {name: part[name] for name in ("sentences", "left", "revived") if name in part}
+    if not isinstance(part["left"], list):
+        return [named]
+    return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
 
 
 def loss_points(losses: list[float], width: int = 600, height: int = 120) -> str:

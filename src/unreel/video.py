@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from unreel.calls import made_by
 from unreel.errors import UnreelError
 from unreel.families import decodes_in_tiles_only, frames_argument, size_arguments
 from unreel.files import write_bytes
-from unreel.memory import enough_memory, no_memory
 from unreel.pair import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _batches(
         part = prompts[start : start + batch]
         embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
         words: dict[str, Any] = {"prompt_embeds": torch.stack(embeddings)} if embeddings else {"prompt": list(part)}
-        yield _called(
+        yield made_by(
             pipeline,
             **words,
             generator=_generators(seeds[start : start + batch]),
@@ -63,26 +63,6 @@ def _batches(
             output_type="np",
             **options,
         )
-
-
-def _called(pipeline: "DiffusionPipeline", **options: Any) -> Any:
-    """What the pipeline makes. Raises UnreelError for what it cannot make, such as more frames than it was trained for."""
-    device = pipeline._execution_device
-    ways = {
-        "--dtype bfloat16": pipeline.dtype == torch.float32,
-        "--offload": device.type != "cpu" and pipeline.device == device,
-        "--tiling": frames_argument(pipeline) is not None and not getattr(pipeline.vae, "use_tiling", True),
-        "fewer --frames": frames_argument(pipeline) is not None,
-    }
-    with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
-        try:
-            return pipeline(**options)
-        except (ValueError, RuntimeError) as error:
-            if no_memory(error):
-                raise
-            numbers = ", ".join(f"{name}={it}" for name, it in options.items() if isinstance(it, (int, float)))
-            reason = " ".join(str(error).split())
-            raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason}") from error
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
