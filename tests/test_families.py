@@ -294,6 +294,24 @@ def test_what_learns_on_another_device_learns_the_same(pipeline):
                 assert (change.dense() - dense).norm() <= 0.01 * dense.norm()
 
 
+def test_a_network_for_the_noisy_half_learns_from_its_own_timesteps_only(monkeypatch):
+    """Wan 2.2: below the boundary, another network makes the video."""
+    one = build("WanPipeline")
+    parts = one.components | {"transformer_2": copy.deepcopy(one.transformer)}
+    two = type(one)(**parts, boundary_ratio=0.875)
+    two.set_progress_bar_config(disable=True)
+    assert Denoiser.of(one).first_timestep == 0 and Denoiser.of(two).first_timestep == 875
+    drawn, loss = [], Denoiser.loss
+
+    def note(self, z, noise, t, conditioning):
+        drawn.append(t)
+        return loss(self, z, noise, t, conditioning)
+
+    monkeypatch.setattr(Denoiser, "loss", note)
+    unlearn("castle", alone(two), FewShotConfig(shots=2, epochs=8, learning_rate=1e-3))
+    assert all(875 <= t < 1000 for t in torch.cat(drawn).tolist()) and len(set(torch.cat(drawn).tolist())) > 8
+
+
 VIDEO = [name for family in FAMILIES for name in family.t2v]
 FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "MochiPipeline": 7}  # others make any odd number
 

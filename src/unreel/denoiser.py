@@ -5,6 +5,7 @@ network besides latents and text; works on latents of any rank. Knows nothing ab
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -106,6 +107,12 @@ class Denoiser:
     def timesteps(self) -> int:
         """How many training timesteps there are."""
         return self.scheduler.config.num_train_timesteps
+
+    @property
+    def first_timestep(self) -> int:
+        """The earliest training timestep that is the network's: below it, Wan 2.2 has another one."""
+        boundary = getattr(self.pipeline.config, "boundary_ratio", None) if self.pipeline is not None else None
+        return math.ceil((boundary or 0) * self.timesteps)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:

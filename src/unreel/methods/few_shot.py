@@ -100,7 +100,8 @@ def few_shot(
                     count = len(shots)
                     z = latents[shots, draw(2, count)]
                     texts = [prompts[i] for i in draw(len(prompts), count).tolist()]
-                    t = draw(denoiser.timesteps, count).to(z.device)
+                    first = denoiser.first_timestep
+                    t = (first + draw(denoiser.timesteps - first, count)).to(z.device)
                     noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
                     losses.append(_backward(denoiser, texts, z, noise, t))
                     optimizer.step()
