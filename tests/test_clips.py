@@ -1,6 +1,6 @@
 """Nothing is generated twice, and what is read back is what was generated."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,8 +64,8 @@ def test_a_killed_run_makes_only_what_is_missing_and_ends_the_same(pair, tmp_pat
 
 def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-2))
-    settings = SimpleNamespace(**{**pair.settings.__dict__, "steps": 3})
-    other, longer = make_pair(seed=1).video, SimpleNamespace(pipeline=pair.t2v, settings=settings, source="")
+    ways = ({"steps": 3}, {"guidance": 3.0}, {"frames": 5}, {"size": (16, 16)}, {"tiling": True})
+    others = [make_pair(seed=1).video, *(replace(pair.video, settings=replace(pair.settings, **way)) for way in ways)]
     store = ClipStore(pair.video, tmp_path)
     files = [
         store.batches(["a cat"], [0])[0].file,
@@ -74,8 +74,7 @@ def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):
         store.batches([torch.zeros(32, 16)], [0])[0].file,
         store.batches([torch.ones(32, 16)], [0])[0].file,
         store.batches(["a cat"], [0], erasure)[0].file,
-        ClipStore(other, tmp_path).batches(["a cat"], [0])[0].file,
-        ClipStore(longer, tmp_path).batches(["a cat"], [0])[0].file,
+        *(ClipStore(other, tmp_path).batches(["a cat"], [0])[0].file for other in others),
     ]
     erasure.apply(pair.t2v)
     files.append(ClipStore(pair.video, tmp_path).batches(["a cat"], [0])[0].file)

@@ -369,6 +369,7 @@ def test_a_guider_guides_as_asked():
         generate(model, ["a castle"], [0], replace(video.settings, guidance=guidance)) for guidance in (6.0, 1.5, 6.0)
     ]
     assert (videos[0] == videos[2]).all() and not (videos[0] == videos[1]).all()
+    assert model.guider.guidance_scale == 6.0
 
 
 def test_tiles_are_for_autoencoders_that_know_them_and_come_off_again():

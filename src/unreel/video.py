@@ -3,10 +3,9 @@
 Knows pipelines and pixels; knows nothing about concepts, erasures or judges.
 """
 
-import inspect
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +46,6 @@ def _batches(
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
     batch = settings.batch
-    if "guidance_scale" in inspect.signature(type(pipeline).__call__).parameters:
-        options["guidance_scale"] = settings.guidance
-    elif pipeline.guider.guidance_scale != settings.guidance:
-        pipeline.guider = pipeline.guider.new(guidance_scale=settings.guidance)
     for start in tqdm(range(0, len(prompts), batch), desc=what, unit="batch", disable=not what):
         part = prompts[start : start + batch]
         embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
@@ -81,7 +76,8 @@ def generate_images(
     what: str = "generating images",
 ) -> np.ndarray:
     """One image per prompt and seed: (n, height, width, 3) uint8. `what` names the progress bar; empty: none."""
-    parts = [out.images for out in _batches(pipeline, prompts, seeds, settings, what)]
+    options = {"guidance_scale": settings.guidance}
+    parts = [out.images for out in _batches(pipeline, prompts, seeds, settings, what, **options)]
     return _bytes(np.concatenate(parts))
 
 
@@ -99,23 +95,33 @@ def generate(
     In place of words, prompts may be embeddings (tokens, width), which go straight to the denoiser.
     Raises UnreelError for what the pipeline cannot make.
     """
-    options = {frames_argument(pipeline) or "num_frames": settings.frames, **size_arguments(pipeline, settings.size)}
-    with _in_tiles(pipeline) if settings.tiling or decodes_in_tiles_only(pipeline) else nullcontext():
-        batches = _batches(pipeline, prompts, seeds, settings, what, **options)
-        return _bytes(np.concatenate([out.frames for out in batches]))
+    with _set_up(pipeline, settings) as options:
+        return _bytes(np.concatenate([out.frames for out in _batches(pipeline, prompts, seeds, settings, what, **options)]))
 
 
 @contextmanager
-def _in_tiles(pipeline: Any) -> Iterator[None]:
-    """Inside, the autoencoder works on one part of a frame after the other. Raises UnreelError for one that cannot."""
-    before = getattr(pipeline.vae, "use_tiling", None)
-    if before is None:
+def _set_up(pipeline: Any, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Gives what the call of a video pipeline takes of the settings. Inside, its parts do as the others say.
+
+    Raises UnreelError for an autoencoder that cannot work in tiles.
+    """
+    options = {frames_argument(pipeline) or "num_frames": settings.frames, **size_arguments(pipeline, settings.size)}
+    guider, tiling = getattr(pipeline, "guider", None), getattr(pipeline.vae, "use_tiling", None)
+    if settings.tiling and tiling is None:
         raise UnreelError(f"the autoencoder of a {type(pipeline).__name__} cannot work in tiles: leave --tiling out")
-    pipeline.vae.enable_tiling()
+    if guider is None:
+        options["guidance_scale"] = settings.guidance
     try:
-        yield
+        if guider is not None:
+            pipeline.guider = guider.new(guidance_scale=settings.guidance)
+        if settings.tiling or decodes_in_tiles_only(pipeline):
+            pipeline.vae.enable_tiling()
+        yield options
     finally:
-        pipeline.vae.use_tiling = before
+        if guider is not None:
+            pipeline.guider = guider
+        if tiling is not None:
+            pipeline.vae.use_tiling = tiling
 
 
 def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
