@@ -17,8 +17,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## unlearn "Tokyo Tower" in the embedded pair and write runs/tokyo-tower/
 	$(BIN)/unreel unlearn "Tokyo Tower" --out runs/tokyo-tower --overwrite
 
+# Tests share the cores, so each takes one thread: more would wait for each other.
 test: $(READY) browser  ## run the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .
