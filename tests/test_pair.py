@@ -32,6 +32,17 @@ def test_a_pair_of_folders_loads_with_its_weights_and_is_proven_to_share(folders
     assert pair.shared() == {"text_encoder": []}
 
 
+def test_weights_of_a_variant_alone_are_enough(tmp_path):
+    pair = make_pair()
+    for name in ("t2i", "t2v"):
+        getattr(pair, name).to(torch.float16).save_pretrained(tmp_path / name, variant="fp16", max_shard_size="20KB")
+    assert list((tmp_path / "t2v" / "unet").glob("*.fp16-00001-of-*.safetensors"))
+    loaded = load((tmp_path / "t2i", tmp_path / "t2v"))
+    alone = load_text_model(tmp_path / "t2i" / "text_encoder")
+    assert same(weights(loaded.t2v.unet), weights(pair.t2v.unet.float()))
+    assert same(weights(alone.text_encoder), weights(pair.t2i.text_encoder.float()))
+
+
 def test_one_changed_weight_is_found_and_named(folders):
     pair = load(folders)
     with torch.no_grad():

@@ -29,7 +29,7 @@ from unreel.sharing import (
     same_values,
     stored,
     tokenizer_folder,
-    weight_files,
+    variant_of,
 )
 from unreel.vocabulary import EVERYDAY, Vocabulary, of_world
 
@@ -178,7 +178,9 @@ def load_pipeline(
         if not folder.exists():
             folder = Path(diffusers.DiffusionPipeline.download(source, use_safetensors=True, **options))
     parts = {name: library for name, (library, _) in components(index).items() if name not in options}
-    _require_weights(source, folder, parts)
+    # Where there are weights by the plain name, those are loaded.
+    variants = [it for it in _variants(source, folder, parts) if it]
+    options |= {"variant": variants[0]} if variants else {}
     with loading(source, device, precision, lambda: _size(folder, parts, precision)):
         kind = getattr(diffusers, index["_class_name"])
         try:
@@ -225,7 +227,7 @@ def _index(folder: Path) -> dict[str, Any]:
     return read_json(folder / INDEX_FILE)
 
 
-def _left_out(source: str, index: dict[str, Any], text_only: bool) -> dict[str, None]:
+def _left_out(source: str, index: dict[str, Any], text_only: bool) -> dict[str, Any]:
     """Which parts not to load. Raises UnreelError for a pipeline of no known family or with code of its own."""
     kind = index.get("_class_name")
     if isinstance(kind, (list, tuple)):
@@ -251,13 +253,14 @@ def _stem(library: str) -> str:
     return "diffusion_pytorch_model" if library == "diffusers" else "model"
 
 
-def _require_weights(source: str, folder: Path, parts: dict[str, str]) -> None:
-    """Raises UnreelError if a part is missing or has no weights that can be loaded safely."""
-    for name, library in parts.items():
+def _variants(source: str, folder: Path, parts: dict[str, str]) -> list[str | None]:
+    """The variant of every part that has weights. Raises UnreelError if a part is missing or has no weights that can be
+    loaded safely.
+    """
+    for name in parts:
         if not (folder / name).is_dir():
             raise UnreelError(f"{source} is incomplete: its {name} folder is missing; fetch it again")
-        if not _weightless(name):
-            weight_files(folder / name, _stem(library))
+    return [variant_of(folder / name, _stem(library)) for name, library in parts.items() if not _weightless(name)]
 
 
 def _size(folder: Path, parts: dict[str, str], dtype: torch.dtype) -> float:
@@ -283,11 +286,11 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     if "auto_map" in config or not names:
         known_ones = ", ".join(TEXT_ENCODERS)
         raise UnreelError(f"{folder} holds no text encoder that unreel knows: it knows {known_ones}, without own code")
-    weight_files(folder)
+    which = {"variant": variant_of(folder), "use_safetensors": True}
     words = tokenizer_folder(folder)
     with loading(str(folder), device, precision, lambda: _size(folder.parent, {folder.name: "transformers"}, precision)):
         kind = getattr(transformers, names[0])
-        encoder = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval()
+        encoder = kind.from_pretrained(folder, dtype=dtype, **which).to(device).eval()
         return TextModel(transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False), encoder)
 
 

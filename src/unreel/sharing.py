@@ -158,6 +158,12 @@ def weight_files(folder: Path, stem: str = "model") -> list[Path]:
     return files
 
 
+def variant_of(folder: Path, stem: str = "model") -> str | None:
+    """What the weights of a model have in their names where there are none by the plain name, such as "fp16"."""
+    named = re.fullmatch(rf"{stem}\.(\w+)(?:-\d+-of-\d+)?\.safetensors", weight_files(folder, stem)[0].name)
+    return named[1] if named else None
+
+
 def stored(folder: Path, stem: str = "model") -> list[Stored]:
     """All tensors of a model, from the headers of its files."""
     from safetensors import safe_open
