@@ -343,6 +343,7 @@ def test_a_report_tells_of_every_text_encoder(config, tmp_path):
     video = load_settings(model, steps=1, frames=1, size=size(model))
     run = evaluate(video, unlearn("cat", alone(model), config), None, videos=1, groups=["explicit"])
     page = write_report(tmp_path, run).read_text()
+    assert ", float32, 1 steps, 1 frames, 16 x 16 pixels.</p>" in page
     assert page.count("Text encoder 1: solved on") == page.count("Text encoder 2: solved on") == 1
     assert page.count("the hardest sentences") == (0 if config is QUICK else 2)
 
