@@ -135,6 +135,22 @@ class Conditioner:
         out = (self.called or self.text_encoder)(tokens.ids, **tokens.call)
         return out.last_hidden_state if hasattr(out, "last_hidden_state") else out.hidden_states[-1]
 
+    @contextmanager
+    def precise(self) -> Iterator[None]:
+        """Inside, weights are in float32 at least, because half precision would lose small steps; then as they were again.
+
+        All of what the pipeline calls is, since what lies behind the text encoder reads what it writes. Buffers are left
+        alone: those that turn positions are float32 in any model, and would come back rounded.
+        """
+        found = [(weight, weight.dtype) for weight in (self.called or self.text_encoder).parameters()]
+        for weight, dtype in found:
+            weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
+        try:
+            yield
+        finally:
+            for weight, dtype in found:
+                weight.data = weight.data.to(dtype)
+
     @property
     def token_table(self) -> nn.Embedding:
         """One row (width) for every token of the vocabulary."""

@@ -240,16 +240,16 @@ def _prepare(
 
 @contextmanager
 def _trained(conditioner: Conditioner, which: Trainable) -> Iterator[dict[str, nn.Parameter]]:
-    """The weights to train, by name, in at least float32, since half precision would lose small steps; then as found."""
-    encoder, weights = conditioner.text_encoder, conditioner.trainable(which)
-    before, dtype = _copy(weights), next(encoder.parameters()).dtype
-    encoder.requires_grad_(False).to(torch.promote_types(dtype, torch.float32))
+    """The weights to train, by name; afterwards they are as found."""
+    encoder, weights = conditioner.text_encoder.requires_grad_(False), conditioner.trainable(which)
+    before = _copy(weights)
     try:
-        for weight in weights.values():
-            weight.requires_grad_()
-        yield weights
+        with conditioner.precise():
+            for weight in weights.values():
+                weight.requires_grad_()
+            yield weights
     finally:
-        encoder.requires_grad_(False).to(dtype)
+        encoder.requires_grad_(False)
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.grad = None

@@ -12,7 +12,7 @@ et al., arXiv 2106.09685).
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -142,10 +142,9 @@ class _Weights:
     """The weights of a text encoder themselves, which learn until it is closed."""
 
     def __init__(self, conditioner: Conditioner, which: Trainable):
-        self.encoder = conditioner.text_encoder
-        self.dtype = next(self.encoder.parameters()).dtype
-        # Half precision would lose the small steps.
-        self.encoder.requires_grad_(False).to(torch.promote_types(self.dtype, torch.float32))
+        self.encoder = conditioner.text_encoder.requires_grad_(False)
+        self.precision = ExitStack()
+        self.precision.enter_context(conditioner.precise())
         self.weights = conditioner.trainable(which)
         self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
 
@@ -158,8 +157,10 @@ class _Weights:
     @torch.no_grad()
     def close(self) -> None:
         for name, weight in self.weights.items():
+            weight.grad = None
             weight.copy_(self.before[name])
-        self.encoder.requires_grad_(False).to(self.dtype)
+        self.encoder.requires_grad_(False)
+        self.precision.close()
 
 
 class _Factors:
