@@ -354,6 +354,6 @@ def settings_of(t2v: str, pipeline: Any) -> Settings:
     usual = {name: it.default for name, it in inspect.signature(type(pipeline).__call__).parameters.items()}
     own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "frames": frames_argument(pipeline)}
     settings = {field: usual[name] for field, name in own.items() if name in usual}
-    if hasattr(pipeline, "guider"):
+    if getattr(pipeline, "guider", None):
         settings["guidance"] = pipeline.guider.guidance_scale
     return Settings(**settings)
