@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import SETTINGS, same, weights
 
-from unreel import Concept, FewShotConfig, UnreelError, generate, unlearn
+from unreel import Concept, FewShotConfig, UnreelError, generate, unlearn, unlearning
 from unreel.denoiser import Denoiser
 from unreel.memory import enough_memory
+from unreel.methods.few_shot import few_shot
 from unreel.pair import load_video_model, move
 
 CONCEPT = Concept("Tokyo Tower")
@@ -113,6 +114,30 @@ def test_running_out_of_memory_is_one_line_that_says_what_helps(pair, monkeypatc
         match=r"generating does not fit .*: try --dtype bfloat16 or --tiling or fewer --frames or a smaller --size$",
     ):
         generate(pair.t2v, ["a cat"], [0], SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["promote_types", "clone"])
+def test_weights_are_as_they_were_where_memory_runs_out_before_the_first_step(pair, monkeypatch, name):
+    """While they are made precise, and while they are copied."""
+    encoder, owner = pair.t2i.to(torch.bfloat16).text_encoder, torch.Tensor if name == "clone" else torch
+    before, whole, calls = weights(encoder), getattr(owner, name), []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 3:
+            raise MemoryError
+        return whole(*args, **kwargs)
+
+    def few_shot_alone(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            return few_shot(*args)
+
+    monkeypatch.setattr(unlearning, "few_shot", few_shot_alone)
+    with pytest.raises(UnreelError, match="does not fit into the memory"):
+        unlearn(CONCEPT, pair, FewShotConfig())
+    assert len(calls) == 4 and same(before, weights(encoder))
+    assert all(tensor.dtype == torch.bfloat16 for tensor in encoder.parameters())
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

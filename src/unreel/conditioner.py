@@ -143,9 +143,9 @@ class Conditioner:
         alone: those that turn positions are float32 in any model, and would come back rounded.
         """
         found = [(weight, weight.dtype) for weight in (self.called or self.text_encoder).parameters()]
-        for weight, dtype in found:
-            weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
         try:
+            for weight, dtype in found:
+                weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
             yield
         finally:
             for weight, dtype in found:

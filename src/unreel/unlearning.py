@@ -266,8 +266,10 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
     """
     if concept.anchor is not None:
         return concept.anchor
-    if concept.kind in ("motion", "unsafe"):
-        return SAFE if concept.kind == "unsafe" else ""
+    if concept.kind == "motion":
+        return ""
+    if concept.kind == "unsafe":
+        return SAFE
     kind = "style" if concept.kind == "style" else "concept"
     if concept.kind in ("character", "face") and "person" in vocabulary:
         kind = "person"

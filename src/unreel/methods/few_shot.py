@@ -12,7 +12,7 @@ et al., arXiv 2106.09685).
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -83,40 +83,38 @@ def few_shot(
 
     prompts = concept.forget_prompts
     kind = partial(_Factors, rank=config.rank, seed=config.seed) if config.rank else _Weights
-    learners = [kind(conditioner, config.trainable) for conditioner in conditioners]
-    optimizer = torch.optim.Adam(
-        [parameter for learner in learners for parameter in learner.parameters()],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-    )
     losses: list[float] = []
-    layers = [layer for conditioner in conditioners for layer in conditioner.layers]
-    try:
-        with checkpointing(denoiser.network, layers) if config.gradient_checkpointing else nullcontext():
-            for _ in tqdm(range(config.epochs), desc="unlearning", unit="epoch"):
-                for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
-                    count = len(shots)
-                    z = latents[shots, draw(2, count)]
-                    texts = [prompts[i] for i in draw(len(prompts), count).tolist()]
-                    first = denoiser.first_timestep
-                    t = (first + draw(denoiser.timesteps - first, count)).to(z.device)
-                    noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
-                    losses.append(_backward(denoiser, texts, z, noise, t))
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    if not math.isfinite(losses[-1]):
-                        raise UnreelError(
-                            f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning "
-                            f"rate (it was {config.learning_rate:g}) or use --dtype float32"
-                        )
+    with ExitStack() as afterwards:
+        learners = [kind(conditioner, config.trainable, afterwards) for conditioner in conditioners]
+        optimizer = torch.optim.Adam(
+            [parameter for learner in learners for parameter in learner.parameters()],
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+        if config.gradient_checkpointing:
+            layers = [layer for conditioner in conditioners for layer in conditioner.layers]
+            afterwards.enter_context(checkpointing(denoiser.network, layers))
+        for _ in tqdm(range(config.epochs), desc="unlearning", unit="epoch"):
+            for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
+                count = len(shots)
+                z = latents[shots, draw(2, count)]
+                texts = [prompts[i] for i in draw(len(prompts), count).tolist()]
+                first = denoiser.first_timestep
+                t = (first + draw(denoiser.timesteps - first, count)).to(z.device)
+                noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
+                losses.append(_backward(denoiser, texts, z, noise, t))
+                optimizer.step()
+                optimizer.zero_grad()
+                if not math.isfinite(losses[-1]):
+                    raise UnreelError(
+                        f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning "
+                        f"rate (it was {config.learning_rate:g}) or use --dtype float32"
+                    )
         if not all(parameter.isfinite().all() for learner in learners for parameter in learner.parameters()):
             raise UnreelError("a weight stopped being a number: nothing was kept; lower the learning rate")
         return [learner.changes() for learner in learners], losses
-    finally:
-        for learner in learners:
-            learner.close()
 
 
 def _backward(denoiser: Denoiser, prompts: Sequence[str], z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> float:
@@ -139,14 +137,14 @@ def _backward(denoiser: Denoiser, prompts: Sequence[str], z: torch.Tensor, noise
 
 
 class _Weights:
-    """The weights of a text encoder themselves, which learn until it is closed."""
+    """The weights of a text encoder themselves, which learn; `afterwards` they are as found."""
 
-    def __init__(self, conditioner: Conditioner, which: Trainable):
-        self.encoder = conditioner.text_encoder.requires_grad_(False)
-        self.precision = ExitStack()
-        self.precision.enter_context(conditioner.precise())
+    def __init__(self, conditioner: Conditioner, which: Trainable, afterwards: ExitStack):
+        conditioner.text_encoder.requires_grad_(False)
+        afterwards.enter_context(conditioner.precise())
         self.weights = conditioner.trainable(which)
         self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        afterwards.callback(self._restore)
 
     def parameters(self) -> list[torch.Tensor]:
         return [weight.requires_grad_() for weight in self.weights.values()]
@@ -155,39 +153,32 @@ class _Weights:
         return {name: weight.detach() - self.before[name] for name, weight in self.weights.items()}
 
     @torch.no_grad()
-    def close(self) -> None:
+    def _restore(self) -> None:
         for name, weight in self.weights.items():
-            weight.grad = None
+            weight.requires_grad_(False).grad = None
             weight.copy_(self.before[name])
-        self.encoder.requires_grad_(False)
-        self.precision.close()
 
 
 class _Factors:
-    """A product of two thin factors beside every matrix of a text encoder that is to learn, until it is closed."""
+    """A product of two thin factors beside every matrix of a text encoder that is to learn; `afterwards` it is gone."""
 
-    def __init__(self, conditioner: Conditioner, which: Trainable, rank: int, seed: int):
+    def __init__(self, conditioner: Conditioner, which: Trainable, afterwards: ExitStack, rank: int, seed: int):
         conditioner.text_encoder.requires_grad_(False)
         wanted, generator = conditioner.trainable(which), torch.Generator("cpu").manual_seed(seed)
         self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.hooks = []
         for name, module in conditioner.text_encoder.named_modules():
             if isinstance(module, nn.Linear) and f"{name}.weight" in wanted:
                 down = torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5
                 up = torch.zeros(module.out_features, rank)
                 factors = (up.to(conditioner.device).requires_grad_(), down.to(conditioner.device).requires_grad_())
                 self.factors[f"{name}.weight"] = factors
-                self.hooks.append(module.register_forward_hook(partial(_add, *factors)))
+                afterwards.callback(module.register_forward_hook(partial(_add, *factors)).remove)
 
     def parameters(self) -> list[torch.Tensor]:
         return [factor for pair in self.factors.values() for factor in pair]
 
     def changes(self) -> dict[str, Change]:
         return {name: LowRank(up.detach(), down.detach()) for name, (up, down) in self.factors.items()}
-
-    def close(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
 
 
 def _add(up: torch.Tensor, down: torch.Tensor, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
