@@ -5,8 +5,10 @@ Knows text only: no model, no image.
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
+from unreel import spelling
 from unreel.errors import UnreelError
 
 Kind = Literal["object", "character", "style", "face", "motion", "unsafe"]
@@ -106,7 +108,7 @@ class Concept:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise UnreelError(f"unknown kind {self.kind!r}: choose one of {', '.join(get_args(Kind))}")
-        if not all(wording.strip() for wording in self.wordings):
+        if not all(spelling.fold(wording).strip() for wording in self.wordings):
             raise UnreelError("the concept is empty: name what to forget, for example 'Tokyo Tower'")
         if self.anchor is not None and self.is_named_in(self.anchor):
             raise UnreelError(f"{self.anchor!r} names {self.name!r}, which is to be forgotten: replace it with another")
@@ -121,7 +123,38 @@ class Concept:
         templates = _TEMPLATES.get(self.kind, OBJECT_TEMPLATES)
         return [template.format(wording) for wording in self.wordings for template in templates]
 
+    def variants(self, wording: str | None = None) -> dict[str, str]:
+        """How people write a wording, by default the name: texts that all differ, by what was done; the first is as given.
+
+        Only what makes sense: motions and what is unsafe have neither plural nor possessive, styles and faces no plural,
+        and of styles only painters have a possessive.
+        """
+        text = " ".join((wording or self.name).split())
+        owns = self.kind in ("object", "character", "face") or (self.kind == "style" and spelling.names_someone(text))
+        ways = {
+            "as given": text,
+            "lower case": text.lower(),
+            "capitals": text.upper(),
+            "title case": spelling.titled(text),
+            "plural": spelling.pluralised(text) if self.kind in ("object", "character") else "",
+            "possessive": spelling.possessive(text) if owns else "",
+            "hyphenated": text.replace(" ", "-"),
+            "joined": spelling.joined(text),
+        }
+        out: dict[str, str] = {}
+        for way, said in ways.items():
+            if said and said not in out.values():
+                out[way] = said
+        return out
+
     def is_named_in(self, text: str) -> bool:
-        """Whether one of the wordings stands in `text` as whole words, in any case of letters, however spaced."""
-        said = (r"\s+".join(map(re.escape, wording.split())) for wording in self.wordings)
-        return any(re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) for words in said)
+        """Whether one of the wordings stands in `text` as whole words, or anywhere inside in scripts without spaces.
+
+        Case, accents, spaces, hyphens and the way Unicode composes letters make no difference; the plural, the singular
+        and the possessive of a wording name it too.
+        """
+        return self._pattern.search(spelling.fold(text)) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return spelling.pattern(self.wordings)
