@@ -5,9 +5,12 @@ import diffusers
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from unreel import UnreelError
-from unreel.conditioner import Conditioner, whole_words
+from unreel import Concept, UnreelError, unlearn
+from unreel.conditioner import Conditioner, Tokens, whole_words
+from unreel.methods.closed_form import ClosedFormConfig
+from unreel.pair import Pair, TextModel
 
 PROMPTS = ["a cat next to Tokyo Tower", "", "word " * 50]
 
@@ -80,3 +83,172 @@ def test_prompts_that_are_too_long_are_cut_off_without_a_word(pair):
         for library, verbosity in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
             library.remove_handler(handler)
+
+
+NAMES = ["a photo of a cat", "Tokyo Tower", "", "a cat next to a dog and a castle by night"]
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def bytes_tokenizer(**options):
+    """As SmolLM2's: every letter is spelled in bytes, no token to pad with or to begin with, no length."""
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(["<|endoftext|>", *BYTES])}, []))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", **options)
+
+
+def words_tokenizer(unknown="[UNK]", **options):
+    """As BERT's: words, one token for all that it does not know, one to begin and one to end with."""
+    special = dict.fromkeys(["[PAD]", "[CLS]", "[SEP]", unknown])
+    known = ["a", "photo", "of", "cat", "tokyo", "tower", "next", "to", "dog", "and", "castle", "by", "night", "word"]
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*special, *known])}, unk_token=unknown))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    options = {"pad_token": "[PAD]", "unk_token": unknown, "cls_token": "[CLS]", "sep_token": "[SEP]"} | options
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+
+
+SIZE = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+
+
+def llama(tokenizer, **config):
+    torch.manual_seed(0)
+    config = {"vocab_size": len(tokenizer), "max_position_embeddings": 64} | SIZE | config
+    return alone(tokenizer, transformers.LlamaModel(transformers.LlamaConfig(**config)).eval())
+
+
+def bert(tokenizer):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=40, **SIZE)
+    return alone(tokenizer, transformers.BertModel(config).eval())
+
+
+def t5(tokenizer):
+    """Has no places, and so no limit."""
+    config = {"d_model": 16, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 2}
+    return alone(tokenizer, transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **config)).eval())
+
+
+def alone(tokenizer, encoder):
+    return Conditioner.of(TextModel(tokenizer, encoder))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("make", "tokenizer"), [(llama, bytes_tokenizer), (bert, words_tokenizer)])
+def test_a_prompt_reads_the_same_alone_and_beside_longer_ones(make, tokenizer, side):
+    conditioner = make(tokenizer(padding_side=side))
+    assert conditioner.masked
+    tokens, states = conditioner.tokenize(NAMES), conditioner.encode(NAMES)
+    assert tokens.ids.shape == states.shape[:2] and tokens.seen.all(1).any()  # no wider than the longest
+    for name, seen, together in zip(NAMES, tokens.seen, states, strict=True):
+        (single,) = conditioner.encode([name])
+        assert seen.tolist() == [True] * len(single) + [False] * (len(seen) - len(single))
+        torch.testing.assert_close(together[seen], single, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_tokenizer_without_padding_and_its_encoder_stay_as_they_are(side):
+    tokenizer = bytes_tokenizer(padding_side=side)
+    conditioner = llama(tokenizer)
+    before, table = tokenizer.get_vocab(), conditioner.token_table.weight.shape
+    assert conditioner.tokenize(NAMES).ids.max() < len(tokenizer)
+    assert (tokenizer.pad_token, tokenizer.padding_side) == (None, side)
+    assert tokenizer.get_vocab() == before and conditioner.token_table.weight.shape == table
+    assert tokenizer(["a cat"]).input_ids == [tokenizer.convert_tokens_to_ids(["a", "\u0120", "c", "a", "t"])]
+
+
+def test_an_empty_prompt_is_something_even_where_the_tokenizer_makes_nothing_of_it():
+    conditioner = llama(bytes_tokenizer())
+    tokens = conditioner.tokenize([""])
+    assert tokens.ids.tolist() == [[conditioner.tokenizer.eos_token_id]] and tokens.seen.all()
+    assert conditioner.encode([""]).isfinite().all()
+
+
+@pytest.mark.parametrize(("length", "places", "room"), [(None, 64, 64), (24, 64, 24), (96, 64, 64), (24, None, 24)])
+def test_the_room_is_the_smaller_of_what_tokenizer_and_model_take(length, places, room):
+    tokenizer = bytes_tokenizer(**({"model_max_length": length} if length else {}))
+    conditioner = llama(tokenizer, max_position_embeddings=places) if places else t5(tokenizer)
+    assert conditioner.has_room_for("x" * room) and not conditioner.has_room_for("x" * (room + 1))
+    assert conditioner.encode(["x" * 200]).shape[1] == room
+    with pytest.raises(UnreelError, match=f"reads {room}, so the concept would be cut off"):
+        conditioner.require_room_for(["x" * (room + 1)])
+
+
+def test_without_any_limit_there_is_room_for_everything():
+    conditioner = t5(bytes_tokenizer())
+    assert conditioner.has_room_for("x" * 5000) and conditioner.tokenize(["x" * 5000, "y"]).ids.shape == (2, 5000)
+
+
+@pytest.mark.parametrize(("length", "width"), [({}, 11), ({"model_max_length": 24}, 24)])
+def test_padding_that_counts_fills_the_length_that_a_tokenizer_has(length, width):
+    conditioner = Conditioner(bytes_tokenizer(**length), llama(bytes_tokenizer()).text_encoder)
+    tokens = conditioner.tokenize(["Tokyo Tower", "cat"])
+    assert tokens.ids.shape == (2, width) and tokens.seen.all()
+
+
+def test_no_chat_template_is_put_around_a_prompt():
+    plain, chat = (
+        bytes_tokenizer(),
+        bytes_tokenizer(chat_template="{% for m in messages %}User: {{ m.content }}{% endfor %}"),
+    )
+    assert chat.apply_chat_template([{"role": "user", "content": "a cat"}], tokenize=False) == "User: a cat"
+    assert torch.equal(llama(chat).tokenize(NAMES).ids, llama(plain).tokenize(NAMES).ids)
+
+
+def test_columns_that_no_prompt_fills_are_cut_at_the_end_only():
+    """Pipelines may pad on the left, and places are counted from there."""
+    ids = torch.arange(12).reshape(2, 6)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 0, 0]])
+    trimmed = Tokens(ids, {"attention_mask": mask}).trimmed()
+    assert torch.equal(trimmed.ids, ids[:, :5]) and torch.equal(trimmed.call["attention_mask"], mask[:, :5])
+    left = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]])
+    kept = Tokens(ids, {"attention_mask": left}).trimmed()
+    assert torch.equal(kept.ids, ids) and torch.equal(kept.seen, left.bool())
+
+
+def test_bert_has_layers_a_matrix_to_edit_in_each_and_takes_token_embeddings():
+    conditioner = bert(words_tokenizer())
+    layers = list(conditioner.text_encoder.encoder.layer)
+    assert conditioner.layers == layers
+    assert [conditioner.mlp_output(layer) for layer in layers] == [layer.output.dense for layer in layers]
+    tokens = conditioner.tokenize(NAMES)
+    rows = conditioner.token_table.weight[tokens.ids].detach().requires_grad_()
+    states = conditioner.encode_tokens(tokens, rows)
+    assert torch.equal(states, conditioner.encode_tokens(tokens))
+    states[tokens.seen].square().sum().backward()
+    assert rows.grad[tokens.seen].abs().sum(1).all() and not rows.grad[~tokens.seen].any()
+
+
+@pytest.mark.parametrize("unknown", ["[UNK]", "[SEP]", "[PAD]"])
+def test_a_name_that_becomes_the_unknown_token_is_refused_and_the_word_is_named(unknown):
+    conditioner = bert(words_tokenizer(unknown))
+    conditioner.require_known(["tokyo tower", "a cat", ""])
+    with pytest.raises(UnreelError, match="vocabulary cannot spell '東京': write it in letters that the encoder") as raised:
+        conditioner.require_known(["tokyo tower", "東京 tower"])
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_spelled_in_bytes_is_never_unknown():
+    llama(bytes_tokenizer()).require_known(["東京タワー", "Dalí", "\U0001f5fc", "c++"])
+    llama(bytes_tokenizer(unk_token="<|endoftext|>")).require_known(["東京タワー", "Dalí"])
+
+
+def test_an_encoder_that_cannot_read_a_name_a_synonym_or_what_to_make_instead_does_not_learn():
+    conditioner = bert(words_tokenizer())
+    model = TextModel(conditioner.tokenizer, conditioner.text_encoder)
+    pair = Pair(model, model, "words", "words")
+    for concept in (Concept("東京"), Concept("tower", synonyms=("塔",)), Concept("tower", anchor="城")):
+        with pytest.raises(UnreelError, match="cannot spell"):
+            unlearn(concept, pair, ClosedFormConfig(forget=20, retain=30))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_language_model_forgets_whatever_its_tokenizer_lacks(side):
+    conditioner = llama(bytes_tokenizer(padding_side=side), max_position_embeddings=512)
+    model = TextModel(conditioner.tokenizer, conditioner.text_encoder)
+    erasure = unlearn(
+        Concept("castle", anchor="dog"), Pair(model, model, "llama", "llama"), ClosedFormConfig(forget=20, retain=30)
+    )
+    (part,) = erasure.provenance["parts"]
+    assert 0 < part["left"] < 0.95

@@ -5,14 +5,16 @@ denoisers or losses.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import inf, isinf
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from unreel.calls import first_call
 from unreel.errors import UnreelError
@@ -21,6 +23,8 @@ from unreel.memory import device_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+NO_LENGTH = 10**20  # what transformers takes for no length at all: it says 10^30 where a tokenizer has none
 
 Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "all"]
 
@@ -39,7 +43,9 @@ class Tokens:
         return torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.bool()
 
     def trimmed(self) -> "Tokens":
-        """Without the columns at the end that the encoder sees of no prompt, which change nothing."""
+        """Without the columns at the end that the encoder sees of no prompt, which change nothing. Those at the start of
+        prompts that a pipeline pads on the left stay: places are counted from there.
+        """
         columns = self.seen.any(0).nonzero()
         width, most = self.ids.shape[1], int(columns.max()) + 1 if len(columns) else 0
         cut = {
@@ -53,9 +59,9 @@ class Tokens:
 class Conditioner:
     """One tokenizer and text encoder, used the way the pipeline that holds them uses them.
 
-    Without a pipeline, prompts are padded to the tokenizer's full length. All of it counts, as in CLIP pipelines, where the
-    denoiser attends to the padding too, so that it belongs to the conditioning; unless the encoder is not to see it:
-    `masked`.
+    Without a pipeline, prompts are read without a chat's template, and padded on the right to the tokenizer's full length,
+    or to the longest of them if it has none. All of it counts, as in CLIP pipelines, where the denoiser attends to the
+    padding too, so that it belongs to the conditioning; unless the encoder is not to see it: `masked`.
     """
 
     tokenizer: Any
@@ -88,12 +94,23 @@ class Conditioner:
 
     def tokenize(self, prompts: list[str]) -> Tokens:
         """What `encode` feeds to the text encoder. Raises UnreelError if the pipeline does not give prompts to it."""
-        if self.pipeline is None:
-            length = {"max_length": self.tokenizer.model_max_length}
-            tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt", **length)
-            call = {"attention_mask": tokens.attention_mask.to(self.device)} if self.masked else {}
-            return Tokens(tokens.input_ids.to(self.device), call).trimmed()
-        return self._asked(prompts).trimmed()
+        return (self._alone(prompts) if self.pipeline is None else self._asked(prompts)).trimmed()
+
+    def _alone(self, prompts: list[str]) -> Tokens:
+        """What an encoder without a pipeline is called with. A tokenizer that has no token to pad with does so with the one
+        that ends texts; an empty prompt of which it makes no token at all is that token, since there must be something.
+        """
+        most = None if isinf(self._room) else int(self._room)
+        rows = self.tokenizer(prompts, truncation=most is not None, max_length=most).input_ids
+        ends = (getattr(self.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        filler = next((token for token in ends if token is not None), 0)
+        read = [torch.as_tensor(row if len(row) else [filler]) for row in rows]
+        ids = pad_sequence(read, batch_first=True, padding_value=filler).to(self.device)
+        if self.masked:
+            mask = pad_sequence([torch.ones_like(row) for row in read], batch_first=True).to(self.device)
+            return Tokens(ids, {"attention_mask": mask})
+        whole = ids.shape[1] if most is None or self.tokenizer.model_max_length > NO_LENGTH else most
+        return Tokens(nn.functional.pad(ids, (0, whole - ids.shape[1]), value=filler), {})
 
     def _asked(self, prompts: list[str]) -> Tokens:
         """What the pipeline calls this text encoder with, the padding included."""
@@ -184,7 +201,8 @@ class Conditioner:
     def mlp_output(self, layer: nn.Module) -> nn.Linear:
         """The matrix through which a layer's MLP writes: the widest one that comes down to the layer's own width.
 
-        `fc2` in CLIP, `wo` in T5, `down_proj` in Llama, Gemma and Qwen. Raises UnreelError if there is none.
+        `fc2` in CLIP, `wo` in T5, `down_proj` in Llama, Gemma and Qwen, `output.dense` in BERT. Raises
+        UnreelError if there is none.
         """
         found = self._mlp_outputs(layer)
         if not found:
@@ -208,14 +226,30 @@ class Conditioner:
                     f"{self._room}, so the concept would be cut off: name it in fewer words"
                 )
 
+    def require_known(self, names: Iterable[str]) -> None:
+        """Raises UnreelError if a name has letters that no token has: all such words are one to the text encoder."""
+        for name in names:
+            if self._is_unknown(name):
+                word = next(filter(self._is_unknown, name.split()), name)
+                raise UnreelError(
+                    f"the text encoder's vocabulary cannot spell {word!r}: write it in letters that the encoder reads; "
+                    "spelled so, no prompt can name it there anyhow"
+                )
+
+    def _is_unknown(self, text: str) -> bool:
+        # Without special tokens, since the one that ends texts may stand for what is unknown too.
+        return self.tokenizer.unk_token_id in self.tokenizer(text, add_special_tokens=False).input_ids
+
     def _length(self, prompt: str) -> int:
         """The tokens of a prompt, its start and end included, but no template."""
         return len(self.tokenizer(prompt, verbose=False).input_ids)  # whether it is too long is for us to say
 
     @cached_property
     def _room(self) -> float:
-        """The length of the longest prompt that is read as a whole."""
-        longest = self.tokenizer.model_max_length
+        """The length of the longest prompt that is read as a whole; infinite if neither tokenizer nor model has a limit."""
+        length = self.tokenizer.model_max_length
+        places = getattr(self.text_encoder.config, "max_position_embeddings", None)
+        longest = min(inf if length > NO_LENGTH else length, places or inf)
         if self.pipeline is None:
             return longest
         asked = self._asked(["a"])

@@ -125,8 +125,8 @@ def unlearn(
     The pair's weights are left as they were found. Erasures that are on the image model stay on while learning, so the
     result is what to add on top of them. `images` is a folder of pictures for the few-shot method to use in place of
     generated ones. `keep` names what the closed form is to protect besides all that the pair's vocabulary holds.
-    Raises UnreelError if a concept does not fit into the prompt, the method cannot do what is asked, the images cannot be
-    read or the numbers break down.
+    Raises UnreelError if a concept cannot be spelled or does not fit into the prompt, the method cannot do what is asked,
+    the images cannot be read or the numbers break down.
     """
     wanted = [concepts] if isinstance(concepts, (Concept, str)) else list(concepts)
     these = [Concept(concept) if isinstance(concept, str) else concept for concept in wanted]
@@ -138,6 +138,7 @@ def unlearn(
         raise UnreelError(f"{pair.t2v_source} has no text encoder that reads prompts")
     conditioner = conditioners[0]
     for concept, reader in product(these, conditioners):
+        reader.require_known([*concept.wordings, concept.anchor or ""])
         reader.require_room_for(concept.forget_prompts)
     device = conditioner.device
     with Cost(device) as cost, enough_memory("unlearning", device, _ways_to_save(config, conditioner)):
