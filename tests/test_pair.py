@@ -6,11 +6,14 @@ import diffusers
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from conftest import make_pair, same, weights
 from huggingface_hub import errors
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from unreel import UnreelError, load_pair
-from unreel.pair import load_pipeline, load_text_model
+from unreel.conditioner import Conditioner
+from unreel.pair import TEXT_ENCODERS, load_pipeline, load_text_model
 
 
 @pytest.fixture
@@ -272,3 +275,57 @@ def test_a_model_too_large_for_the_memory_says_what_it_takes_and_what_lowers_it(
     monkeypatch.setattr("transformers.CLIPTextModel.from_pretrained", fail)
     with pytest.raises(UnreelError, match=r"in torch.bfloat16: try a smaller model"):
         load_text_model(folders[0] / "text_encoder", dtype=torch.bfloat16)
+
+
+SIZE = {"vocab_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+LANGUAGE = ["Llama", "Gemma2", "Qwen2"]
+PUBLISHED = [f"{name}{head}" for name in LANGUAGE for head in ("Model", "ForCausalLM")] + ["BertModel", "BertForMaskedLM"]
+
+
+def publish(folder, architecture):
+    """A tiny model saved as on the hub, with a tokenizer that has no length and, but for BERT's, nothing to pad with."""
+    kind = getattr(transformers, architecture)
+    config = SIZE | ({"num_key_value_heads": 1, "head_dim": 8} if "Bert" not in architecture else {})
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**config)).eval()
+    model.save_pretrained(folder)
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "</s>", "a", "cat"])}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", pad_token="<unk>" if "Bert" in architecture else None
+    ).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("architecture", PUBLISHED)
+def test_a_published_language_model_loads_as_the_encoder_that_it_holds(tmp_path, architecture):
+    model = publish(tmp_path, architecture)
+    loaded = load_text_model(tmp_path)
+    assert type(loaded.text_encoder).__name__ == TEXT_ENCODERS[architecture] and not loaded.text_encoder.training
+    assert same(weights(loaded.text_encoder), weights(model.base_model))
+    conditioner = Conditioner.of(loaded)
+    assert conditioner.masked and conditioner.encode(["a cat", "a"]).shape == (2, 2, 16)
+    assert load_pair(None, str(tmp_path)).shared() == {"text_encoder": []}
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BertModel"])
+def test_a_language_model_that_lacks_weights_or_has_pickles_only_is_refused(tmp_path, architecture):
+    model = publish(tmp_path, architecture)
+    kept = {
+        name: weight for name, weight in model.state_dict().items() if "layer.1." not in name and "layers.1." not in name
+    }
+    model.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(UnreelError, match=r"is incomplete: it has no weights for \S+\.1\.\S+, .* more; fetch it again"):
+        load_text_model(tmp_path)
+    to_pickle(tmp_path / "model.safetensors")
+    with pytest.raises(UnreelError, match="refused"):
+        load_text_model(tmp_path)
+
+
+def test_a_model_of_another_class_or_with_code_of_its_own_is_no_text_encoder(tmp_path):
+    publish(tmp_path, "LlamaForCausalLM")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"architectures": ["MyLlama"]}, {"auto_map": {"AutoModel": "mine.MyLlama"}}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UnreelError, match="holds no text encoder that unreel knows: it knows CLIPTextModel"):
+            load_text_model(tmp_path)

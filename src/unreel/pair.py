@@ -39,11 +39,23 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 SETTINGS_FILE, WORLD_FILE = "unreel.json", "world.json"
-# Classes of transformers, by the names that a configuration has for them.
-TEXT_ENCODERS = (
-    *("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel"),
-    *("LlamaModel", "Gemma2Model", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLTextModel"),
-)
+# What a configuration calls a model -> the class of transformers that is its encoder, without a head that writes.
+TEXT_ENCODERS = {
+    "CLIPTextModel": "CLIPTextModel",
+    "CLIPTextModelWithProjection": "CLIPTextModelWithProjection",
+    "T5EncoderModel": "T5EncoderModel",
+    "UMT5EncoderModel": "UMT5EncoderModel",
+    "LlamaModel": "LlamaModel",
+    "LlamaForCausalLM": "LlamaModel",
+    "Gemma2Model": "Gemma2Model",
+    "Gemma2ForCausalLM": "Gemma2Model",
+    "Qwen2Model": "Qwen2Model",
+    "Qwen2ForCausalLM": "Qwen2Model",
+    "Qwen2_5_VLForConditionalGeneration": "Qwen2_5_VLForConditionalGeneration",
+    "Qwen2_5_VLTextModel": "Qwen2_5_VLTextModel",
+    "BertModel": "BertModel",
+    "BertForMaskedLM": "BertModel",
+}
 
 
 @dataclass(frozen=True)
@@ -275,7 +287,7 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     """Load a text encoder alone, from a folder such as a pipeline's `text_encoder`; its tokenizer may lie in the same
     folder or in the one beside it that pipelines put it in.
 
-    Raises UnreelError for anything that is no text encoder of a known kind, or has no tokenizer.
+    Raises UnreelError for anything that is no text encoder of a known kind, lacks weights or has no tokenizer.
     """
     import transformers
 
@@ -289,9 +301,15 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     which = {"variant": variant_of(folder), "use_safetensors": True}
     words = tokenizer_folder(folder)
     with loading(str(folder), device, precision, lambda: _size(folder.parent, {folder.name: "transformers"}, precision)):
-        kind = getattr(transformers, names[0])
-        encoder = kind.from_pretrained(folder, dtype=dtype, **which).to(device).eval()
-        return TextModel(transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False), encoder)
+        kind = getattr(transformers, TEXT_ENCODERS[names[0]])
+        encoder, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **which)
+        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+        if missing:  # they would be random
+            raise UnreelError(f"{folder} is incomplete: it has no weights for {summarise(missing)}; fetch it again")
+        if found["missing_keys"]:
+            encoder.pooler = None  # BERT's, which nothing reads
+        tokenizer = transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False)
+        return TextModel(tokenizer, encoder.to(device).eval())
 
 
 def load_pair(
