@@ -210,7 +210,7 @@ def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str,
     for method, concepts in measured.items():
         figures = [concepts[name]["figures"] for name in common]
         cells = [
-            (_averaged if metric == "fidelity_ssim" else _pooled)([it.get(group, {}).get(metric) for it in figures])
+            (_averaged if metric == "fidelity_ssim" else _pooled)([each.get(group, {}).get(metric) for each in figures])
             for _, group, metric in columns
         ]
         size = np.mean([figure["all"]["artifact_size"]["after"]["value"] for figure in figures])

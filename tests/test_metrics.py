@@ -105,7 +105,7 @@ def judged(before: np.ndarray, after: np.ndarray, anchor: np.ndarray) -> dict[st
         anchor_found=lambda arm: judge.probabilities(arms[arm], ["penguin"])[..., 0] >= judge.threshold,
     )
     figures = fidelity(SimpleNamespace(groups={"": group}))
-    return {it.metric: tuple(shown and shown.value for shown in (it.before, it.after)) for it in figures}
+    return {each.metric: tuple(shown and shown.value for shown in (each.before, each.after)) for each in figures}
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,9 @@ def _place(figure: Figure) -> int:
 def _rows(folder: Path, group: Group) -> list[dict[str, Any]]:
     """The first clips of a group, written as mp4 files and embedded into the page: of each prompt, one by each arm."""
     fps = group.store.model.settings.fps
-    rows: list[dict[str, Any]] = [{"prompt": it.text, "seed": it.seed, "clips": []} for it in group.prompts[:SHOWN]]
+    rows: list[dict[str, Any]] = [
+        {"prompt": prompt.text, "seed": prompt.seed, "clips": []} for prompt in group.prompts[:SHOWN]
+    ]
     for arm in group.batches:
         for i, (row, frames) in enumerate(zip(rows, islice(group.videos(arm), SHOWN), strict=True)):
             content = encode_mp4(frames, fps)

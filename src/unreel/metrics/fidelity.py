@@ -41,7 +41,7 @@ def measure(run: Evaluation) -> Iterator[Figure]:
             before, after = (Estimate.mean(compare(group, arm, 0)) for arm in ("before", "after"))
             title = f"similarity to the anchor prompt's video{how}"
             yield Figure(metric, title, group.name, before, after, "", "higher")
-            if half := _said_again(group):
+            if half := _repeated(group):
                 seeds = Estimate.mean(compare(group, "anchor", len(group.anchors) - half))
                 title = f"similarity of two seeds of the anchor prompt{how}"
                 yield Figure(f"{metric}_seeds", title, group.name, seeds, None)
@@ -51,8 +51,8 @@ def measure(run: Evaluation) -> Iterator[Figure]:
         yield Figure("anchor_ceiling", "anchor found where the original was asked for it", "", ceiling, None, "%")
 
 
-def _said_again(group: Group) -> int:
-    """How many anchor prompts the second half of the group says again with other seeds."""
+def _repeated(group: Group) -> int:
+    """How many anchor prompts the second half of the group repeats with other seeds."""
     half = len(group.anchors) // 2
     return half if half and group.anchors[:half] == group.anchors[-half:] else 0
 
