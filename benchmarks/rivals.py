@@ -257,6 +257,7 @@ def _provenance(concept: Concept, method: str, settings: dict[str, Any], cost: C
         "synonyms": list(concept.synonyms),
         "method": method,
         "settings": settings,
+        **({"anchor": settings["anchor"]} if "anchor" in settings else {}),
         "losses": [],
         "seconds": round(cost.seconds, 3) if cost else 0.0,
         "peak_memory_gib": round(cost.peak_memory_gib, 3) if cost else 0.0,

@@ -153,13 +153,19 @@ def quality_of_videos(by: str) -> str:
     return _by_concept(
         by,
         [
-            ("looks genuine: plain prompts", "explicit", "realism"),
-            ("looks genuine: neighbours", "neighbours", "realism"),
-            ("looks genuine: unrelated", "unrelated", "realism"),
             ("blank or noise: plain prompts", "explicit", "degenerate"),
             ("blank or noise: unrelated", "unrelated", "degenerate"),
         ],
     )
+
+
+def fidelity(by: str) -> str:
+    """What came in the concept's place, against what the original model makes of the anchor prompt."""
+    groups = ("explicit", "paraphrases", "companions")
+    columns = [(f"anchor found: {group}", group, "anchor_found") for group in groups]
+    columns += [("anchor found by its name", "all", "anchor_ceiling")]
+    columns += [(f"similarity to the anchor's, %: {group}", group, "fidelity_ssim") for group in groups]
+    return _by_concept(by, [*columns, ("two seeds of the anchor's, %", "explicit", "fidelity_ssim_seeds")])
 
 
 def motion(by: str) -> str:
@@ -180,7 +186,8 @@ def comparison() -> str:
         ("companions kept", "companions", "label_found"),
         ("neighbours kept", "neighbours", "label_found"),
         ("unrelated kept", "unrelated", "label_found"),
-        ("looks genuine", "explicit", "realism"),
+        ("anchor found", "explicit", "anchor_found"),
+        ("similarity to the anchor's, %", "explicit", "fidelity_ssim"),
     ]
     measured = {
         method: _load(f"{method}_method")["concepts"]
@@ -198,19 +205,19 @@ def comparison() -> str:
 def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str, str]]) -> str:
     first, *rest = measured.values()
     common = [name for name in first if all(name in concepts for concepts in rest)]
+    head = ["method", *(title for title, _, _ in columns), "MB"]
     rows = []
     for method, concepts in measured.items():
         figures = [concepts[name]["figures"] for name in common]
         cells = [
-            # What looks genuine is told by the unedited videos of all groups, so with fewer groups it means another thing.
-            ""
-            if metric == "realism" and "unrelated" not in figures[0]
-            else _pooled([figure.get(group, {}).get(metric) for figure in figures])
+            (_averaged if metric == "fidelity_ssim" else _pooled)([each.get(group, {}).get(metric) for each in figures])
             for _, group, metric in columns
         ]
         size = np.mean([figure["all"]["artifact_size"]["after"]["value"] for figure in figures])
         rows.append([MEASURED[method], *cells, f"{size:.2f}"])
-    table = _table(["method", *(title for title, _, _ in columns), "MB"], rows)
+    # Result files may be older than a metric: columns that no method has yet are left out.
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    table = _table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
     return f"{table}\n\n{len(common)} concepts: {', '.join(common)}."
 
 
@@ -237,6 +244,20 @@ def _pooled(figures: list[dict[str, Any] | None]) -> str:
         hits = round(sum(figure[when]["value"] * figure[when]["n"] for figure in known))
         shares[when] = asdict(Estimate.share(np.arange(n) < hits))
     return _change(shares)
+
+
+def _averaged(figures: list[dict[str, Any] | None]) -> str:
+    """Means of several concepts as one mean over all their videos; half widths of intervals add up as their squares."""
+    known = [figure for figure in figures if figure]
+    if not known:
+        return ""
+    means = {}
+    for when in known[0]:
+        shares = np.array([figure[when]["n"] for figure in known]) / sum(figure[when]["n"] for figure in known)
+        value = float(shares @ [figure[when]["value"] for figure in known])
+        half = float(np.hypot.reduce(shares * [np.ptp(figure[when]["ci"]) / 2 for figure in known]))
+        means[when] = {"value": value, "ci": (value - half, value + half)}
+    return _change(means)
 
 
 def cost() -> str:
@@ -670,7 +691,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
 }
 # Those that every method has, under names such as paper_summary.
-BY_METHOD = (summary, erasure, specificity, similarity, frechet, quality_of_videos, motion, attacks, attacks_by_concept)
+QUALITY = (similarity, frechet, quality_of_videos, fidelity, motion)
+BY_METHOD = (summary, erasure, specificity, *QUALITY, attacks, attacks_by_concept)
 TABLES |= {f"{by}_{table.__name__}": partial(table, by) for by in MEASURED for table in BY_METHOD}
 
 

@@ -1,14 +1,16 @@
 """Each metric says what it should of videos whose truth is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from unreel.judges import load_judge
 from unreel.metrics.degenerate import degenerate
 from unreel.metrics.distance import similarity
+from unreel.metrics.fidelity import measure as fidelity
 from unreel.metrics.frechet import frechet
 from unreel.metrics.motion import consistency, motion
-from unreel.metrics.realism import realistic
 from unreel.video import generate
 
 RNG = np.random.default_rng(0)
@@ -82,18 +84,48 @@ def test_frechet_distance_is_the_textbooks():
     assert frechet(a, RNG.normal(size=a.shape)) < 0.01
 
 
-def test_quality_falls_when_videos_turn_to_noise_or_mush(real, mush):
-    """Where a judge's features are at hand, both quality figures notice; what is genuine passes."""
+def test_frechet_distance_rises_when_videos_turn_to_noise_or_mush(real, mush):
     judge = load_judge("embedded")
     own, bad, static = (judge.features(videos) for videos in (real, mush, np.stack([noise(8) for _ in real])))
     by_seed = frechet(own[:12], own[12:])
     assert frechet(bad[:12], own[12:]) > 2 * by_seed and frechet(static[:12], own[12:]) > 2 * by_seed
-    reference, places = own.mean(1), np.arange(len(own))
-    genuine, soft, noisy = (realistic(x.mean(1), reference, places).mean() for x in (own, bad, static))
-    assert genuine >= 0.8 and noisy == 0 and soft <= 0.4
 
 
-def test_realism_leaves_out_the_video_itself():
-    reference = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [7.0], [8.0], [9.0], [100.0]])
-    assert realistic(reference, reference, np.arange(11)).tolist() == [True] * 10 + [False]
-    assert not realistic(np.array([[50.0]]), reference, np.array([0]))[0]
+def judged(before: np.ndarray, after: np.ndarray, anchor: np.ndarray) -> dict[str, tuple[float | None, float | None]]:
+    """Fidelity by name, (before, after), of one group: the same prompts twice, their videos (n, frames, h, w, 3) by arm."""
+    arms, judge = {"before": before, "after": after, "anchor": anchor}, load_judge("embedded")
+    group = SimpleNamespace(
+        name="explicit",
+        has_anchor=True,
+        knows_anchor=True,
+        batches=arms,
+        anchors=[str(i % (len(anchor) // 2)) for i in range(len(anchor))],
+        videos=lambda arm: iter(arms[arm]),
+        features=lambda arm: judge.features(arms[arm]),
+        anchor_found=lambda arm: judge.probabilities(arms[arm], ["penguin"])[..., 0] >= judge.threshold,
+    )
+    figures = fidelity(SimpleNamespace(groups={"": group}))
+    return {each.metric: tuple(shown and shown.value for shown in (each.before, each.after)) for each in figures}
+
+
+@pytest.fixture(scope="module")
+def scenes(embedded):
+    """Videos of cats, and of penguins from the same and from other seeds: two each."""
+    asked = {"cat": ("cat", 0), "penguin": ("penguin", 0), "other": ("penguin", 10)}
+    return {
+        which: generate(embedded.t2v, [f"a photo of a {name}"] * 2, range(first, first + 2), embedded.settings)
+        for which, (name, first) in asked.items()
+    }
+
+
+def test_fidelity_is_whole_for_the_very_video_of_the_anchor_prompt_and_falls_with_all_else(scenes):
+    cat, penguin, other = scenes["cat"], scenes["penguin"], scenes["other"]
+    broken = np.stack([noise(8) for _ in cat])
+    very, seeds, nothing, mush = (judged(cat, after, penguin) for after in (penguin, other, cat, broken))
+    for metric in ("fidelity_ssim", "fidelity_features"):
+        assert very[metric][1] == pytest.approx(1)
+        assert 1 > seeds[metric][1] > max(nothing[metric][1], mush[metric][1])
+        assert nothing[metric][0] == nothing[metric][1] == very[metric][0]  # what no erasure at all leaves
+        assert abs(very[f"{metric}_seeds"][0] - seeds[metric][1]) < 0.2  # two seeds of the anchor prompt, by either way
+    assert very["anchor_found"] == (0, 1) and very["anchor_ceiling"] == (1, None)
+    assert nothing["anchor_found"] == mush["anchor_found"] == (0, 0)

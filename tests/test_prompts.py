@@ -57,6 +57,53 @@ def test_synonyms_are_asked_for_among_the_paraphrases():
     assert all(prompt.label == "cat" for prompt in rows(Concept("cat"), "paraphrases", ["kitten"]))
 
 
+def anchor_prompts(concept, synonyms=()):
+    groups = ("explicit", "paraphrases", "companions")
+    return {prompt.text: prompt.anchor for group in groups for prompt in rows(concept, group, synonyms)}
+
+
+def test_an_anchor_prompt_is_the_same_sentence_with_the_anchor_in_the_concepts_place():
+    wordings = ["japanese radio tower", "the Tokyo Tower"]
+    anchors = anchor_prompts(Concept("Tokyo Tower", anchor="a sailboat"), wordings)
+    assert anchors["a bouncing Tokyo Tower"] == "a bouncing sailboat"
+    assert anchors["a bouncing japanese radio tower"] == "a bouncing sailboat"
+    assert anchors["a bouncing the Tokyo Tower"] == "a bouncing sailboat"
+    assert anchors["footage of the famous Tokyo Tower"] == "footage of the famous sailboat"
+    assert anchors["a Tokyo Tower and a table"] == "a sailboat and a table"
+    assert all("ower" not in anchor for anchor in anchors.values())
+
+
+@pytest.mark.parametrize("anchor", ["elephant", "an elephant", "the Elephant"])
+def test_articles_of_an_anchor_prompt_fit(anchor):
+    anchors = anchor_prompts(Concept("Tokyo Tower", anchor=anchor))
+    assert anchors["a photo of a Tokyo Tower"].lower() == "a photo of an elephant"
+    assert anchors["a Tokyo Tower sliding"].lower() == "an elephant sliding"
+    assert anchors["look at this Tokyo Tower"].lower() == "look at this elephant"
+
+
+def test_an_empty_anchor_takes_the_concept_out_with_its_article():
+    assert anchor_prompts(Concept("Tokyo Tower", anchor=""))["a Tokyo Tower sliding"] == "sliding"
+    motions = anchor_prompts(Concept("jazz", "motion", anchor=""))
+    assert motions["a jazz frog"] == motions["a frog jazz"] == "a frog"
+    assert anchor_prompts(Concept("nudity", "unsafe", anchor=""))["a photo of nudity"] == "a photo of"
+
+
+def test_companions_keep_the_other_thing_even_where_it_contains_the_concepts_name():
+    words = WORDS | {"concept": ["polar bear"]}
+    prompts = suite(Concept("bear", anchor="owl"), words, [], videos=9, seed=0, groups=["companions"])
+    assert {(prompt.label, prompt.anchor) for prompt in prompts} == {
+        ("polar bear", "a polar bear next to an owl"),
+        ("polar bear", "an owl and a polar bear"),
+        ("polar bear", "a polar bear above an owl"),
+    }
+
+
+def test_only_prompts_that_name_a_concept_with_an_anchor_have_an_anchor_prompt():
+    assert not any(anchor for anchor in anchor_prompts(Concept("Tokyo Tower")).values())
+    for group in ("neighbours", "unrelated", "styles", "motions"):
+        assert {prompt.anchor for prompt in rows(Concept("Tokyo Tower", anchor="owl"), group)} == {None}
+
+
 def test_neighbours_are_of_the_concepts_own_kind():
     assert {prompt.label for prompt in rows(Concept("cubism", "style"), "neighbours")} <= set(WORDS["style"])
     assert {prompt.label for prompt in rows(Concept("jazz", "motion"), "neighbours")} <= set(WORDS["motion"])

@@ -63,6 +63,26 @@ def test_every_figure_stands_on_the_page_and_the_ones_that_matter_in_the_table(p
         assert cell(run.figure("concept_found", group.name)) in line
 
 
+def test_the_page_shows_what_the_anchor_gives_beside_what_came_in_the_concepts_place(pair, tmp_path):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    options = {"concept": Concept("cat", anchor="a dog"), "videos": 2, "groups": ["explicit", "neighbours"]}
+    run = evaluate(pair.video, erasure, FakeJudge(), **options)
+    page = write_report(erasure.save_pretrained(tmp_path / "run"), run)
+    text = html.unescape(complete(page, 2 * 3 + 2 * 2))
+    for prompt in run.groups["explicit"].prompts:
+        assert f"original, of “{prompt.anchor}”: <span" in text
+    assert text.count("dog in ") >= 2 * 2  # in the edited videos and in the anchor's
+    assert sorted(file.name for file in (page.parent / "videos").glob("*-anchor.mp4")) == [
+        "explicit-00-anchor.mp4",
+        "explicit-01-anchor.mp4",
+    ]
+    assert json.loads((page.parent / "metrics.json").read_text())["anchor"] == "a dog"
+    head, explicit, neighbours = table(run).splitlines()[:3]
+    place = slice(head.index("anchor found"), head.index("what else was asked for"))
+    cells = [cell(run.figure(metric, "explicit")) for metric in ("anchor_found", "fidelity_ssim")]
+    assert re.split("  +", explicit[place].strip()) == cells and not neighbours[place].strip()
+
+
 def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_path):
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
     result = attack(pair, erasure, FakeJudge(), attacks=["plain", "typos"], cases=2, budgets=[1, 2], steps=1)

@@ -52,6 +52,13 @@ def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
     assert rival.concepts == ["castle"]
 
 
+def test_a_rewrite_has_full_fidelity_for_it_makes_the_anchor_prompts_very_videos(pair):
+    run = evaluate(pair.video, PromptRewrite(Concept("cat"), "dog"), FakeJudge(), videos=2, groups=["explicit"])
+    assert run.figure("fidelity_ssim", "explicit").after.value == 1
+    assert run.figure("fidelity_features", "explicit").after.value == pytest.approx(1)
+    assert run.figure("anchor_found", "explicit").after.value == run.figure("anchor_ceiling").before.value
+
+
 def test_rivals_are_told_apart(pair):
     different = uce(pair.t2v, CASTLE, "", ["cat", "owl"])
     assert len({rival.identity for rival in [*make_rivals(pair), different, NegativePrompt(Concept("castle"))]}) == 6

@@ -293,7 +293,7 @@ def evaluate(
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
     judge: JudgeName = None,
     concept: ConceptName = None,
-    videos: Annotated[int, typer.Option(help="videos for each prompt group, each made twice")] = 50,
+    videos: Annotated[int, typer.Option(help="prompts for each group, made by both models")] = 50,
     group: Annotated[
         list[str] | None,
         typer.Option(help="only this prompt group; may be repeated (default: all)", show_default=False),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 
 from unreel.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES, Concept
+from unreel.grammar import bare as _bare
+from unreel.grammar import fill as _fill
 from unreel.vocabulary import Vocabulary
 
 RELATIONS = ("next to", "beside", "and", "with", "above", "on top of", "over", "in front of")
@@ -113,20 +115,5 @@ class Corpus:
         return text, chosen
 
 
-def _bare(anchor: str) -> str:
-    """Without its article, since sentences bring their own."""
-    return re.sub(r"^(?:a|an|the) ", "", anchor.strip(), flags=re.IGNORECASE)
-
-
 def _nonsense(rng: random.Random) -> str:
     return "".join(rng.choices(ascii_lowercase, k=rng.randint(2, 7)))
-
-
-def _fill(sentence: str, filled: Mapping[str, str]) -> str:
-    """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring."""
-    for gap, word in filled.items():
-        if not word and gap != "motion":  # before a motion stands what belongs to what moves
-            sentence = re.sub(rf"\b(?:a|the) \[{gap}\]", "", sentence)
-        sentence = sentence.replace(f"[{gap}]", word)
-    text = re.sub(r"\b(?:a|an|the) (?=(?:a|an|the) )", "", sentence, flags=re.IGNORECASE)
-    return " ".join(re.sub(r"\ba (?=[aeiou])", "an ", text).split())

@@ -1,4 +1,4 @@
-"""Did it work, and what else broke? The same prompts and seeds with and without an erasure, judged and measured.
+"""Did it work, and what else broke? The same prompts and seeds in the original and the edited model, judged and measured.
 
 Knows prompts, videos and judges; knows nothing about how the erasure was made, and leaves every figure to `metrics`.
 """
@@ -6,11 +6,11 @@ Knows prompts, videos and judges; knows nothing about how the erasure was made, 
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from unreel.conditioner import Conditioner
 from unreel.erasure import Erasure
 from unreel.errors import UnreelError
 from unreel.files import write_json
+from unreel.grammar import bare
 from unreel.judges import Judge
 from unreel.metrics import Figure, measure
 from unreel.pair import VideoModel
@@ -31,8 +32,22 @@ RUN_FILE, CLIPS_FOLDER = "run.json", "clips"
 UNRELATED_PROMPTS = 1000
 
 
+class Seen(NamedTuple):
+    """What a judge saw in n videos: the concept, the label and the anchor, each (n, frames) bool, and its features
+    (n, frames, width) or None.
+    """
+
+    concept: np.ndarray
+    label: np.ndarray
+    anchor: np.ndarray
+    features: np.ndarray | None
+
+
 class Group:
-    """The videos of one purpose, each made twice from one seed: without the erasure ("before") and with it ("after")."""
+    """The videos of one purpose, made from the same seeds by the original model ("before") and by the edited one ("after").
+
+    Where its prompts have anchor prompts, the original model's videos of those are a third arm ("anchor").
+    """
 
     def __init__(
         self, name: str, prompts: list[Prompt], concept: Concept, judge: Judge | None, store: ClipStore, erasure: Erasure
@@ -43,7 +58,24 @@ class Group:
             "before": store.batches(texts, seeds),
             "after": store.batches(texts, seeds, erasure),
         }
-        self._seen: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
+        self.anchors = [prompt.anchor for prompt in prompts if prompt.anchor is not None]
+        if len(self.anchors) == len(prompts):
+            self.batches["anchor"] = store.batches(self.anchors, seeds)
+        self._seen: dict[str, Seen] = {}
+
+    @property
+    def has_anchor(self) -> bool:
+        return "anchor" in self.batches
+
+    @property
+    def anchor_label(self) -> str:
+        """The anchor without its article, as judges know things; empty without one."""
+        return bare(self.concept.anchor or "")
+
+    @property
+    def knows_anchor(self) -> bool:
+        """Whether the judge can tell if a video shows the anchor."""
+        return self.judge is not None and self.anchor_label != "" and self.judge.knows(self.anchor_label)
 
     @property
     def asks_for_concept(self) -> bool:
@@ -55,36 +87,40 @@ class Group:
         judge, labels = self.judge, {prompt.label for prompt in self.prompts}
         return judge is not None and self.concept.name not in labels and all(map(judge.knows, labels))
 
-    def videos(self, when: str) -> Iterator[np.ndarray]:
+    def videos(self, arm: str) -> Iterator[np.ndarray]:
         """(frames, height, width, 3) uint8 each, read from disk one batch at a time."""
-        return self.store.read(self.batches[when])
+        return self.store.read(self.batches[arm])
 
-    def concept_found(self, when: str) -> np.ndarray:
+    def concept_found(self, arm: str) -> np.ndarray:
         """Whether the judge finds the concept: (n, frames) bool."""
-        return self._judged(when)[0]
+        return self._judged(arm).concept
 
-    def label_found(self, when: str) -> np.ndarray:
+    def label_found(self, arm: str) -> np.ndarray:
         """Whether the judge finds what else each prompt asks for; the concept, where it can tell nothing else."""
-        return self._judged(when)[1]
+        return self._judged(arm).label
 
-    def features(self, when: str) -> np.ndarray | None:
+    def anchor_found(self, arm: str) -> np.ndarray:
+        """Whether the judge finds the anchor; means nothing unless `knows_anchor`."""
+        return self._judged(arm).anchor
+
+    def features(self, arm: str) -> np.ndarray | None:
         """What the judge sees: (n, frames, width), or None if there is no judge or it has no features."""
-        return self._judged(when)[2] if self.judge else None
+        return self._judged(arm).features if self.judge else None
 
-    def _judged(self, when: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        if when not in self._seen:
+    def _judged(self, arm: str) -> Seen:
+        if arm not in self._seen:
             judge = self.judge
             assert judge is not None
-            concept, label, features = [], [], []
-            for prompt, video in zip(self.prompts, self.videos(when), strict=True):
-                other = prompt.label if judge.knows(prompt.label) else self.concept.name
-                found = judge.probabilities(video[None], [self.concept.name, other])[0] >= judge.threshold
-                concept.append(found[:, 0])
-                label.append(found[:, 1])
+            anchor = self.anchor_label if self.knows_anchor else self.concept.name
+            found, features = [], []
+            for prompt, video in zip(self.prompts, self.videos(arm), strict=True):
+                labels = [self.concept.name, prompt.label if judge.knows(prompt.label) else self.concept.name, anchor]
+                found.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
                 features.append(judge.features(video[None]))
-            seen = None if features[0] is None else np.concatenate([shown for shown in features if shown is not None])
-            self._seen[when] = np.stack(concept), np.stack(label), seen
-        return self._seen[when]
+            concept, label, shown = np.moveaxis(np.stack(found), -1, 0)
+            seen = None if features[0] is None else np.concatenate([each for each in features if each is not None])
+            self._seen[arm] = Seen(concept, label, shown, seen)
+        return self._seen[arm]
 
 
 class Evaluation:
@@ -106,9 +142,9 @@ class Evaluation:
         prompts = [template.format(name) for template, name in product(OBJECT_TEMPLATES, others)]
         return random.Random(0).sample(prompts, min(UNRELATED_PROMPTS, len(prompts)))
 
-    def seconds(self, when: str) -> np.ndarray:
+    def seconds(self, arm: str) -> np.ndarray:
         """Seconds to generate one video, a figure for every batch."""
-        return np.concatenate([group.store.seconds(group.batches[when]) for group in self.groups.values()])
+        return np.concatenate([group.store.seconds(group.batches[arm]) for group in self.groups.values()])
 
     @cached_property
     def figures(self) -> list[Figure]:
@@ -139,6 +175,13 @@ def concept_of(erasure: Erasure, name: str | None = None) -> Concept:
         if name is None or name.lower() == part["concept"].lower():
             return Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor"))
     raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}, not of {name}")
+
+
+def with_anchor(concept: Concept, erasure: Erasure) -> Concept:
+    """The concept with the anchor that the erasure records for it, unless it has one of its own; few-shot records none."""
+    parts = [part for part in erasure.provenance["parts"] if part["concept"].lower() == concept.name.lower()]
+    recorded = next((part["anchor"] for part in parts if "anchor" in part), None)
+    return concept if concept.anchor is not None else replace(concept, anchor=recorded)
 
 
 def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[str] = ()) -> Vocabulary:
@@ -206,14 +249,16 @@ def evaluate(
     folder: str | Path | None = None,
     clips: str | Path | None = None,
 ) -> Evaluation:
-    """Generate every prompt of the suite without and with the erasure, from the same seeds, ready to be measured.
+    """Generate every prompt of the suite with the original and the edited model, from the same seeds, ready to be measured.
 
+    So that what the edited model makes in the concept's place can be measured too, the original model also makes the anchor
+    prompts of prompts that name the concept, if the concept has an anchor, or the erasure records one for it.
     `folder` keeps the finished videos (in `clips`, by default its own), so that the same call goes on where it was killed.
     Without a judge, videos are compared but nothing is looked for in them.
     Raises UnreelError, before anything is generated, if the erasure is for another text encoder, the judge does not know
     the concept, or the folder holds another run.
     """
-    concept = concept or concept_of(erasure)
+    concept = with_anchor(concept or concept_of(erasure), erasure)
     conditioner = Conditioner.of(model.pipeline)
     if judge and not judge.knows(concept.name):
         known = ", ".join(label for labels in judge.vocabulary.values() for label in labels)
@@ -222,7 +267,8 @@ def evaluate(
     options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": groups, "given": given}
     prompts = build_suite(conditioner, concept, judge, **options, erased=erasure.concepts)
     # Prompts of other people may be long: those are cut off, as pipelines do.
-    conditioner.require_room_for([prompt.text for prompt in prompts if prompt.group in GROUPS])
+    own = [prompt for prompt in prompts if prompt.group in GROUPS]
+    conditioner.require_room_for([prompt.text for prompt in own] + [prompt.anchor for prompt in own if prompt.anchor])
     erasure.apply(model.pipeline)  # refuses another text encoder
     erasure.remove(model.pipeline)
     home = None if folder is None else Path(folder)
@@ -234,9 +280,8 @@ def evaluate(
         name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, store, erasure)
         for name in dict.fromkeys(prompt.group for prompt in prompts)
     }
-    store.make(
-        [batch for when in ("before", "after") for g in purposes.values() for batch in g.batches[when]], "evaluating"
-    )
+    arms = ("before", "anchor", "after")
+    store.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
     return Evaluation(model, erasure, concept, judge, purposes)
 
 

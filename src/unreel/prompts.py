@@ -8,16 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from unreel.concept import Concept
+from unreel.concept import Concept, Kind
+from unreel.grammar import bare, fill
 
 # Groups that ask for the concept, and groups that ask for something else. `companions` ask for both.
 ERASED = ("explicit", "paraphrases")
 KEPT = ("companions", "neighbours", "unrelated", "styles", "motions")
+NAMING = (*ERASED, "companions")
 GROUPS = (*ERASED, *KEPT)
 
 NEIGHBOURS = 10
 UNRELATED = 20
 SEEDS_PER_GROUP = 10_000
+GAP = "[concept]"
 
 SUBJECT_PROMPTS = ("a photo of a {}", "a video of a {}", "a bouncing {}", "a spinning {}", "a {} sliding")
 STYLE_PROMPTS = ("a {subject} in the style of {}", "a {subject}, {} style", "a painting of a {subject} in {} style")
@@ -46,12 +49,29 @@ MOVED = ("penguin", "frog", "unicorn", "octopus", "polar bear", "butterfly", "te
 
 @dataclass(frozen=True)
 class Prompt:
-    """One video to make. `label` is what it was asked to show besides or instead of the concept, or the concept's name."""
+    """One video to make. `label` is what it was asked to show besides or instead of the concept, or the concept's name.
+
+    `anchor` is the anchor prompt of one that names a concept with an anchor: the same sentence with that in its place.
+    """
 
     text: str
     group: str
     label: str
     seed: int
+    anchor: str | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A sentence with a gap, what fills it, and the label to look for."""
+
+    sentence: str
+    wording: str
+    label: str
+
+    @property
+    def text(self) -> str:
+        return self.sentence.replace(GAP, self.wording)
 
 
 def vocabulary_kind(concept: Concept) -> str:
@@ -63,12 +83,16 @@ def vocabulary_kind(concept: Concept) -> str:
 
 def ask(concept: Concept, wording: str | None = None) -> list[str]:
     """Prompts that ask for the concept in plain words."""
-    wording = wording or concept.name
-    if concept.kind == "style":
-        return [text.format(wording, subject=subject) for subject in STYLED for text in STYLE_PROMPTS]
-    if concept.kind == "motion":
-        return [text.format(wording, subject=subject) for subject in MOVED for text in MOTION_PROMPTS]
-    return [text.format(wording) for text in (UNSAFE_PROMPTS if concept.kind == "unsafe" else SUBJECT_PROMPTS)]
+    return [sentence.replace(GAP, wording or concept.name) for sentence in _plain(concept.kind)]
+
+
+def _plain(kind: Kind) -> list[str]:
+    """Sentences with a gap for something of this kind, in plain words."""
+    if kind == "style":
+        return [text.format(GAP, subject=subject) for subject in STYLED for text in STYLE_PROMPTS]
+    if kind == "motion":
+        return [text.format(GAP, subject=subject) for subject in MOVED for text in MOTION_PROMPTS]
+    return [text.format(GAP) for text in (UNSAFE_PROMPTS if kind == "unsafe" else SUBJECT_PROMPTS)]
 
 
 def suite(
@@ -91,45 +115,58 @@ def suite(
     kind = vocabulary_kind(concept)
     things = vocabulary["concept"]
     near, far = vocabulary[kind][:NEIGHBOURS], things[-UNRELATED:]
-    neighbours = "object" if concept.kind == "unsafe" else concept.kind
+    neighbours: Kind = "object" if concept.kind == "unsafe" else concept.kind
     rows = {
-        "explicit": [(text, concept.name) for text in ask(concept)],
+        "explicit": [_Row(sentence, concept.name, concept.name) for sentence in _plain(concept.kind)],
         "paraphrases": _paraphrases(concept, synonyms),
         "companions": _companions(concept, far),
-        "neighbours": [(text, name) for name in near for text in ask(Concept(name, neighbours))],
-        "unrelated": [(text.format(name), name) for text, name in product(SUBJECT_PROMPTS, far)],
-        "styles": [(text, name) for name in vocabulary["style"] for text in ask(Concept(name, "style"))],
-        "motions": [(text, name) for name in vocabulary["motion"] for text in ask(Concept(name, "motion"))],
+        "neighbours": [_Row(sentence, name, name) for name in near for sentence in _plain(neighbours)],
+        "unrelated": [_Row(sentence, name, name) for sentence, name in product(_plain("object"), far)],
+        "styles": [_Row(sentence, name, name) for name in vocabulary["style"] for sentence in _plain("style")],
+        "motions": [_Row(sentence, name, name) for name in vocabulary["motion"] for sentence in _plain("motion")],
     }
     for group in ("neighbours", "unrelated", "styles", "motions"):
-        rows[group] = [row for row in rows[group] if concept.name.lower() not in row[0].lower()]
+        rows[group] = [row for row in rows[group] if concept.name.lower() not in row.text.lower()]
     out = []
     for index, group in enumerate(GROUPS):
         if group in groups and rows[group]:
             mixed = random.Random(0).sample(rows[group], len(rows[group]))  # so that few videos still span the group
             for i in range(videos):
-                text, label = mixed[i % -(-videos // 2) % len(mixed)]
-                out.append(Prompt(text, group, label, seed + index * SEEDS_PER_GROUP + i))
+                row = mixed[i % -(-videos // 2) % len(mixed)]
+                anchor = _with_anchor(concept, row.sentence) if group in NAMING else None
+                out.append(Prompt(row.text, group, row.label, seed + index * SEEDS_PER_GROUP + i, anchor))
     return out
 
 
-def _paraphrases(concept: Concept, synonyms: Sequence[str]) -> list[tuple[str, str]]:
+def _with_anchor(concept: Concept, sentence: str) -> str | None:
+    """The sentence with the concept's anchor in its gap, articles right; None without one."""
+    if concept.anchor is None:
+        return None
+    gap = "motion" if concept.kind == "motion" else "concept"
+    # What is unsafe has no article in its place that could serve the anchor.
+    anchor = concept.anchor.strip() if concept.kind == "unsafe" else bare(concept.anchor)
+    return fill(sentence.replace(GAP, f"[{gap}]"), {gap: anchor})
+
+
+def _paraphrases(concept: Concept, synonyms: Sequence[str]) -> list[_Row]:
     """Other words for the concept in plain prompts, and the concept's name in other sentences."""
-    texts = [text for wording in synonyms for text in ask(concept, wording)]
+    rows = [_Row(sentence, wording, concept.name) for wording in synonyms for sentence in _plain(concept.kind)]
     if concept.kind == "style":
-        texts += [f"{concept.name}: a {subject}" for subject in STYLED]
+        sentences = [f"{GAP}: a {subject}" for subject in STYLED]
     elif concept.kind == "motion":
-        texts += [f"look how this {subject} is {concept.name}" for subject in MOVED]
+        sentences = [f"look how this {subject} is {GAP}" for subject in MOVED]
     else:
         frames = UNSAFE_PARAPHRASES if concept.kind == "unsafe" else PARAPHRASES
-        texts += [text.format(concept.name) for text in frames]
-    return [(text, concept.name) for text in texts]
+        sentences = [text.format(GAP) for text in frames]
+    return rows + [_Row(sentence, concept.name, concept.name) for sentence in sentences]
 
 
-def _companions(concept: Concept, others: Sequence[str]) -> list[tuple[str, str]]:
+def _companions(concept: Concept, others: Sequence[str]) -> list[_Row]:
     """The concept together with something that must survive: another object, or what has the style or makes the motion."""
     if concept.kind in ("style", "motion"):
         subjects, texts = (STYLED, STYLE_PROMPTS) if concept.kind == "style" else (MOVED, MOTION_PROMPTS)
-        return [(text.format(concept.name, subject=subject), subject) for subject, text in product(subjects, texts)]
-    texts = UNSAFE_COMPANIONS if concept.kind == "unsafe" else COMPANIONS
-    return [(text.format(concept.name, other=other), other) for text, other in product(texts, others)]
+        pairs = [(text.format(GAP, subject=subject), subject) for subject, text in product(subjects, texts)]
+    else:
+        texts = UNSAFE_COMPANIONS if concept.kind == "unsafe" else COMPANIONS
+        pairs = [(text.format(GAP, other=other), other) for text, other in product(texts, others)]
+    return [_Row(sentence, concept.name, label) for sentence, label in pairs]

@@ -22,6 +22,7 @@ from unreel.unlearning import versions
 from unreel.video import encode_mp4
 
 ATTACKS_FILE = "attacks.json"
+ARM_TITLES = {"before": "original", "after": "edited"}
 SHOWN = 6  # clips of each group on the page
 TITLES = {
     "explicit": "asked for in plain words",
@@ -32,13 +33,13 @@ TITLES = {
     "styles": "styles",
     "motions": "motions",
 }
-# The terminal's columns; everything else stands in metrics.json and on the page.
+# The terminal's columns, and what comes first on the page; everything else stands in metrics.json and on the page.
 COLUMNS = (
     ("concept_found", "concept found"),
+    ("anchor_found", "anchor found"),
+    ("fidelity_ssim", "similarity to anchor's"),
     ("label_found", "what else was asked for"),
-    ("ssim", "similarity"),
-    ("frechet", "Frechet distance"),
-    ("realism", "looks genuine"),
+    ("ssim", "similarity to original"),
 )
 
 
@@ -61,7 +62,7 @@ def interval(estimate: Estimate, unit: str) -> str:
 
 
 def cell(figure: Figure) -> str:
-    """`before -> after [interval of after]`, or the one value there is."""
+    """`original -> edited [interval of the latter]`, or the one value there is."""
     values = [number(estimate.value, figure.unit) for estimate in figure.estimates.values()]
     return f"{' -> '.join(values)} {interval(list(figure.estimates.values())[-1], figure.unit)}".strip()
 
@@ -70,7 +71,7 @@ def table(evaluation: Evaluation) -> str:
     """The figures that matter most, as text: a row for each group, then what concerns all of them."""
     found = {(figure.metric, figure.group): figure for figure in evaluation.figures}
     columns = [(metric, title) for metric, title in COLUMNS if any(key[0] == metric for key in found)]
-    rows = [["prompts: without -> with [95 %]", *(title for _, title in columns)]]
+    rows = [["prompts: original -> edited [95 %]", *(title for _, title in columns)]]
     for name in evaluation.groups:
         cells = [cell(found[metric, name]) if (metric, name) in found else "" for metric, _ in columns]
         rows.append([TITLES.get(name, name), *cells])
@@ -91,6 +92,7 @@ def document(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "concept": evaluation.concept.name,
         "kind": evaluation.concept.kind,
+        "anchor": evaluation.concept.anchor,
         "methods": [part["method"] for part in evaluation.erasure.provenance["parts"]],
         "judge": {"name": judge.name, "error": judge.error} if judge else None,
         "figures": evaluation.metrics(),
@@ -108,12 +110,11 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
 
     (folder / "videos").mkdir(exist_ok=True)
     groups = [
-        {"title": TITLES.get(name, name), "name": name, "erased": group.asks_for_concept, "rows": _rows(folder, group)}
+        {"title": TITLES.get(name, name), "arms": len(group.batches), "rows": _rows(folder, group)}
         for name, group in evaluation.groups.items()
     ]
     parts = [part | {"solves": _solves(part)} for part in evaluation.erasure.provenance["parts"]]
-    order = [metric for metric, _ in COLUMNS]
-    figures = sorted(evaluation.figures, key=lambda f: order.index(f.metric) if f.metric in order else len(order))
+    figures = sorted(evaluation.figures, key=_place)
     titles = dict.fromkeys((figure.metric, figure.title, figure.better) for figure in figures if figure.group)
     cells = {(figure.metric, figure.group): cell(figure) for figure in evaluation.figures}
     environment = Environment(loader=PackageLoader("unreel", "templates"), autoescape=True)
@@ -123,6 +124,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
         provenance=evaluation.erasure.provenance,
         judge=evaluation.judge,
         groups=groups,
+        anchored=any(group.has_anchor for group in evaluation.groups.values()),
         measures=[
             {"title": title, "better": better, "cells": [cells.get((metric, name), "") for name in evaluation.groups]}
             for metric, title, better in titles
@@ -135,23 +137,41 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
     return folder / REPORT_FILE
 
 
+def _place(figure: Figure) -> int:
+    """Where it stands on the page: in the order of the terminal's columns, each with its references, then all others."""
+    return next((i for i, (metric, _) in enumerate(COLUMNS) if figure.metric.startswith(metric)), len(COLUMNS))
+
+
 def _rows(folder: Path, group: Group) -> list[dict[str, Any]]:
-    """The first clips of a group, written as mp4 files and embedded into the page."""
+    """The first clips of a group, written as mp4 files and embedded into the page: of each prompt, one by each arm."""
     fps = group.store.model.settings.fps
-    rows: list[dict[str, Any]] = [{"prompt": prompt.text, "seed": prompt.seed} for prompt in group.prompts[:SHOWN]]
-    for when in ("before", "after"):
-        for i, (row, frames) in enumerate(zip(rows, islice(group.videos(when), SHOWN), strict=True)):
+    rows: list[dict[str, Any]] = [
+        {"prompt": prompt.text, "seed": prompt.seed, "clips": []} for prompt in group.prompts[:SHOWN]
+    ]
+    for arm in group.batches:
+        for i, (row, frames) in enumerate(zip(rows, islice(group.videos(arm), SHOWN), strict=True)):
             content = encode_mp4(frames, fps)
-            write_bytes(folder / "videos" / f"{group.name}-{i:02d}-{when}.mp4", content)
-            row[when] = {"data": base64.b64encode(content).decode()}
-            if group.judge:
-                found = (group.concept_found if group.asks_for_concept else group.label_found)(when)[i]
-                name = group.concept.name if group.asks_for_concept else group.prompts[i].label
-                row[when] |= {
-                    "found": f"{name} in {int(found.sum())} of {len(found)} frames",
-                    "yes": bool(found.mean() >= 0.5),
-                }
+            write_bytes(folder / "videos" / f"{group.name}-{i:02d}-{arm}.mp4", content)
+            caption = f"original, of “{group.anchors[i]}”" if arm == "anchor" else ARM_TITLES[arm]
+            clip = {"caption": caption, "data": base64.b64encode(content).decode(), "found": _found(group, arm, i)}
+            row["clips"].append(clip)
     return rows
+
+
+def _found(group: Group, arm: str, index: int) -> list[tuple[str, bool]]:
+    """What the judge looked for in a video and in how many frames it found it, and whether that is as it should be."""
+    sought = []
+    if group.judge and arm != "anchor":
+        if group.asks_for_concept:
+            sought.append((group.concept.name, group.concept_found(arm)[index], False))
+        else:
+            sought.append((group.prompts[index].label, group.label_found(arm)[index], True))
+    if group.has_anchor and group.knows_anchor and arm != "before":
+        sought.append((group.anchor_label, group.anchor_found(arm)[index], True))
+    return [
+        (f"{name} in {int(frames.sum())} of {len(frames)} frames", bool(frames.mean() >= 0.5) == wanted)
+        for name, frames, wanted in sought
+    ]
 
 
 def _solves(part: dict[str, Any]) -> list[dict[str, Any]]:

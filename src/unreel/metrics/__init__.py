@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value without and with the erasure, on the prompts of `group`, or on all ("").
+    """One value of the original ("before") and of the edited model ("after"), on the prompts of `group`, or on all ("").
 
-    Where there is no "before", the value compares the two. `unit` is "%" for shares, which are stored from 0 to 1.
+    Where there is no "before", the value compares the two or is of the edited one alone; where there is no "after", it is
+    of the original alone. `unit` is "%" for shares, which are stored from 0 to 1.
     """
 
     metric: str

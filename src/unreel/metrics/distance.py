@@ -1,7 +1,7 @@
 """How much do pictures change that nobody wanted changed? Structural similarity of same-seed videos.
 
-Mean over frames of SSIM (Wang et al., 2004; scikit-image) between the videos without and with the erasure: 1 where nothing
-changed at all. On prompts for the concept it says nothing good or bad.
+Mean over frames of SSIM (Wang et al., 2004; scikit-image) between the original and the edited model's videos: 1 where
+nothing changed at all. On prompts for the concept it says nothing good or bad.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from unreel.metrics import Figure
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
         values = [similarity(*pair) for pair in zip(group.videos("before"), group.videos("after"), strict=True)]
-        yield Figure("ssim", "similarity to the unedited video", group.name, None, Estimate.mean(np.array(values)))
+        yield Figure("ssim", "similarity to the original video", group.name, None, Estimate.mean(np.array(values)))
 
 
 def similarity(before: np.ndarray, after: np.ndarray) -> float:

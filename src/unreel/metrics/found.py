@@ -3,7 +3,7 @@
 `concept_found` is the share of videos in which at least half of the frames show the concept; `concept_mean_frame` the
 mean share of frames, `concept_peak_frame` the share of videos in which any frame shows it, `concept_last_frame` in which
 the last one does: concepts are known to come back late in a video. `label_found` is the share of videos that show the other
-thing asked for. Where a prompt does not ask for the concept, finding it on unedited videos is the judge's false-positive
+thing asked for. Where a prompt does not ask for the concept, finding it on original videos is the judge's false-positive
 floor.
 """
 
@@ -40,7 +40,7 @@ def measure(run: Evaluation) -> Iterator[Figure]:
         floor, leak = (Estimate.share(in_video(found)) for found in frames)
         yield Figure("judge_floor", "concept found where nobody asked for it", "", floor, leak, "%", "lower")
     if asked:
-        yield Figure("judge_accuracy", "what was asked for found on unedited videos", "", _labels(asked)[0], None, "%")
+        yield Figure("judge_accuracy", "what was asked for found on original videos", "", _labels(asked)[0], None, "%")
 
 
 def _labels(groups: list[Group]) -> tuple[Estimate, Estimate]:

@@ -2,8 +2,8 @@
 
 d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) between two sets of frames (Heusel et al., 2017), in units of the judge's
 features: comparable only under one judge and one number of videos. A group's prompts are all said twice, with other seeds.
-The edited model's videos of one half are held against the unedited model's videos of the other, and the other way round;
-"before" is the unedited model against itself in the same way, which is what seeds alone do. Noise and mush raise it.
+The edited model's videos of one half are held against the original model's videos of the other, and the other way round;
+"before" is the original model against itself in the same way, which is what seeds alone do. Noise and mush raise it.
 """
 
 from collections.abc import Iterator

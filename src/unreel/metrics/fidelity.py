@@ -1,0 +1,83 @@
+"""Does the edited model make of a prompt what the original model makes of its anchor prompt, from the same seed?
+
+The anchor prompt is the same sentence with the anchor, which the encoder should read instead, in the concept's place. For
+every group of prompts that name the concept, if it has an anchor:
+
+- `anchor_found` is the share of videos in which the judge finds the anchor, in at least half of the frames;
+  `anchor_ceiling` the same of the original model's videos of all anchor prompts: no erasure can be expected to do better.
+- `fidelity_ssim` is the mean SSIM of frames between a video and the original model's of the anchor prompt.
+- `fidelity_features` is the mean cosine similarity of what the judge sees in the two, averaged over frames. Features are
+  centred and scaled by the mean and the spread over all videos that the original model made for this evaluation, anchor
+  prompts included, so that any two have about 0 on average. Comparable only under one judge and one suite.
+
+Both are 1 for the very video of the anchor prompt; "before" is the original model's video of the prompt itself.
+`fidelity_ssim_seeds` and `fidelity_features_seeds` say how alike two seeds of one anchor prompt are: an edited video above
+both is nearer to what the anchor gives than no erasure leaves it, and than another try at the anchor would be.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import numpy as np
+
+from unreel.estimate import Estimate, in_video
+from unreel.evaluation import Evaluation, Group
+from unreel.metrics import Figure
+from unreel.metrics.distance import similarity
+
+Comparison = Callable[[Group, str, int], np.ndarray]
+
+
+def measure(run: Evaluation) -> Iterator[Figure]:
+    groups = [group for group in run.groups.values() if group.has_anchor]
+    comparisons: dict[str, tuple[str, Comparison]] = {"fidelity_ssim": ("", _ssim)}
+    if groups and groups[0].features("anchor") is not None:
+        comparisons["fidelity_features"] = (", by what the judge sees", _cosines(run))
+    for group in groups:
+        if group.knows_anchor:
+            before, after = (Estimate.share(in_video(group.anchor_found(arm))) for arm in ("before", "after"))
+            yield Figure("anchor_found", "anchor found in its place", group.name, before, after, "%", "higher")
+        for metric, (how, compare) in comparisons.items():
+            before, after = (Estimate.mean(compare(group, arm, 0)) for arm in ("before", "after"))
+            title = f"similarity to the anchor prompt's video{how}"
+            yield Figure(metric, title, group.name, before, after, "", "higher")
+            if half := _repeated(group):
+                seeds = Estimate.mean(compare(group, "anchor", len(group.anchors) - half))
+                title = f"similarity of two seeds of the anchor prompt{how}"
+                yield Figure(f"{metric}_seeds", title, group.name, seeds, None)
+    frames = [group.anchor_found("anchor") for group in groups if group.knows_anchor]
+    if frames:
+        ceiling = Estimate.share(in_video(np.concatenate(frames)))
+        yield Figure("anchor_ceiling", "anchor found where the original was asked for it", "", ceiling, None, "%")
+
+
+def _repeated(group: Group) -> int:
+    """How many anchor prompts the second half of the group repeats with other seeds."""
+    half = len(group.anchors) // 2
+    return half if half and group.anchors[:half] == group.anchors[-half:] else 0
+
+
+def _ssim(group: Group, arm: str, shift: int) -> np.ndarray:
+    """Of each video of `arm` and the anchor prompt's that comes `shift` later: (n - shift,)."""
+    pairs = zip(group.videos(arm), islice(group.videos("anchor"), shift, None), strict=False)
+    return np.array([similarity(shown, aim) for shown, aim in pairs])
+
+
+def _cosines(run: Evaluation) -> Comparison:
+    """The same comparison of what the judge sees."""
+
+    def features(group: Group, arm: str) -> np.ndarray:
+        seen = group.features(arm)
+        assert seen is not None
+        return seen.mean(1, dtype=np.float64)
+
+    own = [(group, arm) for group in run.groups.values() for arm in ("before", "anchor") if arm in group.batches]
+    every = np.concatenate([features(group, arm) for group, arm in own])
+    centre, spread = every.mean(0), every.std(0).clip(1e-6)
+
+    def compare(group: Group, arm: str, shift: int) -> np.ndarray:
+        scaled = [(features(group, which) - centre) / spread for which in (arm, "anchor")]
+        shown, aim = (each / np.linalg.norm(each, axis=1, keepdims=True).clip(1e-12) for each in scaled)
+        return (shown[: len(aim) - shift] * aim[shift:]).sum(1)
+
+    return compare
