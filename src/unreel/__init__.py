@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unreel.methods.anchored import AnchoredConfig
     from unreel.methods.closed_form import ClosedFormConfig
     from unreel.methods.few_shot import FewShotConfig
+    from unreel.methods.text_ablation import TextAblationConfig
     from unreel.pair import Pair, VideoModel, load_pair, load_video_model
     from unreel.robustness import attack
     from unreel.unlearning import unlearn
@@ -29,6 +30,7 @@ _HOME = {
     "Erasure": "erasure",
     "FewShotConfig": "methods.few_shot",
     "Pair": "pair",
+    "TextAblationConfig": "methods.text_ablation",
     "UnreelError": "errors",
     "VideoModel": "pair",
     "attack": "robustness",
@@ -49,6 +51,7 @@ __all__ = [
     "Erasure",
     "FewShotConfig",
     "Pair",
+    "TextAblationConfig",
     "UnreelError",
     "VideoModel",
     "attack",

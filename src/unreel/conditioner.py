@@ -47,7 +47,21 @@ class Tokens:
         prompts that a pipeline pads on the left stay: places are counted from there.
         """
         columns = self.seen.any(0).nonzero()
-        width, most = self.ids.shape[1], int(columns.max()) + 1 if len(columns) else 0
+        return self._cut(int(columns.max()) + 1 if len(columns) else 0)
+
+    def shortened(self, spare: int) -> "Tokens":
+        """With at most `spare` columns in which all prompts are only padding still, where the encoder sees padding. What is
+        before them stays as it is only if the encoder reads from left to right.
+        """
+        padding = self.ids[:, -1:]
+        said = (self.ids != padding).any(0).nonzero()
+        width, most = self.ids.shape[1], (int(said.max()) if len(said) else 0) + 1 + spare
+        if most >= width or not bool((padding == padding[0]).all()):
+            return self
+        return self._cut(most)
+
+    def _cut(self, most: int) -> "Tokens":
+        width = self.ids.shape[1]
         cut = {
             name: value[:, :most] if isinstance(value, torch.Tensor) and value.shape[1:] == (width,) else value
             for name, value in self.call.items()
@@ -167,6 +181,23 @@ class Conditioner:
         finally:
             for weight, dtype in found:
                 weight.data = weight.data.to(dtype)
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether words are read without those that follow, so that a token's state never depends on the next."""
+        tokens = self.tokenize(["a photo of a cat"])
+        last = int(tokens.seen[0].nonzero().max())
+        other = tokens.ids.clone()
+        other[0, last] = tokens.ids[0, 0] if tokens.ids[0, 0] != tokens.ids[0, last] else tokens.ids[0, last] - 1
+        with torch.no_grad():
+            before, after = (self.encode_tokens(Tokens(ids, tokens.call))[0, :last].float() for ids in (tokens.ids, other))
+        return torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+
+    def first_matrices(self, layers: int) -> dict[str, nn.Linear]:
+        """Every matrix of the first `layers` layers, or of all if there are fewer, by the names of their weights."""
+        names = {id(module): name for name, module in self.text_encoder.named_modules()}
+        found = [module for layer in self.layers[:layers] for module in layer.modules() if isinstance(module, nn.Linear)]
+        return {f"{names[id(matrix)]}.weight": matrix for matrix in found}
 
     @property
     def token_table(self) -> nn.Embedding:

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -364,6 +364,22 @@ def worn_on(text_encoder: nn.Module) -> list[Erasure]:
     """The erasures that are on a text encoder, in the order in which they were put on."""
     worn = _worn.get(text_encoder)
     return list(worn.edits) if worn else []
+
+
+@contextmanager
+def changed(text_encoder: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+    """Inside, the changes are on top of what the encoder's weights are; then those are as they were, bit for bit."""
+    before = {name: text_encoder.get_parameter(name).detach().clone() for name in changes}
+    try:
+        with torch.no_grad():
+            for name, change in changes.items():
+                weight = text_encoder.get_parameter(name)
+                weight.copy_(doubled(weight) + _dense(change).to(weight.device))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, own in before.items():
+                text_encoder.get_parameter(name).copy_(own)
 
 
 @torch.no_grad()

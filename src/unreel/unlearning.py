@@ -1,5 +1,6 @@
 """Unlearn concepts in a pair: gather what the method needs, run it, wrap the result as an Erasure."""
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from unreel import __version__
+from unreel import __version__, captions
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
@@ -25,17 +26,22 @@ from unreel.methods.adversarial import AdversarialConfig, adversarial
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.closed_form import ClosedFormConfig, closed_form
 from unreel.methods.few_shot import FewShotConfig, few_shot
+from unreel.methods.text_ablation import TextAblationConfig, text_ablation
 from unreel.pair import Pair, Settings
+from unreel.prompt_pairs import Prompts
 from unreel.retain import retained
+from unreel.selfcheck import Exam, SelfCheck
 from unreel.video import generate_images, load_images, to_tensor
 from unreel.vocabulary import Vocabulary, nearest
 
-Config = ClosedFormConfig | AnchoredConfig | FewShotConfig
+Config = TextAblationConfig | ClosedFormConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
+FROM_TEXT = (TextAblationConfig, ClosedFormConfig)
 # The changes of every text encoder, and what is to be known about how they were made.
 Result = tuple[list[dict[str, Change]], dict[str, Any]]
 
 METHODS: dict[str, type[Config]] = {
+    "text-ablation": TextAblationConfig,
     "closed-form": ClosedFormConfig,
     "adversarial": AdversarialConfig,
     "anchored": AnchoredConfig,
@@ -43,6 +49,7 @@ METHODS: dict[str, type[Config]] = {
 }
 
 TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
+NEAR, LOOKED_AT = 20, 240  # nearest things to keep by name, among so many everyday words
 SAFE = "everyday life"  # what is unsafe is no thing, so no thing can stand in for it
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
@@ -120,11 +127,13 @@ def unlearn(
     images: Path | None = None,
     keep: Sequence[str] = (),
 ) -> Erasure:
-    """Unlearn one concept, or several together, with the method whose settings `config` holds; by default the closed form.
+    """Unlearn one concept, or several together, with the method whose settings `config` holds; by default concept
+    ablation in text space.
 
     The pair's weights are left as they were found. Erasures that are on the image model stay on while learning, so the
     result is what to add on top of them. `images` is a folder of pictures for the few-shot method to use in place of
-    generated ones. `keep` names what the closed form is to protect besides all that the pair's vocabulary holds.
+    generated ones. `keep` names what methods that learn from text are to protect besides everything else.
+    What a self-check on held-out prompts says of the erasure stands in its provenance and in `Erasure.check`.
     Raises UnreelError if a concept cannot be spelled or does not fit into the prompt, the method cannot do what is asked,
     the images cannot be read or the numbers break down.
     """
@@ -132,7 +141,7 @@ def unlearn(
     these = [Concept(concept) if isinstance(concept, str) else concept for concept in wanted]
     if not these:
         raise UnreelError("name at least one concept to forget")
-    config = config or ClosedFormConfig()
+    config = config or TextAblationConfig()
     conditioners = list(pair.conditioners().values())
     if not conditioners:
         raise UnreelError(f"{pair.t2v_source} has no text encoder that reads prompts")
@@ -142,14 +151,14 @@ def unlearn(
         reader.require_room_for(concept.forget_prompts)
     device = conditioner.device
     with Cost(device) as cost, enough_memory("unlearning", device, _ways_to_save(config, conditioner)):
-        if isinstance(config, ClosedFormConfig):
+        if isinstance(config, FROM_TEXT):
             if images is not None:
-                raise UnreelError("the closed form learns from text alone: give images to --method few-shot")
-            changes, record = _closed_form(these, pair, conditioners, config, keep)
+                raise UnreelError("this method learns from text alone: give images to --method few-shot")
+            changes, record = _from_text(these, pair, conditioners, config, keep)
         else:
             if len(these) > 1 or keep:
                 raise UnreelError(
-                    "methods that learn from images unlearn one concept and keep nothing by name: use the closed form"
+                    "methods that learn from images unlearn one concept and keep nothing by name: use the default method"
                 )
             if isinstance(config, FewShotConfig) and these[0].anchor is not None:
                 raise UnreelError(
@@ -158,6 +167,7 @@ def unlearn(
             learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
             changes, record = learn(these[0], pair, conditioners, config, images)  # type: ignore[arg-type]
     anchors = record.pop("anchors", {})
+    check = _checked(these, anchors, pair, conditioners, changes, config.seed)
     method = next(name for name, kind in METHODS.items() if type(config) is kind)
     parts = [
         {
@@ -167,6 +177,7 @@ def unlearn(
             "method": method,
             **({"anchor": anchors[concept.name]} if concept.name in anchors else {}),
             **record,
+            "check": check.document(),
             "seconds": round(cost.seconds / len(these), 3),  # an equal share of the time all took together
             "peak_memory_gib": round(cost.peak_memory_gib, 3),
         }
@@ -186,12 +197,39 @@ def unlearn(
     return Erasure(tuple(edits), provenance)
 
 
+def _checked(
+    concepts: Sequence[Concept],
+    anchors: Mapping[str, str],
+    pair: Pair,
+    conditioners: Sequence[Conditioner],
+    changes: Sequence[Mapping[str, Change]],
+    seed: int,
+) -> SelfCheck:
+    """What held-out prompts say of the changes; of a method without `anchors`, how far they moved what."""
+    said = _with_anchors(
+        [replace(concept, anchor=anchors.get(concept.name, concept.anchor)) for concept in concepts],
+        conditioners[0],
+        pair.vocabulary,
+    )
+    return SelfCheck.worst_of(
+        [
+            Exam(
+                conditioner,
+                _prompts(said, pair, conditioner, seed, held_out=True),
+                near_to(said, conditioner, pair.vocabulary),
+                anchored=bool(anchors),
+            ).grade(change)
+            for conditioner, change in zip(conditioners, changes, strict=True)
+        ]
+    )
+
+
 def _ways_to_save(config: Config, conditioner: Conditioner) -> list[str]:
     """Options that make unlearning need less memory, those that cost least first."""
     ways = {"--dtype bfloat16": conditioner.text_encoder.dtype == torch.float32}
-    if isinstance(config, ClosedFormConfig):
+    if isinstance(config, FROM_TEXT):
         ways["fewer --layers"] = True
-    else:
+    elif isinstance(config, (AnchoredConfig, FewShotConfig)):
         ways["--batch-size 1"] = config.batch_size > 1
     if isinstance(config, FewShotConfig):
         ways["--gradient-checkpointing"] = not config.gradient_checkpointing
@@ -200,11 +238,11 @@ def _ways_to_save(config: Config, conditioner: Conditioner) -> list[str]:
     return [way for way, helps in ways.items() if helps]
 
 
-def _closed_form(
+def _from_text(
     concepts: Sequence[Concept],
     pair: Pair,
     conditioners: Sequence[Conditioner],
-    config: ClosedFormConfig,
+    config: TextAblationConfig | ClosedFormConfig,
     keep: Sequence[str],
 ) -> Result:
     """What the record says of each text encoder is a list if there are several."""
@@ -212,19 +250,80 @@ def _closed_form(
     if names:
         raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
     # The first chooses the anchors, so that all say the same instead.
-    anchors = {concept.name: anchor_for(concept, concepts, conditioners[0], pair.vocabulary) for concept in concepts}
-    said = [replace(concept, anchor=anchors[concept.name]) for concept in concepts]
-    solved = [_solved(said, pair, conditioner, config, keep) for conditioner in conditioners]
-    records = [record for _, record in solved]
+    said = _with_anchors(concepts, conditioners[0], pair.vocabulary)
+    learn = _solved if isinstance(config, ClosedFormConfig) else _ablated
+    learned = [learn(said, pair, conditioner, config, keep) for conditioner in conditioners]  # type: ignore[arg-type]
+    records = [record for _, record in learned]
     record = records[0] if len(records) == 1 else {name: [it[name] for it in records] for name in records[0]}
     settings = asdict(config) | ({"keep": list(keep)} if keep else {})
-    return [changes for changes, _ in solved], {"settings": settings, "anchors": anchors, **record}
+    anchors = {concept.name: concept.anchor for concept in said}
+    return [changes for changes, _ in learned], {"settings": settings, "anchors": anchors, **record}
+
+
+def _with_anchors(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[Concept]:
+    """The concepts with what is made instead of each. Raises UnreelError if that is to be forgotten too, or too long."""
+    said = [replace(c, anchor=anchor_for(c, concepts, conditioner, vocabulary)) for c in concepts]
+    for concept in said:
+        anchor = concept.anchor or ""
+        if any(other.is_named_in(anchor) for other in concepts):
+            raise UnreelError(f"{anchor!r} is to be forgotten too: make something else instead of {concept.name!r}")
+        if anchor.strip():
+            conditioner.require_room_for(Concept(anchor, concept.kind).forget_prompts)
+    return said
+
+
+def _ablated(
+    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: TextAblationConfig, keep: Sequence[str]
+) -> tuple[dict[str, Change], dict[str, Any]]:
+    prompts = _prompts(concepts, pair, conditioner, config.seed)
+    # More prompts and steps for several concepts, but far fewer than each would take alone.
+    more = len(concepts) ** 0.5
+    near = [*near_to(concepts, conditioner, pair.vocabulary), *keep]
+    changes, record = text_ablation(
+        conditioner,
+        prompts.pairs(round(config.forget * more)),
+        prompts.everyday(config.retain),
+        prompts.neighbours(near, config.retain // 2),
+        replace(config, steps=round(config.steps * more)),
+    )
+    return dict(changes), record
+
+
+def _prompts(
+    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, seed: int, held_out: bool = False
+) -> Prompts:
+    """`concepts` say what is made instead of them."""
+    anchors = {concept.name: concept.anchor or "" for concept in concepts}
+    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), seed + held_out)
+    return Prompts(concepts, anchors, corpus, conditioner.has_room_for, held_out)
+
+
+def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[str]:
+    """What the text encoder takes to be most like each of the concepts, among things of its kind."""
+    out: dict[str, None] = {}
+    for concept in concepts:
+        names = [
+            name
+            for name in (*_of_kind(concept, vocabulary), *random.Random(0).sample(*_everyday_of_kind(concept)))
+            if not any(other.is_named_in(name) for other in concepts) and conditioner.has_room_for(name)
+        ]
+        out |= dict.fromkeys(nearest(conditioner, concept.name, names)[:NEAR])
+    return list(out)
+
+
+def _everyday_of_kind(concept: Concept) -> tuple[list[str], int]:
+    """Everyday words of the concept's kind, and how many of them to look at."""
+    words = captions.everyday()
+    kinds = {"style": ("famous",), "motion": ("action",), "face": ("famous", "person"), "character": ("famous", "person")}
+    others = tuple(name for name in words if name not in ("action", "famous", "city", "country"))
+    found = [word for name in kinds.get(concept.kind, others) for word in words[name]]
+    return found, min(LOOKED_AT, len(found))
 
 
 def _solved(
     concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig, keep: Sequence[str]
 ) -> tuple[dict[str, Change], dict[str, Any]]:
-    corpus, _, twins = _twins(concepts, pair, conditioner, config)
+    corpus, twins = _twins(concepts, pair, conditioner, config)
     kept = retained(conditioner, corpus, concepts, config, keep=keep)
     if isinstance(config, AdversarialConfig):
 
@@ -242,21 +341,20 @@ def _solved(
 
 def _twins(
     concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig | AnchoredConfig
-) -> tuple[Corpus, dict[str, str], list[tuple[str, str]]]:
-    """What there is to say, what is made instead of each concept, and the sentences about them with their twins."""
-    anchors = {concept.name: anchor_for(concept, concepts, conditioner, pair.vocabulary) for concept in concepts}
-    for concept in concepts:
-        anchor = anchors[concept.name]
-        if any(other.is_named_in(anchor) for other in concepts):
-            raise UnreelError(f"{anchor!r} is to be forgotten too: make something else instead of {concept.name!r}")
-        if anchor.strip():
-            conditioner.require_room_for(Concept(anchor, concept.kind).forget_prompts)
-    said = {wording.lower(): anchors[concept.name] for concept in concepts for wording in concept.wordings}
+) -> tuple[Corpus, list[tuple[str, str]]]:
+    """What there is to say, and the sentences about the concepts with their twins."""
+    said = {wording.lower(): concept.anchor or "" for concept in concepts for wording in concept.wordings}
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
     # Fewer sentences a concept the more there are, so that time grows with the root of their number.
     count = round(config.forget / len(concepts) ** 0.5)
     twins = [twin for concept in concepts for twin in corpus.forget(concept, said, count)]
-    return corpus, anchors, [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
+    return corpus, [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
+
+
+def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
+    if concept.kind in ("character", "face") and "person" in vocabulary:
+        return vocabulary["person"]
+    return vocabulary[concept.kind if concept.kind in ("style", "motion") else "concept"]
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
@@ -271,10 +369,7 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
         return ""
     if concept.kind == "unsafe":
         return SAFE
-    kind = "style" if concept.kind == "style" else "concept"
-    if concept.kind in ("character", "face") and "person" in vocabulary:
-        kind = "person"
-    others = [word for word in vocabulary[kind] if not any(other.is_named_in(word) for other in concepts)]
+    others = [word for word in _of_kind(concept, vocabulary) if not any(other.is_named_in(word) for other in concepts)]
     if not others:
         raise UnreelError(f"there is nothing left to make instead of {concept.name!r}: say what with --replace")
     return nearest(conditioner, concept.name, others)[len(others) // TOO_NEAR]
@@ -300,7 +395,9 @@ def _anchored(
         )
     conditioner = conditioners[0]
     config, denoiser, latents = _shots(concept, pair, config, images)
-    corpus, anchors, twins = _twins([concept], pair, conditioner, config)
+    said = _with_anchors([concept], conditioner, pair.vocabulary)
+    corpus, twins = _twins(said, pair, conditioner, config)
+    anchors = {concept.name: said[0].anchor}
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     with denoiser.channels_last():
         changes, record = anchored(conditioner, denoiser, twins, others, config, latents)

@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -23,9 +22,10 @@ from tqdm.auto import tqdm
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner, Trainable
 from unreel.denoiser import Denoiser
-from unreel.erasure import Change, LowRank
+from unreel.erasure import Change
 from unreel.errors import UnreelError
 from unreel.memory import checkpointing
+from unreel.methods.low_rank import Factors
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,9 @@ def few_shot(
         return torch.randint(high, (count,), generator=generator)
 
     prompts = concept.forget_prompts
-    kind = partial(_Factors, rank=config.rank, seed=config.seed) if config.rank else _Weights
     losses: list[float] = []
     with ExitStack() as afterwards:
-        learners = [kind(conditioner, config.trainable, afterwards) for conditioner in conditioners]
+        learners = [_learner(conditioner, config, afterwards) for conditioner in conditioners]
         optimizer = torch.optim.Adam(
             [parameter for learner in learners for parameter in learner.parameters()],
             lr=config.learning_rate,
@@ -136,6 +135,19 @@ def _backward(denoiser: Denoiser, prompts: Sequence[str], z: torch.Tensor, noise
     return loss.item()
 
 
+def _learner(conditioner: Conditioner, config: FewShotConfig, afterwards: ExitStack) -> "Factors | _Weights":
+    if not config.rank:
+        return _Weights(conditioner, config.trainable, afterwards)
+    conditioner.text_encoder.requires_grad_(False)
+    wanted = conditioner.trainable(config.trainable)
+    matrices = {
+        f"{name}.weight": module
+        for name, module in conditioner.text_encoder.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" in wanted
+    }
+    return Factors(matrices, config.rank, config.seed, afterwards)
+
+
 class _Weights:
     """The weights of a text encoder themselves, which learn; `afterwards` they are as found."""
 
@@ -157,29 +169,3 @@ class _Weights:
         for name, weight in self.weights.items():
             weight.requires_grad_(False).grad = None
             weight.copy_(self.before[name])
-
-
-class _Factors:
-    """A product of two thin factors beside every matrix of a text encoder that is to learn; `afterwards` it is gone."""
-
-    def __init__(self, conditioner: Conditioner, which: Trainable, afterwards: ExitStack, rank: int, seed: int):
-        conditioner.text_encoder.requires_grad_(False)
-        wanted, generator = conditioner.trainable(which), torch.Generator("cpu").manual_seed(seed)
-        self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        for name, module in conditioner.text_encoder.named_modules():
-            if isinstance(module, nn.Linear) and f"{name}.weight" in wanted:
-                down = torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5
-                up = torch.zeros(module.out_features, rank)
-                factors = (up.to(conditioner.device).requires_grad_(), down.to(conditioner.device).requires_grad_())
-                self.factors[f"{name}.weight"] = factors
-                afterwards.callback(module.register_forward_hook(partial(_add, *factors)).remove)
-
-    def parameters(self) -> list[torch.Tensor]:
-        return [factor for pair in self.factors.values() for factor in pair]
-
-    def changes(self) -> dict[str, Change]:
-        return {name: LowRank(up.detach(), down.detach()) for name, (up, down) in self.factors.items()}
-
-
-def _add(up: torch.Tensor, down: torch.Tensor, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-    return output + (args[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)

@@ -1,0 +1,173 @@
+"""What a text encoder learns to forget on, and what it is measured on: prompts that name a concept, each with its anchor
+prompt, prompts about what is near to it, and everyday prompts.
+
+Knows sentences; knows no model but whether it has room for them.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from unreel import captions, spelling
+from unreel.captions import CaptionKind, everyday, frames
+from unreel.concept import Concept
+from unreel.corpus import Corpus
+from unreel.grammar import bare, fill
+
+HELD_OUT = 5  # of every so many frames of captions one is only measured on
+CAPTIONS = 0.75  # the share of captions among the sentences; the others are about what the model's vocabulary lists
+VARIED = 0.45  # the share of prompts that name the concept in another spelling than it was given in
+TRIES = 40  # how many sentences are drawn for each that is wanted, where few fit
+SMALL_WORDS = {"a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with"}
+
+_PERSONS = {"character": ("person",), "face": ("famous", "person"), "animal": ("animal",)}
+_NO_THINGS = ("action",)
+
+Drawn = TypeVar("Drawn")
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A prompt that names a concept as `wording`, and the same with the anchor in its place."""
+
+    prompt: str
+    anchor: str
+    wording: str
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts to forget `concepts` by, with what to make instead of each by its name; none is longer than `fits` allows.
+
+    What is `held_out` shares no frame of a caption with what is not, and is for measuring only.
+    """
+
+    concepts: Sequence[Concept]
+    anchors: Mapping[str, str]
+    corpus: Corpus
+    fits: Callable[[str], bool]
+    held_out: bool = False
+
+    def pairs(self, count: int) -> list[PromptPair]:
+        """About `count` prompts that name the concepts in turn, in the spellings in which people write them."""
+        return self._take(self._pairs(self._random("pairs"), count), count, lambda pair: (pair.prompt, pair.anchor))
+
+    def neighbours(self, names: Sequence[str], count: int) -> list[str]:
+        """About `count` prompts about `names`, what is near to the concepts, and their own words in other company."""
+        rng = self._random("neighbours")
+        own = [words for concept in self.concepts for words in own_words(concept)]
+
+        def drawn() -> Iterator[str]:
+            while own or names:
+                if own and (not names or rng.random() < 0.65):
+                    yield self._caption(rng, "object", _in_company(rng, rng.choice(own)))
+                else:
+                    yield self._caption(rng, self._kind(rng.choice(list(self.concepts))), rng.choice(list(names)))
+
+        return self._take(drawn(), count, lambda text: (text,))
+
+    def everyday(self, count: int) -> list[str]:
+        """About `count` prompts about everything else, the empty one among them."""
+        rng = self._random("everyday")
+        listed = self.corpus.retain(count)
+        plain = rng.sample(listed, len(listed))
+
+        def drawn() -> Iterator[str]:
+            yield ""
+            while True:
+                if plain and rng.random() > CAPTIONS:
+                    yield plain.pop()
+                else:
+                    kind = rng.choice(captions.KINDS)
+                    yield self._caption(rng, kind, self._filling(rng, kind))
+
+        return self._take(drawn(), count, lambda text: (text,))
+
+    def _take(self, drawn: Iterator[Drawn], count: int, texts: Callable[[Drawn], Sequence[str]]) -> list[Drawn]:
+        """The first `count` that fit and do not name, beside what they are to name, what is to be forgotten."""
+        out: dict[Drawn, None] = {}
+        for one in islice(drawn, TRIES * count):
+            *_, last = texts(one)  # of a pair the anchor prompt
+            if not any(concept.is_named_in(last) for concept in self.concepts) and all(map(self.fits, texts(one))):
+                out[one] = None
+            if len(out) == count:
+                break
+        return list(out)
+
+    def _pairs(self, rng: random.Random, count: int) -> Iterator[PromptPair]:
+        said = {w.lower(): self.anchors[c.name] for c in self.concepts for w in c.wordings}
+        listed = [(concept, *pair) for concept in self.concepts for pair in self.corpus.forget(concept, said, count)]
+        rng.shuffle(listed)
+        wordings = [(concept, wording) for concept in self.concepts for wording in concept.wordings]
+        for index in range(TRIES * count):
+            concept, wording = wordings[index % len(wordings)]
+            if concept.kind != "unsafe" and rng.random() < CAPTIONS:
+                yield self._pair(rng, concept, wording)
+            elif listed:
+                concept, prompt, anchor = listed.pop()
+                named = next((w for w in concept.wordings if w.lower() in prompt.lower()), wording)
+                yield PromptPair(prompt, anchor, named)
+
+    def _pair(self, rng: random.Random, concept: Concept, wording: str) -> PromptPair:
+        ways = concept.variants(wording)
+        way = rng.choice(list(ways)) if rng.random() < VARIED else "as given"
+        kind, anchor = self._kind(concept), self.anchors[concept.name]
+        named = None if kind in captions.GAPS else wording != wording.lower()
+        gap = captions.GAPS.get(kind, "[concept]")[1:-1]
+        text = captions.write(rng, rng.choice(self._frames(kind)), kind, named)
+        instead = anchor if named or kind in captions.GAPS else bare(anchor)
+        if named and anchor and anchor == bare(anchor):
+            instead = f"a {anchor}"
+        if way == "plural":
+            instead = spelling.pluralised(bare(anchor))
+        elif way == "possessive" and anchor:
+            instead = spelling.possessive(instead)
+        return PromptPair(fill(text, {gap: ways[way]}), fill(text, {gap: instead}), ways[way])
+
+    def _caption(self, rng: random.Random, kind: CaptionKind, filling: str) -> str:
+        gap = captions.GAPS.get(kind, "[concept]")[1:-1]
+        return fill(captions.write(rng, rng.choice(self._frames(kind)), kind), {gap: filling})
+
+    def _frames(self, kind: CaptionKind) -> list[str]:
+        return [frame for i, frame in enumerate(frames(kind)) if (i % HELD_OUT == 0) == self.held_out]
+
+    def _kind(self, concept: Concept) -> CaptionKind:
+        if concept.kind == "object" and concept.name.lower() in everyday()["animal"]:
+            return "animal"
+        return "object" if concept.kind == "unsafe" else concept.kind
+
+    def _filling(self, rng: random.Random, kind: CaptionKind) -> str:
+        if kind == "style":
+            return rng.choice(self.corpus.vocabulary["style"])
+        if kind == "motion":
+            return rng.choice(everyday()["action"])
+        things = [name for name in everyday() if name not in _NO_THINGS]
+        return rng.choice(everyday()[rng.choice(_PERSONS.get(kind, things))])
+
+    def _random(self, purpose: str) -> random.Random:
+        return random.Random(f"{self.corpus.seed}/{purpose}/{self.held_out}/{[concept.name for concept in self.concepts]}")
+
+
+def own_words(concept: Concept) -> list[str]:
+    """The parts of its wordings that mean something else in other company: single words and runs of them, less those that
+    go with everything.
+    """
+    out: dict[str, None] = {}
+    for wording in concept.wordings:
+        words = re.split(r"[\s-]+", wording)
+        runs = [words[i:j] for i in range(len(words)) for j in range(i + 1, len(words) + 1) if j - i < len(words)]
+        for run in runs:
+            if not {run[0].lower(), run[-1].lower()} & SMALL_WORDS:
+                out[" ".join(run)] = None
+    return [text for text in out if not concept.is_named_in(text)]
+
+
+def _in_company(rng: random.Random, words: str) -> str:
+    """Some of a name's words alone, or with another word before or behind them."""
+    nouns = everyday()[rng.choice([name for name in everyday() if name not in _NO_THINGS])]
+    other = rng.choice(nouns)
+    text = rng.choice((words, f"{words} {other}", f"{other} {words}"))
+    return text.lower() if rng.random() < 0.3 else text

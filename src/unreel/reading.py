@@ -1,0 +1,102 @@
+"""How a text encoder reads prompts, as numbers to aim at and to compare: what it writes for each token, and how far that is
+from what it should be.
+
+Knows encoders and sentences; knows nothing about how an encoder is changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import torch
+
+from unreel.conditioner import Conditioner, Tokens
+from unreel.prompt_pairs import PromptPair
+
+SPARE = 4  # tokens of padding to learn from: encoders that read from left to right write nearly the same for all of them
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A batch of prompts as `tokens`, and what the encoder is to write for them.
+
+    `states` (prompts, tokens, width) is that, `counted` (prompts, tokens) says where it matters.
+    """
+
+    tokens: Tokens
+    states: torch.Tensor
+    counted: torch.Tensor
+
+    def distances(self, written: torch.Tensor) -> torch.Tensor:
+        """Squared distances of what was `written` (prompts, tokens, width) from the aim, one a prompt: (prompts,)."""
+        return ((written - self.states).float().square().sum(-1) * self.counted).sum(-1)
+
+    @property
+    def squares(self) -> torch.Tensor:
+        """The squared length of the aim, one a prompt: (prompts,)."""
+        return (self.states.float().square().sum(-1) * self.counted).sum(-1)
+
+
+@torch.no_grad()
+def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = False) -> Aim:
+    """The prompts, to be read as the encoder reads them now; `short` leaves out most of the padding."""
+    tokens = _tokens(conditioner, prompts, short)
+    return Aim(tokens, conditioner.encode_tokens(tokens), tokens.seen)
+
+
+@torch.no_grad()
+def as_anchors(conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False) -> Aim:
+    """The prompts of `pairs`, to be read as the encoder reads their anchor prompts now.
+
+    Where words are read without those that follow, the first words of a name do not know the name: what they mean to the
+    encoder is theirs in other company too, so that only the last token of a name and what comes after it can, and count.
+    """
+    tokens = _tokens(conditioner, [pair.prompt for pair in pairs], short)
+    anchors = _tokens(conditioner, [pair.anchor for pair in pairs], short)
+    rows = list(zip(pairs, tokens.ids.tolist(), anchors.ids.tolist(), strict=True))
+    places = torch.tensor([align(prompt, anchor) for _, prompt, anchor in rows], device=tokens.ids.device)[..., None]
+    states = conditioner.encode_tokens(anchors)
+    states = states.gather(1, places.expand(-1, -1, states.shape[-1]))
+    counted = tokens.seen
+    if conditioner.causal:
+        first = [_end_of_name(conditioner, pair.wording, prompt, anchor) for pair, prompt, anchor in rows]
+        counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
+    return Aim(tokens, states, counted)
+
+
+def _tokens(conditioner: Conditioner, prompts: Sequence[str], short: bool) -> Tokens:
+    tokens = conditioner.tokenize(list(prompts))
+    return tokens.shortened(SPARE) if short and conditioner.causal else tokens
+
+
+def _end_of_name(conditioner: Conditioner, wording: str, prompt: Sequence[int], anchor: Sequence[int]) -> int:
+    """The place of the last token of the name that a prompt was made with; where tokens run over its ends, of the last one
+    in which prompt and anchor prompt differ for the first time.
+    """
+    for text in (f" {wording}", wording):
+        name = conditioner.tokenizer(text, add_special_tokens=False).input_ids
+        for start in range(len(prompt) - len(name) + 1):
+            if name and list(prompt[start : start + len(name)]) == name:
+                return start + len(name) - 1
+    changed = (b for tag, _, b, _, _ in _opcodes(prompt, anchor) if tag != "equal" and b > 0)
+    return next(changed, 1) - 1
+
+
+def align(prompt: Sequence[int], anchor: Sequence[int]) -> list[int]:
+    """For every token of `prompt`, the place in `anchor` whose meaning it is to take on.
+
+    Tokens that both share keep theirs; of the words exchanged, the last token takes the last one's, and so on backwards,
+    because the last token of a name means the whole of it where encoders read from left to right.
+    """
+    places: list[int] = []
+    for tag, a, b, c, d in _opcodes(prompt, anchor):
+        if tag == "equal":
+            places += range(c, d)
+        else:
+            first = c if d > c else max(c - 1, 0)  # left out: what stood before, if anything
+            places += [max(first, d - (b - i)) for i in range(a, b)]
+    return places
+
+
+def _opcodes(prompt: Sequence[int], anchor: Sequence[int]) -> list[tuple[str, int, int, int, int]]:
+    return SequenceMatcher(None, prompt, anchor, autojunk=False).get_opcodes()

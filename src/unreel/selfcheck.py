@@ -1,0 +1,128 @@
+"""How far an erasure went, and what else it moved, on prompts that nothing was learned from.
+
+Knows text encoders and prompts; knows no pixels, and nothing about how the erasure was made.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from unreel.conditioner import Conditioner
+from unreel.erasure import Change, changed
+from unreel.prompt_pairs import PromptPair, Prompts
+from unreel.reading import Aim, as_anchors, as_read
+
+PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
+BATCH = 10
+WORST = 0.1  # the share of prompts that stand for the worst
+
+# What an erasure may fall short by: shares of the way left, and medians of what others moved by.
+MOST_LEFT, MOST_LEFT_OF_WORST, MOST_NEIGHBOURS_MOVED, MOST_EVERYDAY_MOVED = 0.5, 0.9, 0.25, 0.1
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Figures of one text encoder on held-out prompts, all of them shares.
+
+    `left` is how much of the squared distance to the anchor prompts remains, the mean over prompts, and `left_worst` the
+    mean over their worst tenth; None where the method aims at no anchor. `moved` is how far prompts that name the concept
+    moved, `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
+    || T'(q) - T(q) || / || T(q) ||.
+    """
+
+    left: float | None
+    left_worst: float | None
+    moved: float
+    neighbours: float | None
+    everyday: float
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What falls short of the stated bars, in words; empty if nothing does."""
+        bars = (
+            (self.left, MOST_LEFT, "of the way to the anchor is left"),
+            (self.left_worst, MOST_LEFT_OF_WORST, "of the way is left on the worst tenth of prompts"),
+            (self.neighbours, MOST_NEIGHBOURS_MOVED, "is how far prompts about what is near moved"),
+            (self.everyday, MOST_EVERYDAY_MOVED, "is how far everyday prompts moved"),
+        )
+        # Whatever is no number falls short too.
+        return [f"{_percent(v)} {what} (bar: {_percent(bar)})" for v, bar, what in bars if v is not None and not v <= bar]
+
+    def __str__(self) -> str:
+        near = "" if self.neighbours is None else f"what is near moved by {_percent(self.neighbours)}, "
+        others = f"{near}everyday prompts by {_percent(self.everyday)}"
+        if self.left is None or self.left_worst is None:
+            return f"prompts for the concept moved by {_percent(self.moved)}, {others}"
+        return f"{_percent(self.left)} of the way to the anchor is left (worst tenth {_percent(self.left_worst)}); {others}"
+
+    def document(self) -> dict[str, Any]:
+        return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
+
+    @classmethod
+    def worst_of(cls, checks: "Sequence[SelfCheck]") -> "SelfCheck":
+        """One of several encoders: the worst of each figure."""
+
+        def most(name: str) -> Any:
+            values = [value for check in checks if (value := getattr(check, name)) is not None]
+            return max(values, default=None)
+
+        moved = min(check.moved for check in checks)
+        return cls(most("left"), most("left_worst"), moved, most("neighbours"), most("everyday"))
+
+
+class Exam:
+    """What an encoder makes of held-out prompts as it is now, to be compared with what it makes of them changed."""
+
+    def __init__(self, conditioner: Conditioner, prompts: Prompts, near: Sequence[str], *, anchored: bool = True):
+        pairs, neighbours, everyday = (
+            prompts.pairs(PAIRS),
+            prompts.neighbours(near, NEIGHBOURS),
+            prompts.everyday(EVERYDAY_PROMPTS),
+        )
+        self.conditioner, self.anchored = conditioner, anchored
+        self.pairs = _batches(conditioner, pairs, as_anchors)
+        self.way = _distances(conditioner, self.pairs)
+        self.named = _batches(conditioner, [pair.prompt for pair in pairs], as_read)
+        self.neighbours = _batches(conditioner, neighbours, as_read)
+        self.everyday = _batches(conditioner, everyday, as_read)
+
+    def grade(self, changes: Mapping[str, Change]) -> SelfCheck:
+        """With the changes on; the weights are left as they were found."""
+        with changed(self.conditioner.text_encoder, changes):
+            left = _distances(self.conditioner, self.pairs)
+            moved, near, everyday = (
+                _moved(self.conditioner, part) for part in (self.named, self.neighbours, self.everyday)
+            )
+        shares = np.sort(left[self.way > 0] / self.way[self.way > 0])
+        worst = shares[-max(1, round(WORST * len(shares))) :]
+        aims = self.anchored and len(shares) > 0
+        return SelfCheck(
+            left=float(shares.mean()) if aims else None,
+            left_worst=float(worst.mean()) if aims else None,
+            moved=float(np.median(moved)) if len(moved) else 0.0,
+            neighbours=float(np.median(near)) if len(near) else None,
+            everyday=float(np.median(everyday)),
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def _batches(conditioner: Conditioner, sentences: Sequence[Any], aim: Callable[..., Aim]) -> list[Aim]:
+    ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
+    return [aim(conditioner, ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH)]
+
+
+@torch.no_grad()
+def _distances(conditioner: Conditioner, aims: Sequence[Aim]) -> np.ndarray:
+    parts = [aim.distances(conditioner.encode_tokens(aim.tokens)).double().cpu().numpy() for aim in aims]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _moved(conditioner: Conditioner, aims: Sequence[Aim]) -> np.ndarray:
+    lengths = [aim.squares.double().cpu().numpy() for aim in aims]
+    return (_distances(conditioner, aims) / np.concatenate(lengths)) ** 0.5 if lengths else np.zeros(0)
