@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check browser clean
+.PHONY: demo test check browser encoders clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -18,7 +18,7 @@ demo: $(READY)  ## unlearn "Tokyo Tower" in the embedded pair and write runs/tok
 	$(BIN)/unreel unlearn "Tokyo Tower" --out runs/tokyo-tower --overwrite
 
 # Tests share the cores, so each takes one thread: more would wait for each other.
-test: $(READY) browser  ## run the test suite
+test: $(READY) browser encoders  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)  ## lint, format and types
@@ -32,6 +32,10 @@ browser:
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
 	echo "no Chromium here: the report's browser test will be skipped"
+
+# Two real text encoders, once for all clones (benchmarks/encoders.py); without a network, tests that read with them are skipped.
+encoders: $(READY)
+	@$(BIN)/python -m benchmarks.encoders || echo "no real encoders here: the tests that read with them will be skipped"
 
 clean:
 	rm -rf $(VENV) runs

@@ -2,8 +2,13 @@
 
 import os
 import tempfile
+from pathlib import Path
 
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="unreel-tests-")  # nothing of the user's is read or written
+# The real encoders are read where `make encoders` puts them; worker processes inherit this from the first one.
+os.environ.setdefault(
+    "UNREEL_ENCODERS", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unreel" / "encoders")
+)
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="unreel-tests-")  # nothing else of the user's is read or written
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -26,7 +31,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, load_pair
+from unreel.errors import UnreelError
+from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
 
 SETTINGS = Settings(steps=2, guidance=2.0, frames=4, batch=2)
 
@@ -94,6 +100,29 @@ def pair() -> Pair:
 @pytest.fixture(scope="session")
 def embedded() -> Pair:
     return load_pair()
+
+
+def real_encoder(name: str) -> TextModel:
+    """Skips the test where that encoder is not."""
+    from benchmarks.encoders import encoder
+
+    try:
+        folder = encoder(name)
+    except UnreelError as missing:
+        pytest.skip(str(missing))
+    return load_text_model(folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> TextModel:
+    """A real causal encoder. All tests share it: leave its weights as they were."""
+    return real_encoder("smollm2")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> TextModel:
+    """A real bidirectional encoder. All tests share it: leave its weights as they were."""
+    return real_encoder("minilm")
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
