@@ -377,7 +377,10 @@ def words_of(tokenizer: Any) -> Any:
 def whole_words(tokenizer: Any) -> dict[str, int]:
     """The words that one can type, are one token each and are read back as that token: text -> id."""
     end, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE
-    ids = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith(end) or token.startswith(starts))
+    vocabulary = tokenizer.get_vocab()
+    ids = sorted(i for token, i in vocabulary.items() if token.endswith(end) or token.startswith(starts))
+    if not ids:  # BERT marks those that go on with a word
+        ids = sorted(i for token, i in vocabulary.items() if not token.startswith("##"))
     # A copy of a CLIP tokenizer leaves the end in.
     words = [text.strip().removesuffix(end) for text in tokenizer.batch_decode([[i] for i in ids])]
     # As they stand inside a sentence: after a space.

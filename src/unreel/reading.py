@@ -45,11 +45,14 @@ def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = F
 
 
 @torch.no_grad()
-def as_anchors(conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False) -> Aim:
+def as_anchors(
+    conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False, from_name: bool | None = None
+) -> Aim:
     """The prompts of `pairs`, to be read as the encoder reads their anchor prompts now.
 
     Where words are read without those that follow, the first words of a name do not know the name: what they mean to the
     encoder is theirs in other company too, so that only the last token of a name and what comes after it can, and count.
+    `from_name` says whether that is so; by default it is of encoders that read from left to right.
     """
     tokens = _tokens(conditioner, [pair.prompt for pair in pairs], short)
     anchors = _tokens(conditioner, [pair.anchor for pair in pairs], short)
@@ -58,7 +61,7 @@ def as_anchors(conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: 
     states = conditioner.encode_tokens(anchors)
     states = states.gather(1, places.expand(-1, -1, states.shape[-1]))
     counted = tokens.seen
-    if conditioner.causal:
+    if conditioner.causal if from_name is None else from_name:
         first = [_end_of_name(conditioner, pair.wording, prompt, anchor) for pair, prompt, anchor in rows]
         counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
     return Aim(tokens, states, counted)
@@ -98,5 +101,5 @@ def align(prompt: Sequence[int], anchor: Sequence[int]) -> list[int]:
     return places
 
 
-def _opcodes(prompt: Sequence[int], anchor: Sequence[int]) -> list[tuple[str, int, int, int, int]]:
+def _opcodes(prompt: Sequence[int], anchor: Sequence[int]) -> Sequence[tuple[str, int, int, int, int]]:
     return SequenceMatcher(None, prompt, anchor, autojunk=False).get_opcodes()

@@ -113,7 +113,7 @@ def few_shot(
                     )
         if not all(parameter.isfinite().all() for learner in learners for parameter in learner.parameters()):
             raise UnreelError("a weight stopped being a number: nothing was kept; lower the learning rate")
-        return [learner.changes() for learner in learners], losses
+        return [dict(learner.changes()) for learner in learners], losses
 
 
 def _backward(denoiser: Denoiser, prompts: Sequence[str], z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> float:

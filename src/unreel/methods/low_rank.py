@@ -14,8 +14,8 @@ from unreel.erasure import LowRank
 
 
 class Factors:
-    """`up` (out, rank), zero at first, times `down` (rank, in), random, beside every one of `matrices`, by the names of their
-    weights; `afterwards` they are gone.
+    """`up` (out, rank), zero at first, times `down` (rank, in), random, beside every one of `matrices`, which are by the
+    names of their weights; `afterwards` they are gone.
     """
 
     def __init__(self, matrices: Mapping[str, nn.Linear], rank: int, seed: int, afterwards: ExitStack):

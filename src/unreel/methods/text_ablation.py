@@ -1,8 +1,8 @@
-"""Concept ablation in text space: low-rank changes of a text encoder's first layers, from text alone, by gradient descent.
+"""Concept ablation in text space: low-rank changes of a text encoder's first layers, learned from text alone.
 
-Concept ablation (Kumari et al., arXiv 2303.13516) asks that a model make of a prompt what it made of its anchor prompt; here
-that is asked of the text encoder's last hidden states, so that neither image nor denoiser is needed. With p a prompt that
-names the concept, p' its anchor prompt, q a prompt that does not, T_0 the encoder as found, and T_theta the same with a
+Concept ablation (Kumari et al., arXiv 2303.13516) asks that a model make of a prompt what it made of its anchor prompt;
+that is asked here of the text encoder's last hidden states, so that neither image nor denoiser is needed. With p a prompt
+that names the concept, p' its anchor prompt, q a prompt that does not, T_0 the encoder as found, and T_theta the same with a
 low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
 
     theta* = argmin_theta  E_p || T_theta(p) - T_0(p') ||^2 / E_p || T_0(p) - T_0(p') ||^2

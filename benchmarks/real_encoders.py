@@ -1,0 +1,137 @@
+"""Does the default forget in text encoders that somebody else pretrained? `python -m benchmarks.real_encoders`.
+
+Twelve concepts on SmolLM2-135M and MiniLM (`python -m benchmarks.encoders` brings them), measured on sentences that people
+wrote (`real_encoders.json`), none of which the method has seen, and on VBench's prompts. Per concept:
+
+- `left`: || T'(p) - T(p') ||^2 as a share of || T(p) - T(p') ||^2, summed over prompts p and over tokens from the name's
+  last on; p' is p with the anchor in the concept's place. `capitals`, `plural`, `possessive`, `behind`: the same for other
+  spellings and behind some sixty words
+- `shared`, `near`, `everyday`: || T'(q) - T(q) || / || T(q) ||, the median over prompts that share a word with the name,
+  about the nearest things, and of VBench less those that name the concept
+"""
+
+import json
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.common import RESULTS, write_result
+from benchmarks.encoders import ENCODERS, encoder, everyday_prompts
+from unreel import Concept, Pair, TextAblationConfig, load_pair, spelling, unlearn
+from unreel.conditioner import Conditioner
+from unreel.erasure import changed
+from unreel.grammar import bare, fill
+from unreel.prompt_pairs import PromptPair
+from unreel.reading import Aim, as_anchors, as_read
+
+SENTENCES = Path(__file__).with_suffix(".json")
+BATCH = 8
+
+
+def pairs_of(concept: Concept, sentences: list[str], anchor: str, way: str = "") -> list[PromptPair]:
+    """The sentences with their anchor prompts; `way` says how the name is written in them."""
+    forms = {"plural": spelling.pluralised, "possessive": spelling.possessive}
+    change = forms.get(way, str)
+    named = concept.name != concept.name.lower() and concept.kind not in ("style", "motion")
+    instead = f"a {bare(anchor)}" if named and anchor and way != "plural" else bare(anchor)
+    gap, out = "motion" if concept.kind == "motion" else "name", []
+    for sentence in sentences:
+        found = re.search(re.escape(change(concept.name)), sentence, re.IGNORECASE)
+        assert found, f"{sentence!r} does not name {change(concept.name)!r}"
+        text = f"{sentence[: found.start()]}[{gap}]{sentence[found.end() :]}"
+        anchor_prompt = fill(text, {gap: change(instead) if instead else ""})
+        out.append(PromptPair(sentence, anchor_prompt, found[0]))
+    return out
+
+
+class Measure:
+    """What an encoder makes of a concept's sentences, to be compared with what it makes of them with an erasure on."""
+
+    def __init__(self, conditioner: Conditioner, concept: Concept, anchor: str, given: dict[str, Any], everyday: list[str]):
+        self.conditioner = conditioner
+        behind = [" ".join(passage) for passage in given["behind"]]
+        groups = {"left": pairs_of(concept, given["held_out"], anchor)}
+        groups |= {way: pairs_of(concept, texts, anchor, way) for way, texts in given["variants"].items()}
+        groups["behind"] = pairs_of(concept, behind, anchor)
+        self.anchored = {name: self._read(pairs, anchors=True) for name, pairs in groups.items()}
+        kept = {"shared": given["shared"], "near": given["near"]}
+        kept["everyday"] = [prompt for prompt in everyday if not concept.is_named_in(prompt)]
+        self.kept = {name: self._read(texts) for name, texts in kept.items() if texts}
+        self.before = {name: self._distances(aims) for name, aims in self.anchored.items()}
+
+    def _read(self, texts: list[Any], anchors: bool = False) -> list[Aim]:
+        ordered = sorted(texts, key=lambda one: len(one.prompt if anchors else one))
+        batches = [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
+        if anchors:
+            return [as_anchors(self.conditioner, batch, from_name=True) for batch in batches]
+        return [as_read(self.conditioner, batch) for batch in batches]
+
+    @torch.no_grad()
+    def _distances(self, aims: list[Aim]) -> torch.Tensor:
+        return torch.cat([aim.distances(self.conditioner.encode_tokens(aim.tokens)) for aim in aims])
+
+    def figures(self) -> dict[str, float]:
+        """With the encoder as it is now."""
+        left = {name: float(self._distances(aims).sum() / self.before[name].sum()) for name, aims in self.anchored.items()}
+        moved = {
+            name: median((self._distances(aims) / torch.cat([aim.squares for aim in aims])).sqrt().tolist())
+            for name, aims in self.kept.items()
+        }
+        return {name: round(value, 4) for name, value in (left | moved).items()}
+
+
+def measured(
+    pair: Pair, name: str, given: dict[str, Any], config: TextAblationConfig, everyday: list[str]
+) -> dict[str, Any]:
+    """One cell: one concept on one encoder."""
+    concept = Concept(name, given["kind"])
+    start = time.perf_counter()
+    erasure = unlearn(concept, pair, config)
+    seconds = time.perf_counter() - start
+    part = erasure.provenance["parts"][0]
+    conditioner = next(iter(pair.conditioners().values()))
+    measure = Measure(conditioner, concept, part["anchor"], given, everyday)
+    with changed(conditioner.text_encoder, erasure.changes):
+        figures = measure.figures()
+    return {
+        "kind": concept.kind,
+        "anchor": part["anchor"],
+        "seconds": round(seconds, 1),
+        "megabytes": round(erasure.nbytes / 1e6, 2),
+        "check": part["check"],
+        **figures,
+    }
+
+
+def main(
+    tuning: Annotated[bool, typer.Option("--tuning", help="the three concepts to tune on; prints, writes nothing")] = False,
+    only: Annotated[list[str] | None, typer.Option("--encoder", help="only this encoder")] = None,
+    concept: Annotated[list[str] | None, typer.Option(help="only this concept, with --tuning")] = None,
+    settings: Annotated[str, typer.Option(help="settings of the method as JSON, with --tuning")] = "{}",
+) -> None:
+    config = TextAblationConfig(**json.loads(settings)) if tuning else TextAblationConfig()
+    given = json.loads(SENTENCES.read_text())["tuning" if tuning else "final"]
+    everyday = everyday_prompts()[:: 12 if tuning else 1]
+    options = {"settings": json.loads(json.dumps(asdict(config)))}
+    file = RESULTS / "real_encoders.json"
+    stored = json.loads(file.read_text()) if file.is_file() and not tuning else {}
+    cells: dict[str, Any] = stored.get("cells", {}) if stored.get("settings") == options["settings"] else {}
+    for name in only or ENCODERS:
+        pair = load_pair(t2v=str(encoder(name)), text_only=True)
+        for each, sentences in given.items():
+            if each in cells.setdefault(name, {}) or (concept and each not in concept):
+                continue
+            cells[name][each] = measured(pair, each, sentences, config, everyday)
+            print(name, each, json.dumps(cells[name][each]), flush=True)
+            if not tuning:
+                write_result("real_encoders", {**options, "cells": cells})
+
+
+if __name__ == "__main__":
+    typer.run(main)
