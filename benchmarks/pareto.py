@@ -21,7 +21,7 @@ from unreel.judges import load_judge
 from unreel.pair import load_video_model
 
 NAME = "pareto"
-OTHERS = ("closed_form", "adversarial", "anchored", "uce", "negative_prompt")
+OTHERS = ("closed_form", "anchored", "uce", "negative_prompt")
 
 
 def main(
