@@ -224,7 +224,6 @@ def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str,
 # Methods in the order of the comparison.
 MEASURED = {
     "closed_form": "closed form (default)",
-    "adversarial": "adversarial closed form",
     "anchored": "few-shot with a brake",
     "paper": "the paper's few-shot",
     "uce": "UCE, on the video model",
@@ -262,8 +261,8 @@ def _averaged(figures: list[dict[str, Any] | None]) -> str:
 
 def cost() -> str:
     result = _load("unlearning_cost")
-    methods = list(result["first_seconds"])
-    runs = " / ".join(map(str, result["runs"].values()))
+    methods = [method for method in result["first_seconds"] if method in MEASURED]  # not those that are gone since
+    runs = " / ".join(str(result["runs"][method]) for method in methods)
     head = [f"{MEASURED[method]}: {what}" for method in methods for what in ("seconds", "peak GiB", "MB")]
     rows = []
     for row in result["concepts"]:
