@@ -552,17 +552,6 @@ def _clock(name: str) -> str:
     return "processor_seconds" if name.startswith("cpu") else "seconds"
 
 
-def attack_twins() -> str:
-    """Of the prompts that broke a method, the share that show the concept on the unedited model without its name too."""
-    methods = _load("attack_twins")["methods"]
-    attacks = sorted({name for method in methods.values() for name in method["twin_found"]})
-    rows = []
-    for name in attacks:
-        shares = [method["twin_found"].get(name) for method in methods.values()]
-        rows.append([name, *(f"{_interval(share)} of {share['n']}" if share else "none broke it" for share in shares)])
-    return _table(["attack", *(MEASURED[method] for method in methods)], rows)
-
-
 def attributes() -> str:
     rows = []
     for row in _load("attributes")["rows"]:
@@ -665,7 +654,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "anchor_choice": anchor_choice,
     "anchored_scan": anchored_scan,
-    "attack_twins": attack_twins,
     "attacks_compared": attacks_compared,
     "attributes": attributes,
     "check_cost": check_cost,
