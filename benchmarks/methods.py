@@ -17,7 +17,7 @@ import typer
 
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
 from benchmarks.rivals import NegativePrompt, PromptRewrite, others, uce
-from unreel import AdversarialConfig, AnchoredConfig, ClosedFormConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
+from unreel import AnchoredConfig, ClosedFormConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
 from unreel.conditioner import Conditioner
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import Evaluation
@@ -56,10 +56,6 @@ def closed_form(concept: Concept, pair: Pair) -> Any:
     return unlearn(concept, pair, ClosedFormConfig())
 
 
-def adversarial(concept: Concept, pair: Pair) -> Any:
-    return unlearn(concept, pair, AdversarialConfig())
-
-
 def anchored(concept: Concept, pair: Pair) -> Any:
     return unlearn(concept, pair, AnchoredConfig(**pair.settings.anchored))
 
@@ -83,7 +79,6 @@ def negative_prompt(concept: Concept, pair: Pair) -> Any:
 METHODS: dict[str, tuple[Callable[[Concept, Pair], Any], tuple[str, ...]]] = {
     "paper": (paper, GROUPS),
     "closed_form": (closed_form, FEWER),
-    "adversarial": (adversarial, FEWER),
     "anchored": (anchored, FEWER),
     "uce": (unified_concept_editing, FEWER),
     "negative_prompt": (negative_prompt, FEWER),

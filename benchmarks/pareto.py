@@ -21,7 +21,7 @@ from unreel.judges import load_judge
 from unreel.pair import load_video_model
 
 NAME = "pareto"
-OTHERS = ("closed_form", "adversarial", "anchored", "uce", "negative_prompt")
+OTHERS = ("closed_form", "anchored", "uce", "negative_prompt")
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
             methods[method] = {"figures": summarise(looks)}
             concepts = [concept.name for concept in CONCEPTS]
             write_result(NAME, same | {"concepts": concepts, "methods": methods, "device": device})
-    draw(methods)
+    draw({method: methods[method] for method in OTHERS})  # not those that are gone since
 
 
 def draw(methods: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def draw(methods: dict[str, Any]) -> None:
     for place in dict.fromkeys(zip(x, y, strict=True)):
         names = [row["value"] for row, other in zip(layers, zip(x, y, strict=True), strict=True) if other == place]
         axes.annotate(", ".join(names), place, (6, -13), textcoords="offset points", color="tab:orange")
-    for (method, row), mark in zip(methods.items(), "DvP^X", strict=True):
+    for (method, row), mark in zip(methods.items(), "DP^X", strict=True):
         x, y, x_errors, y_errors = _points([row])
         axes.errorbar(x, y, y_errors, x_errors, fmt=mark, ecolor="0.8", markersize=9, alpha=0.8, label=MEASURED[method])
     unedited = rates[0]["figures"]

@@ -224,7 +224,6 @@ def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str,
 # Methods in the order of the comparison.
 MEASURED = {
     "closed_form": "closed form (default)",
-    "adversarial": "adversarial closed form",
     "anchored": "few-shot with a brake",
     "paper": "the paper's few-shot",
     "uce": "UCE, on the video model",
@@ -262,8 +261,8 @@ def _averaged(figures: list[dict[str, Any] | None]) -> str:
 
 def cost() -> str:
     result = _load("unlearning_cost")
-    methods = list(result["first_seconds"])
-    runs = " / ".join(map(str, result["runs"].values()))
+    methods = [method for method in result["first_seconds"] if method in MEASURED]  # not those that are gone since
+    runs = " / ".join(str(result["runs"][method]) for method in methods)
     head = [f"{MEASURED[method]}: {what}" for method in methods for what in ("seconds", "peak GiB", "MB")]
     rows = []
     for row in result["concepts"]:
@@ -553,17 +552,6 @@ def _clock(name: str) -> str:
     return "processor_seconds" if name.startswith("cpu") else "seconds"
 
 
-def attack_twins() -> str:
-    """Of the prompts that broke a method, the share that show the concept on the unedited model without its name too."""
-    methods = _load("attack_twins")["methods"]
-    attacks = sorted({name for method in methods.values() for name in method["twin_found"]})
-    rows = []
-    for name in attacks:
-        shares = [method["twin_found"].get(name) for method in methods.values()]
-        rows.append([name, *(f"{_interval(share)} of {share['n']}" if share else "none broke it" for share in shares)])
-    return _table(["attack", *(MEASURED[method] for method in methods)], rows)
-
-
 def attributes() -> str:
     rows = []
     for row in _load("attributes")["rows"]:
@@ -666,7 +654,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "anchor_choice": anchor_choice,
     "anchored_scan": anchored_scan,
-    "attack_twins": attack_twins,
     "attacks_compared": attacks_compared,
     "attributes": attributes,
     "check_cost": check_cost,

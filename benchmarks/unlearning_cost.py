@@ -10,7 +10,7 @@ from benchmarks.methods import CONCEPTS, METHODS, closed_form
 from unreel import generate, load_pair
 
 RUNS = 3
-LEARNING = {"closed_form": RUNS, "adversarial": 1, "anchored": RUNS, "paper": RUNS}  # runs of each
+LEARNING = {"closed_form": RUNS, "anchored": RUNS, "paper": RUNS}  # runs of each
 PROMPTS = [
     f"a bouncing {name}" for name in ("cat", "owl", "rocket", "guitar", "penguin", "castle", "whale", "frog", "dog", "car")
 ]

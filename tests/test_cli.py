@@ -73,7 +73,6 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         ([""], "the concept is empty"),
         (["cat", "--method", "magic"], "unknown method 'magic'"),
         (["cat", "--epochs", "3"], "closed-form has no epochs"),
-        (["cat", "--method", "adversarial", "--epochs", "3"], "adversarial has no epochs"),
         (["cat", *PAPER, "--replace", "a dog"], "few-shot makes nothing in particular instead"),
         (["cat", *PAPER, "--layers", "3"], "few-shot has no layers"),
         (["cat", "--method", "anchored", "--layers", "3"], "anchored has no layers"),

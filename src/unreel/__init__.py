@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
     from unreel.judges import load_judge
-    from unreel.methods.adversarial import AdversarialConfig
     from unreel.methods.anchored import AnchoredConfig
     from unreel.methods.closed_form import ClosedFormConfig
     from unreel.methods.few_shot import FewShotConfig
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
-    "AdversarialConfig": "methods.adversarial",
     "AnchoredConfig": "methods.anchored",
     "ClosedFormConfig": "methods.closed_form",
     "Concept": "concept",
@@ -44,7 +42,6 @@ _HOME = {
 }
 
 __all__ = [
-    "AdversarialConfig",
     "AnchoredConfig",
     "ClosedFormConfig",
     "Concept",

@@ -129,10 +129,7 @@ def unlearn(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(
-            help="closed-form (from text, in a second), adversarial (experimental: with a search for prompts that revive "
-            "the concept; no gain measured), anchored (few-shot with a brake) or few-shot (the paper)"
-        ),
+        typer.Option(help="closed-form (from text, in a second), anchored (few-shot with a brake) or few-shot (the paper)"),
     ] = "closed-form",
     t2i: T2I = None,
     t2v: T2V = None,
@@ -177,12 +174,12 @@ def unlearn(
         ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(help="closed-form, adversarial: layers to change, from the last", show_default=False)
+        int | None, typer.Option(help="closed-form: layers to change, from the last", show_default=False)
     ] = None,
     forget: Annotated[
         int | None,
         typer.Option(
-            help="closed-form, adversarial: sentences about each concept; fewer are faster (default: 240)",
+            help="closed-form: sentences about each concept; fewer are faster (default: 240)",
             show_default=False,
         ),
     ] = None,

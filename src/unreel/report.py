@@ -178,7 +178,7 @@ def _solves(part: dict[str, Any]) -> list[dict[str, Any]]:
     """What the record of an erasure in closed form says of each text encoder: a list of each, if there are several."""
     if "left" not in part:
         return []
-    named: dict[str, Any] = {name: part[name] for name in ("sentences", "left", "revived") if name in part}
+    named: dict[str, Any] = {name: part[name] for name in ("sentences", "left") if name in part}
     if not isinstance(part["left"], list):
         return [named]
     return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]

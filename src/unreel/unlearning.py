@@ -22,7 +22,6 @@ from unreel.erasure import Change, Edit, Erasure, Fingerprint
 from unreel.errors import UnreelError
 from unreel.families import makes_pictures
 from unreel.memory import enough_memory
-from unreel.methods.adversarial import AdversarialConfig, adversarial
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.closed_form import ClosedFormConfig, closed_form
 from unreel.methods.few_shot import FewShotConfig, few_shot
@@ -43,7 +42,6 @@ Result = tuple[list[dict[str, Change]], dict[str, Any]]
 METHODS: dict[str, type[Config]] = {
     "text-ablation": TextAblationConfig,
     "closed-form": ClosedFormConfig,
-    "adversarial": AdversarialConfig,
     "anchored": AnchoredConfig,
     "few-shot": FewShotConfig,
 }
@@ -325,17 +323,7 @@ def _solved(
 ) -> tuple[dict[str, Change], dict[str, Any]]:
     corpus, twins = _twins(concepts, pair, conditioner, config)
     kept = retained(conditioner, corpus, concepts, config, keep=keep)
-    if isinstance(config, AdversarialConfig):
-
-        def usable(twin: tuple[str, str]) -> bool:
-            named = any(concept.is_named_in(twin[1]) for concept in concepts)
-            return not named and all(map(conditioner.has_room_for, twin))
-
-        changes, record = adversarial(
-            conditioner, twins, kept, config, words=corpus.words, usable=usable, concepts=len(concepts)
-        )
-    else:
-        changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
+    changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
     return dict(changes), record
 
 
