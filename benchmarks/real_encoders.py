@@ -104,7 +104,7 @@ def measured(
         "anchor": part["anchor"],
         "seconds": round(seconds, 1),
         "megabytes": round(erasure.nbytes / 1e6, 2),
-        "check": part["check"],
+        "check": erasure.provenance["check"],
         **figures,
     }
 

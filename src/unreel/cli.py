@@ -66,6 +66,9 @@ JudgeName = Annotated[
 Resumed = Annotated[Path | None, typer.Option(help="output folder; a killed run goes on there", show_default=False)]
 ErasureFolder = Annotated[Path, typer.Argument(help="folder of the erasure, or its hub id")]
 ConceptName = Annotated[str | None, typer.Option(help="which concept, if the erasure has several", show_default=False)]
+AcceptWeak = Annotated[
+    bool, typer.Option("--accept-weak", help="write it though a self-check on held-out prompts falls short")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
 
@@ -87,6 +90,14 @@ def _sampled(model: Any, tiling: bool, **given: Any) -> Any:
 
     chosen = {name: value for name, value in given.items() if value is not None}
     return replace(model, settings=replace(model.settings, tiling=tiling, **chosen))
+
+
+def _say_check(erasure: Any) -> None:
+    """What the self-check said, and what falls short in it."""
+    check = erasure.provenance["check"]
+    typer.echo(f"check    {check['summary']}")
+    for shortfall in check["shortfalls"]:
+        typer.echo(f"weak     {shortfall}")
 
 
 def _slug(text: str) -> str:
@@ -129,8 +140,11 @@ def unlearn(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(help="closed-form (from text, in a second), anchored (few-shot with a brake) or few-shot (the paper)"),
-    ] = "closed-form",
+        typer.Option(
+            help="text-ablation (from text alone), closed-form (the same by least squares, for shallow encoders), anchored "
+            "(few-shot with a brake) or few-shot (the paper)"
+        ),
+    ] = "text-ablation",
     t2i: T2I = None,
     t2v: T2V = None,
     images: Annotated[
@@ -165,7 +179,10 @@ def unlearn(
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(help="few-shot: train changes of this rank, for large text encoders (paper: no)", show_default=False),
+        typer.Option(
+            help="text-ablation: of the changes; few-shot: train changes of this rank, for large text encoders (paper: no)",
+            show_default=False,
+        ),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None,
@@ -174,12 +191,15 @@ def unlearn(
         ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(help="closed-form: layers to change, from the last", show_default=False)
+        int | None,
+        typer.Option(
+            help="text-ablation: layers to change, from the first; closed-form: from the last", show_default=False
+        ),
     ] = None,
     forget: Annotated[
         int | None,
         typer.Option(
-            help="closed-form: sentences about each concept; fewer are faster (default: 240)",
+            help="text-ablation, closed-form: prompts about each concept to learn from",
             show_default=False,
         ),
     ] = None,
@@ -199,6 +219,7 @@ def unlearn(
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<concept>", show_default=False)] = None,
     overwrite: Overwrite = False,
+    accept_weak: AcceptWeak = False,
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
     offload: Offload = False,
@@ -238,13 +259,13 @@ def unlearn(
     require_new(folder, overwrite)
 
     from unreel.evaluation import evaluate
-    from unreel.methods.closed_form import ClosedFormConfig
     from unreel.pair import EMBEDDED, TextModel, load_pair, move
     from unreel.report import table, write_report
+    from unreel.unlearning import AS_PUBLISHED, FROM_TEXT, require_strong
     from unreel.unlearning import unlearn as run
 
     # Text alone needs neither image nor video model, unless there is something to show.
-    from_text = isinstance(config, ClosedFormConfig)
+    from_text = isinstance(config, FROM_TEXT)
     pair = load_pair(t2i, t2v, text_only=from_text and not videos, dtype=_placement(device, dtype, offload)["dtype"])
     if videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")
@@ -260,7 +281,10 @@ def unlearn(
                 raise UnreelError(f"the {judge} judge does not know {unknown[0]!r}: choose another with --judge")
             referee = None  # nobody asked for it: compare by eye
     erasure = run(what, pair, configure(method, given, pair.settings), images=images, keep=tuple(keep or ()))
+    if not accept_weak and method not in AS_PUBLISHED:
+        require_strong(erasure)
     erasure.save_pretrained(folder, overwrite=overwrite)
+    _say_check(erasure)
     if videos:
         move(pair.t2i, pair.t2i_source, "cpu")
         move(pair.t2v, pair.t2v_source, device, offload=offload)
@@ -454,10 +478,11 @@ def export(
         float, typer.Option(help="share of a change's squares that may be lost to make its rank low; not of text-encoder")
     ] = 0.05,
     overwrite: Overwrite = False,
+    accept_weak: AcceptWeak = False,
 ) -> None:
     """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
     from unreel.erasure import Erasure, require_new
-    from unreel.export import EXPORT_FILE, require
+    from unreel.export import EXPORT_FILE, LEAST_KEPT, require
 
     require(format, tolerance)
     require_new(out, overwrite, EXPORT_FILE)
@@ -469,7 +494,8 @@ def export(
     options: dict[str, Any] = {"dtype": None, "text_only": True}
     alone = t2i is not None and t2v is None
     model = load_pipeline(str(t2i), **options) if alone else load_pair(t2i, t2v, **options).t2v
-    made = run(worn, model, out, format=format, tolerance=tolerance, overwrite=overwrite)
+    least = 0.0 if accept_weak else LEAST_KEPT
+    made = run(worn, model, out, format=format, tolerance=tolerance, overwrite=overwrite, least=least)
     for name, ranks in made.ranks.items():
         typer.echo(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
     typer.echo(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")
@@ -484,20 +510,42 @@ def export(
 def combine(
     erasure: Annotated[list[Path], typer.Argument(help="folders of the erasures")],
     out: Annotated[Path, typer.Option(help="output folder")],
+    t2v: Annotated[
+        str | None,
+        typer.Option(help="model to check the sum on (default: the one that the first was made on)", show_default=False),
+    ] = None,
     overwrite: Overwrite = False,
+    accept_weak: AcceptWeak = False,
 ) -> None:
-    """Make one erasure of several that were made for the same text encoder: it does what all of them do."""
+    """Make one erasure of several that were made for the same text encoder: it does what all of them do.
+
+    Changes that were learned apart may get in each other's way, so the sum is checked on held-out prompts.
+    """
+    from dataclasses import replace
     from functools import reduce
     from operator import add
 
-    from unreel.erasure import Erasure, require_new
+    from unreel.erasure import CHECK, Erasure, require_new
 
     require_new(out, overwrite)
     parts = [Erasure.from_pretrained(folder) for folder in erasure]
     if len({part.identity for part in parts}) < max(2, len(parts)):
         raise UnreelError("give at least two erasures, each of them once")
     total: Erasure = reduce(add, parts)
+
+    from unreel.pair import load_pair
+    from unreel.unlearning import check, require_strong
+
+    source = t2v or total.provenance["encoder"]
+    try:
+        pair = load_pair(t2v=source, text_only=True)
+    except UnreelError as error:
+        raise UnreelError(f"{error}; the sum is checked on that model: say where it is with --t2v") from error
+    total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
+    if not accept_weak:
+        require_strong(total)
     total.save_pretrained(out, overwrite=overwrite)
+    _say_check(total)
     typer.echo(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
 
 

@@ -244,9 +244,9 @@ class Conditioner:
         width = self.token_table.weight.shape[1]
         return [m for m in layer.modules() if isinstance(m, nn.Linear) and m.out_features == width < m.in_features]
 
-    def has_room_for(self, prompt: str) -> bool:
-        """Whether the text encoder reads all of `prompt`."""
-        return self._length(prompt) <= self._room
+    def has_room_for(self, prompt: str, most: float = inf) -> bool:
+        """Whether the text encoder reads all of `prompt`, and it has at `most` so many tokens."""
+        return self._length(prompt) <= min(self._room, most)
 
     def require_room_for(self, prompts: list[str]) -> None:
         """Raises UnreelError if a prompt is longer than the text encoder reads, so that words would be cut off."""

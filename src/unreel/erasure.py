@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+CHECK = "check"  # what a self-check said, in an erasure's provenance
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAMPLES_KEY, _OTHERS_KEY = "fingerprint", "other_encoders"
 _UP, _DOWN = ":up", ":down"
@@ -185,7 +186,9 @@ class Erasure:
         if len(edits) == len(self.edits) + len(other.edits):
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
         parts = self.provenance["parts"] + other.provenance["parts"]
-        return Erasure(tuple(edits), {**self.provenance, "parts": parts})
+        # What was said of each does not hold for both together.
+        provenance = {name: value for name, value in self.provenance.items() if name != CHECK}
+        return Erasure(tuple(edits), {**provenance, "parts": parts})
 
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Put the erasure on those of the pipeline's text encoders that it has edits for, whatever the pipeline calls them,
@@ -468,6 +471,8 @@ concept. Made with unreel {erasure.provenance["versions"]["unreel"]}. How far th
 nothing was measured.
 
 {rows}
+
+{_checked(erasure)}
 {figures}
 ## Use
 
@@ -486,6 +491,15 @@ release of the changed weights, against prompts that name the concept, as far as
 adversarial ones, with results in `attacks/` if it was run. It does not withstand someone who holds all weights and puts the
 original text encoder back, fine-tunes, or searches the encoder's output space.
 """
+
+
+def _checked(erasure: Erasure) -> str:
+    """What a card says of the self-check."""
+    check = erasure.provenance.get(CHECK)
+    if not check:
+        return "**No self-check was made of this erasure.**"
+    weak = "".join(f"\n- **Falls short:** {shortfall}" for shortfall in check["shortfalls"])
+    return f"Self-check on prompts that nothing was learned from: {check['summary']}.{weak}"
 
 
 def _figures(file: Path) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMATS = ("text-encoder", "peft", "lora", "comfyui")
 EXPORT_FILE = "export.json"
 TOLERANCE = 0.05
+LEAST_KEPT = 0.9  # the share of an erasure's effect below which an export is refused
 PROMPTS, BATCH = 32, 16  # of each sort, to measure on; and at once
 
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -87,13 +88,15 @@ def export(
     format: str = "text-encoder",
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
+    least: float = LEAST_KEPT,
 ) -> Export:
     """Write the erasure for `model`, a pipeline or a text encoder with its tokenizer; the folder appears complete or not at
     all.
 
     `text-encoder` writes the text encoders with the erasure in them, in their own precision. The other formats hold
     matrices of low rank: changes that are of low rank go in as they are, others lose up to `tolerance` of their squares.
-    Raises UnreelError if the erasure is not for this model, the format cannot hold it or the folder exists.
+    Raises UnreelError if the erasure is not for this model, the format cannot hold it, it would keep less than the share
+    `least` of what the erasure does, or the folder exists.
     """
     folder = Path(folder)
     require(format, tolerance)
@@ -115,6 +118,11 @@ def export(
             erasure.provenance,
         )
     kept, moved = _measured(erasure, held, model)
+    if not kept >= least:
+        raise UnreelError(
+            f"the format {format} would keep {100 * kept:.0f} % of what this erasure does (bar: {100 * least:.0f} %). "
+            "Nothing was written: lower --tolerance, choose text-encoder, or write it all the same with --accept-weak"
+        )
     lost = [
         f"{name}.{parameter}"
         for name, edit in edits.items()

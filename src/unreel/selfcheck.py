@@ -59,7 +59,9 @@ class SelfCheck:
         return f"{_percent(self.left)} of the way to the anchor is left (worst tenth {_percent(self.left_worst)}); {others}"
 
     def document(self) -> dict[str, Any]:
-        return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
+        """As plain data, in words too."""
+        figures = {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
+        return {**figures, "summary": str(self), "shortfalls": self.shortfalls}
 
     @classmethod
     def worst_of(cls, checks: "Sequence[SelfCheck]") -> "SelfCheck":

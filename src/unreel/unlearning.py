@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.cost import Cost
 from unreel.denoiser import Denoiser
-from unreel.erasure import Change, Edit, Erasure, Fingerprint
+from unreel.erasure import CHECK, Change, Edit, Erasure, Fingerprint
 from unreel.errors import UnreelError
 from unreel.families import makes_pictures
 from unreel.memory import enough_memory
@@ -35,6 +36,7 @@ from unreel.vocabulary import Vocabulary, nearest
 
 Config = TextAblationConfig | ClosedFormConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
+AS_PUBLISHED = ("anchored", "few-shot")  # kept as others published them, whatever a self-check says of them
 FROM_TEXT = (TextAblationConfig, ClosedFormConfig)
 # The changes of every text encoder, and what is to be known about how they were made.
 Result = tuple[list[dict[str, Change]], dict[str, Any]]
@@ -47,6 +49,7 @@ METHODS: dict[str, type[Config]] = {
 }
 
 TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
+LONGEST, LONGEST_HELD_OUT = 28, 80  # tokens of a prompt to learn from and to measure on; what is learned carries over
 NEAR, LOOKED_AT = 20, 240  # nearest things to keep by name, among so many everyday words
 SAFE = "everyday life"  # what is unsafe is no thing, so no thing can stand in for it
 
@@ -131,7 +134,7 @@ def unlearn(
     The pair's weights are left as they were found. Erasures that are on the image model stay on while learning, so the
     result is what to add on top of them. `images` is a folder of pictures for the few-shot method to use in place of
     generated ones. `keep` names what methods that learn from text are to protect besides everything else.
-    What a self-check on held-out prompts says of the erasure stands in its provenance and in `Erasure.check`.
+    What a self-check on held-out prompts says of the erasure stands in its provenance.
     Raises UnreelError if a concept cannot be spelled or does not fit into the prompt, the method cannot do what is asked,
     the images cannot be read or the numbers break down.
     """
@@ -165,7 +168,6 @@ def unlearn(
             learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
             changes, record = learn(these[0], pair, conditioners, config, images)  # type: ignore[arg-type]
     anchors = record.pop("anchors", {})
-    check = _checked(these, anchors, pair, conditioners, changes, config.seed)
     method = next(name for name, kind in METHODS.items() if type(config) is kind)
     parts = [
         {
@@ -175,7 +177,6 @@ def unlearn(
             "method": method,
             **({"anchor": anchors[concept.name]} if concept.name in anchors else {}),
             **record,
-            "check": check.document(),
             "seconds": round(cost.seconds / len(these), 3),  # an equal share of the time all took together
             "peak_memory_gib": round(cost.peak_memory_gib, 3),
         }
@@ -192,34 +193,49 @@ def unlearn(
         Edit({name: change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
         for of, reader in zip(changes, conditioners, strict=True)
     ]
-    return Erasure(tuple(edits), provenance)
+    erasure = Erasure(tuple(edits), provenance)
+    return replace(erasure, provenance={**provenance, CHECK: check(erasure, pair, seed=config.seed).document()})
 
 
-def _checked(
-    concepts: Sequence[Concept],
-    anchors: Mapping[str, str],
-    pair: Pair,
-    conditioners: Sequence[Conditioner],
-    changes: Sequence[Mapping[str, Change]],
-    seed: int,
-) -> SelfCheck:
-    """What held-out prompts say of the changes; of a method without `anchors`, how far they moved what."""
-    said = _with_anchors(
-        [replace(concept, anchor=anchors.get(concept.name, concept.anchor)) for concept in concepts],
-        conditioners[0],
-        pair.vocabulary,
-    )
-    return SelfCheck.worst_of(
-        [
-            Exam(
-                conditioner,
-                _prompts(said, pair, conditioner, seed, held_out=True),
-                near_to(said, conditioner, pair.vocabulary),
-                anchored=bool(anchors),
-            ).grade(change)
-            for conditioner, change in zip(conditioners, changes, strict=True)
-        ]
-    )
+def check(erasure: Erasure, pair: Pair, *, seed: int = 0) -> SelfCheck:
+    """How far the erasure goes and what else it moves in the pair's text encoders, on held-out prompts; of several
+    encoders, the worst.
+
+    Distances are to the anchors that the erasure records; if it records none for some concept, nothing is said about them.
+    Raises UnreelError if it has an edit for none of the encoders.
+    """
+    conditioners = list(pair.conditioners().values())
+    parts = erasure.provenance["parts"]
+    concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
+    said = _with_anchors(concepts, conditioners[0], pair.vocabulary)
+    grades = []
+    for conditioner in conditioners:
+        fingerprint = Fingerprint.of(conditioner.text_encoder)
+        for edit in erasure.edits:
+            if edit.fingerprint.matches(fingerprint):
+                prompts = _prompts(said, pair, conditioner, seed, held_out=True)
+                near = near_to(said, conditioner, pair.vocabulary)
+                exam = Exam(conditioner, prompts, near, anchored=all("anchor" in part for part in parts))
+                grades.append(exam.grade(edit.changes))
+    if not grades:
+        raise UnreelError(
+            f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"
+        )
+    return SelfCheck.worst_of(grades)
+
+
+def require_strong(erasure: Erasure) -> None:
+    """Raises UnreelError if the erasure's self-check falls short of the stated bars, or it has none."""
+    if CHECK not in erasure.provenance:
+        raise UnreelError(
+            f"the erasure of {', '.join(erasure.concepts)} has no self-check: add --accept-weak, or make it again"
+        )
+    shortfalls = erasure.provenance[CHECK]["shortfalls"]
+    if shortfalls:
+        raise UnreelError(
+            f"the erasure of {', '.join(erasure.concepts)} falls short on held-out prompts: {'; '.join(shortfalls)}. "
+            "Nothing was written: make something else instead with --replace, or write it all the same with --accept-weak"
+        )
 
 
 def _ways_to_save(config: Config, conditioner: Conditioner) -> list[str]:
@@ -293,7 +309,8 @@ def _prompts(
     """`concepts` say what is made instead of them."""
     anchors = {concept.name: concept.anchor or "" for concept in concepts}
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), seed + held_out)
-    return Prompts(concepts, anchors, corpus, conditioner.has_room_for, held_out)
+    longest = LONGEST_HELD_OUT if held_out else LONGEST
+    return Prompts(concepts, anchors, corpus, partial(conditioner.has_room_for, most=longest), held_out)
 
 
 def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[str]:

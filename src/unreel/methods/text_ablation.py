@@ -2,8 +2,8 @@
 
 Concept ablation (Kumari et al., arXiv 2303.13516) asks that a model make of a prompt what it made of its anchor prompt;
 that is asked here of the text encoder's last hidden states, so that neither image nor denoiser is needed. With p a prompt
-that names the concept, p' its anchor prompt, q a prompt that does not, T_0 the encoder as found, and T_theta the same with a
-low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
+that names the concept, p' its anchor prompt, q a prompt that does not, T_0 the encoder as found, and T_theta the same with
+a low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
 
     theta* = argmin_theta  E_p || T_theta(p) - T_0(p') ||^2 / E_p || T_0(p) - T_0(p') ||^2
                            + lambda  E_q || T_theta(q) - T_0(q) ||^2 / E_q || T_0(q) ||^2
@@ -87,7 +87,8 @@ def text_ablation(
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
-        factors = Factors(conditioner.first_matrices(layers), config.rank, config.seed, afterwards)
+        matrices = conditioner.first_matrices(layers)
+        factors = Factors(matrices, config.rank, config.seed, afterwards, relative=True)
         with factors.off():
             forget = _aims(conditioner, pairs, config.forget_batch, as_anchors, generator)
             retain = _aims(conditioner, everyday, config.retain_batch, as_read, generator)
