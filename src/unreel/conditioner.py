@@ -5,7 +5,7 @@ denoisers or losses.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -48,6 +48,10 @@ class Tokens:
         """
         columns = self.seen.any(0).nonzero()
         return self._cut(int(columns.max()) + 1 if len(columns) else 0)
+
+    def placed(self, places: Sequence[Sequence[int]]) -> "Tokens":
+        """The same at other places in the sentence than one after the other: (batch, tokens)."""
+        return Tokens(self.ids, {**self.call, "position_ids": torch.tensor(places, device=self.ids.device)})
 
     def shortened(self, spare: int) -> "Tokens":
         """With at most `spare` columns in which all prompts are only padding still, where the encoder sees padding. What is
@@ -192,6 +196,16 @@ class Conditioner:
         with torch.no_grad():
             before, after = (self.encode_tokens(Tokens(ids, tokens.call))[0, :last].float() for ids in (tokens.ids, other))
         return torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+
+    @cached_property
+    def counts_places(self) -> bool:
+        """Whether the encoder adds what it has learned about a place to the word that stands there, as CLIP and BERT do."""
+        most = getattr(self.text_encoder.config, "max_position_embeddings", None)
+        tables = [module for module in self.text_encoder.modules() if isinstance(module, nn.Embedding)]
+        takes = inspect.signature((self.called or self.text_encoder).forward).parameters
+        return "position_ids" in takes and any(
+            table.num_embeddings == most and table is not self.token_table for table in tables
+        )
 
     def first_matrices(self, layers: int) -> dict[str, nn.Linear]:
         """Every matrix of the first `layers` layers, or of all if there are fewer, by the names of their weights."""

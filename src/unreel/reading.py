@@ -50,6 +50,8 @@ def as_anchors(
 ) -> Aim:
     """The prompts of `pairs`, to be read as the encoder reads their anchor prompts now.
 
+    Encoders that add up a word with its place read the anchor prompt's words at the places of those they stand for: else
+    all that comes behind a name of another length would have to move for that alone.
     Where words are read without those that follow, the first words of a name do not know the name: what they mean to the
     encoder is theirs in other company too, so that only the last token of a name and what comes after it can, and count.
     `from_name` says whether that is so; by default it is of encoders that read from left to right.
@@ -57,8 +59,11 @@ def as_anchors(
     tokens = _tokens(conditioner, [pair.prompt for pair in pairs], short)
     anchors = _tokens(conditioner, [pair.anchor for pair in pairs], short)
     rows = list(zip(pairs, tokens.ids.tolist(), anchors.ids.tolist(), strict=True))
-    places = torch.tensor([align(prompt, anchor) for _, prompt, anchor in rows], device=tokens.ids.device)[..., None]
+    aligned = [align(prompt, anchor) for _, prompt, anchor in rows]
+    if conditioner.counts_places:
+        anchors = anchors.placed([_counterparts(places, anchors.ids.shape[1]) for places in aligned])
     states = conditioner.encode_tokens(anchors)
+    places = torch.tensor(aligned, device=states.device)[..., None]
     states = states.gather(1, places.expand(-1, -1, states.shape[-1]))
     counted = tokens.seen
     if conditioner.causal if from_name is None else from_name:
@@ -99,6 +104,18 @@ def align(prompt: Sequence[int], anchor: Sequence[int]) -> list[int]:
             first = c if d > c else max(c - 1, 0)  # left out: what stood before, if anything
             places += [max(first, d - (b - i)) for i in range(a, b)]
     return places
+
+
+def _counterparts(places: Sequence[int], width: int) -> list[int]:
+    """For every token of an anchor prompt of `width` tokens, the place of the token that takes on its meaning; for one that
+    has none, the place of the next.
+    """
+    found = {place: i for i, place in enumerate(places)}
+    out, following = [], len(places) - 1
+    for place in reversed(range(width)):
+        following = found.get(place, following)
+        out.append(following)
+    return out[::-1]
 
 
 def _opcodes(prompt: Sequence[int], anchor: Sequence[int]) -> Sequence[tuple[str, int, int, int, int]]:

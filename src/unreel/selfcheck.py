@@ -86,20 +86,22 @@ class Exam:
         )
         self.conditioner, self.anchored = conditioner, anchored
         self.pairs = _batches(conditioner, pairs, as_anchors)
-        self.way = _distances(conditioner, self.pairs)
-        self.named = _batches(conditioner, [pair.prompt for pair in pairs], as_read)
+        self.named = _batches(conditioner, pairs, lambda reader, batch: as_read(reader, [pair.prompt for pair in batch]))
         self.neighbours = _batches(conditioner, neighbours, as_read)
         self.everyday = _batches(conditioner, everyday, as_read)
 
     def grade(self, changes: Mapping[str, Change]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
         with changed(self.conditioner.text_encoder, changes):
-            left = _distances(self.conditioner, self.pairs)
-            moved, near, everyday = (
-                _moved(self.conditioner, part) for part in (self.named, self.neighbours, self.everyday)
+            written = [self._written(aim) for aim in self.pairs]
+            near, everyday = (
+                _moved(part, [self._written(aim) for aim in part]) for part in (self.neighbours, self.everyday)
             )
-        shares = np.sort(left[self.way > 0] / self.way[self.way > 0])
+        left = _distances(self.pairs, written)
+        way = _distances(self.pairs, [aim.states for aim in self.named])
+        shares = np.sort(left[way > 0] / way[way > 0])
         worst = shares[-max(1, round(WORST * len(shares))) :]
+        moved = _moved(self.named, written)
         aims = self.anchored and len(shares) > 0
         return SelfCheck(
             left=float(shares.mean()) if aims else None,
@@ -108,6 +110,10 @@ class Exam:
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
         )
+
+    @torch.no_grad()
+    def _written(self, aim: Aim) -> torch.Tensor:
+        return self.conditioner.encode_tokens(aim.tokens)
 
 
 def _percent(share: float) -> str:
@@ -119,12 +125,11 @@ def _batches(conditioner: Conditioner, sentences: Sequence[Any], aim: Callable[.
     return [aim(conditioner, ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH)]
 
 
-@torch.no_grad()
-def _distances(conditioner: Conditioner, aims: Sequence[Aim]) -> np.ndarray:
-    parts = [aim.distances(conditioner.encode_tokens(aim.tokens)).double().cpu().numpy() for aim in aims]
+def _distances(aims: Sequence[Aim], written: Sequence[torch.Tensor]) -> np.ndarray:
+    parts = [aim.distances(states).double().cpu().numpy() for aim, states in zip(aims, written, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _moved(conditioner: Conditioner, aims: Sequence[Aim]) -> np.ndarray:
+def _moved(aims: Sequence[Aim], written: Sequence[torch.Tensor]) -> np.ndarray:
     lengths = [aim.squares.double().cpu().numpy() for aim in aims]
-    return (_distances(conditioner, aims) / np.concatenate(lengths)) ** 0.5 if lengths else np.zeros(0)
+    return (_distances(aims, written) / np.concatenate(lengths)) ** 0.5 if lengths else np.zeros(0)

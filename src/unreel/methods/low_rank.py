@@ -16,23 +16,11 @@ from unreel.erasure import LowRank
 class Factors:
     """`up` (out, rank), zero at first, times `down` (rank, in), random, beside every one of `matrices`, which are by the
     names of their weights; `afterwards` they are gone.
-
-    `relative` changes are counted in what the matrix itself does to an input of ordinary size: models whose weights are
-    large learn as fast as others then.
     """
 
-    def __init__(
-        self,
-        matrices: Mapping[str, nn.Linear],
-        rank: int,
-        seed: int,
-        afterwards: ExitStack,
-        *,
-        relative: bool = False,
-    ):
+    def __init__(self, matrices: Mapping[str, nn.Linear], rank: int, seed: int, afterwards: ExitStack):
         generator = torch.Generator("cpu").manual_seed(seed)
         self.on = True
-        self.gains = {name: _gain(matrix) if relative else 1.0 for name, matrix in matrices.items()}
         self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, matrix in matrices.items():
             down = torch.randn(rank, matrix.in_features, generator=generator) / matrix.in_features**0.5
@@ -45,7 +33,7 @@ class Factors:
         return [factor for pair in self.factors.values() for factor in pair]
 
     def changes(self) -> dict[str, LowRank]:
-        return {name: LowRank(up.detach() * self.gains[name], down.detach()) for name, (up, down) in self.factors.items()}
+        return {name: LowRank(up.detach(), down.detach()) for name, (up, down) in self.factors.items()}
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -60,9 +48,4 @@ class Factors:
         if not self.on:
             return None
         up, down = self.factors[name]
-        return output + (args[0].to(down.dtype) @ down.T @ (up.T * self.gains[name])).to(output.dtype)
-
-
-def _gain(matrix: nn.Linear) -> float:
-    """How much longer, per component, outputs are than inputs that point nowhere in particular."""
-    return float(matrix.weight.detach().float().norm()) / matrix.out_features**0.5
+        return output + (args[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
