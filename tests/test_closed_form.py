@@ -329,7 +329,7 @@ def test_an_encoder_without_a_first_token_may_leave_out_the_first_word(other):
 
 @pytest.fixture(scope="module")
 def forgotten(embedded):
-    return unlearn(CASTLE, embedded)
+    return unlearn(CASTLE, embedded, ClosedFormConfig())
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_the_embedded_encoder_forgets_in_sentences_it_never_saw_and_keeps_the_re
 
 def test_the_embedded_encoder_forgets_two_concepts_at_once_almost_as_well_as_each_alone(embedded):
     concepts = [Concept("castle", anchor="house"), Concept("cat", anchor="dog")]
-    conditioner, both = Conditioner.of(embedded.t2i), unlearn(concepts, embedded)
+    conditioner, both = Conditioner.of(embedded.t2i), unlearn(concepts, embedded, ClosedFormConfig())
     for concept in concepts:
         twins = Corpus(embedded.vocabulary, seed=77).forget(concept, {concept.name: concept.anchor}, 60)
         forget, goals = zip(*like(conditioner, twins), strict=True)
@@ -409,7 +409,7 @@ def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions
         return shown[: -len(companions), 0].mean(), np.mean([row[1 + others.index(other)] for row, (_, other) in rows])
 
     plain, kept = found()
-    erasure = unlearn(ghost, embedded)
+    erasure = unlearn(ghost, embedded, ClosedFormConfig())
     assert erasure.provenance["parts"][0]["anchor"] == "everyday life"
     erasure.apply(embedded.t2i)
     plain_now, kept_now = found()
@@ -418,9 +418,9 @@ def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions
     assert kept_now >= kept and kept_now >= 0.9  # measured: 0.6 and 1
 
 
-def test_the_closed_form_is_what_unlearn_does_unless_told_otherwise(pair):
+def test_what_unlearn_does_in_closed_form_and_what_it_says_of_it(pair):
     before = weights(pair.t2i.text_encoder)
-    erasure = unlearn("castle", pair)
+    erasure = unlearn("castle", pair, ClosedFormConfig())
     assert same(before, weights(pair.t2i.text_encoder))
     (part,) = erasure.provenance["parts"]
     assert (part["concept"], part["kind"], part["method"]) == ("castle", "object", "closed-form")

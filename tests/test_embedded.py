@@ -95,7 +95,7 @@ def test_metrics_file_holds_what_programs_need(embedded, erasure, judge, tmp_pat
     run = evaluate(embedded.video, erasure, judge, videos=2, groups=["explicit", "neighbours"])
     write_report(folder, run)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["concept"], metrics["kind"], metrics["methods"]) == ("Tokyo Tower", "object", ["closed-form"])
+    assert (metrics["concept"], metrics["kind"], metrics["methods"]) == ("Tokyo Tower", "object", ["text-ablation"])
     assert metrics["judge"]["error"]["concept_accuracy"] > 0.9 and metrics["versions"]["torch"]
     for group, metric in (("explicit", "concept_found"), ("neighbours", "label_found")):
         for when in ("before", "after"):

@@ -12,7 +12,7 @@ import torch
 from conftest import make_pair, same, weights
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file
-from test_cli import command, tiny  # noqa: F401  (fixtures)
+from test_cli import bars, command, tiny  # noqa: F401  (fixtures)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UMT5Config, UMT5EncoderModel
 
 from unreel import ClosedFormConfig, Concept, Erasure, FewShotConfig, UnreelError, load_pair, unlearn, worn_by
@@ -396,10 +396,10 @@ def test_the_command_says_what_it_kept_for_either_pipeline_and_replaces_only_exp
     assert code == 2 and "--overwrite" in err
 
 
-def test_combined_erasures_do_what_both_do(made, command, pair, tmp_path):  # noqa: F811
+def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):  # noqa: F811
     made["closed-form"].save_pretrained(tmp_path / "a")
     made["few-shot"].save_pretrained(tmp_path / "b")
-    code, out, err = command("combine", "a", "b", "--out", "both")
+    code, out, err = command("combine", "a", "b", "--out", "both", *tiny[2:], "--accept-weak")
     assert code == 0 and "cat, cat" in out, err
     for erasure in made.values():
         erasure.apply(pair.t2v)
@@ -416,6 +416,42 @@ def test_combined_erasures_do_what_both_do(made, command, pair, tmp_path):  # no
     by_hand([make_pair(seed=3).t2i.text_encoder]).save_pretrained(tmp_path / "other")
     code, _, err = command("combine", "a", "other", "--out", "again")
     assert code == 2 and "different text encoders" in err and not (tmp_path / "again").exists()
+
+
+def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, tmp_path, monkeypatch):  # noqa: F811
+    made["closed-form"].save_pretrained(tmp_path / "a")
+    made["few-shot"].save_pretrained(tmp_path / "b")
+    arguments = ["combine", "a", "b", "--out", "both"]
+    code, _, err = command(*arguments)
+    assert code == 2 and "tiny image model does not exist" in err and "say where it is with --t2v" in err
+    arguments += tiny[2:]
+    bars(monkeypatch, -1.0)
+    code, _, err = command(*arguments)
+    (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
+    assert code == 2 and "falls short on held-out prompts" in line and "Traceback" not in err
+    assert not (tmp_path / "both").exists() and not list(tmp_path.glob(".both*"))
+    code, out, err = command(*arguments, "--accept-weak")
+    assert code == 0 and "weak     " in out, err
+    written = Erasure.from_pretrained(tmp_path / "both").provenance["check"]
+    assert written["shortfalls"] and written["left"] is None  # few-shot aims at no anchor
+    assert "Falls short" in (tmp_path / "both" / "README.md").read_text()
+    bars(monkeypatch, float("inf"))
+    code, out, err = command(*arguments, "--overwrite")
+    assert code == 0 and "weak" not in out, err
+    assert "Falls short" not in (tmp_path / "both" / "README.md").read_text()
+
+
+def test_an_export_that_keeps_too_little_is_refused(made, command, tiny, tmp_path, monkeypatch):  # noqa: F811
+    made["few-shot"].save_pretrained(tmp_path / "cat")
+    arguments = ["export", "cat", "--format", "peft", "--out", "out", "--tolerance", "0.2", *tiny[2:]]
+    monkeypatch.setattr("unreel.export.LEAST_KEPT", 0.9999)
+    code, _, err = command(*arguments)
+    (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
+    assert code == 2 and re.search(r"would keep \d+ % of what this erasure does \(bar: 100 %\)", line)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+    code, out, err = command(*arguments, "--accept-weak")
+    assert code == 0 and "kept     " in out, err
+    assert json.loads((tmp_path / "out" / EXPORT_FILE).read_text())["kept"] < 0.9999
 
 
 @pytest.fixture

@@ -69,9 +69,9 @@ class SelfCheck:
 
         def most(name: str) -> Any:
             values = [value for check in checks if (value := getattr(check, name)) is not None]
-            return max(values, default=None)
+            return float(np.max(values)) if values else None  # what is no number is worse than any
 
-        moved = min(check.moved for check in checks)
+        moved = float(np.min([check.moved for check in checks]))
         return cls(most("left"), most("left_worst"), moved, most("neighbours"), most("everyday"))
 
 

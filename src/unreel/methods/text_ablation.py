@@ -78,7 +78,7 @@ def text_ablation(
 
     The weights are left as they were found. Returns the changes by weight name and, as plain data, the share of the way to
     the anchor that was left at every step ("losses").
-    Raises UnreelError if there is nothing to learn from, concept and anchor say the same, or the loss is no number.
+    Raises UnreelError if there is nothing to learn from, concept and anchor say the same, or what is learned is no number.
     """
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
@@ -107,6 +107,8 @@ def text_ablation(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+        if not all(factor.isfinite().all() for factor in factors.parameters()):
+            raise UnreelError("a change stopped being a number: nothing was kept; lower the learning rate")
         return factors.changes(), {"losses": losses}
 
 

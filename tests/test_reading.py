@@ -1,0 +1,170 @@
+"""What an encoder is to write instead, and where that counts: by places, by who reads ahead, and by hand."""
+
+import copy
+import random
+
+import pytest
+import torch
+from conftest import make_pair
+from test_conditioner import bert, bytes_tokenizer, llama, t5, words_tokenizer
+
+from unreel import reading
+from unreel.conditioner import Conditioner, Tokens
+from unreel.prompt_pairs import PromptPair
+from unreel.reading import Aim, align, as_anchors, as_read
+
+PAIRS = [
+    PromptPair("a photo of a castle by night", "a photo of a dog by night", "castle"),
+    PromptPair("tokyo tower next to a cat", "a castle next to a cat", "tokyo tower"),
+    PromptPair("a castle", "", "castle"),
+]
+
+
+def causal():
+    """Reads from left to right, and every letter is a token."""
+    return llama(bytes_tokenizer(), max_position_embeddings=512)
+
+
+def clip():
+    """Reads from left to right, and padding is something to read."""
+    pipeline = make_pair().t2i
+    return Conditioner(pipeline.tokenizer, pipeline.text_encoder)
+
+
+def both_ways(make=bert):
+    return make(words_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "anchor", "places"),
+    [
+        ("a b c", "a b c", [0, 1, 2]),
+        ("a X c", "a Y c", [0, 1, 2]),
+        ("a X Y Z c", "a W c", [0, 1, 1, 1, 2]),  # a name of three tokens, an anchor of one
+        ("a X c", "a V W c", [0, 2, 3]),  # a name of one: it takes on the last one's meaning
+        ("a X Y c", "a U V W c", [0, 2, 3, 4]),
+        ("a X Y c", "a c", [0, 0, 0, 1]),  # left out: what stood before
+        ("X c", "c", [0, 0]),
+        ("a X", "a", [0, 0]),
+        ("a c", "a W c", [0, 2]),  # only said of the anchor
+        ("a X b X c", "a W b W c", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_align(prompt, anchor, places):
+    assert align(list(map(ord, prompt.replace(" ", ""))), list(map(ord, anchor.replace(" ", "")))) == places
+
+
+def test_every_token_has_a_place_and_what_both_share_stays_with_itself():
+    rng = random.Random(0)
+    for _ in range(300):
+        before, after = ([rng.randrange(9) for _ in range(rng.randint(0, 5))] for _ in range(2))
+        name, other = ([20 + rng.randrange(5) for _ in range(rng.randint(1, 3))] for _ in range(2))
+        prompt, anchor = [*before, *name, *after], [*before, *[10 + it for it in other], *after]
+        places = align(prompt, anchor)
+        assert len(places) == len(prompt) and all(0 <= place < len(anchor) for place in places)
+        assert places[: len(before)] == list(range(len(before)))
+        assert places[len(places) - len(after) :] == list(range(len(anchor) - len(after), len(anchor)))
+        assert places[len(before) + len(name) - 1] == len(before) + len(other) - 1
+
+
+def test_who_reads_ahead_is_found_out():
+    assert causal().causal and clip().causal
+    assert not both_ways().causal and not both_ways(t5).causal
+
+
+@pytest.mark.parametrize("make", [causal, clip])
+def test_where_words_are_read_without_those_that_follow_a_name_counts_from_its_end(make):
+    conditioner = make()
+    aim = as_anchors(conditioner, PAIRS)
+    for pair, ids, seen, counted in zip(PAIRS, aim.tokens.ids, aim.tokens.seen, aim.counted, strict=True):
+        until = conditioner.tokenizer(pair.prompt[: pair.prompt.index(pair.wording) + len(pair.wording)]).input_ids
+        end = len(until) - 1 - (until[-1] == conditioner.tokenizer.eos_token_id)
+        assert ids[: end + 1].tolist() == until[: end + 1]
+        assert not counted[:end].any()
+        assert torch.equal(counted[end:], seen[end:]) and counted[end]
+
+
+@pytest.mark.parametrize("make", [bert, t5])
+def test_where_all_words_are_read_together_every_one_counts_but_padding(make):
+    conditioner = both_ways(make)
+    aim = as_anchors(conditioner, PAIRS)
+    assert torch.equal(aim.counted, aim.tokens.seen) and not aim.counted.all()
+
+
+def test_either_can_be_asked_for():
+    whole = as_anchors(causal(), PAIRS, from_name=False)
+    assert torch.equal(whole.counted, whole.tokens.seen)
+    cut = as_anchors(both_ways(), PAIRS, from_name=True)
+    assert (cut.counted.sum(1) < cut.tokens.seen.sum(1)).all()
+
+
+def test_where_tokens_run_over_the_ends_of_a_name_the_first_difference_ends():
+    aim = as_anchors(causal(), [PromptPair("a cat", "a dog", "something else")])
+    assert aim.counted.tolist() == [[False] * 4 + [True]]
+    assert as_anchors(causal(), [PromptPair("a cat", "a cat", "something else")]).counted.all()
+
+
+@pytest.mark.parametrize("make", [causal, clip, both_ways, lambda: both_ways(t5)])
+def test_a_prompt_aims_at_what_is_written_for_its_anchor_prompt_at_the_aligned_places(make):
+    conditioner = make()
+    aim, anchors = as_anchors(conditioner, PAIRS), conditioner.tokenize([pair.anchor for pair in PAIRS])
+    with torch.no_grad():
+        written = conditioner.encode_tokens(anchors)
+    assert not aim.states.requires_grad
+    for states, prompt, anchor, own in zip(aim.states, aim.tokens.ids, anchors.ids, written, strict=True):
+        torch.testing.assert_close(states, own[align(prompt.tolist(), anchor.tolist())])
+
+
+def test_distances_and_squares_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    states, written = (torch.randn(2, 4, 3, generator=generator) for _ in range(2))
+    counted = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]]).bool()
+    aim = Aim(Tokens(torch.zeros(2, 4), {}), states, counted)
+    for i, found, square in zip(range(2), aim.distances(written), aim.squares, strict=True):
+        away = [((written[i, n] - states[i, n]) ** 2).sum() for n in range(4) if counted[i, n]]
+        size = [(states[i, n] ** 2).sum() for n in range(4) if counted[i, n]]
+        assert float(found) == pytest.approx(float(sum(away)), rel=1e-5)
+        assert float(square) == pytest.approx(float(sum(size)), rel=1e-5)
+
+
+def test_as_read_now_is_no_distance_away_and_padding_does_not_count():
+    for conditioner in (causal(), clip(), both_ways()):
+        aim = as_read(conditioner, ["a castle", "", "a photo of a cat"])
+        assert torch.equal(aim.counted, aim.tokens.seen)
+        with torch.no_grad():
+            again = conditioner.encode_tokens(aim.tokens)
+        assert not aim.distances(again).any() and aim.squares.all()
+        unseen = again + 100.0 * ~aim.tokens.seen[..., None]
+        assert not aim.distances(unseen).any()
+
+
+def test_shortened_prompts_read_the_same_where_nothing_reads_ahead():
+    conditioner, prompts = clip(), [*(pair.prompt for pair in PAIRS), ""]
+    whole, short = (as_read(conditioner, prompts, short=short) for short in (False, True))
+    width = short.tokens.ids.shape[1]
+    said = max(int((row != row[-1]).nonzero().max()) + 1 for row in whole.tokens.ids)
+    assert width == said + reading.SPARE < whole.tokens.ids.shape[1]
+    assert torch.equal(short.tokens.ids, whole.tokens.ids[:, :width])
+    torch.testing.assert_close(short.states, whole.states[:, :width], rtol=1e-5, atol=1e-6)
+    anchored, whole = (as_anchors(conditioner, PAIRS, short=short) for short in (True, False))
+    shared = anchored.counted & whole.counted[:, : anchored.counted.shape[1]]
+    assert torch.equal(anchored.counted, shared)
+
+
+def test_prompts_are_not_shortened_where_padding_is_read_first():
+    conditioner = both_ways()
+    both = Conditioner(conditioner.tokenizer, copy.deepcopy(conditioner.text_encoder))  # sees its padding
+    assert not both.causal and not both.masked
+    long, short = (as_read(both, ["a cat", "a castle by night"], short=short).tokens.ids for short in (False, True))
+    assert torch.equal(long, short)
+
+
+def test_what_is_not_padding_is_never_cut():
+    ids = torch.tensor([[1, 5, 6, 7, 8], [1, 5, 6, 9, 4]])
+    assert torch.equal(Tokens(ids, {}).shortened(1).ids, ids)  # their last tokens differ: no padding
+    mask = torch.ones(2, 6, dtype=torch.long)
+    padded = Tokens(torch.tensor([[1, 5, 0, 0, 0, 0], [1, 5, 6, 0, 0, 0]]), {"attention_mask": mask, "flag": True})
+    cut = padded.shortened(1)
+    assert cut.ids.tolist() == [[1, 5, 0, 0], [1, 5, 6, 0]]
+    assert cut.call["attention_mask"].shape == (2, 4) and cut.call["flag"] is True
+    assert torch.equal(padded.shortened(9).ids, padded.ids)

@@ -1,0 +1,232 @@
+"""What a self-check says of no change, of a perfect one and of any other, and what falls short."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pair, same, weights
+from test_conditioner import bert, words_tokenizer
+
+from unreel import ClosedFormConfig, Concept, FewShotConfig, UnreelError, selfcheck, unlearn
+from unreel.conditioner import Conditioner
+from unreel.erasure import CHECK, Erasure, LowRank, changed
+from unreel.prompt_pairs import PromptPair
+from unreel.selfcheck import Exam, SelfCheck
+from unreel.unlearning import check, require_strong
+
+TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {} by night", "the {}", "a {} and a tree")
+PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for text in TEMPLATES]
+
+
+class Sentences:
+    """Prompts that are written down."""
+
+    def __init__(self, pairs=PAIRS, near=("a tower", "a church"), everyday=("", "a cat", "a photo of a dog in a park")):
+        self.given = list(pairs), list(near), list(everyday)
+
+    def pairs(self, count):
+        return self.given[0]
+
+    def neighbours(self, names, count):
+        return self.given[1]
+
+    def everyday(self, count):
+        return self.given[2]
+
+
+@pytest.fixture
+def conditioner():
+    """Reads from left to right; the padding counts."""
+    pipeline = make_pair().t2i
+    return Conditioner(pipeline.tokenizer, pipeline.text_encoder)
+
+
+def table(conditioner):
+    """The name of the weight that holds a row for every token."""
+    return next(name for name, it in conditioner.text_encoder.named_parameters() if it is conditioner.token_table.weight)
+
+
+def swapped(conditioner, word="castle", other="house"):
+    """The change that makes the encoder read one word as another."""
+    row, instead = (conditioner.tokenizer(it, add_special_tokens=False).input_ids for it in (word, other))
+    assert len(row) == len(instead) == 1
+    rows = conditioner.token_table.weight.detach()
+    change = torch.zeros_like(rows)
+    change[row[0]] = rows[instead[0]] - rows[row[0]]
+    return {table(conditioner): change}
+
+
+def test_no_change_leaves_the_whole_way_and_moves_nothing(conditioner):
+    found = Exam(conditioner, Sentences(), []).grade({})
+    assert found == SelfCheck(left=1.0, left_worst=1.0, moved=0.0, neighbours=0.0, everyday=0.0)
+    assert found.shortfalls == [
+        "100 % of the way to the anchor is left (bar: 50 %)",
+        "100 % of the way is left on the worst tenth of prompts (bar: 90 %)",
+    ]
+
+
+def test_a_perfect_change_leaves_nothing_of_the_way_and_moves_nothing_else(conditioner):
+    found = Exam(conditioner, Sentences(), []).grade(swapped(conditioner))
+    assert found.left == pytest.approx(0, abs=1e-9) and found.left_worst == pytest.approx(0, abs=1e-9)
+    assert found.moved > 0.01 and (found.neighbours, found.everyday) == (0.0, 0.0)
+    assert found.shortfalls == []
+
+
+def test_a_change_of_what_is_near_shows_there_only(conditioner):
+    found = Exam(conditioner, Sentences(), []).grade(swapped(conditioner, "tower", "dog"))
+    assert (found.left, found.moved, found.everyday) == (1.0, 0.0, 0.0) and found.neighbours > 0
+
+
+@torch.no_grad()
+def by_hand(conditioner, changes, sentences):
+    """The figures, each prompt on its own and in float64, with another way to put the changes on."""
+    edited = copy.deepcopy(conditioner.text_encoder)
+    for name, change in changes.items():
+        weight = dict(edited.named_parameters())[name]
+        weight += change.dense().to(weight.dtype) if isinstance(change, LowRank) else change
+    after = Conditioner(conditioner.tokenizer, edited, masked=conditioner.masked)
+
+    def states(reader, text):
+        return reader.encode([text])[0].double().numpy()
+
+    left = []
+    for pair in sentences.pairs(0):
+        goal, before, now = states(conditioner, pair.anchor), states(conditioner, pair.prompt), states(after, pair.prompt)
+        ids = conditioner.tokenizer(pair.prompt).input_ids
+        (name,) = conditioner.tokenizer(pair.wording, add_special_tokens=False).input_ids
+        first = ids.index(name) if conditioner.causal else 0
+        left.append(np.square((now - goal)[first:]).sum() / np.square((before - goal)[first:]).sum())
+
+    def moved(texts):
+        both = [(states(conditioner, text), states(after, text)) for text in texts]
+        return float(np.median([np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in both]))
+
+    named = [pair.prompt for pair in sentences.pairs(0)]
+    return np.mean(left), max(left), moved(named), moved(sentences.neighbours((), 0)), moved(sentences.everyday(0))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_figures_are_those_that_one_computes_by_hand(conditioner, bidirectional):
+    sentences = Sentences(near=("a dog", "night"), everyday=("a cat", "a photo of a dog"))
+    if bidirectional:
+        conditioner = bert(words_tokenizer())
+        pairs = [PromptPair(f"a {tail}".format("castle"), f"a {tail}".format("cat"), "castle") for tail in ("{}", "dog {}")]
+        sentences = Sentences(pairs, ("a dog", "night"), ("a photo", "a photo of a dog"))
+    generator = torch.Generator().manual_seed(1)
+    names = list(conditioner.first_matrices(2))[:3]
+    shapes = {name: conditioner.text_encoder.get_parameter(name).shape for name in names}
+    changes = {
+        name: LowRank(torch.randn(out, 2, generator=generator) / 4, torch.randn(2, into, generator=generator) / 4)
+        for name, (out, into) in shapes.items()
+    }
+    changes[table(conditioner)] = torch.randn(conditioner.token_table.weight.shape, generator=generator) / 50
+    before = weights(conditioner.text_encoder)
+    found = Exam(conditioner, sentences, []).grade(changes)
+    expected = by_hand(conditioner, changes, sentences)
+    # Of so few prompts, the worst tenth is one.
+    figures = (found.left, found.left_worst, found.moved, found.neighbours, found.everyday)
+    assert figures == pytest.approx(expected, rel=1e-3)
+    assert all(figure > 0.001 for figure in figures) and found.left_worst > found.left
+    assert same(before, weights(conditioner.text_encoder))
+
+
+def test_the_worst_tenth_is_a_tenth(conditioner):
+    nouns = ("dog", "cat", "tree", "car", "owl", "tower", "church", "robot", "ghost", "pizza")
+    pairs = [PromptPair(f"a {noun} {word}", f"a {noun} house", word) for noun in nouns for word in ("castle", "boat")]
+    found = Exam(conditioner, Sentences(pairs), []).grade(swapped(conditioner))
+    assert found.left == pytest.approx(0.5) and found.left_worst == pytest.approx(1.0)  # 10 of 20 left; 2 of them are worst
+
+
+def test_a_method_without_anchors_is_asked_for_no_way(conditioner):
+    found = Exam(conditioner, Sentences(), [], anchored=False).grade(swapped(conditioner))
+    assert found.left is found.left_worst is None and found.moved > 0
+    assert found.shortfalls == [] and "prompts for the concept moved by" in str(found)
+
+
+def test_where_nothing_is_near_nothing_is_said_of_it(conditioner):
+    found = Exam(conditioner, Sentences(near=()), []).grade({})
+    assert found.neighbours is None and "near" not in str(found)
+
+
+BARS = {
+    "left": selfcheck.MOST_LEFT,
+    "left_worst": selfcheck.MOST_LEFT_OF_WORST,
+    "neighbours": selfcheck.MOST_NEIGHBOURS_MOVED,
+    "everyday": selfcheck.MOST_EVERYDAY_MOVED,
+}
+AT_THE_BARS = SelfCheck(moved=0.0, **BARS)
+
+
+def test_what_just_reaches_the_bars_does_not_fall_short():
+    assert AT_THE_BARS.shortfalls == []
+    assert SelfCheck(None, None, 0.0, None, BARS["everyday"]).shortfalls == []
+
+
+@pytest.mark.parametrize("name", BARS)
+@pytest.mark.parametrize("value", ["above", math.nan, math.inf])
+def test_each_figure_that_misses_its_bar_and_what_is_no_number_falls_short(name, value):
+    value = BARS[name] + 1e-6 if value == "above" else value
+    weak = replace(AT_THE_BARS, **{name: value})
+    (shortfall,) = weak.shortfalls
+    assert f"(bar: {100 * BARS[name]:.0f} %)" in shortfall
+    assert weak.document()["shortfalls"] == [shortfall]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_encoders_the_worst_of_each_figure_counts(turned):
+    checks = [SelfCheck(0.2, 0.9, 0.5, None, 0.01), SelfCheck(0.3, 0.4, 0.1, 0.2, 0.02)]
+    checks = checks[::-1] if turned else checks
+    assert SelfCheck.worst_of(checks) == SelfCheck(0.3, 0.9, 0.1, 0.2, 0.02)
+    broken = SelfCheck.worst_of([*checks, SelfCheck(math.nan, math.nan, math.nan, math.nan, math.nan)])
+    assert len(broken.shortfalls) == 4
+    plain = SelfCheck(None, None, 0.5, None, 0.01)
+    assert SelfCheck.worst_of([plain, plain]) == plain
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_changes_come_off_bit_for_bit_also_when_interrupted(conditioner, dtype):
+    encoder = conditioner.text_encoder.to(dtype)
+    before = weights(encoder)
+    change = {table(conditioner): torch.full(conditioner.token_table.weight.shape, 1e-3)}
+    with pytest.raises(KeyboardInterrupt), changed(encoder, change):
+        assert not same(before, weights(encoder))
+        raise KeyboardInterrupt
+    assert same(before, weights(encoder))
+
+
+@pytest.mark.parametrize("config", [ClosedFormConfig(layers=2, forget=30, retain=60), FewShotConfig(learning_rate=1e-2)])
+def test_every_erasure_is_checked_and_again_the_same(pair, tmp_path, monkeypatch, config):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    erasure = unlearn("cat", pair, config)
+    found = erasure.provenance[CHECK]
+    assert found == check(erasure, pair).document()
+    assert found["moved"] > 0 and found["everyday"] > 0 and found["summary"]
+    assert (found["left"] is None) == isinstance(config, FewShotConfig)  # which aims at no anchor
+    folder = erasure.save_pretrained(tmp_path / "made")
+    assert Erasure.from_pretrained(folder).provenance[CHECK] == found
+    assert found["summary"] in (folder / "README.md").read_text()
+    assert CHECK not in (erasure + erasure).provenance  # what was said of each does not hold for both
+
+
+def test_a_check_on_another_encoder_is_refused(pair):
+    erasure = unlearn("cat", pair, ClosedFormConfig(layers=2, forget=30, retain=60))
+    with pytest.raises(UnreelError, match="another text encoder"):
+        check(erasure, make_pair(seed=3))
+
+
+def test_only_what_was_checked_and_falls_short_in_nothing_is_strong(pair):
+    erasure = unlearn(Concept("cat"), pair, ClosedFormConfig(layers=2, forget=30, retain=60))
+
+    def saying(*shortfalls):
+        said = {**erasure.provenance[CHECK], "shortfalls": list(shortfalls)}
+        return replace(erasure, provenance={**erasure.provenance, CHECK: said})
+
+    require_strong(saying())
+    with pytest.raises(UnreelError, match=r"of cat falls short on held-out prompts: this; that\. Nothing was written"):
+        require_strong(saying("this", "that"))
+    unchecked = {name: value for name, value in erasure.provenance.items() if name != CHECK}
+    with pytest.raises(UnreelError, match="has no self-check"):
+        require_strong(replace(erasure, provenance=unchecked))
