@@ -24,7 +24,7 @@ def main() -> None:
         for axes, (bar, (label, names)) in zip(line, MOVED.items(), strict=True):
             _draw(axes, concepts, names, REAL_BARS[bar])
             axes.set(xlabel=label, ylabel="way to the anchor left, %", title=REAL_NAMES[encoder])
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(PICTURES / "real-encoders.png", dpi=100)
     print(f"wrote {PICTURES / 'real-encoders.png'}")
 
