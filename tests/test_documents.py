@@ -1,5 +1,6 @@
 """Figures in the documents are the measured ones."""
 
+import json
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from unreel.pair import EMBEDDED_FOLDER
 ROOT = EMBEDDED_FOLDER.parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import tables  # noqa: E402
 from benchmarks.tables import DOCUMENTS, render  # noqa: E402
 
 
@@ -17,3 +19,26 @@ def test_tables_are_those_of_the_result_files(document):
     text = (ROOT / document).read_text()
     assert "<!-- /" in text
     assert render(text) == text
+
+
+CELL = {"kind": "object", "anchor": "castle", "seconds": 60.0, "megabytes": 3.0, "check": {"shortfalls": []}}
+CELL |= {"left": 0.10, "capitals": 0.12, "behind": 0.2, "near": 0.04, "everyday": 0.01}
+
+
+def test_figures_on_real_encoders_stand_beside_their_bars(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.real_encoders_summary() == tables.real_encoders() == tables.NOT_YET
+    worse = CELL | {"left": 0.4, "plural": 0.9, "shared": 0.06, "seconds": 200.0, "check": {"shortfalls": ["far"]}}
+    cells = {"smollm2": {"pizza": CELL, "Taj Mahal": worse}, "minilm": {"pizza": CELL | {"anchor": ""}}}
+    (tmp_path / "real_encoders.json").write_text(json.dumps({"settings": {}, "cells": cells, "versions": {}}))
+    *_, first, second, bars = tables.real_encoders_summary().splitlines()
+    assert first.startswith("| SmolLM2-135M | 2 | 25.0 % (missed) | 40.0 % (missed), *Taj Mahal* | 20.0 % |")
+    assert first.endswith("| 4.0 % | 1.0 % | 130 (missed) |")
+    assert second == "| MiniLM | 1 | 10.0 % | 10.0 %, *pizza* | 16.0 % | 4.0 % | 1.0 % | 60 |"
+    assert bars == "| *bar* |  | ≤ 15 % | ≤ 30 % | ≤ 25 % | ≤ 8 % | ≤ 3 % | SmolLM2-135M ≤ 120 |"
+    _, _, *rows = tables.real_encoders().split("\n\n")[0].splitlines()
+    assert (
+        rows[0]
+        == "| SmolLM2-135M | pizza | object | castle | 10.0 | 12.0 |  |  | 20.0 |  | 4.0 | 1.0 | passed | 60 | 3.0 |"
+    )
+    assert "| 90.0 |  | 20.0 | 6.0 | 4.0 | 1.0 | falls short | 200 |" in rows[1] and "| nothing |" in rows[2]
