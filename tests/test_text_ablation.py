@@ -296,16 +296,7 @@ def test_it_works_on_encoders_of_every_sort(make):
     assert all(change.dense().isfinite().all() for change in erasure.changes.values())
 
 
-KNOWN = "what the encoder takes for the concept ('Tower', 'watchtower') is kept, and so is the concept"
-
-
-@pytest.mark.parametrize(
-    ("name", "anchor"),
-    [
-        ("castle", "house"),
-        pytest.param("Tokyo Tower", None, marks=pytest.mark.xfail(strict=True, reason=KNOWN)),
-    ],
-)
+@pytest.mark.parametrize(("name", "anchor"), [("castle", "house"), ("Tokyo Tower", None)])
 def test_the_embedded_encoder_goes_to_the_anchor_on_prompts_it_never_saw_and_keeps_the_rest(embedded, name, anchor):
     found = unlearn(Concept(name, anchor=anchor), embedded).provenance[CHECK]
     assert found["left"] < 0.6 and found["everyday"] < 0.06 and found["neighbours"] < 0.25

@@ -142,7 +142,7 @@ def unlearn(
     these = [Concept(concept) if isinstance(concept, str) else concept for concept in wanted]
     if not these:
         raise UnreelError("name at least one concept to forget")
-    config = config or TextAblationConfig()
+    config = config or configure("text-ablation", {}, pair.settings)
     conditioners = list(pair.conditioners().values())
     if not conditioners:
         raise UnreelError(f"{pair.t2v_source} has no text encoder that reads prompts")

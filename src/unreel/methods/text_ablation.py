@@ -38,19 +38,20 @@ class TextAblationConfig:
 
     The first `layers` layers change; 0 stands for a third of them, at least four. `rank` is that of every change. A step
     takes `forget_batch` prompts that name the concept, `retain_batch` everyday ones and half as many about what is near;
-    `retain_weight` is lambda, and weighs what is near half as much. `forget` and `retain` are numbers of prompts to learn
-    from. The learning rate rises for a tenth of the steps and then falls along a cosine.
+    `retain_weight` is lambda for everyday prompts, `near_weight` for those about what is near. `forget` and `retain` are
+    numbers of prompts to learn from. The learning rate rises for a tenth of the steps and then falls along a cosine.
     Raises UnreelError for values that make no sense.
     """
 
     layers: int = 0
     rank: int = 8
-    steps: int = 60
+    steps: int = 80
     learning_rate: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
     retain_batch: int = 10
-    retain_weight: float = 20.0
+    retain_weight: float = 50.0
+    near_weight: float = 25.0
     forget: int = 300
     retain: int = 300
     seed: int = 0
@@ -60,11 +61,10 @@ class TextAblationConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
-        if not (math.isfinite(self.retain_weight) and self.retain_weight >= 0):
-            raise UnreelError(f"the retain weight must be zero or more, not {self.retain_weight}")
-        for name in ("layers", "seed"):
-            if getattr(self, name) < 0:
-                raise UnreelError(f"the {name} must be zero or more, not {getattr(self, name)}")
+        for name in ("retain_weight", "near_weight", "layers", "seed"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {value}")
 
 
 def text_ablation(
@@ -98,7 +98,7 @@ def text_ablation(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
         lessons = zip(*(cycle(part) for part in (forget, retain, near) if part), strict=False)
         for batches in tqdm(islice(lessons, config.steps), total=config.steps, desc="unlearning", unit="step"):
-            losses.append(_backward(conditioner, batches, way, config.retain_weight))
+            losses.append(_backward(conditioner, batches, way, (config.retain_weight, config.near_weight)))
             if not math.isfinite(losses[-1]):
                 raise UnreelError(
                     f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
@@ -143,12 +143,12 @@ def _way(conditioner: Conditioner, forget: Sequence[Aim], batches: int = 8) -> f
     return total / sum(int(aim.counted.sum()) for aim in some)
 
 
-def _backward(conditioner: Conditioner, batches: Sequence[Aim], way: float, retain_weight: float) -> float:
+def _backward(conditioner: Conditioner, batches: Sequence[Aim], way: float, weights: tuple[float, float]) -> float:
     """Add the gradients of the loss on one batch to forget and some to retain; returns how much of the way is left."""
     forget, *kept = batches
     left = forget.distances(conditioner.encode_tokens(forget.tokens)).sum() / (way * int(forget.counted.sum()))
     left.backward()
-    for weight, aim in zip((retain_weight, retain_weight / 2), kept, strict=False):
+    for weight, aim in zip(weights, kept, strict=False):
         moved = aim.distances(conditioner.encode_tokens(aim.tokens)).sum() / aim.squares.sum()
         (weight * moved).backward()
     return float(left.detach())
