@@ -15,7 +15,7 @@ from unreel.erasure import LowRank
 
 class Factors:
     """`up` (out, rank), zero at first, times `down` (rank, in), random, beside every one of `matrices`, which are by the
-    names of their weights; `afterwards` they are gone.
+    names of their weights and compute on `device`, though they may wait elsewhere; `afterwards` the factors are gone.
 
     `relative` changes are counted in what the matrix itself does to an input of ordinary size: models whose weights are
     large learn as fast as others then.
@@ -26,6 +26,7 @@ class Factors:
         matrices: Mapping[str, nn.Linear],
         rank: int,
         seed: int,
+        device: torch.device,
         afterwards: ExitStack,
         *,
         relative: bool = False,
@@ -37,7 +38,6 @@ class Factors:
         for name, matrix in matrices.items():
             down = torch.randn(rank, matrix.in_features, generator=generator) / matrix.in_features**0.5
             up = torch.zeros(matrix.out_features, rank)
-            device = matrix.weight.device
             self.factors[name] = (up.to(device).requires_grad_(), down.to(device).requires_grad_())
             afterwards.callback(matrix.register_forward_hook(partial(self._add, name)).remove)
 
