@@ -8,12 +8,14 @@ import torch
 from another_device import another_device
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import AnchoredConfig, ClosedFormConfig, FewShotConfig, attack, evaluate, generate, unlearn
+from unreel import AnchoredConfig, ClosedFormConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
 from unreel.erasure import LowRank
 from unreel.pair import move
 
 CLOSED = ClosedFormConfig(layers=2, forget=30, retain=60)
 METHODS = {
+    "text-ablation": (TextAblationConfig(steps=3, forget=20, retain=20), False),
+    "text-ablation, offloaded": (TextAblationConfig(steps=3, forget=20, retain=20), True),
     "closed form": (CLOSED, False),
     "few-shot": (FewShotConfig(epochs=1), False),
     "few-shot of low rank, checkpointing": (FewShotConfig(epochs=1, rank=2, gradient_checkpointing=True), False),

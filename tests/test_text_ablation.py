@@ -237,7 +237,7 @@ def test_relative_changes_are_counted_in_what_the_matrix_does_to_an_ordinary_inp
     for size in (0.01, 1.0, 100.0):
         with ExitStack() as stack, torch.no_grad():
             matrix.weight.copy_(size * torch.randn(32, 64, generator=torch.Generator().manual_seed(1)))
-            factors = Factors({"it.weight": matrix}, 2, 0, stack, relative=True)
+            factors = Factors({"it.weight": matrix}, 2, 0, torch.device("cpu"), stack, relative=True)
             done = matrix(inputs).square().mean().sqrt()
             assert factors.gains["it.weight"] == pytest.approx(float(done), rel=0.1)
             up, _ = factors.factors["it.weight"]

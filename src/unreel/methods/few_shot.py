@@ -145,7 +145,7 @@ def _learner(conditioner: Conditioner, config: FewShotConfig, afterwards: ExitSt
         for name, module in conditioner.text_encoder.named_modules()
         if isinstance(module, nn.Linear) and f"{name}.weight" in wanted
     }
-    return Factors(matrices, config.rank, config.seed, afterwards)
+    return Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
 
 
 class _Weights:

@@ -15,17 +15,18 @@ from unreel.erasure import LowRank
 
 class Factors:
     """`up` (out, rank), zero at first, times `down` (rank, in), random, beside every one of `matrices`, which are by the
-    names of their weights; `afterwards` they are gone.
+    names of their weights and compute on `device`, though they may wait elsewhere; `afterwards` the factors are gone.
     """
 
-    def __init__(self, matrices: Mapping[str, nn.Linear], rank: int, seed: int, afterwards: ExitStack):
+    def __init__(
+        self, matrices: Mapping[str, nn.Linear], rank: int, seed: int, device: torch.device, afterwards: ExitStack
+    ):
         generator = torch.Generator("cpu").manual_seed(seed)
         self.on = True
         self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, matrix in matrices.items():
             down = torch.randn(rank, matrix.in_features, generator=generator) / matrix.in_features**0.5
             up = torch.zeros(matrix.out_features, rank)
-            device = matrix.weight.device
             self.factors[name] = (up.to(device).requires_grad_(), down.to(device).requires_grad_())
             afterwards.callback(matrix.register_forward_hook(partial(self._add, name)).remove)
 

@@ -88,7 +88,7 @@ def text_ablation(
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
         matrices = conditioner.first_matrices(layers)
-        factors = Factors(matrices, config.rank, config.seed, afterwards)
+        factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
         with factors.off():
             forget = _aims(conditioner, pairs, config.forget_batch, as_anchors, generator)
             retain = _aims(conditioner, everyday, config.retain_batch, as_read, generator)
