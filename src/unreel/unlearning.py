@@ -207,7 +207,13 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0) -> SelfCheck:
     conditioners = list(pair.conditioners().values())
     parts = erasure.provenance["parts"]
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
-    said = _with_anchors(concepts, conditioners[0], pair.vocabulary)
+    # As recorded, even where a sum of erasures forgets one's anchor too.
+    said = [
+        concept
+        if concept.anchor is not None
+        else replace(concept, anchor=anchor_for(concept, concepts, conditioners[0], pair.vocabulary))
+        for concept in concepts
+    ]
     grades = []
     for conditioner in conditioners:
         fingerprint = Fingerprint.of(conditioner.text_encoder)
