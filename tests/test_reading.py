@@ -104,10 +104,40 @@ def test_where_tokens_run_over_the_ends_of_a_name_the_first_difference_ends():
     assert as_anchors(causal(), [PromptPair("a cat", "a cat", "something else")]).counted.all()
 
 
+def standing_for(prompt, anchor):
+    """Where each token of the anchor prompt is read: at the last place that is to mean it, or at the next such place."""
+    places = align(prompt.tolist(), anchor.tolist())
+    own = [max((i for i, place in enumerate(places) if place == j), default=None) for j in range(len(anchor))]
+    return [next((i for i in own[j:] if i is not None), len(prompt) - 1) for j in range(len(own))]
+
+
+def test_only_encoders_that_add_up_word_and_place_count_places():
+    assert clip().counts_places and both_ways().counts_places
+    assert not causal().counts_places and not both_ways(t5).counts_places
+
+
+def test_what_comes_behind_a_name_of_another_length_stays_where_it_is():
+    """So that only the name's tokens have to move in the first place: the words behind it add up with the same places."""
+    conditioner = clip()
+    pair = PromptPair("a castle tower with a cat", "a house with a cat", "castle tower")
+    aim, seen = as_anchors(conditioner, [pair]), []
+    table = next(m for m in conditioner.text_encoder.modules() if getattr(m, "num_embeddings", 0) == conditioner._room)
+    hook = table.register_forward_hook(lambda _, args, __: seen.append(args[0].flatten().tolist()))
+    as_anchors(conditioner, [pair])
+    hook.remove()
+    prompt, anchor = aim.tokens.ids[0].tolist(), conditioner.tokenize([pair.anchor]).ids[0].tolist()
+    behind = len(conditioner.tokenizer("with a cat", add_special_tokens=False).input_ids)
+    end, stop = prompt.index(conditioner.tokenizer.eos_token_id), anchor.index(conditioner.tokenizer.eos_token_id)
+    assert end > stop  # the name is longer
+    assert seen[0][stop - behind : stop + 1] == list(range(end - behind, end + 1))
+
+
 @pytest.mark.parametrize("make", [causal, clip, both_ways, lambda: both_ways(t5)])
 def test_a_prompt_aims_at_what_is_written_for_its_anchor_prompt_at_the_aligned_places(make):
     conditioner = make()
     aim, anchors = as_anchors(conditioner, PAIRS), conditioner.tokenize([pair.anchor for pair in PAIRS])
+    if conditioner.counts_places:
+        anchors = anchors.placed([standing_for(*ids) for ids in zip(aim.tokens.ids, anchors.ids, strict=True)])
     with torch.no_grad():
         written = conditioner.encode_tokens(anchors)
     assert not aim.states.requires_grad
