@@ -42,7 +42,9 @@ def pairs_of(concept: Concept, sentences: list[str], anchor: str, way: str = "")
     instead = f"a {bare(anchor)}" if named and anchor and way != "plural" else bare(anchor)
     gap, out = "motion" if concept.kind == "motion" else "name", []
     for sentence in sentences:
-        found = re.search(re.escape(change(concept.name)), sentence, re.IGNORECASE)
+        # People write "Mickey Mouses" as well as "Mickey Mice".
+        written = (change(concept.name), f"{concept.name}s") if way == "plural" else (change(concept.name),)
+        found = re.search("|".join(map(re.escape, written)), sentence, re.IGNORECASE)
         assert found, f"{sentence!r} does not name {change(concept.name)!r}"
         text = f"{sentence[: found.start()]}[{gap}]{sentence[found.end() :]}"
         anchor_prompt = fill(text, {gap: change(instead) if instead else ""})

@@ -51,3 +51,15 @@ def test_no_two_sentences_are_the_same():
         said += [*case["shared"], *(text for texts in case["variants"].values() for text in texts)]
         said += [text for pair in case["behind"] for text in pair]
     assert len({text.lower() for text in said}) == len(said) > 550
+
+
+def test_every_sentence_has_an_anchor_prompt_that_does_not_name_its_concept():
+    from benchmarks.real_encoders import pairs_of
+
+    for given in SETS.values():
+        for name, rows in given.items():
+            concept = Concept(name, rows["kind"])
+            behind = [" ".join(passage) for passage in rows["behind"]]
+            for way, texts in {"": rows["held_out"] + behind, **rows["variants"]}.items():
+                for pair in pairs_of(concept, texts, "" if rows["kind"] == "motion" else "sailboat", way):
+                    assert concept.is_named_in(pair.prompt) and not concept.is_named_in(pair.anchor)

@@ -467,7 +467,8 @@ tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}bas
 
 Weight changes for the text encoder of `{encoder}`, to make the models that share it forget the
 concept. Made with unreel {erasure.provenance["versions"]["unreel"]}. What that did to videos stands in `metrics.json` and
-`report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them, no video was looked at.
+`report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them, nobody looked at
+any video.
 
 {rows}
 
