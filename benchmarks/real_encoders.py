@@ -32,6 +32,7 @@ from unreel.reading import Aim, as_anchors, as_read
 
 SENTENCES = Path(__file__).with_suffix(".json")
 BATCH = 8
+SEEN_IN_TUNING = 12  # one in so many of the everyday prompts
 
 
 def pairs_of(concept: Concept, sentences: list[str], anchor: str, way: str = "") -> list[PromptPair]:
@@ -119,7 +120,8 @@ def main(
 ) -> None:
     config = TextAblationConfig(**json.loads(settings)) if tuning else TextAblationConfig()
     given = json.loads(SENTENCES.read_text())["tuning" if tuning else "final"]
-    everyday = everyday_prompts()[:: 12 if tuning else 1]
+    # What was looked at while tuning is no yardstick any more.
+    everyday = [prompt for i, prompt in enumerate(everyday_prompts()) if (i % SEEN_IN_TUNING == 0) == tuning]
     options = {"settings": json.loads(json.dumps(asdict(config)))}
     file = RESULTS / "real_encoders.json"
     stored = json.loads(file.read_text()) if file.is_file() and not tuning else {}

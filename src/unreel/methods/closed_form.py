@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import nn
 from unreel.conditioner import Conditioner, Tokens
 from unreel.erasure import LowRank, doubled
 from unreel.errors import UnreelError
+from unreel.reading import align
 
 BATCH = 64  # sentences at once
 
@@ -275,22 +275,6 @@ def _solve(kk: torch.Tensor, kd: torch.Tensor, retained: torch.Tensor, config: C
     lost = 1 - squares.cumsum(0) / squares.sum()
     rank = int((lost > config.tolerance).sum()) + 1
     return LowRank(u[:, :rank].float().contiguous(), (u[:, :rank].T @ d).float().contiguous())
-
-
-def align(source: Sequence[int], target: Sequence[int]) -> list[int]:
-    """For every token of `source`, the place in `target` whose meaning it is to take on.
-
-    Tokens that both share keep theirs; of the words exchanged, the last token takes the last one's, and so on backwards,
-    because the last token of a name means the whole of it where encoders read from left to right.
-    """
-    places: list[int] = []
-    for tag, a, b, c, d in SequenceMatcher(None, source, target, autojunk=False).get_opcodes():
-        if tag == "equal":
-            places += range(c, d)
-        else:
-            first = c if d > c else max(c - 1, 0)  # left out: what stood before, if anything
-            places += [max(first, d - (b - i)) for i in range(a, b)]
-    return places
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

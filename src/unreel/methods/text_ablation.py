@@ -8,7 +8,8 @@ a low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
     theta* = argmin_theta  E_p || T_theta(p) - T_0(p') ||^2 / E_p || T_0(p) - T_0(p') ||^2
                            + lambda  E_q || T_theta(q) - T_0(q) ||^2 / E_q || T_0(q) ||^2
 
-over the tokens that count (see reading.py). What a name means is put together in the first layers (Basu et al.,
+over the tokens that count (see reading.py); the last term twice, for everyday prompts q and with its own weight for those
+about what is near. What a name means is put together in the first layers (Basu et al.,
 arXiv 2310.13730); that those change while the last one is supervised is HiRM's idea (arXiv 2602.19631).
 
 Knows sentences; where they come from is the caller's business.
