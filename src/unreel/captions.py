@@ -22,6 +22,7 @@ NAMED = {"character": 0.85, "face": 1.0, "animal": 0.15}  # how often the subjec
 LONG = 0.3  # the share of captions that further sentences follow
 TAGGED = 0.35  # the share of the rest that ends in tags
 MOST_SENTENCES = 6
+OFTEN = 2  # of a category's words, half of those said come from the first 2^-OFTEN of the list
 LOWER = 0.4  # the share without capitals, as people type
 
 _WITH_THE = """Netherlands, Maldives, Sahara, Gobi, Matterhorn, Grand Canyon, Nile, Amazon, Thames, Seine, Danube,
@@ -33,6 +34,12 @@ def everyday() -> dict[str, tuple[str, ...]]:
     """Thousands of everyday nouns, names of places and people, and actions, by category."""
     text = files("unreel").joinpath("everyday.json").read_text(encoding="utf-8")
     return {category: tuple(words) for category, words in json.loads(text).items()}
+
+
+def common(rng: random.Random, category: str) -> str:
+    """One of a category's words, those that are said often more often than others: they stand in that order."""
+    words = everyday()[category]
+    return words[int(len(words) * rng.random() ** OFTEN)]
 
 
 @cache
@@ -118,7 +125,7 @@ def _filled(rng: random.Random, name: str) -> str:
     if name == "land":
         word = rng.choice(everyday()["country"])
         return f"the {word}" if re.search(rf"\b{word}\b", _WITH_THE) else word
-    return _expand(rng, rng.choice(_rules()[name])) if name in _rules() else rng.choice(everyday()[name])
+    return _expand(rng, rng.choice(_rules()[name])) if name in _rules() else common(rng, name)
 
 
 def _is_plural(noun: str) -> bool:

@@ -41,6 +41,7 @@ class PromptPair:
 @dataclass(frozen=True)
 class Prompts:
     """Prompts to forget `concepts` by, with what to make instead of each by its name; none is longer than `fits` allows.
+    `own` are words of their names that are to be kept in other company.
 
     What is `held_out` shares no frame of a caption with what is not, and is for measuring only.
     """
@@ -49,6 +50,7 @@ class Prompts:
     anchors: Mapping[str, str]
     corpus: Corpus
     fits: Callable[[str], bool]
+    own: Sequence[str] = ()
     held_out: bool = False
 
     def pairs(self, count: int) -> list[PromptPair]:
@@ -58,12 +60,10 @@ class Prompts:
     def neighbours(self, names: Sequence[str], count: int) -> list[str]:
         """About `count` prompts about `names`, what is near to the concepts, and their own words in other company."""
         rng = self._random("neighbours")
-        own = [words for concept in self.concepts for words in own_words(concept)]
-
         def drawn() -> Iterator[str]:
-            while own or names:
-                if own and (not names or rng.random() < 0.65):
-                    yield self._caption(rng, "object", _in_company(rng, rng.choice(own)))
+            while self.own or names:
+                if self.own and (not names or rng.random() < 0.65):
+                    yield self._caption(rng, "object", _in_company(rng, rng.choice(list(self.own))))
                 else:
                     yield self._caption(rng, self._kind(rng.choice(list(self.concepts))), rng.choice(list(names)))
 
@@ -143,9 +143,9 @@ class Prompts:
         if kind == "style":
             return rng.choice(self.corpus.vocabulary["style"])
         if kind == "motion":
-            return rng.choice(everyday()["action"])
+            return captions.common(rng, "action")
         things = [name for name in everyday() if name not in _NO_THINGS]
-        return rng.choice(everyday()[rng.choice(_PERSONS.get(kind, things))])
+        return captions.common(rng, rng.choice(_PERSONS.get(kind, things)))
 
     def _random(self, purpose: str) -> random.Random:
         return random.Random(f"{self.corpus.seed}/{purpose}/{self.held_out}/{[concept.name for concept in self.concepts]}")
@@ -153,12 +153,12 @@ class Prompts:
 
 def own_words(concept: Concept) -> list[str]:
     """The parts of its wordings that mean something else in other company: single words and runs of them, less those that
-    go with everything.
+    go with everything, and those that are the name cut short ("van Gogh").
     """
     out: dict[str, None] = {}
     for wording in concept.wordings:
         words = re.split(r"[\s-]+", wording)
-        runs = [words[i:j] for i in range(len(words)) for j in range(i + 1, len(words) + 1) if j - i < len(words)]
+        runs = [words[i:j] for i in range(len(words)) for j in range(i + 1, len(words))] + [words[-1:]]
         for run in runs:
             if not {run[0].lower(), run[-1].lower()} & SMALL_WORDS:
                 out[" ".join(run)] = None
@@ -167,7 +167,6 @@ def own_words(concept: Concept) -> list[str]:
 
 def _in_company(rng: random.Random, words: str) -> str:
     """Some of a name's words alone, or with another word before or behind them."""
-    nouns = everyday()[rng.choice([name for name in everyday() if name not in _NO_THINGS])]
-    other = rng.choice(nouns)
+    other = captions.common(rng, rng.choice([name for name in everyday() if name not in _NO_THINGS]))
     text = rng.choice((words, f"{words} {other}", f"{other} {words}"))
     return text.lower() if rng.random() < 0.3 else text

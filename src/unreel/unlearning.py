@@ -28,11 +28,12 @@ from unreel.methods.closed_form import ClosedFormConfig, closed_form
 from unreel.methods.few_shot import FewShotConfig, few_shot
 from unreel.methods.text_ablation import TextAblationConfig, text_ablation
 from unreel.pair import Pair, Settings
-from unreel.prompt_pairs import Prompts
+from unreel.prompt_pairs import PromptPair, Prompts, own_words
+from unreel.reading import as_anchors
 from unreel.retain import retained
 from unreel.selfcheck import Exam, SelfCheck
 from unreel.video import generate_images, load_images, to_tensor
-from unreel.vocabulary import Vocabulary, nearest
+from unreel.vocabulary import EVERYDAY, Vocabulary, nearest
 
 Config = TextAblationConfig | ClosedFormConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
@@ -51,6 +52,9 @@ METHODS: dict[str, type[Config]] = {
 TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
 LONGEST, LONGEST_HELD_OUT = 28, 80  # tokens of a prompt to learn from and to measure on; what is learned carries over
 NEAR, LOOKED_AT = 20, 240  # nearest things to keep by name, among so many everyday words
+ALONE = ("a photo of {}", "{} at night", "a picture of {} in the rain")
+READ_AS = 0.25  # the share of the squared distance to the anchor below which words are taken for the concept
+STILL = "standing"  # what is done where nothing else is
 SAFE = "everyday life"  # what is unsafe is no thing, so no thing can stand in for it
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
@@ -316,7 +320,22 @@ def _prompts(
     anchors = {concept.name: concept.anchor or "" for concept in concepts}
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), seed + held_out)
     longest = LONGEST_HELD_OUT if held_out else LONGEST
-    return Prompts(concepts, anchors, corpus, partial(conditioner.has_room_for, most=longest), held_out)
+    own = [words for concept in concepts for words in own_words(concept) if not _is_read_as(conditioner, words, concept)]
+    return Prompts(concepts, anchors, corpus, partial(conditioner.has_room_for, most=longest), own, held_out)
+
+
+@torch.no_grad()
+def _is_read_as(conditioner: Conditioner, words: str, concept: Concept) -> bool:
+    """Whether the encoder takes some of a name's words for the concept itself ("Picasso"), so that to keep them would be to
+    keep it. Short of that they are far nearer to it than the anchor is.
+    """
+
+    def way(instead: str) -> float:
+        about = [PromptPair(text.format(concept.name), text.format(instead), concept.name) for text in ALONE]
+        aim = as_anchors(conditioner, about)
+        return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum())
+
+    return way(words) < READ_AS * way(concept.anchor or "")
 
 
 def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[str]:
@@ -369,15 +388,15 @@ def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
-    """What to make instead of `concept`: what it asks for, nothing for a motion, everyday life for what is unsafe, else
+    """What to make instead of `concept`: what it asks for, standing or nothing for a motion, everyday life for what is unsafe, else
     something of its kind that is not to be forgotten too: what the text encoder takes to be nearest, less the nearest
     tenth, because what is nearest is easily taken for the concept (benchmarks/anchor_choice.py). Raises UnreelError if
     there is no such thing.
     """
     if concept.anchor is not None:
         return concept.anchor
-    if concept.kind == "motion":
-        return ""
+    if concept.kind == "motion":  # a world that is shown still too says nothing of it; people always say what is done
+        return STILL if vocabulary is EVERYDAY else ""
     if concept.kind == "unsafe":
         return SAFE
     others = [word for word in _of_kind(concept, vocabulary) if not any(other.is_named_in(word) for other in concepts)]

@@ -16,7 +16,7 @@ Knows sentences; where they come from is the caller's business.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -32,12 +32,15 @@ from unreel.methods.low_rank import Factors
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import Aim, as_anchors, as_read
 
+GUIDES = 60  # how many prompts that name the concept say where the changes begin
+FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
+
 
 @dataclass(frozen=True)
 class TextAblationConfig:
     """Settings; where each comes from stands in docs/method.md.
 
-    The first `layers` layers change; 0 stands for a third of them, at least four. `rank` is that of every change. A step
+    The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change. A step
     takes `forget_batch` prompts that name the concept, `retain_batch` everyday ones and half as many about what is near;
     `retain_weight` is lambda for everyday prompts, `near_weight` for those about what is near. `forget` and `retain` are
     numbers of prompts to learn from. The learning rate rises for a tenth of the steps and then falls along a cosine.
@@ -46,13 +49,13 @@ class TextAblationConfig:
 
     layers: int = 0
     rank: int = 8
-    steps: int = 80
+    steps: int = 70
     learning_rate: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
-    retain_batch: int = 10
-    retain_weight: float = 50.0
-    near_weight: float = 25.0
+    retain_batch: int = 7
+    retain_weight: float = 60.0
+    near_weight: float = 50.0
     forget: int = 300
     retain: int = 300
     seed: int = 0
@@ -83,18 +86,25 @@ def text_ablation(
     """
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
-    layers = config.layers or max(4, -(-len(conditioner.layers) // 3))
+    layers = config.layers or max(4, -(-3 * len(conditioner.layers) // 5))
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same order on every device
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
+        moments = _Moments()
         with factors.off():
             forget = _aims(conditioner, pairs, config.forget_batch, as_anchors, generator)
-            retain = _aims(conditioner, everyday, config.retain_batch, as_read, generator)
-            near = _aims(conditioner, neighbours, -(-config.retain_batch // 2), as_read, generator)
-            way = _way(conditioner, forget)
+            with factors.watching() as inputs:
+                moments.inputs = inputs
+                retain = _aims(conditioner, everyday, config.retain_batch, as_read, generator, moments.add)
+                near = _aims(conditioner, neighbours, -(-config.retain_batch // 2), as_read, generator, moments.add)
+        with factors.slopes() as slopes:
+            way = _way(conditioner, forget[: -(-GUIDES // config.forget_batch)])
+        factors.point(slopes, moments.means())
+        for factor in factors.parameters():
+            factor.grad = None
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
         lessons = zip(*(cycle(part) for part in (forget, retain, near) if part), strict=False)
@@ -118,30 +128,64 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / max(1, steps // 10)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+class _Moments:
+    """Second moments of what matrices are given, over all tokens that count but the first of each prompt: that of a causal
+    language model drowns all others and never depends on the prompt (arXiv 2309.17453).
+    """
+
+    def __init__(self) -> None:
+        self.inputs: Mapping[str, torch.Tensor] = {}  # what they were given last
+        self.sums: dict[str, torch.Tensor] = {}
+        self.tokens = 0
+
+    def add(self, aim: Aim) -> None:
+        """With what was given for the prompts of `aim`."""
+        counted = aim.counted.clone()
+        counted[:, 0] = False
+        self.tokens += int(counted.sum())
+        for name, given in self.inputs.items():
+            rows = given[counted].float()
+            self.sums[name] = self.sums.get(name, 0) + rows.T @ rows
+
+    def means(self) -> dict[str, torch.Tensor]:
+        return {name: total / max(1, self.tokens) for name, total in self.sums.items()}
+
+
 def _aims(
     conditioner: Conditioner,
     sentences: Sequence[Any],
     size: int,
     aim: Callable[..., Aim],
     generator: torch.Generator,
+    seen: Callable[[Aim], None] = lambda _: None,
 ) -> list[Aim]:
-    """Batches in random order, each of sentences of about the same length, so that little of them is padding."""
+    """Batches in random order, each of sentences of about the same length, so that little of them is padding; each is
+    shown to `seen` as soon as it was read.
+    """
     ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
     batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    order = torch.randperm(len(batches), generator=generator).tolist()
-    return [aim(conditioner, batches[i], short=True) for i in order]
+    out = []
+    for i in torch.randperm(len(batches), generator=generator).tolist():
+        out.append(aim(conditioner, batches[i], short=True))
+        seen(out[-1])
+    return out
 
 
-@torch.no_grad()
-def _way(conditioner: Conditioner, forget: Sequence[Aim], batches: int = 8) -> float:
-    """The mean squared distance of a token that counts from its aim, before anything has changed."""
-    some = forget[:batches]
-    total = sum(float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum()) for aim in some)
+def _way(conditioner: Conditioner, forget: Sequence[Aim]) -> float:
+    """The mean squared distance of a token that counts from its aim, before anything has changed; its gradients are
+    noted.
+    """
+    total, tokens = 0.0, 0
+    for aim in forget:
+        distances = aim.distances(conditioner.encode_tokens(aim.tokens)).sum()
+        distances.backward()
+        total += float(distances.detach())
+        tokens += int(aim.counted.sum())
     if not total:
         raise UnreelError(
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )
-    return total / sum(int(aim.counted.sum()) for aim in some)
+    return total / tokens
 
 
 def _backward(conditioner: Conditioner, batches: Sequence[Aim], way: float, weights: tuple[float, float]) -> float:
@@ -150,6 +194,15 @@ def _backward(conditioner: Conditioner, batches: Sequence[Aim], way: float, weig
     left = forget.distances(conditioner.encode_tokens(forget.tokens)).sum() / (way * int(forget.counted.sum()))
     left.backward()
     for weight, aim in zip(weights, kept, strict=False):
-        moved = aim.distances(conditioner.encode_tokens(aim.tokens)).sum() / aim.squares.sum()
-        (weight * moved).backward()
+        (weight * _moved(aim, conditioner.encode_tokens(aim.tokens))).backward()
     return float(left.detach())
+
+
+def _moved(aim: Aim, written: torch.Tensor) -> torch.Tensor:
+    """The mean squared movement of a token that counts, as a share of its mean squared length; of tokens that moved far, in
+    proportion only (pseudo-Huber), since a few that the encoder reads in two ways would be the whole of it.
+    """
+    tokens = aim.counted.sum()
+    share = (written - aim.states).float().square().sum(-1) * tokens / aim.squares.sum()
+    bent = FAR**2 * ((1 + 2 * share / FAR**2).sqrt() - 1)
+    return (bent * aim.counted).sum() / tokens
