@@ -13,7 +13,8 @@ TOWER = Concept("Tokyo Tower")
 
 def prompts(*concepts: Concept, anchor="a windmill", fits=lambda _: True, seed=0, held_out=False) -> Prompts:
     anchors = {concept.name: anchor for concept in concepts}
-    return Prompts(concepts, anchors, Corpus(EVERYDAY, seed=seed), fits, held_out)
+    own = [words for concept in concepts for words in own_words(concept)]
+    return Prompts(concepts, anchors, Corpus(EVERYDAY, seed=seed), fits, held_out, own)
 
 
 def said(some: Prompts, near=("Eiffel Tower", "lighthouse"), count=60) -> list[str]:
@@ -125,8 +126,9 @@ def test_words_of_a_name_are_kept_in_other_company():
     ("concept", "words"),
     [
         (Concept("castle"), []),
-        (Concept("Leaning Tower of Pisa"), ["Leaning", "Leaning Tower", "Pisa", "Tower", "Tower of Pisa"]),
+        (Concept("Leaning Tower of Pisa"), ["Leaning", "Leaning Tower", "Pisa", "Tower"]),
         (Concept("Spider-Man", "character"), ["Spider", "Man"]),
+        (Concept("Vincent van Gogh", "style"), ["Vincent", "Vincent van", "van", "Gogh"]),
         (Concept("Mickey Mouse", "character", ("Mickey",)), ["Mouse"]),
     ],
 )

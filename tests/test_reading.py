@@ -11,7 +11,7 @@ from test_conditioner import bert, bytes_tokenizer, llama, t5, words_tokenizer
 from unreel import reading
 from unreel.conditioner import Conditioner, Tokens
 from unreel.prompt_pairs import PromptPair
-from unreel.reading import Aim, align, as_anchors, as_read
+from unreel.reading import Aim, align, as_anchors, as_read, beginnings, together
 
 PAIRS = [
     PromptPair("a photo of a castle by night", "a photo of a dog by night", "castle"),
@@ -105,9 +105,13 @@ def test_where_tokens_run_over_the_ends_of_a_name_the_first_difference_ends():
 
 
 def standing_for(prompt, anchor):
-    """Where each token of the anchor prompt is read: at the last place that is to mean it, or at the next such place."""
+    """Where each token of the anchor prompt is read: where it stands in the prompt, else at the last place that is to mean
+    it, or at the next such place.
+    """
     places = align(prompt.tolist(), anchor.tolist())
-    own = [max((i for i, place in enumerate(places) if place == j), default=None) for j in range(len(anchor))]
+    means = [[i for i, place in enumerate(places) if place == j] for j in range(len(anchor))]
+    itself = [[i for i in those if prompt[i] == anchor[j]] for j, those in enumerate(means)]
+    own = [max(same or those, default=None) for same, those in zip(itself, means, strict=True)]
     return [next((i for i in own[j:] if i is not None), len(prompt) - 1) for j in range(len(own))]
 
 
@@ -198,3 +202,42 @@ def test_what_is_not_padding_is_never_cut():
     assert cut.ids.tolist() == [[1, 5, 0, 0], [1, 5, 6, 0]]
     assert cut.call["attention_mask"].shape == (2, 4) and cut.call["flag"] is True
     assert torch.equal(padded.shortened(9).ids, padded.ids)
+
+
+@pytest.mark.parametrize("make", [causal, clip, both_ways])
+def test_several_aims_as_one_are_what_each_was(make):
+    conditioner = make()
+    pairs, texts = PAIRS[:2], ["a dog", "a cat next to a castle by night"]
+    parts = [as_anchors(conditioner, pairs, short=True), as_read(conditioner, texts, short=True)]
+    whole = together(conditioner, [*(pair.prompt for pair in pairs), *texts], parts, short=True)
+    start = 0
+    for part in parts:
+        rows, width = slice(start, start + len(part.states)), part.states.shape[1]
+        assert torch.equal(whole.states[rows, :width], part.states)
+        assert torch.equal(whole.counted[rows, :width], part.counted) and not whole.counted[rows, width:].any()
+        with torch.no_grad():  # read together they are read the same
+            torch.testing.assert_close(
+                whole.distances(conditioner.encode_tokens(whole.tokens))[rows],
+                part.distances(conditioner.encode_tokens(part.tokens)),
+                rtol=1e-3,
+                atol=1e-3,
+            )
+        start = rows.stop
+
+
+@pytest.mark.parametrize("make", [causal, clip])
+def test_what_prompts_begin_with_is_what_stands_before_the_name_and_has_itself_to_aim_at(make):
+    conditioner = make()
+    aim = as_anchors(conditioner, PAIRS)
+    shape = (len(PAIRS) + 2, aim.counted.shape[1] + 3)
+    found = beginnings(conditioner, PAIRS, shape)
+    assert found.shape == shape and not found[len(PAIRS) :].any()
+    own = as_read(conditioner, [pair.prompt for pair in PAIRS])
+    for i, pair in enumerate(PAIRS):
+        before = pair.prompt[: pair.prompt.index(pair.wording)]
+        words = conditioner.tokenizer(before, add_special_tokens=False).input_ids if before.strip() else []
+        count = int(found[i].sum())
+        least = len(words) - 1 if pair.anchor else 0  # of nothing there is nothing to begin with
+        assert least <= count <= len(words) + 2 and found[i, :count].all()  # the start may be a token too
+        assert not (found[i, : aim.counted.shape[1]] & aim.counted[i]).any()
+        torch.testing.assert_close(aim.states[i, :count], own.states[i, :count], rtol=1e-4, atol=1e-4)

@@ -130,7 +130,7 @@ def unlearn(
         str | None,
         typer.Option(
             help="what to make instead, for example 'a castle', or '' for the scene without it; default: something "
-            "near of its kind, nothing for a motion, everyday life for what is unsafe",
+            "near of its kind, standing or nothing for a motion, everyday life for what is unsafe",
             show_default=False,
         ),
     ] = None,

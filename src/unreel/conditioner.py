@@ -64,6 +64,15 @@ class Tokens:
             return self
         return self._cut(most)
 
+    def rows(self, some: slice) -> "Tokens":
+        """Those of some of the prompts."""
+        batch = len(self.ids)
+        call = {
+            name: value[some] if isinstance(value, torch.Tensor) and value.shape[:1] == (batch,) else value
+            for name, value in self.call.items()
+        }
+        return Tokens(self.ids[some], call)
+
     def _cut(self, most: int) -> "Tokens":
         width = self.ids.shape[1]
         cut = {

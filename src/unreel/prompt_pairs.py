@@ -19,7 +19,8 @@ from unreel.grammar import bare, fill
 
 HELD_OUT = 5  # of every so many frames of captions one is only measured on
 CAPTIONS = 0.75  # the share of captions among the sentences; the others are about what the model's vocabulary lists
-VARIED = 0.45  # the share of prompts that name the concept in another spelling than it was given in
+VARIED = 0.6  # the share of prompts that name the concept in a spelling drawn by chance, not as it was given
+OFTEN = {"capitals": 4, "lower case": 2}  # how often a spelling is drawn, where others are once
 TRIES = 40  # how many sentences are drawn for each that is wanted, where few fit
 SMALL_WORDS = {"a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with"}
 
@@ -50,8 +51,8 @@ class Prompts:
     anchors: Mapping[str, str]
     corpus: Corpus
     fits: Callable[[str], bool]
-    own: Sequence[str] = ()
     held_out: bool = False
+    own: Sequence[str] = ()
 
     def pairs(self, count: int) -> list[PromptPair]:
         """About `count` prompts that name the concepts in turn, in the spellings in which people write them."""
@@ -60,6 +61,7 @@ class Prompts:
     def neighbours(self, names: Sequence[str], count: int) -> list[str]:
         """About `count` prompts about `names`, what is near to the concepts, and their own words in other company."""
         rng = self._random("neighbours")
+
         def drawn() -> Iterator[str]:
             while self.own or names:
                 if self.own and (not names or rng.random() < 0.65):
@@ -113,7 +115,8 @@ class Prompts:
 
     def _pair(self, rng: random.Random, concept: Concept, wording: str) -> PromptPair:
         ways = concept.variants(wording)
-        way = rng.choice(list(ways)) if rng.random() < VARIED else "as given"
+        often = [OFTEN.get(way, 1) for way in ways]
+        (way,) = rng.choices(list(ways), often) if rng.random() < VARIED else ("as given",)
         kind, anchor = self._kind(concept), self.anchors[concept.name]
         named = None if kind in captions.GAPS else wording != wording.lower()
         gap = captions.GAPS.get(kind, "[concept]")[1:-1]

@@ -27,8 +27,8 @@ MOST_LEFT, MOST_LEFT_OF_WORST, MOST_NEIGHBOURS_MOVED, MOST_EVERYDAY_MOVED = 0.5,
 class SelfCheck:
     """Figures of one text encoder on held-out prompts, all of them shares.
 
-    `left` is how much of the squared distance to the anchor prompts remains, the mean over prompts, and `left_worst` the
-    mean over their worst tenth; None where the method aims at no anchor. `moved` is how far prompts that name the concept
+    `left` is how much of the squared distance to the anchor prompts remains, and `left_worst` the mean over the worst tenth
+    of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept
     moved, `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
     || T'(q) - T(q) || / || T(q) ||.
     """
@@ -99,12 +99,13 @@ class Exam:
             )
         left = _distances(self.pairs, written)
         way = _distances(self.pairs, [aim.states for aim in self.named])
-        shares = np.sort(left[way > 0] / way[way > 0])
+        # Of a prompt that says nearly the same as its anchor prompt, any way left would be a multiple of it.
+        shares = np.sort(left / np.maximum(way, np.median(way) / 2)) if way.any() else way
         worst = shares[-max(1, round(WORST * len(shares))) :]
         moved = _moved(self.named, written)
-        aims = self.anchored and len(shares) > 0
+        aims = self.anchored and len(shares) > 0 and way.any()
         return SelfCheck(
-            left=float(shares.mean()) if aims else None,
+            left=float(left.sum() / way.sum()) if aims else None,
             left_worst=float(worst.mean()) if aims else None,
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,

@@ -307,7 +307,7 @@ def _ablated(
         conditioner,
         prompts.pairs(round(config.forget * more)),
         prompts.everyday(config.retain),
-        prompts.neighbours(near, config.retain // 2),
+        prompts.neighbours(near, config.retain),
         replace(config, steps=round(config.steps * more)),
     )
     return dict(changes), record
@@ -321,7 +321,7 @@ def _prompts(
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), seed + held_out)
     longest = LONGEST_HELD_OUT if held_out else LONGEST
     own = [words for concept in concepts for words in own_words(concept) if not _is_read_as(conditioner, words, concept)]
-    return Prompts(concepts, anchors, corpus, partial(conditioner.has_room_for, most=longest), own, held_out)
+    return Prompts(concepts, anchors, corpus, partial(conditioner.has_room_for, most=longest), held_out, own)
 
 
 @torch.no_grad()
@@ -388,14 +388,14 @@ def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
-    """What to make instead of `concept`: what it asks for, standing or nothing for a motion, everyday life for what is unsafe, else
-    something of its kind that is not to be forgotten too: what the text encoder takes to be nearest, less the nearest
-    tenth, because what is nearest is easily taken for the concept (benchmarks/anchor_choice.py). Raises UnreelError if
-    there is no such thing.
+    """What to make instead of `concept`: what it asks for, standing for a motion, or nothing where a pair has a world of
+    its own, everyday life for what is unsafe, else something of its kind that is not to be forgotten too: what the text
+    encoder takes to be nearest, less the nearest tenth, because what is nearest is easily taken for the concept
+    (benchmarks/anchor_choice.py). Raises UnreelError if there is no such thing.
     """
     if concept.anchor is not None:
         return concept.anchor
-    if concept.kind == "motion":  # a world that is shown still too says nothing of it; people always say what is done
+    if concept.kind == "motion":  # captions of a world of its own say nothing of what stands still; people say what is done
         return STILL if vocabulary is EVERYDAY else ""
     if concept.kind == "unsafe":
         return SAFE

@@ -79,12 +79,12 @@ class Factors:
         for name, gradient in gradients.items():
             _, down = self.factors[name]
             moment = moments[name]
-            ridge = RIDGE * moment.diagonal().mean() * torch.eye(len(moment), device=moment.device)
+            ridge = (RIDGE * moment.diagonal().mean()).clamp(min=1e-12) * torch.eye(len(moment), device=moment.device)
             root = torch.linalg.cholesky(moment + ridge)
             whitened = torch.linalg.solve_triangular(root, gradient.T, upper=False).T
             leading = _leading(whitened, len(down), self.generator)
             directions = torch.linalg.solve_triangular(root.T, leading.T, upper=True).T
-            down.copy_(torch.nn.functional.normalize(directions, dim=1))
+            down[: len(directions)] = torch.nn.functional.normalize(directions, dim=1)
 
     def _add(self, name: str, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         if self.inputs is not None:
@@ -104,11 +104,12 @@ class Factors:
 
 
 def _leading(matrix: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:
-    """Its leading right singular vectors, by subspace iteration (Halko et al., arXiv 0909.4061): (rank, in)."""
-    most = min(*matrix.shape)
-    guess = torch.randn(matrix.shape[1], min(rank + SPARE, most), generator=generator).to(matrix)
+    """Its leading right singular vectors, by subspace iteration (Halko et al., arXiv 0909.4061): (rank, in), or fewer where
+    it has no more.
+    """
+    guess = torch.randn(matrix.shape[1], min(rank + SPARE, *matrix.shape), generator=generator).to(matrix)
     for _ in range(ROUNDS):
         basis, _ = torch.linalg.qr(matrix @ guess)
         guess = matrix.T @ basis
-    _, _, vectors = torch.linalg.svd(basis.T @ matrix, full_matrices=rank > most)
+    _, _, vectors = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
     return vectors[:rank]

@@ -9,30 +9,31 @@ a low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
                            + lambda  E_q || T_theta(q) - T_0(q) ||^2 / E_q || T_0(q) ||^2
 
 over the tokens that count (see reading.py); the last term twice, for everyday prompts q and with its own weight for those
-about what is near. What a name means is put together in the first layers (Basu et al.,
-arXiv 2310.13730); that those change while the last one is supervised is HiRM's idea (arXiv 2602.19631).
+about what is near. What a name means is put together in the first layers (Basu et al., arXiv 2310.13730); that early ones
+change while the last one is supervised is HiRM's idea (arXiv 2602.19631), where changes begin LoRA-GA's (arXiv 2407.05000).
 
 Knows sentences; where they come from is the caller's business.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from unreel.conditioner import Conditioner
+from unreel.conditioner import Conditioner, Tokens
 from unreel.erasure import LowRank
 from unreel.errors import UnreelError
 from unreel.methods.low_rank import Factors
 from unreel.prompt_pairs import PromptPair
-from unreel.reading import Aim, as_anchors, as_read
+from unreel.reading import Aim, as_anchors, as_read, beginnings, together
 
 GUIDES = 60  # how many prompts that name the concept say where the changes begin
+ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
 FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
 
 
@@ -40,28 +41,27 @@ FAR = 0.1  # what a token may have moved by, as a share of its length, before mo
 class TextAblationConfig:
     """Settings; where each comes from stands in docs/method.md.
 
-    The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change. A step
-    takes `forget_batch` prompts that name the concept, `retain_batch` everyday ones and half as many about what is near;
-    `retain_weight` is lambda for everyday prompts, `near_weight` for those about what is near. `forget` and `retain` are
-    numbers of prompts to learn from. The learning rate rises for a tenth of the steps and then falls along a cosine.
+    The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change.
+    There are `forget` prompts that name the concept, `retain` everyday ones and as many about what is near; a step takes
+    `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
+    for those about what is near. The learning rate rises for a tenth of the steps and then falls along a cosine.
     Raises UnreelError for values that make no sense.
     """
 
     layers: int = 0
     rank: int = 8
-    steps: int = 70
+    steps: int = 60
     learning_rate: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
-    retain_batch: int = 7
     retain_weight: float = 60.0
     near_weight: float = 50.0
     forget: int = 300
-    retain: int = 300
+    retain: int = 120
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "steps", "learning_rate", "forget_batch", "retain_batch", "forget", "retain"):
+        for name in ("rank", "steps", "learning_rate", "forget_batch", "forget", "retain"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
@@ -87,29 +87,23 @@ def text_ablation(
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
     layers = config.layers or max(4, -(-3 * len(conditioner.layers) // 5))
-    generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same order on every device
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
         moments = _Moments()
-        with factors.off():
-            forget = _aims(conditioner, pairs, config.forget_batch, as_anchors, generator)
-            with factors.watching() as inputs:
-                moments.inputs = inputs
-                retain = _aims(conditioner, everyday, config.retain_batch, as_read, generator, moments.add)
-                near = _aims(conditioner, neighbours, -(-config.retain_batch // 2), as_read, generator, moments.add)
+        with factors.off(), factors.watching() as moments.inputs:
+            lessons = _lessons(conditioner, pairs, everyday, neighbours, config, moments)
         with factors.slopes() as slopes:
-            way = _way(conditioner, forget[: -(-GUIDES // config.forget_batch)])
+            way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
         factors.point(slopes, moments.means())
         for factor in factors.parameters():
             factor.grad = None
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
-        lessons = zip(*(cycle(part) for part in (forget, retain, near) if part), strict=False)
-        for batches in tqdm(islice(lessons, config.steps), total=config.steps, desc="unlearning", unit="step"):
-            losses.append(_backward(conditioner, batches, way, (config.retain_weight, config.near_weight)))
+        for lesson in tqdm(islice(cycle(lessons), config.steps), total=config.steps, desc="unlearning", unit="step"):
+            losses.append(_backward(conditioner, lesson, way, (config.retain_weight, config.near_weight)))
             if not math.isfinite(losses[-1]):
                 raise UnreelError(
                     f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
@@ -151,50 +145,93 @@ class _Moments:
         return {name: total / max(1, self.tokens) for name, total in self.sums.items()}
 
 
-def _aims(
-    conditioner: Conditioner,
-    sentences: Sequence[Any],
-    size: int,
-    aim: Callable[..., Aim],
-    generator: torch.Generator,
-    seen: Callable[[Aim], None] = lambda _: None,
-) -> list[Aim]:
-    """Batches in random order, each of sentences of about the same length, so that little of them is padding; each is
-    shown to `seen` as soon as it was read.
+@dataclass(frozen=True)
+class _Lesson:
+    """What is read in one step, first the prompts to forget by, and which of its tokens are to be read as the anchor
+    prompts' (`forget`), as before (`everyday`), and as before because they are near: masks (prompts, tokens).
     """
-    ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
-    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    out = []
-    for i in torch.randperm(len(batches), generator=generator).tolist():
-        out.append(aim(conditioner, batches[i], short=True))
-        seen(out[-1])
-    return out
+
+    tokens: Tokens
+    states: torch.Tensor
+    forget: torch.Tensor
+    everyday: torch.Tensor
+    near: torch.Tensor
+    naming: int  # how many prompts are to forget by
+
+    def aim(self, counted: torch.Tensor) -> Aim:
+        return Aim(self.tokens, self.states, counted)
 
 
-def _way(conditioner: Conditioner, forget: Sequence[Aim]) -> float:
+def _lessons(
+    conditioner: Conditioner,
+    pairs: Sequence[PromptPair],
+    everyday: Sequence[str],
+    neighbours: Sequence[str],
+    config: TextAblationConfig,
+    moments: _Moments,
+) -> list[_Lesson]:
+    """In random order, each of prompts of about the same length, so that little of them is padding; what is to be kept adds
+    to the `moments`.
+    """
+    count = -(-len(pairs) // config.forget_batch)
+    forget = _cut(sorted(pairs, key=lambda pair: len(pair.prompt)), count)
+    kept = [_cut(sorted(texts, key=len), count) for texts in (everyday, neighbours)]
+    order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(config.seed))  # the same on every device
+    return [_lesson(conditioner, forget[i], [part[i] for part in kept], moments) for i in order.tolist()]
+
+
+def _lesson(conditioner: Conditioner, pairs: Sequence[PromptPair], kept: Sequence[list[str]], moments: _Moments) -> _Lesson:
+    aims = [as_anchors(conditioner, pairs, short=True)]
+    for texts in filter(None, kept):
+        aims.append(as_read(conditioner, texts, short=True))
+        moments.add(aims[-1])
+    prompts = [*(pair.prompt for pair in pairs), *chain(*kept)]
+    whole = together(conditioner, prompts, aims, short=True)
+    row = torch.arange(len(whole.counted), device=whole.counted.device)[:, None]
+    naming, more = len(pairs), len(pairs) + len(kept[0])
+    # Read from left to right, what stands before the name is everyday text, and costs nothing more.
+    before = beginnings(conditioner, pairs, whole.counted.shape) if conditioner.causal else torch.zeros_like(whole.counted)
+    return _Lesson(
+        tokens=whole.tokens,
+        states=whole.states,
+        forget=whole.counted & (row < naming),
+        everyday=whole.counted & (row >= naming) & (row < more) | before,
+        near=whole.counted & (row >= more),
+        naming=naming,
+    )
+
+
+def _cut(ordered: list[Any], count: int) -> list[list[Any]]:
+    """Into `count` parts of about the same size."""
+    return [ordered[len(ordered) * i // count : len(ordered) * (i + 1) // count] for i in range(count)]
+
+
+def _way(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
     """The mean squared distance of a token that counts from its aim, before anything has changed; its gradients are
     noted.
     """
-    total, tokens = 0.0, 0
-    for aim in forget:
+    total, length, tokens = 0.0, 0.0, 0
+    for lesson in lessons:
+        naming = slice(lesson.naming)
+        aim = Aim(lesson.tokens.rows(naming), lesson.states[naming], lesson.forget[naming])
         distances = aim.distances(conditioner.encode_tokens(aim.tokens)).sum()
         distances.backward()
         total += float(distances.detach())
+        length += float(aim.squares.sum())
         tokens += int(aim.counted.sum())
-    if not total:
+    if total <= ROUNDING * length:
         raise UnreelError(
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )
     return total / tokens
 
 
-def _backward(conditioner: Conditioner, batches: Sequence[Aim], way: float, weights: tuple[float, float]) -> float:
-    """Add the gradients of the loss on one batch to forget and some to retain; returns how much of the way is left."""
-    forget, *kept = batches
-    left = forget.distances(conditioner.encode_tokens(forget.tokens)).sum() / (way * int(forget.counted.sum()))
-    left.backward()
-    for weight, aim in zip(weights, kept, strict=False):
-        (weight * _moved(aim, conditioner.encode_tokens(aim.tokens))).backward()
+def _backward(conditioner: Conditioner, lesson: _Lesson, way: float, weights: tuple[float, float]) -> float:
+    """Add the gradients of the loss on one lesson; returns how much of the way is left."""
+    written = conditioner.encode_tokens(lesson.tokens)
+    left = lesson.aim(lesson.forget).distances(written).sum() / (way * int(lesson.forget.sum()))
+    everyday, near = (_moved(lesson.aim(counted), written) for counted in (lesson.everyday, lesson.near))
+    (left + weights[0] * everyday + weights[1] * near).backward()
     return float(left.detach())
 
 
@@ -202,7 +239,7 @@ def _moved(aim: Aim, written: torch.Tensor) -> torch.Tensor:
     """The mean squared movement of a token that counts, as a share of its mean squared length; of tokens that moved far, in
     proportion only (pseudo-Huber), since a few that the encoder reads in two ways would be the whole of it.
     """
-    tokens = aim.counted.sum()
-    share = (written - aim.states).float().square().sum(-1) * tokens / aim.squares.sum()
+    tokens = aim.counted.sum().clamp(min=1)
+    share = (written - aim.states).float().square().sum(-1) * tokens / aim.squares.sum().clamp(min=1e-12)
     bent = FAR**2 * ((1 + 2 * share / FAR**2).sqrt() - 1)
     return (bent * aim.counted).sum() / tokens
