@@ -449,7 +449,7 @@ def test_several_concepts_make_one_erasure_with_a_part_for_each(pair):
     parts = erasure.provenance["parts"]
     assert [part["kind"] for part in parts] == ["object", "object", "motion", "style"]
     assert [part["synonyms"] for part in parts] == [[], [], [], ["manga"]]
-    assert [part["anchor"] for part in parts][2:] == ["", "watercolor"]
+    assert [part["anchor"] for part in parts][2:] == ["standing", "watercolor"]
     assert not {"castle", "owl"} & {part["anchor"] for part in parts}
     assert len(erasure.changes) == 2 and len({part["seconds"] for part in parts}) == 1
     apart = [unlearn(concept, pair, CONFIG) for concept in concepts]
@@ -491,13 +491,17 @@ def test_an_anchor_that_is_to_be_forgotten_too_is_refused(tiny):
         unlearn([Concept("cat", anchor="a dog"), Concept("dog")], tiny, CONFIG)
 
 
-def test_the_anchor_is_the_one_given_none_for_a_motion_or_near_but_not_too_near(conditioner):
+def test_the_anchor_is_the_one_given_standing_for_a_motion_or_near_but_not_too_near(conditioner):
     def anchor(*concepts, vocabulary=EVERYDAY):
         return anchor_for(concepts[0], concepts, conditioner, vocabulary)
 
     order = nearest(conditioner, "castle", [name for name in EVERYDAY["concept"] if name != "castle"])
     assert anchor(Concept("castle", anchor="a tent")) == "a tent"
-    assert anchor(Concept("castle", anchor="")) == anchor(Concept("running", "motion")) == ""
+    assert anchor(Concept("castle", anchor="")) == ""
+    running, standing = Concept("running", "motion"), Concept("standing", "motion")
+    assert anchor(running) == "standing" and anchor(standing) == anchor(running, standing) == ""
+    world = {"concept": ["castle"], "motion": ["running", "spinning"]}  # whose captions leave out what stands still
+    assert anchor(running, vocabulary=world) == ""
     assert anchor(Concept("nudity", "unsafe")) == "everyday life"
     tenth = len(order) // 10
     assert tenth > 2 and anchor(CASTLE) == order[tenth]

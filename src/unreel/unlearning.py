@@ -396,7 +396,8 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
     if concept.anchor is not None:
         return concept.anchor
     if concept.kind == "motion":  # captions of a world of its own say nothing of what stands still; people say what is done
-        return STILL if vocabulary is EVERYDAY else ""
+        forgotten = any(other.is_named_in(STILL) for other in concepts)
+        return "" if forgotten or vocabulary is not EVERYDAY else STILL
     if concept.kind == "unsafe":
         return SAFE
     others = [word for word in _of_kind(concept, vocabulary) if not any(other.is_named_in(word) for other in concepts)]
