@@ -229,9 +229,10 @@ def test_several_aims_as_one_are_what_each_was(make):
 def test_what_prompts_begin_with_is_what_stands_before_the_name_and_has_itself_to_aim_at(make):
     conditioner = make()
     aim = as_anchors(conditioner, PAIRS)
-    shape = (len(PAIRS) + 2, aim.counted.shape[1] + 3)
-    found = beginnings(conditioner, PAIRS, shape)
-    assert found.shape == shape and not found[len(PAIRS) :].any()
+    texts = [*(pair.prompt for pair in PAIRS), "a photo of a cat and a tower", "a dog"]
+    tokens = conditioner.tokenize(texts)
+    found = beginnings(conditioner, tokens, PAIRS)
+    assert found.shape == tokens.ids.shape and not found[len(PAIRS) :].any()
     own = as_read(conditioner, [pair.prompt for pair in PAIRS])
     for i, pair in enumerate(PAIRS):
         before = pair.prompt[: pair.prompt.index(pair.wording)]

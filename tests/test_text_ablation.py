@@ -18,6 +18,7 @@ from unreel.methods.text_ablation import text_ablation
 from unreel.pair import TextModel
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import SPARE, Aim
+from unreel.unlearning import _words_to_keep
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, forget_batch=5)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")
@@ -295,6 +296,15 @@ def test_changes_begin_somewhere_though_there_are_fewer_directions_than_ranks(sh
         assert factors.factors["it"][1].isfinite().all()
 
 
+def test_where_a_gradient_is_no_number_changes_begin_at_random():
+    matrix = torch.nn.Linear(6, 4, bias=False).requires_grad_(False)
+    with ExitStack() as stack:
+        factors = Factors({"it": matrix}, 2, 0, torch.device("cpu"), stack)
+        before = factors.factors["it"][1].detach().clone()
+        factors.point({"it": torch.full((4, 6), torch.nan)}, {"it": torch.eye(6)})
+        assert torch.equal(factors.factors["it"][1], before)
+
+
 def test_a_token_that_moves_far_does_not_count_for_all_others():
     states, counted = torch.ones(1, 4, 16), torch.tensor([[True, True, True, False]])
     aim = Aim(None, states, counted)
@@ -358,3 +368,10 @@ def test_the_embedded_encoder_goes_to_the_anchor_on_prompts_it_never_saw_and_kee
     found = unlearn(Concept(name, anchor=anchor), embedded).provenance[CHECK]
     assert found["left"] < 0.6 and found["everyday"] < 0.06 and found["neighbours"] < 0.25
     assert found["moved"] > found["everyday"]
+
+
+def test_a_word_of_the_name_that_the_encoder_takes_for_the_concept_is_not_kept(embedded):
+    """The embedded world has one tower."""
+    conditioner = Conditioner.of(embedded.t2i)
+    assert _words_to_keep(Concept("Tokyo Tower", anchor="sailboat"), conditioner) == ["Tokyo"]
+    assert _words_to_keep(Concept("castle", anchor="house"), conditioner) == []

@@ -20,7 +20,7 @@ from unreel.grammar import bare, fill
 HELD_OUT = 5  # of every so many frames of captions one is only measured on
 CAPTIONS = 0.75  # the share of captions among the sentences; the others are about what the model's vocabulary lists
 VARIED = 0.6  # the share of prompts that name the concept in a spelling drawn by chance, not as it was given
-OFTEN = {"capitals": 4, "lower case": 2}  # how often a spelling is drawn, where others are once
+SPELLED = {"capitals": 4, "lower case": 2}  # how often a spelling is drawn, where others are once
 TRIES = 40  # how many sentences are drawn for each that is wanted, where few fit
 SMALL_WORDS = {"a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with"}
 
@@ -65,7 +65,7 @@ class Prompts:
         def drawn() -> Iterator[str]:
             while self.own or names:
                 if self.own and (not names or rng.random() < 0.65):
-                    yield self._caption(rng, "object", _in_company(rng, rng.choice(list(self.own))))
+                    yield self._caption(rng, "object", _in_company(rng, rng.choice(self.own)))
                 else:
                     yield self._caption(rng, self._kind(rng.choice(list(self.concepts))), rng.choice(list(names)))
 
@@ -115,7 +115,7 @@ class Prompts:
 
     def _pair(self, rng: random.Random, concept: Concept, wording: str) -> PromptPair:
         ways = concept.variants(wording)
-        often = [OFTEN.get(way, 1) for way in ways]
+        often = [SPELLED.get(way, 1) for way in ways]
         (way,) = rng.choices(list(ways), often) if rng.random() < VARIED else ("as given",)
         kind, anchor = self._kind(concept), self.anchors[concept.name]
         named = None if kind in captions.GAPS else wording != wording.lower()

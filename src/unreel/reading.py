@@ -83,13 +83,16 @@ def together(conditioner: Conditioner, prompts: Sequence[str], aims: Sequence[Ai
     return Aim(tokens, states, counted)
 
 
-def beginnings(conditioner: Conditioner, pairs: Sequence[PromptPair], shape: Sequence[int]) -> torch.Tensor:
-    """Which tokens prompts and anchor prompts begin with alike, before the name: (prompts, tokens) bool, of that shape."""
-    tokens = conditioner.tokenize([pair.prompt for pair in pairs])
-    anchors = conditioner.tokenize([pair.anchor for pair in pairs])
-    width = min(tokens.ids.shape[1], anchors.ids.shape[1], shape[1])
-    alike = (tokens.ids[:, :width] == anchors.ids[:, :width]).cumprod(1).bool() & tokens.seen[:, :width]
-    return pad(alike, (0, shape[1] - width, 0, shape[0] - len(alike)))
+def beginnings(conditioner: Conditioner, tokens: Tokens, pairs: Sequence[PromptPair]) -> torch.Tensor:
+    """Of `tokens`, whose first prompts are those of `pairs`, those with which prompt and anchor prompt begin alike, before
+    the name: (prompts, tokens) bool.
+    """
+    anchors = conditioner.tokenize([pair.anchor for pair in pairs]).ids
+    count, width = len(pairs), min(tokens.ids.shape[1], anchors.shape[1])
+    alike = (tokens.ids[:count, :width] == anchors[:, :width]).cumprod(1).bool()
+    whole = torch.zeros_like(tokens.seen)
+    whole[:count, :width] = alike
+    return whole & tokens.seen
 
 
 def _tokens(conditioner: Conditioner, prompts: Sequence[str], short: bool) -> Tokens:

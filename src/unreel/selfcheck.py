@@ -28,8 +28,8 @@ class SelfCheck:
     """Figures of one text encoder on held-out prompts, all of them shares.
 
     `left` is how much of the squared distance to the anchor prompts remains, and `left_worst` the mean over the worst tenth
-    of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept
-    moved, `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
+    of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
+    `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
     || T'(q) - T(q) || / || T(q) ||.
     """
 
@@ -99,14 +99,11 @@ class Exam:
             )
         left = _distances(self.pairs, written)
         way = _distances(self.pairs, [aim.states for aim in self.named])
-        # Of a prompt that says nearly the same as its anchor prompt, any way left would be a multiple of it.
-        shares = np.sort(left / np.maximum(way, np.median(way) / 2)) if way.any() else way
-        worst = shares[-max(1, round(WORST * len(shares))) :]
         moved = _moved(self.named, written)
-        aims = self.anchored and len(shares) > 0 and way.any()
+        aims = self.anchored and way.any()
         return SelfCheck(
             left=float(left.sum() / way.sum()) if aims else None,
-            left_worst=float(worst.mean()) if aims else None,
+            left_worst=_worst(left, way) if aims else None,
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
@@ -115,6 +112,14 @@ class Exam:
     @torch.no_grad()
     def _written(self, aim: Aim) -> torch.Tensor:
         return self.conditioner.encode_tokens(aim.tokens)
+
+
+def _worst(left: np.ndarray, way: np.ndarray) -> float:
+    """The share that is left of the worst tenth. Of a prompt that says nearly the same as its anchor prompt any distance
+    would be a multiple of its way: none counts as shorter than half of what is usual.
+    """
+    shares = np.sort(left / np.maximum(way, np.median(way) / 2))
+    return float(shares[-max(1, round(WORST * len(shares))) :].mean())
 
 
 def _percent(share: float) -> str:

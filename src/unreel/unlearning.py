@@ -320,14 +320,14 @@ def _prompts(
     anchors = {concept.name: concept.anchor or "" for concept in concepts}
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), seed + held_out)
     longest = LONGEST_HELD_OUT if held_out else LONGEST
-    own = [words for concept in concepts for words in own_words(concept) if not _is_read_as(conditioner, words, concept)]
+    own = [words for concept in concepts for words in _words_to_keep(concept, conditioner)]
     return Prompts(concepts, anchors, corpus, partial(conditioner.has_room_for, most=longest), held_out, own)
 
 
 @torch.no_grad()
-def _is_read_as(conditioner: Conditioner, words: str, concept: Concept) -> bool:
-    """Whether the encoder takes some of a name's words for the concept itself ("Picasso"), so that to keep them would be to
-    keep it. Short of that they are far nearer to it than the anchor is.
+def _words_to_keep(concept: Concept, conditioner: Conditioner) -> list[str]:
+    """A name's own words, less those that the encoder takes for the concept itself ("Picasso"), so that to keep them would
+    be to keep it: they are far nearer to it than the anchor is.
     """
 
     def way(instead: str) -> float:
@@ -335,7 +335,9 @@ def _is_read_as(conditioner: Conditioner, words: str, concept: Concept) -> bool:
         aim = as_anchors(conditioner, about)
         return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum())
 
-    return way(words) < READ_AS * way(concept.anchor or "")
+    found = own_words(concept)
+    far = READ_AS * way(concept.anchor or "") if found else 0.0
+    return [words for words in found if way(words) >= far]
 
 
 def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[str]:

@@ -4,8 +4,9 @@ Knows matrices and what they are given; knows nothing about what they learn.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from unreel.erasure import LowRank
 
 RIDGE = 0.1  # added to second moments, as a share of their mean
-ROUNDS, SPARE = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
+ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
 
 
 class Factors:
@@ -41,32 +42,26 @@ class Factors:
     def changes(self) -> dict[str, LowRank]:
         return {name: LowRank(up.detach(), down.detach()) for name, (up, down) in self.factors.items()}
 
-    @contextmanager
-    def off(self) -> Iterator[None]:
+    def off(self) -> AbstractContextManager[bool]:
         """Inside, the encoder answers as it was found."""
-        self.on = False
-        try:
-            yield
-        finally:
-            self.on = True
+        return self._meanwhile("on", False)
 
-    @contextmanager
-    def watching(self) -> Iterator[dict[str, torch.Tensor]]:
+    def watching(self) -> AbstractContextManager[dict[str, torch.Tensor]]:
         """Inside, what every matrix was given last, by name: (..., in)."""
-        self.inputs = {}
-        try:
-            yield self.inputs
-        finally:
-            self.inputs = None
+        return self._meanwhile("inputs", {})
+
+    def slopes(self) -> AbstractContextManager[dict[str, torch.Tensor]]:
+        """Inside, the gradients of the matrices themselves, by name, of all that is differentiated: (out, in)."""
+        return self._meanwhile("gradients", {})
 
     @contextmanager
-    def slopes(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Inside, the gradients of the matrices themselves, by name, of all that is differentiated: (out, in)."""
-        self.gradients = {}
+    def _meanwhile(self, name: str, value: Any) -> Iterator[Any]:
+        before = getattr(self, name)
+        setattr(self, name, value)
         try:
-            yield self.gradients
+            yield value
         finally:
-            self.gradients = None
+            setattr(self, name, before)
 
     @torch.no_grad()
     def point(self, gradients: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
@@ -74,9 +69,11 @@ class Factors:
 
         That is the leading right singular vectors of a matrix's gradient G (LoRA-GA, arXiv 2407.05000), here measured by
         the second moments C of what it is given when it is to change nothing: of G C^-1/2, brought back by C^-1/2, each of
-        length one.
+        length one. Where a gradient is no number, chance it is.
         """
         for name, gradient in gradients.items():
+            if not gradient.isfinite().all():
+                continue
             _, down = self.factors[name]
             moment = moments[name]
             ridge = (RIDGE * moment.diagonal().mean()).clamp(min=1e-12) * torch.eye(len(moment), device=moment.device)
@@ -107,7 +104,7 @@ def _leading(matrix: torch.Tensor, rank: int, generator: torch.Generator) -> tor
     """Its leading right singular vectors, by subspace iteration (Halko et al., arXiv 0909.4061): (rank, in), or fewer where
     it has no more.
     """
-    guess = torch.randn(matrix.shape[1], min(rank + SPARE, *matrix.shape), generator=generator).to(matrix)
+    guess = torch.randn(matrix.shape[1], min(rank + BESIDES, *matrix.shape), generator=generator).to(matrix)
     for _ in range(ROUNDS):
         basis, _ = torch.linalg.qr(matrix @ guess)
         guess = matrix.T @ basis

@@ -92,14 +92,7 @@ def text_ablation(
     with ExitStack() as afterwards:
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
-        moments = _Moments()
-        with factors.off(), factors.watching() as moments.inputs:
-            lessons = _lessons(conditioner, pairs, everyday, neighbours, config, moments)
-        with factors.slopes() as slopes:
-            way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
-        factors.point(slopes, moments.means())
-        for factor in factors.parameters():
-            factor.grad = None
+        lessons, way = _prepared(conditioner, factors, pairs, everyday, neighbours, config)
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
         for lesson in tqdm(islice(cycle(lessons), config.steps), total=config.steps, desc="unlearning", unit="step"):
@@ -120,6 +113,45 @@ def text_ablation(
 def _rate(step: int, steps: int) -> float:
     """The learning rate of a step from 0, as a share of the highest."""
     return min(1.0, (step + 1) / max(1, steps // 10)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What is read in one step, first the prompts to forget by, and which of its tokens are to be read as the anchor
+    prompts' (`forget`), as before (`everyday`), and as before because they are near: masks (prompts, tokens).
+    """
+
+    tokens: Tokens
+    states: torch.Tensor
+    forget: torch.Tensor
+    everyday: torch.Tensor
+    near: torch.Tensor
+    naming: int  # how many prompts are to forget by
+
+    def aim(self, counted: torch.Tensor) -> Aim:
+        return Aim(self.tokens, self.states, counted)
+
+
+def _prepared(
+    conditioner: Conditioner,
+    factors: Factors,
+    pairs: Sequence[PromptPair],
+    everyday: Sequence[str],
+    neighbours: Sequence[str],
+    config: TextAblationConfig,
+) -> tuple[list[_Lesson], float]:
+    """What to learn from and the way of a token, with the factors where they begin. What that takes, gradients and moments
+    as large as the matrices, is gone before anything is learned.
+    """
+    moments = _Moments()
+    with factors.off(), factors.watching() as moments.inputs:
+        lessons = _lessons(conditioner, pairs, everyday, neighbours, config, moments)
+    with factors.slopes() as slopes:
+        way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
+    factors.point(slopes, moments.means())
+    for factor in factors.parameters():
+        factor.grad = None
+    return lessons, way
 
 
 class _Moments:
@@ -143,23 +175,6 @@ class _Moments:
 
     def means(self) -> dict[str, torch.Tensor]:
         return {name: total / max(1, self.tokens) for name, total in self.sums.items()}
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """What is read in one step, first the prompts to forget by, and which of its tokens are to be read as the anchor
-    prompts' (`forget`), as before (`everyday`), and as before because they are near: masks (prompts, tokens).
-    """
-
-    tokens: Tokens
-    states: torch.Tensor
-    forget: torch.Tensor
-    everyday: torch.Tensor
-    near: torch.Tensor
-    naming: int  # how many prompts are to forget by
-
-    def aim(self, counted: torch.Tensor) -> Aim:
-        return Aim(self.tokens, self.states, counted)
 
 
 def _lessons(
@@ -190,7 +205,7 @@ def _lesson(conditioner: Conditioner, pairs: Sequence[PromptPair], kept: Sequenc
     row = torch.arange(len(whole.counted), device=whole.counted.device)[:, None]
     naming, more = len(pairs), len(pairs) + len(kept[0])
     # Read from left to right, what stands before the name is everyday text, and costs nothing more.
-    before = beginnings(conditioner, pairs, whole.counted.shape) if conditioner.causal else torch.zeros_like(whole.counted)
+    before = beginnings(conditioner, whole.tokens, pairs) if conditioner.causal else torch.zeros_like(whole.counted)
     return _Lesson(
         tokens=whole.tokens,
         states=whole.states,
@@ -210,20 +225,19 @@ def _way(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
     """The mean squared distance of a token that counts from its aim, before anything has changed; its gradients are
     noted.
     """
-    total, length, tokens = 0.0, 0.0, 0
-    for lesson in lessons:
-        naming = slice(lesson.naming)
-        aim = Aim(lesson.tokens.rows(naming), lesson.states[naming], lesson.forget[naming])
+    naming = [(lesson, slice(lesson.naming)) for lesson in lessons]
+    aims = [Aim(lesson.tokens.rows(rows), lesson.states[rows], lesson.forget[rows]) for lesson, rows in naming]
+    length = sum(float(aim.squares.sum()) for aim in aims)
+    total = 0.0
+    for aim in aims:
         distances = aim.distances(conditioner.encode_tokens(aim.tokens)).sum()
-        distances.backward()
+        (distances / length).backward()  # as small as what is learned from, for half precision
         total += float(distances.detach())
-        length += float(aim.squares.sum())
-        tokens += int(aim.counted.sum())
     if total <= ROUNDING * length:
         raise UnreelError(
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )
-    return total / tokens
+    return total / sum(int(aim.counted.sum()) for aim in aims)
 
 
 def _backward(conditioner: Conditioner, lesson: _Lesson, way: float, weights: tuple[float, float]) -> float:
@@ -237,7 +251,7 @@ def _backward(conditioner: Conditioner, lesson: _Lesson, way: float, weights: tu
 
 def _moved(aim: Aim, written: torch.Tensor) -> torch.Tensor:
     """The mean squared movement of a token that counts, as a share of its mean squared length; of tokens that moved far, in
-    proportion only (pseudo-Huber), since a few that the encoder reads in two ways would be the whole of it.
+    proportion only (pseudo-Huber), since a few that the encoder reads in two ways could be most of it.
     """
     tokens = aim.counted.sum().clamp(min=1)
     share = (written - aim.states).float().square().sum(-1) * tokens / aim.squares.sum().clamp(min=1e-12)
