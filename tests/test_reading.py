@@ -116,8 +116,8 @@ def standing_for(prompt, anchor):
 
 
 def test_only_encoders_that_add_up_word_and_place_count_places():
-    assert clip().counts_places and both_ways().counts_places
-    assert not causal().counts_places and not both_ways(t5).counts_places
+    assert clip().takes_places and both_ways().takes_places
+    assert not causal().takes_places and not both_ways(t5).takes_places
 
 
 def test_what_comes_behind_a_name_of_another_length_stays_where_it_is():
@@ -140,7 +140,7 @@ def test_what_comes_behind_a_name_of_another_length_stays_where_it_is():
 def test_a_prompt_aims_at_what_is_written_for_its_anchor_prompt_at_the_aligned_places(make):
     conditioner = make()
     aim, anchors = as_anchors(conditioner, PAIRS), conditioner.tokenize([pair.anchor for pair in PAIRS])
-    if conditioner.counts_places:
+    if conditioner.takes_places:
         anchors = anchors.placed([standing_for(*ids) for ids in zip(aim.tokens.ids, anchors.ids, strict=True)])
     with torch.no_grad():
         written = conditioner.encode_tokens(anchors)

@@ -13,6 +13,7 @@ from string import ascii_lowercase
 from unreel.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES, Concept
 from unreel.grammar import bare as _bare
 from unreel.grammar import fill as _fill
+from unreel.grammar import in_place_of
 from unreel.vocabulary import Vocabulary
 
 RELATIONS = ("next to", "beside", "and", "with", "above", "on top of", "over", "in front of")
@@ -47,6 +48,8 @@ class Corpus:
             sentence, filled = self._sentence(rng, slot, wording)
             # What is unsafe has no article in its place that could serve the anchor.
             words = {gap: (anchors if gap == "unsafe" else said).get(word.lower(), word) for gap, word in filled.items()}
+            if slot == "concept":
+                words[slot] = in_place_of(wording, words[slot])
             twin = _fill(sentence, words)
             before, after = self._chatter(rng)
             out[f"{before} {_fill(sentence, filled)} {after}".strip()] = f"{before} {twin} {after}".strip()

@@ -12,6 +12,11 @@ def bare(words: str) -> str:
     return re.sub(r"^(?:a|an|the) ", "", words.strip(), flags=re.IGNORECASE)
 
 
+def in_place_of(name: str, anchor: str) -> str:
+    """What is said instead of a name: where that has capitals, and so no article of its own, the anchor with one."""
+    return f"a {anchor}" if name != name.lower() and anchor and anchor == bare(anchor) else anchor
+
+
 def fill(sentence: str, filled: Mapping[str, str]) -> str:
     """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring."""
     for gap, word in filled.items():

@@ -15,12 +15,12 @@ from unreel import captions, spelling
 from unreel.captions import CaptionKind, everyday, frames
 from unreel.concept import Concept
 from unreel.corpus import Corpus
-from unreel.grammar import bare, fill
+from unreel.grammar import bare, fill, in_place_of
 
 HELD_OUT = 5  # of every so many frames of captions one is only measured on
 CAPTIONS = 0.75  # the share of captions among the sentences; the others are about what the model's vocabulary lists
 VARIED = 0.6  # the share of prompts that name the concept in a spelling drawn by chance, not as it was given
-SPELLED = {"capitals": 4, "lower case": 2}  # how often a spelling is drawn, where others are once
+SPELLED = {"capitals": 4, "lower case": 4, "plural": 3}  # how often a spelling is drawn, where others are once
 TRIES = 40  # how many sentences are drawn for each that is wanted, where few fit
 SMALL_WORDS = {"a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with"}
 
@@ -121,9 +121,7 @@ class Prompts:
         named = None if kind in captions.GAPS else wording != wording.lower()
         gap = captions.GAPS.get(kind, "[concept]")[1:-1]
         text = captions.write(rng, rng.choice(self._frames(kind)), kind, named)
-        instead = anchor if named or kind in captions.GAPS else bare(anchor)
-        if named and anchor and anchor == bare(anchor):
-            instead = f"a {anchor}"
+        instead = anchor if kind in captions.GAPS else in_place_of(wording, anchor) if named else bare(anchor)
         if way == "plural":
             instead = spelling.pluralised(bare(anchor))
         elif way == "possessive" and anchor:

@@ -51,17 +51,17 @@ def as_anchors(
 ) -> Aim:
     """The prompts of `pairs`, to be read as the encoder reads their anchor prompts now.
 
-    Encoders that add up a word with its place read the anchor prompt's words at the places of those they stand for: else
-    all that comes behind a name of another length would have to move for that alone.
+    The anchor prompt's words are read at the places of those they stand for, where an encoder can be told places: else all
+    that comes behind a name of another length would have to move for that alone.
     Where words are read without those that follow, the first words of a name do not know the name: what they mean to the
     encoder is theirs in other company too, so that only the last token of a name and what comes after it can, and count.
     `from_name` says whether that is so; by default it is of encoders that read from left to right.
     """
     tokens = _tokens(conditioner, [pair.prompt for pair in pairs], short)
-    anchors = _tokens(conditioner, [pair.anchor for pair in pairs], short)
+    anchors = _anchor_tokens(conditioner, pairs, tokens, short)
     rows = list(zip(pairs, tokens.ids.tolist(), anchors.ids.tolist(), strict=True))
     aligned = [align(prompt, anchor) for _, prompt, anchor in rows]
-    if conditioner.counts_places:
+    if conditioner.takes_places:
         anchors = anchors.placed([_counterparts(p, *ids) for p, (_, *ids) in zip(aligned, rows, strict=True)])
     states = conditioner.encode_tokens(anchors)
     places = torch.tensor(aligned, device=states.device)[..., None]
@@ -98,6 +98,19 @@ def beginnings(conditioner: Conditioner, tokens: Tokens, pairs: Sequence[PromptP
 def _tokens(conditioner: Conditioner, prompts: Sequence[str], short: bool) -> Tokens:
     tokens = conditioner.tokenize(list(prompts))
     return tokens.shortened(SPARE) if short and conditioner.causal else tokens
+
+
+def _anchor_tokens(conditioner: Conditioner, pairs: Sequence[PromptPair], prompts: Tokens, short: bool) -> Tokens:
+    """The anchor prompts of `pairs`; with the token that ends texts before those that begin unlike their prompts: the first
+    token of all means next to nothing to encoders that read from left to right (arXiv 2309.17453), and an anchor should.
+    """
+    texts = [pair.anchor for pair in pairs]
+    plain = _tokens(conditioner, texts, short)
+    first = getattr(conditioner.tokenizer, "eos_token", None)
+    begins_alike = (prompts.ids[:, 0] == plain.ids[:, 0]).tolist()
+    if not first or all(begins_alike) or not conditioner.causal:
+        return plain
+    return _tokens(conditioner, [t if alike else first + t for t, alike in zip(texts, begins_alike, strict=True)], short)
 
 
 def _end_of_name(conditioner: Conditioner, wording: str, prompt: Sequence[int], anchor: Sequence[int]) -> int:

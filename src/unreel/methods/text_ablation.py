@@ -16,7 +16,7 @@ Knows sentences; where they come from is the caller's business.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
@@ -33,6 +33,7 @@ from unreel.prompt_pairs import PromptPair
 from unreel.reading import Aim, as_anchors, as_read, beginnings, together
 
 GUIDES = 60  # how many prompts that name the concept say where the changes begin
+BESIDE = 200  # and what is kept beside how many of them says where not
 ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
 FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
 
@@ -50,13 +51,13 @@ class TextAblationConfig:
 
     layers: int = 0
     rank: int = 8
-    steps: int = 60
-    learning_rate: float = 3e-3
+    steps: int = 130
+    learning_rate: float = 2.5e-3
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
-    retain_weight: float = 60.0
-    near_weight: float = 50.0
-    forget: int = 300
+    retain_weight: float = 80.0
+    near_weight: float = 30.0
+    forget: int = 400
     retain: int = 120
     seed: int = 0
 
@@ -90,6 +91,7 @@ def text_ablation(
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
+        afterwards.enter_context(conditioner.brisk())
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
         lessons, way = _prepared(conditioner, factors, pairs, everyday, neighbours, config)
@@ -143,38 +145,32 @@ def _prepared(
     """What to learn from and the way of a token, with the factors where they begin. What that takes, gradients and moments
     as large as the matrices, is gone before anything is learned.
     """
-    moments = _Moments()
-    with factors.off(), factors.watching() as moments.inputs:
-        lessons = _lessons(conditioner, pairs, everyday, neighbours, config, moments)
+    lessons = _lessons(conditioner, pairs, everyday, neighbours, config)
+    moments = _moments(conditioner, factors, lessons[: -(-BESIDE // config.forget_batch)])
     with factors.slopes() as slopes:
         way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
-    factors.point(slopes, moments.means())
+    factors.point(slopes, moments)
     for factor in factors.parameters():
         factor.grad = None
     return lessons, way
 
 
-class _Moments:
-    """Second moments of what matrices are given, over all tokens that count but the first of each prompt: that of a causal
-    language model drowns all others and never depends on the prompt (arXiv 2309.17453).
+@torch.no_grad()
+def _moments(conditioner: Conditioner, factors: Factors, lessons: Sequence[_Lesson]) -> dict[str, torch.Tensor]:
+    """Second moments of what matrices are given for what is to be kept, over all tokens that count but the first of each
+    prompt: that of a causal language model drowns all others and never depends on the prompt (arXiv 2309.17453).
     """
-
-    def __init__(self) -> None:
-        self.inputs: Mapping[str, torch.Tensor] = {}  # what they were given last
-        self.sums: dict[str, torch.Tensor] = {}
-        self.tokens = 0
-
-    def add(self, aim: Aim) -> None:
-        """With what was given for the prompts of `aim`."""
-        counted = aim.counted.clone()
+    sums: dict[str, torch.Tensor] = {}
+    for lesson in lessons:
+        kept = slice(lesson.naming, None)
+        counted = (lesson.everyday | lesson.near)[kept]
         counted[:, 0] = False
-        self.tokens += int(counted.sum())
-        for name, given in self.inputs.items():
+        with factors.watching() as inputs:
+            conditioner.encode_tokens(lesson.tokens.rows(kept))
+        for name, given in inputs.items():
             rows = given[counted].float()
-            self.sums[name] = self.sums.get(name, 0) + rows.T @ rows
-
-    def means(self) -> dict[str, torch.Tensor]:
-        return {name: total / max(1, self.tokens) for name, total in self.sums.items()}
+            sums[name] = sums.get(name, 0) + rows.T @ rows
+    return sums
 
 
 def _lessons(
@@ -183,24 +179,20 @@ def _lessons(
     everyday: Sequence[str],
     neighbours: Sequence[str],
     config: TextAblationConfig,
-    moments: _Moments,
 ) -> list[_Lesson]:
-    """In random order, each of prompts of about the same length, so that little of them is padding; what is to be kept adds
-    to the `moments`.
-    """
+    """In random order, each of prompts of about the same length, so that little of them is padding."""
     count = -(-len(pairs) // config.forget_batch)
-    forget = _cut(sorted(pairs, key=lambda pair: len(pair.prompt)), count)
-    kept = [_cut(sorted(texts, key=len), count) for texts in (everyday, neighbours)]
+    forget = _cut(sorted(pairs, key=lambda pair: conditioner.length(pair.prompt)), count)
+    kept = [_cut(sorted(texts, key=conditioner.length), count) for texts in (everyday, neighbours)]
     order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(config.seed))  # the same on every device
-    return [_lesson(conditioner, forget[i], [part[i] for part in kept], moments) for i in order.tolist()]
+    return [_lesson(conditioner, forget[i], [part[i] for part in kept]) for i in order.tolist()]
 
 
-def _lesson(conditioner: Conditioner, pairs: Sequence[PromptPair], kept: Sequence[list[str]], moments: _Moments) -> _Lesson:
-    aims = [as_anchors(conditioner, pairs, short=True)]
-    for texts in filter(None, kept):
-        aims.append(as_read(conditioner, texts, short=True))
-        moments.add(aims[-1])
+def _lesson(conditioner: Conditioner, pairs: Sequence[PromptPair], kept: Sequence[list[str]]) -> _Lesson:
     prompts = [*(pair.prompt for pair in pairs), *chain(*kept)]
+    aims = [as_anchors(conditioner, pairs, short=True)]
+    if len(prompts) > len(pairs):
+        aims.append(as_read(conditioner, prompts[len(pairs) :], short=True))
     whole = together(conditioner, prompts, aims, short=True)
     row = torch.arange(len(whole.counted), device=whole.counted.device)[:, None]
     naming, more = len(pairs), len(pairs) + len(kept[0])
