@@ -252,3 +252,23 @@ def test_a_language_model_forgets_whatever_its_tokenizer_lacks(side):
     )
     (part,) = erasure.provenance["parts"]
     assert 0 < part["left"] < 0.95
+
+
+def test_while_brisk_large_matrices_multiply_in_bfloat16_and_are_then_as_they_were(pair, monkeypatch):
+    monkeypatch.setattr("unreel.conditioner.LARGE", 100)
+    conditioner = Conditioner.of(copy.deepcopy(pair.t2i))
+    encoder = conditioner.text_encoder
+    before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    exact = conditioner.encode(PROMPTS)
+    for able in (True, False):
+        monkeypatch.setattr("unreel.conditioner.multiplies_bfloat16", lambda able=able: able)
+        with pytest.raises(RuntimeError), conditioner.brisk():
+            half = {name for name, weight in encoder.state_dict().items() if weight.dtype == torch.bfloat16}
+            whole = {name for name in before if ".layers." in name and "norm" not in name}
+            assert half == (whole if able else set())
+            brisk = conditioner.encode(PROMPTS)
+            assert brisk.dtype == torch.float32 and torch.equal(brisk, exact) != able
+            assert (brisk - exact).norm() < 0.03 * exact.norm()
+            raise RuntimeError
+        assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())
+        assert torch.equal(conditioner.encode(PROMPTS), exact)

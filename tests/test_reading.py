@@ -1,6 +1,7 @@
 """What an encoder is to write instead, and where that counts: by places, by who reads ahead, and by hand."""
 
 import copy
+import dataclasses
 import random
 
 import pytest
@@ -115,9 +116,37 @@ def standing_for(prompt, anchor):
     return [next((i for i in own[j:] if i is not None), len(prompt) - 1) for j in range(len(own))]
 
 
-def test_only_encoders_that_add_up_word_and_place_count_places():
-    assert clip().takes_places and both_ways().takes_places
-    assert not causal().takes_places and not both_ways(t5).takes_places
+def test_who_can_be_told_places_is_found_out():
+    assert clip().takes_places and both_ways().takes_places and causal().takes_places
+    assert not both_ways(t5).takes_places
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_place_left_out_does_not_begin_another_text(masked):
+    """transformers takes it for that where there is no mask."""
+    conditioner = dataclasses.replace(causal(), masked=masked)
+    one, other = (conditioner.tokenize([text]) for text in ("a cat", "b cat"))
+    places = [[0, 1, *range(4, one.ids.shape[1] + 2)]]
+    with torch.no_grad():
+        written = [conditioner.encode_tokens(tokens.placed(places))[0, 4] for tokens in (one, other)]
+    assert not torch.allclose(*written)  # what comes behind the gap still knows what stands before it
+
+
+def test_no_anchor_is_the_first_token_of_all():
+    """That means next to nothing to encoders that read from left to right: a token that ends texts stands there."""
+    conditioner, end = causal(), "<|endoftext|>"
+    pair = PromptPair("Tokyo Tower by night", "cats by night", "Tokyo Tower")
+    aim = as_anchors(conditioner, [pair])
+    anchor = conditioner.tokenize([f"{end}{pair.anchor}"])
+    places = standing_for(aim.tokens.ids[0], anchor.ids[0])
+    with torch.no_grad():
+        written = conditioner.encode_tokens(anchor.placed([places]))[0]
+    torch.testing.assert_close(aim.states[0, -1], written[-1])
+    torch.testing.assert_close(aim.states[0, len("Tokyo Tower") - 1], written[len("cats")])
+    alike = as_anchors(conditioner, [PromptPair("a Tokyo Tower", "a cat", "Tokyo Tower")])
+    with torch.no_grad():
+        plain = conditioner.encode_tokens(conditioner.tokenize(["a cat"]))[0]
+    torch.testing.assert_close(alike.states[0, 1], plain[1])  # what begins alike needs none
 
 
 def test_what_comes_behind_a_name_of_another_length_stays_where_it_is():
@@ -139,7 +168,11 @@ def test_what_comes_behind_a_name_of_another_length_stays_where_it_is():
 @pytest.mark.parametrize("make", [causal, clip, both_ways, lambda: both_ways(t5)])
 def test_a_prompt_aims_at_what_is_written_for_its_anchor_prompt_at_the_aligned_places(make):
     conditioner = make()
-    aim, anchors = as_anchors(conditioner, PAIRS), conditioner.tokenize([pair.anchor for pair in PAIRS])
+    aim = as_anchors(conditioner, PAIRS)
+    begun = [ids[0] for ids in conditioner.tokenize([pair.anchor for pair in PAIRS]).ids]
+    alone = [conditioner.causal and bool(first != ids[0]) for first, ids in zip(begun, aim.tokens.ids, strict=True)]
+    ends = conditioner.tokenizer.eos_token or ""
+    anchors = conditioner.tokenize([ends * first + pair.anchor for first, pair in zip(alone, PAIRS, strict=True)])
     if conditioner.takes_places:
         anchors = anchors.placed([standing_for(*ids) for ids in zip(aim.tokens.ids, anchors.ids, strict=True)])
     with torch.no_grad():

@@ -243,8 +243,8 @@ class Conditioner:
                 self.encode_tokens(where).float()[tokens.seen]
                 for where in (tokens, tokens.placed([usual]), tokens.placed([[max(0, place - 1) for place in usual]]))
             )
-        rounding = dict(rtol=1e-2, atol=1e-3 * float(read.abs().max()))
-        return torch.allclose(read, told, **rounding) and not torch.equal(told, apart)
+        alike = torch.allclose(read, told, rtol=1e-2, atol=1e-3 * float(read.abs().max()))
+        return alike and not torch.equal(told, apart)
 
     def first_matrices(self, layers: int) -> dict[str, nn.Linear]:
         """Every matrix of the first `layers` layers, or of all if there are fewer, by the names of their weights."""
