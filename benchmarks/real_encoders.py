@@ -26,7 +26,7 @@ from benchmarks.encoders import ENCODERS, encoder, everyday_prompts
 from unreel import Concept, Pair, TextAblationConfig, load_pair, spelling, unlearn
 from unreel.conditioner import Conditioner
 from unreel.erasure import changed
-from unreel.grammar import bare, fill
+from unreel.grammar import bare, fill, in_place_of
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import Aim, as_anchors, as_read
 
@@ -39,8 +39,8 @@ def pairs_of(concept: Concept, sentences: list[str], anchor: str, way: str = "")
     """The sentences with their anchor prompts; `way` says how the name is written in them."""
     forms = {"plural": spelling.pluralised, "possessive": spelling.possessive}
     change = forms.get(way, str)
-    named = concept.name != concept.name.lower() and concept.kind not in ("style", "motion")
-    instead = f"a {bare(anchor)}" if named and anchor and way != "plural" else bare(anchor)
+    alone = way == "plural" or concept.kind in ("style", "motion")
+    instead = bare(anchor) if alone else in_place_of(concept.name, bare(anchor))
     gap, out = "motion" if concept.kind == "motion" else "name", []
     for sentence in sentences:
         # People write "Mickey Mouses" as well as "Mickey Mice".

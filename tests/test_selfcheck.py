@@ -138,9 +138,11 @@ def test_the_figures_are_those_that_one_computes_by_hand(conditioner, bidirectio
 def test_the_worst_tenth_is_a_tenth(conditioner):
     nouns = ("dog", "cat", "tree", "car", "owl", "tower", "church", "robot", "ghost", "pizza")
     pairs = [PromptPair(f"a {noun} {word}", f"a {noun} house", word) for noun in nouns for word in ("castle", "boat")]
-    found = Exam(conditioner, Sentences(pairs), []).grade(swapped(conditioner))
+    changes = swapped(conditioner)
+    found = Exam(conditioner, Sentences(pairs), []).grade(changes)
     # Half of them are left, and two of these are the worst.
     assert found.left == pytest.approx(0.5, abs=0.15) and found.left_worst == pytest.approx(1.0)
+    assert found.left == pytest.approx(by_hand(conditioner, changes, Sentences(pairs))[0], rel=1e-3)
 
 
 def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_moved(conditioner):

@@ -1,6 +1,7 @@
 """Concept ablation in text space: what it changes and what it leaves, and that it works on encoders of every sort."""
 
 import copy
+import dataclasses
 from contextlib import ExitStack
 
 import pytest
@@ -200,6 +201,14 @@ def test_it_is_refused_where_there_is_nothing_to_learn_from_or_nothing_to_learn(
         learn(conditioner, pairs=[PromptPair("a castle", "a castle", "castle")])
 
 
+@pytest.mark.parametrize("others", [OTHERS[:1], []])
+def test_with_fewer_prompts_to_keep_than_lessons_it_learns_too(conditioner, others):
+    """As with many concepts, of whose prompts there are more than of those to keep."""
+    config = dataclasses.replace(QUICK, forget_batch=1)
+    changes, record = text_ablation(conditioner, PAIRS, others, [], config)
+    assert changes and len(record["losses"]) == QUICK.steps
+
+
 def test_without_anything_near_it_learns_too(conditioner):
     changes, record = learn(conditioner, near=[])
     assert changes and len(record["losses"]) == QUICK.steps
@@ -230,7 +239,7 @@ def test_half_precision_learns_in_full_and_stays_as_it_was(dtype):
     assert losses[-1] < losses[0]
 
 
-def test_factors_do_what_their_product_does_and_nothing_when_off_or_gone():
+def test_factors_do_what_their_product_does_and_nothing_when_gone():
     matrix = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
     inputs = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
     plain = matrix(inputs)
@@ -241,9 +250,6 @@ def test_factors_do_what_their_product_does_and_nothing_when_off_or_gone():
         change = factors.changes()["it.weight"]
         assert change.up.shape == (32, 2) and change.down.shape == (2, 64)
         torch.testing.assert_close(matrix(inputs), plain + inputs @ change.dense().float().T)
-        with factors.off():
-            assert torch.equal(matrix(inputs), plain)
-        assert not torch.equal(matrix(inputs), plain)
     assert torch.equal(matrix(inputs), plain)  # its hook is gone
 
 

@@ -200,8 +200,9 @@ class Conditioner:
 
     @contextmanager
     def brisk(self) -> Iterator[None]:
-        """Inside, large matrices of the layers multiply in bfloat16 where a CPU does that more than twice as fast, and all
-        between them stays in float32; then they are as they were, bit for bit. Hooks set before see bfloat16.
+        """Inside, large matrices of the layers multiply in bfloat16 where a CPU does that by itself, and all between them
+        stays in float32; then they are as they were, bit for bit. Both are in memory meanwhile. Hooks set before
+        see bfloat16.
         """
         with ExitStack() as afterwards:
             for matrix in self._slow_matrices():

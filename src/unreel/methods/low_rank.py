@@ -26,7 +26,6 @@ class Factors:
         self, matrices: Mapping[str, nn.Linear], rank: int, seed: int, device: torch.device, afterwards: ExitStack
     ):
         self.generator = torch.Generator("cpu").manual_seed(seed)
-        self.on = True
         self.inputs: dict[str, torch.Tensor] | None = None
         self.gradients: dict[str, torch.Tensor] | None = None
         self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -41,10 +40,6 @@ class Factors:
 
     def changes(self) -> dict[str, LowRank]:
         return {name: LowRank(up.detach(), down.detach()) for name, (up, down) in self.factors.items()}
-
-    def off(self) -> AbstractContextManager[bool]:
-        """Inside, the encoder answers as it was found."""
-        return self._meanwhile("on", False)
 
     def watching(self) -> AbstractContextManager[dict[str, torch.Tensor]]:
         """Inside, what every matrix was given last, by name: (..., in)."""
@@ -68,8 +63,8 @@ class Factors:
         """Let every `down` begin with what lessens the loss most for what it changes elsewhere, not with chance.
 
         That is the leading right singular vectors of a matrix's gradient G (LoRA-GA, arXiv 2407.05000), here measured by
-        the second moments C of what it is given when it is to change nothing: of G C^-1/2, brought back by C^-1/2, each of
-        length one. Where a gradient is no number, chance it is.
+        the second moments C, of whatever scale, of what it is given when it is to change nothing: of G C^-1/2, brought
+        back by C^-1/2, each of length one. Where a gradient is no number, chance it is.
         """
         for name, gradient in gradients.items():
             if not gradient.isfinite().all():
@@ -83,11 +78,9 @@ class Factors:
             directions = torch.linalg.solve_triangular(root.T, leading.T, upper=True).T
             down[: len(directions)] = torch.nn.functional.normalize(directions, dim=1)
 
-    def _add(self, name: str, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+    def _add(self, name: str, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         if self.inputs is not None:
             self.inputs[name] = args[0]
-        if not self.on:
-            return None
         up, down = self.factors[name]
         changed = output + (args[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
         if self.gradients is not None:

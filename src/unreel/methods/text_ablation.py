@@ -92,9 +92,10 @@ def text_ablation(
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
         afterwards.enter_context(conditioner.brisk())
+        lessons = _lessons(conditioner, pairs, everyday, neighbours, config)  # with nothing changed yet
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
-        lessons, way = _prepared(conditioner, factors, pairs, everyday, neighbours, config)
+        way = _begun(conditioner, factors, lessons, config)
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
         for lesson in tqdm(islice(cycle(lessons), config.steps), total=config.steps, desc="unlearning", unit="step"):
@@ -134,33 +135,27 @@ class _Lesson:
         return Aim(self.tokens, self.states, counted)
 
 
-def _prepared(
-    conditioner: Conditioner,
-    factors: Factors,
-    pairs: Sequence[PromptPair],
-    everyday: Sequence[str],
-    neighbours: Sequence[str],
-    config: TextAblationConfig,
-) -> tuple[list[_Lesson], float]:
-    """What to learn from and the way of a token, with the factors where they begin. What that takes, gradients and moments
-    as large as the matrices, is gone before anything is learned.
+def _begun(conditioner: Conditioner, factors: Factors, lessons: Sequence[_Lesson], config: TextAblationConfig) -> float:
+    """The way of a token, with the factors where they begin. What that takes, gradients and moments as large as the
+    matrices, is gone before anything is learned.
     """
-    lessons = _lessons(conditioner, pairs, everyday, neighbours, config)
-    moments = _moments(conditioner, factors, lessons[: -(-BESIDE // config.forget_batch)])
+    # Where there are more lessons than prompts to keep, some have none.
+    beside = [lesson for lesson in lessons if lesson.naming < len(lesson.forget)]
+    moments = _moments(conditioner, factors, beside[: -(-BESIDE // config.forget_batch)])
     with factors.slopes() as slopes:
         way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
     factors.point(slopes, moments)
     for factor in factors.parameters():
         factor.grad = None
-    return lessons, way
+    return way
 
 
 @torch.no_grad()
 def _moments(conditioner: Conditioner, factors: Factors, lessons: Sequence[_Lesson]) -> dict[str, torch.Tensor]:
-    """Second moments of what matrices are given for what is to be kept, over all tokens that count but the first of each
+    """Sums of products of what matrices are given for what is to be kept, over all tokens that count but the first of each
     prompt: that of a causal language model drowns all others and never depends on the prompt (arXiv 2309.17453).
     """
-    sums: dict[str, torch.Tensor] = {}
+    sums = {name: down.new_zeros(2 * (down.shape[1],)) for name, (_, down) in factors.factors.items()}
     for lesson in lessons:
         kept = slice(lesson.naming, None)
         counted = (lesson.everyday | lesson.near)[kept]
@@ -169,7 +164,7 @@ def _moments(conditioner: Conditioner, factors: Factors, lessons: Sequence[_Less
             conditioner.encode_tokens(lesson.tokens.rows(kept))
         for name, given in inputs.items():
             rows = given[counted].float()
-            sums[name] = sums.get(name, 0) + rows.T @ rows
+            sums[name] += rows.T @ rows
     return sums
 
 
