@@ -112,6 +112,10 @@ def test_by_default_three_fifths_of_the_layers_change_and_at_least_four():
     for count, expected in ((3, 3), (15, 9)):
         changes, _ = learn(encoders[count], TextAblationConfig(steps=1))
         assert {int(name.split("layers.")[1].split(".")[0]) for name in changes} == set(range(expected))
+    # The fewer layers there are, the more steps are taken, unless one says how many.
+    for count, expected in ((3, 2 * module.STEPS), (15, module.STEPS)):
+        _, record = learn(encoders[count], TextAblationConfig(forget=20, retain=20))
+        assert len(record["losses"]) == expected
 
 
 def test_the_loss_is_the_share_of_the_way_that_is_left(conditioner):
@@ -183,7 +187,7 @@ def test_it_is_what_unlearn_does_unless_told_otherwise_and_says_what_it_did(pair
     (part,) = erasure.provenance["parts"]
     assert (part["concept"], part["kind"], part["method"]) == ("castle", "object", "text-ablation")
     assert part["settings"] == {**vars(TextAblationConfig())}
-    assert len(part["losses"]) == TextAblationConfig().steps and part["losses"][-1] < part["losses"][0]
+    assert len(part["losses"]) == 2 * module.STEPS and part["losses"][-1] < part["losses"][0]
     assert part["anchor"] and part["seconds"] > 0 and not erasure.provenance[CHECK]["left"] > 1
 
 
@@ -217,9 +221,9 @@ def test_without_anything_near_it_learns_too(conditioner):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        *[(name, 0) for name in ("rank", "steps", "learning_rate", "forget_batch", "forget", "retain")],
+        *[(name, 0) for name in ("rank", "learning_rate", "forget_batch", "forget", "retain")],
         *[("learning_rate", float("nan")), ("retain_weight", -1.0), ("retain_weight", float("inf"))],
-        *[("layers", -1), ("seed", -1)],
+        *[("layers", -1), ("steps", -1), ("seed", -1)],
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting, value):

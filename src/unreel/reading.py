@@ -32,6 +32,10 @@ class Aim:
         """Squared distances of what was `written` (prompts, tokens, width) from the aim, one a prompt: (prompts,)."""
         return ((written - self.states).float().square().sum(-1) * self.counted).sum(-1)
 
+    def rows(self, some: slice) -> "Aim":
+        """That of some of the prompts."""
+        return Aim(self.tokens.rows(some), self.states[some], self.counted[some])
+
     @property
     def squares(self) -> torch.Tensor:
         """The squared length of the aim, one a prompt: (prompts,)."""

@@ -16,7 +16,7 @@ from unreel.prompt_pairs import PromptPair, Prompts
 from unreel.reading import Aim, as_anchors, as_read
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
-BATCH = 10
+BATCH = 24
 WORST = 0.1  # the share of prompts that stand for the worst
 
 # What an erasure may fall short by: shares of the way left, and medians of what others moved by.

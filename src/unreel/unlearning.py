@@ -300,15 +300,14 @@ def _ablated(
     concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: TextAblationConfig, keep: Sequence[str]
 ) -> tuple[dict[str, Change], dict[str, Any]]:
     prompts = _prompts(concepts, pair, conditioner, config.seed)
-    # More prompts and steps for several concepts, but far fewer than each would take alone.
-    more = len(concepts) ** 0.5
     near = [*near_to(concepts, conditioner, pair.vocabulary), *keep]
     changes, record = text_ablation(
         conditioner,
-        prompts.pairs(round(config.forget * more)),
+        prompts.pairs(round(config.forget * len(concepts) ** 0.5)),  # as many more as steps
         prompts.everyday(config.retain),
         prompts.neighbours(near, config.retain),
-        replace(config, steps=round(config.steps * more)),
+        config,
+        concepts=len(concepts),
     )
     return dict(changes), record
 

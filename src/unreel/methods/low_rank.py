@@ -82,7 +82,10 @@ class Factors:
         if self.inputs is not None:
             self.inputs[name] = args[0]
         up, down = self.factors[name]
-        changed = output + (args[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
+        # A matrix that is given bfloat16 loses nothing by a change that is: it learns in float32 all the same.
+        precision = torch.bfloat16 if args[0].dtype == torch.bfloat16 else down.dtype
+        change = args[0].to(precision) @ down.to(precision).T @ up.to(precision).T
+        changed = output + change.to(output.dtype)
         if self.gradients is not None:
             changed.register_hook(partial(self._note, name, args[0].detach()))
         return changed

@@ -34,7 +34,9 @@ from unreel.reading import Aim, as_anchors, as_read, beginnings, together
 
 GUIDES = 60  # how many prompts that name the concept say where the changes begin
 BESIDE = 200  # and what is kept beside how many of them says where not
+AT_ONCE = 4  # lessons whose aims are read together
 ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
+STEPS, SHALLOW = 130, 12  # steps, and layers below which there are more: few carry a change less far, and cost less
 FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
 
 
@@ -43,30 +45,32 @@ class TextAblationConfig:
     """Settings; where each comes from stands in docs/method.md.
 
     The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change.
+    Of `steps`, 0 stands for 130, and for more, at most twice as many, where there are fewer than twelve layers.
     There are `forget` prompts that name the concept, `retain` everyday ones and as many about what is near; a step takes
     `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
-    for those about what is near. The learning rate rises for a tenth of the steps and then falls along a cosine.
+    for those about what is near. The learning rate rises for a twentieth of the steps and falls in a straight line
+    to zero from a fifth on.
     Raises UnreelError for values that make no sense.
     """
 
     layers: int = 0
     rank: int = 8
-    steps: int = 130
+    steps: int = 0
     learning_rate: float = 2.5e-3
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
-    retain_weight: float = 80.0
-    near_weight: float = 30.0
+    retain_weight: float = 90.0
+    near_weight: float = 20.0
     forget: int = 400
     retain: int = 120
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "steps", "learning_rate", "forget_batch", "forget", "retain"):
+        for name in ("rank", "learning_rate", "forget_batch", "forget", "retain"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
-        for name in ("retain_weight", "near_weight", "layers", "seed"):
+        for name in ("retain_weight", "near_weight", "layers", "steps", "seed"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {value}")
@@ -78,16 +82,21 @@ def text_ablation(
     everyday: Sequence[str],
     neighbours: Sequence[str],
     config: TextAblationConfig,
+    *,
+    concepts: int = 1,
 ) -> tuple[dict[str, LowRank], dict[str, Any]]:
     """Make the encoder read the prompts of `pairs` as their anchor prompts, and `everyday` and `neighbours` as before.
 
+    `pairs` are about so many `concepts`, for which there are more steps, but far fewer than each would take alone.
     The weights are left as they were found. Returns the changes by weight name and, as plain data, the share of the way to
     the anchor that was left at every step ("losses").
     Raises UnreelError if there is nothing to learn from, concept and anchor say the same, or what is learned is no number.
     """
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
-    layers = config.layers or max(4, -(-3 * len(conditioner.layers) // 5))
+    depth = len(conditioner.layers)
+    layers = config.layers or max(4, -(-3 * depth // 5))
+    steps = round((config.steps or STEPS * min(2.0, max(1.0, SHALLOW / depth))) * concepts**0.5)
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
@@ -97,8 +106,8 @@ def text_ablation(
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
         way = _begun(conditioner, factors, lessons, config)
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
-        for lesson in tqdm(islice(cycle(lessons), config.steps), total=config.steps, desc="unlearning", unit="step"):
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        for lesson in tqdm(islice(cycle(lessons), steps), total=steps, desc="unlearning", unit="step"):
             losses.append(_backward(conditioner, lesson, way, (config.retain_weight, config.near_weight)))
             if not math.isfinite(losses[-1]):
                 raise UnreelError(
@@ -114,8 +123,8 @@ def text_ablation(
 
 
 def _rate(step: int, steps: int) -> float:
-    """The learning rate of a step from 0, as a share of the highest."""
-    return min(1.0, (step + 1) / max(1, steps // 10)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    """The learning rate of a step from 0, as a share of the highest; straight to zero at the end (arXiv 2502.15938)."""
+    return min(1.0, (step + 1) / max(1, steps // 20), (steps - step) / (0.8 * steps))
 
 
 @dataclass(frozen=True)
@@ -179,15 +188,32 @@ def _lessons(
     count = -(-len(pairs) // config.forget_batch)
     forget = _cut(sorted(pairs, key=lambda pair: conditioner.length(pair.prompt)), count)
     kept = [_cut(sorted(texts, key=conditioner.length), count) for texts in (everyday, neighbours)]
+    lessons = []
+    for start in range(0, count, AT_ONCE):
+        some = range(start, min(start + AT_ONCE, count))
+        lessons += _read(conditioner, [forget[i] for i in some], [[part[i] for part in kept] for i in some])
     order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(config.seed))  # the same on every device
-    return [_lesson(conditioner, forget[i], [part[i] for part in kept]) for i in order.tolist()]
+    return [lessons[i] for i in order.tolist()]
 
 
-def _lesson(conditioner: Conditioner, pairs: Sequence[PromptPair], kept: Sequence[list[str]]) -> _Lesson:
+def _read(conditioner: Conditioner, forget: Sequence[list[PromptPair]], kept: Sequence[list[list[str]]]) -> list[_Lesson]:
+    """Several lessons, whose aims are read at once: much at once takes less time than much one after the other."""
+    texts = [list(chain(*parts)) for parts in kept]
+    aims = [as_anchors(conditioner, list(chain(*forget)), short=True)]
+    aims += [as_read(conditioner, list(chain(*texts)), short=True)] if any(texts) else []
+    out, first, next_text = [], 0, 0
+    for pairs, parts, said in zip(forget, kept, texts, strict=True):
+        rows = (slice(first, first + len(pairs)), slice(next_text, next_text + len(said)))
+        own = [aim.rows(some) for aim, some in zip(aims, rows, strict=False)]
+        out.append(_lesson(conditioner, pairs, parts, own))
+        first, next_text = rows[0].stop, rows[1].stop
+    return out
+
+
+def _lesson(
+    conditioner: Conditioner, pairs: Sequence[PromptPair], kept: Sequence[list[str]], aims: Sequence[Aim]
+) -> _Lesson:
     prompts = [*(pair.prompt for pair in pairs), *chain(*kept)]
-    aims = [as_anchors(conditioner, pairs, short=True)]
-    if len(prompts) > len(pairs):
-        aims.append(as_read(conditioner, prompts[len(pairs) :], short=True))
     whole = together(conditioner, prompts, aims, short=True)
     row = torch.arange(len(whole.counted), device=whole.counted.device)[:, None]
     naming, more = len(pairs), len(pairs) + len(kept[0])
@@ -213,7 +239,7 @@ def _way(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
     noted.
     """
     naming = [(lesson, slice(lesson.naming)) for lesson in lessons]
-    aims = [Aim(lesson.tokens.rows(rows), lesson.states[rows], lesson.forget[rows]) for lesson, rows in naming]
+    aims = [lesson.aim(lesson.forget).rows(rows) for lesson, rows in naming]
     length = sum(float(aim.squares.sum()) for aim in aims)
     total = 0.0
     for aim in aims:
