@@ -52,6 +52,11 @@ def paper(concept: Concept, pair: Pair) -> Any:
     return unlearn(concept, pair, FewShotConfig(**pair.settings.few_shot))
 
 
+def text_ablation(concept: Concept, pair: Pair) -> Any:
+    """The default."""
+    return unlearn(concept, pair)
+
+
 def closed_form(concept: Concept, pair: Pair) -> Any:
     return unlearn(concept, pair, ClosedFormConfig())
 
@@ -77,6 +82,7 @@ def negative_prompt(concept: Concept, pair: Pair) -> Any:
 
 # What each makes of a concept, and which groups of prompts it is measured on.
 METHODS: dict[str, tuple[Callable[[Concept, Pair], Any], tuple[str, ...]]] = {
+    "text_ablation": (text_ablation, FEWER),
     "paper": (paper, GROUPS),
     "closed_form": (closed_form, FEWER),
     "anchored": (anchored, FEWER),

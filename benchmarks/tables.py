@@ -231,6 +231,7 @@ def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str,
 
 # Methods in the order of the comparison.
 MEASURED = {
+    "text_ablation": "text ablation",
     "closed_form": "closed form",
     "anchored": "few-shot with a brake",
     "paper": "the paper's few-shot",

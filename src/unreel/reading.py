@@ -61,20 +61,30 @@ def as_anchors(
     encoder is theirs in other company too, so that only the last token of a name and what comes after it can, and count.
     `from_name` says whether that is so; by default it is of encoders that read from left to right.
     """
-    tokens = _tokens(conditioner, [pair.prompt for pair in pairs], short)
-    anchors = _anchor_tokens(conditioner, pairs, tokens, short)
-    rows = list(zip(pairs, tokens.ids.tolist(), anchors.ids.tolist(), strict=True))
-    aligned = [align(prompt, anchor) for _, prompt, anchor in rows]
-    if conditioner.takes_places:
-        anchors = anchors.placed([_counterparts(p, *ids) for p, (_, *ids) in zip(aligned, rows, strict=True)])
+    tokens, anchors, aligned = side_by_side(conditioner, pairs, short=short)
     states = conditioner.encode_tokens(anchors)
-    places = torch.tensor(aligned, device=states.device)[..., None]
-    states = states.gather(1, places.expand(-1, -1, states.shape[-1]))
+    states = states.gather(1, aligned[..., None].expand(-1, -1, states.shape[-1]))
     counted = tokens.seen
     if conditioner.causal if from_name is None else from_name:
+        rows = zip(pairs, tokens.ids.tolist(), anchors.ids.tolist(), strict=True)
         first = [_end_of_name(conditioner, pair.wording, prompt, anchor) for pair, prompt, anchor in rows]
         counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
     return Aim(tokens, states, counted)
+
+
+def side_by_side(
+    conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False
+) -> tuple[Tokens, Tokens, torch.Tensor]:
+    """The prompts of `pairs`, their anchor prompts, at the places of what they stand for, and for every token of a prompt
+    the column of the anchor prompt's whose meaning it is to take on: (prompts, tokens).
+    """
+    tokens = _tokens(conditioner, [pair.prompt for pair in pairs], short)
+    anchors = _anchor_tokens(conditioner, pairs, tokens, short)
+    rows = list(zip(tokens.ids.tolist(), anchors.ids.tolist(), strict=True))
+    aligned = [align(*ids) for ids in rows]
+    if conditioner.takes_places:
+        anchors = anchors.placed([_counterparts(p, *ids) for p, ids in zip(aligned, rows, strict=True)])
+    return tokens, anchors, torch.tensor(aligned, device=tokens.ids.device)
 
 
 @torch.no_grad()

@@ -171,7 +171,7 @@ def unlearn(
                 )
             learn = _anchored if isinstance(config, AnchoredConfig) else _few_shot
             changes, record = learn(these[0], pair, conditioners, config, images)  # type: ignore[arg-type]
-    anchors = record.pop("anchors", {})
+    anchors, near = record.pop("anchors", {}), record.pop("near", ())
     method = next(name for name, kind in METHODS.items() if type(config) is kind)
     parts = [
         {
@@ -198,14 +198,15 @@ def unlearn(
         for of, reader in zip(changes, conditioners, strict=True)
     ]
     erasure = Erasure(tuple(edits), provenance)
-    return replace(erasure, provenance={**provenance, CHECK: check(erasure, pair, seed=config.seed).document()})
+    return replace(erasure, provenance={**provenance, CHECK: check(erasure, pair, seed=config.seed, near=near).document()})
 
 
-def check(erasure: Erasure, pair: Pair, *, seed: int = 0) -> SelfCheck:
+def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> SelfCheck:
     """How far the erasure goes and what else it moves in the pair's text encoders, on held-out prompts; of several
     encoders, the worst.
 
     Distances are to the anchors that the erasure records; if it records none for some concept, nothing is said about them.
+    `near` is what `near_to` says for each text encoder, as far as that is known; it is found out otherwise.
     Raises UnreelError if it has an edit for none of the encoders.
     """
     conditioners = list(pair.conditioners().values())
@@ -219,13 +220,14 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0) -> SelfCheck:
         for concept in concepts
     ]
     grades = []
-    for conditioner in conditioners:
+    for index, conditioner in enumerate(conditioners):
         fingerprint = Fingerprint.of(conditioner.text_encoder)
         for edit in erasure.edits:
             if edit.fingerprint.matches(fingerprint):
-                prompts = _prompts(said, pair, conditioner, seed, held_out=True)
-                near = near_to(said, conditioner, pair.vocabulary)
-                exam = Exam(conditioner, prompts, near, anchored=all("anchor" in part for part in parts))
+                prompts = prompts_for(said, pair, conditioner, seed, held_out=True)
+                known = near[index] if index < len(near) else None
+                about = near_to(said, conditioner, pair.vocabulary) if known is None else known
+                exam = Exam(conditioner, prompts, about, anchored=all("anchor" in part for part in parts))
                 grades.append(exam.grade(edit.changes))
     if not grades:
         raise UnreelError(
@@ -278,10 +280,11 @@ def _from_text(
     learn = _solved if isinstance(config, ClosedFormConfig) else _ablated
     learned = [learn(said, pair, conditioner, config, keep) for conditioner in conditioners]  # type: ignore[arg-type]
     records = [record for _, record in learned]
+    near = [record.pop("near", None) for record in records]
     record = records[0] if len(records) == 1 else {name: [it[name] for it in records] for name in records[0]}
     settings = asdict(config) | ({"keep": list(keep)} if keep else {})
     anchors = {concept.name: concept.anchor for concept in said}
-    return [changes for changes, _ in learned], {"settings": settings, "anchors": anchors, **record}
+    return [changes for changes, _ in learned], {"settings": settings, "anchors": anchors, "near": near, **record}
 
 
 def _with_anchors(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[Concept]:
@@ -299,23 +302,23 @@ def _with_anchors(concepts: Sequence[Concept], conditioner: Conditioner, vocabul
 def _ablated(
     concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: TextAblationConfig, keep: Sequence[str]
 ) -> tuple[dict[str, Change], dict[str, Any]]:
-    prompts = _prompts(concepts, pair, conditioner, config.seed)
-    near = [*near_to(concepts, conditioner, pair.vocabulary), *keep]
+    prompts = prompts_for(concepts, pair, conditioner, config.seed)
+    near = near_to(concepts, conditioner, pair.vocabulary)
     changes, record = text_ablation(
         conditioner,
         prompts.pairs(round(config.forget * len(concepts) ** 0.5)),  # as many more as steps
         prompts.everyday(config.retain),
-        prompts.neighbours(near, config.retain),
+        prompts.neighbours([*near, *keep], config.retain),
         config,
         concepts=len(concepts),
     )
-    return dict(changes), record
+    return dict(changes), {**record, "near": near}
 
 
-def _prompts(
+def prompts_for(
     concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, seed: int, held_out: bool = False
 ) -> Prompts:
-    """`concepts` say what is made instead of them."""
+    """What to forget `concepts` by, which say what is made instead of them, or what is `held_out` to check that on."""
     anchors = {concept.name: concept.anchor or "" for concept in concepts}
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), seed + held_out)
     longest = LONGEST_HELD_OUT if held_out else LONGEST
