@@ -7,7 +7,8 @@
 - `gradients from the solve`: text ablation that begins where the mended solve ends, at its own rank
 
 The twelve concepts of `benchmarks.real_encoders`, with its figures and anchors. MiniLM has no column: its norms come after
-its sums, which the closed form refuses. A killed run goes on where it was.
+its sums, which the closed form refuses. Seconds include a self-check, but for the mended solve, which is none of the
+product's. A killed run goes on where it was.
 """
 
 import json
@@ -96,16 +97,13 @@ def beginning_at(start: Mapping[str, LowRank]) -> Iterator[None]:
     """Inside, text ablation begins at `start`, where it says something of a matrix."""
     begun = learner._begun
 
-    @torch.no_grad()
-    def put(factors: Any) -> None:
-        for name, change in start.items():
-            up, down = factors.factors[name]
-            low = of_rank(change, up.shape[1])
-            up[:, : low.up.shape[1]], down[: low.down.shape[0]] = low.up, low.down
-
     def begin(conditioner: Conditioner, factors: Any, *rest: Any) -> float:
         way = begun(conditioner, factors, *rest)
-        put(factors)
+        with torch.no_grad():
+            for name, change in start.items():
+                up, down = factors.factors[name]
+                low = of_rank(change, up.shape[1])
+                up[:, : low.up.shape[1]], down[: low.down.shape[0]] = low.up, low.down
         return way
 
     with patch.object(learner, "_begun", begin):

@@ -7,6 +7,7 @@ Knows encoders and sentences; knows nothing about how an encoder is changed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import accumulate
 
 import torch
 from torch.nn.functional import pad
@@ -35,6 +36,10 @@ class Aim:
     def rows(self, some: slice) -> "Aim":
         """That of some of the prompts."""
         return Aim(self.tokens.rows(some), self.states[some], self.counted[some])
+
+    def parts(self, sizes: Sequence[int]) -> list["Aim"]:
+        """Those of the first so many prompts, of so many that come next, and so on."""
+        return [self.rows(slice(end - size, end)) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
     @property
     def squares(self) -> torch.Tensor:

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -220,12 +220,11 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
         for concept in concepts
     ]
     grades = []
-    for index, conditioner in enumerate(conditioners):
+    for conditioner, known in zip_longest(conditioners, near):
         fingerprint = Fingerprint.of(conditioner.text_encoder)
         for edit in erasure.edits:
             if edit.fingerprint.matches(fingerprint):
                 prompts = prompts_for(said, pair, conditioner, seed, held_out=True)
-                known = near[index] if index < len(near) else None
                 about = near_to(said, conditioner, pair.vocabulary) if known is None else known
                 exam = Exam(conditioner, prompts, about, anchored=all("anchor" in part for part in parts))
                 grades.append(exam.grade(edit.changes))

@@ -82,7 +82,7 @@ class Factors:
         if self.inputs is not None:
             self.inputs[name] = args[0]
         up, down = self.factors[name]
-        # A matrix that is given bfloat16 loses nothing by a change that is: it learns in float32 all the same.
+        # What a matrix makes of bfloat16 is rounded as much as this; the factors themselves stay in float32.
         precision = torch.bfloat16 if args[0].dtype == torch.bfloat16 else down.dtype
         change = args[0].to(precision) @ down.to(precision).T @ up.to(precision).T
         changed = output + change.to(output.dtype)

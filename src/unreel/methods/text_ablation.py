@@ -36,7 +36,7 @@ GUIDES = 60  # how many prompts that name the concept say where the changes begi
 BESIDE = 200  # and what is kept beside how many of them says where not
 AT_ONCE = 4  # lessons whose aims are read together
 ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
-STEPS, SHALLOW = 130, 12  # steps, and layers below which there are more: few carry a change less far, and cost less
+STEPS, SHALLOW = 130, 12  # steps, and layers below which there are more, which cost less each
 FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
 
 
@@ -199,15 +199,10 @@ def _lessons(
 def _read(conditioner: Conditioner, forget: Sequence[list[PromptPair]], kept: Sequence[list[list[str]]]) -> list[_Lesson]:
     """Several lessons, whose aims are read at once: much at once takes less time than much one after the other."""
     texts = [list(chain(*parts)) for parts in kept]
-    aims = [as_anchors(conditioner, list(chain(*forget)), short=True)]
-    aims += [as_read(conditioner, list(chain(*texts)), short=True)] if any(texts) else []
-    out, first, next_text = [], 0, 0
-    for pairs, parts, said in zip(forget, kept, texts, strict=True):
-        rows = (slice(first, first + len(pairs)), slice(next_text, next_text + len(said)))
-        own = [aim.rows(some) for aim, some in zip(aims, rows, strict=False)]
-        out.append(_lesson(conditioner, pairs, parts, own))
-        first, next_text = rows[0].stop, rows[1].stop
-    return out
+    aims = [as_anchors(conditioner, list(chain(*forget)), short=True).parts([len(pairs) for pairs in forget])]
+    if any(texts):
+        aims.append(as_read(conditioner, list(chain(*texts)), short=True).parts([len(said) for said in texts]))
+    return [_lesson(conditioner, pairs, parts, own) for pairs, parts, *own in zip(forget, kept, *aims, strict=True)]
 
 
 def _lesson(
