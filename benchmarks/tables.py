@@ -469,8 +469,9 @@ def encoder_cost() -> str:
 
 def _spent(row: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     profile = ", ".join(f"{part} {seconds:.0f}" for part, seconds in row["profile"].items() if seconds >= 0.5)
-    where = f"{entry['encoder'].split(', ')[-1]}, {entry['threads']} threads"
-    return [where, f"{row['seconds']:.0f}", f"{row['peak_memory_gib']:.1f}", f"{row['megabytes']:.1f}", profile]
+    on = entry["machine"] if "NVIDIA" in entry["machine"] else f"{entry['threads']} threads"
+    where, seconds = f"{entry['encoder'].split(', ')[-1]}, {on}", row["seconds"]
+    return [where, f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}", f"{row['peak_memory_gib']:.1f}", f"{row['megabytes']:.1f}", profile]
 
 
 def exports() -> str:

@@ -151,6 +151,15 @@ def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):
     assert not same(first.changes, other.changes)
 
 
+def test_gradients_that_somebody_left_are_not_learned_from(pair):
+    config = FewShotConfig(shots=1, epochs=1, batch_size=1)
+    plain = unlearn(CONCEPT, pair, config)
+    for parameter in pair.t2i.text_encoder.parameters():
+        parameter.grad = torch.full_like(parameter, 1e3)
+    left = unlearn(CONCEPT, pair, config)
+    assert all(torch.equal(left.changes[name], change) for name, change in plain.changes.items())
+
+
 def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
     for i in range(3):
         Image.new("RGB", (20, 12), (80 * i, 0, 40)).save(tmp_path / f"{i}.png")

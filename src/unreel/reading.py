@@ -50,7 +50,7 @@ class Aim:
 @torch.no_grad()
 def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = False) -> Aim:
     """The prompts, to be read as the encoder reads them now; `short` leaves out most of the padding."""
-    tokens = _tokens(conditioner, prompts, short)
+    tokens = tokens_of(conditioner, prompts, short=short)
     return Aim(tokens, conditioner.encode_tokens(tokens), tokens.seen)
 
 
@@ -66,36 +66,34 @@ def as_anchors(
     encoder is theirs in other company too, so that only the last token of a name and what comes after it can, and count.
     `from_name` says whether that is so; by default it is of encoders that read from left to right.
     """
-    tokens, anchors, aligned = side_by_side(conditioner, pairs, short=short)
+    tokens, anchors, aligned, counted = side_by_side(conditioner, pairs, short=short, from_name=from_name)
     states = conditioner.encode_tokens(anchors)
-    states = states.gather(1, aligned[..., None].expand(-1, -1, states.shape[-1]))
-    counted = tokens.seen
-    if conditioner.causal if from_name is None else from_name:
-        rows = zip(pairs, tokens.ids.tolist(), anchors.ids.tolist(), strict=True)
-        first = [_end_of_name(conditioner, pair.wording, prompt, anchor) for pair, prompt, anchor in rows]
-        counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
-    return Aim(tokens, states, counted)
+    return Aim(tokens, states.gather(1, aligned[..., None].expand(-1, -1, states.shape[-1])), counted)
 
 
 def side_by_side(
-    conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False
-) -> tuple[Tokens, Tokens, torch.Tensor]:
+    conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False, from_name: bool | None = None
+) -> tuple[Tokens, Tokens, torch.Tensor, torch.Tensor]:
     """The prompts of `pairs`, their anchor prompts, at the places of what they stand for, and for every token of a prompt
-    the column of the anchor prompt's whose meaning it is to take on: (prompts, tokens).
+    the column of the anchor prompt's whose meaning it is to take on, and whether it counts: (prompts, tokens) both.
     """
-    tokens = _tokens(conditioner, [pair.prompt for pair in pairs], short)
+    tokens = tokens_of(conditioner, [pair.prompt for pair in pairs], short=short)
     anchors = _anchor_tokens(conditioner, pairs, tokens, short)
     rows = list(zip(tokens.ids.tolist(), anchors.ids.tolist(), strict=True))
     aligned = [align(*ids) for ids in rows]
     if conditioner.takes_places:
         anchors = anchors.placed([_counterparts(p, *ids) for p, ids in zip(aligned, rows, strict=True)])
-    return tokens, anchors, torch.tensor(aligned, device=tokens.ids.device)
+    counted = tokens.seen
+    if conditioner.causal if from_name is None else from_name:
+        first = [_end_of_name(conditioner, pair.wording, *ids) for pair, ids in zip(pairs, rows, strict=True)]
+        counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
+    return tokens, anchors, torch.tensor(aligned, device=tokens.ids.device), counted
 
 
 @torch.no_grad()
 def together(conditioner: Conditioner, prompts: Sequence[str], aims: Sequence[Aim], *, short: bool = False) -> Aim:
     """Several aims as one, whose `prompts` are theirs one after the other: to read much at once takes less time."""
-    tokens = _tokens(conditioner, prompts, short)
+    tokens = tokens_of(conditioner, prompts, short=short)
     more = [tokens.ids.shape[1] - aim.counted.shape[1] for aim in aims]
     states = torch.cat([pad(aim.states, (0, 0, 0, by)) for aim, by in zip(aims, more, strict=True)])
     counted = torch.cat([pad(aim.counted, (0, by)) for aim, by in zip(aims, more, strict=True)])
@@ -114,7 +112,8 @@ def beginnings(conditioner: Conditioner, tokens: Tokens, pairs: Sequence[PromptP
     return whole & tokens.seen
 
 
-def _tokens(conditioner: Conditioner, prompts: Sequence[str], short: bool) -> Tokens:
+def tokens_of(conditioner: Conditioner, prompts: Sequence[str], *, short: bool) -> Tokens:
+    """The prompts; `short` leaves out most of the padding, where what is before it stays as it is."""
     tokens = conditioner.tokenize(list(prompts))
     return tokens.shortened(SPARE) if short and conditioner.causal else tokens
 
@@ -124,12 +123,13 @@ def _anchor_tokens(conditioner: Conditioner, pairs: Sequence[PromptPair], prompt
     token of all means next to nothing to encoders that read from left to right (arXiv 2309.17453), and an anchor should.
     """
     texts = [pair.anchor for pair in pairs]
-    plain = _tokens(conditioner, texts, short)
+    plain = tokens_of(conditioner, texts, short=short)
     first = getattr(conditioner.tokenizer, "eos_token", None)
     begins_alike = (prompts.ids[:, 0] == plain.ids[:, 0]).tolist()
     if not first or all(begins_alike) or not conditioner.causal:
         return plain
-    return _tokens(conditioner, [t if alike else first + t for t, alike in zip(texts, begins_alike, strict=True)], short)
+    texts = [text if alike else first + text for text, alike in zip(texts, begins_alike, strict=True)]
+    return tokens_of(conditioner, texts, short=short)
 
 
 def _end_of_name(conditioner: Conditioner, wording: str, prompt: Sequence[int], anchor: Sequence[int]) -> int:

@@ -306,7 +306,7 @@ def _ablated(
     changes, record = text_ablation(
         conditioner,
         prompts.pairs(round(config.forget * len(concepts) ** 0.5)),  # as many more as steps
-        prompts.everyday(config.retain),
+        prompts.everyday(config.solve_retain),
         prompts.neighbours([*near, *keep], config.retain),
         config,
         concepts=len(concepts),

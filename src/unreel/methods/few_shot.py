@@ -155,6 +155,8 @@ class _Weights:
         conditioner.text_encoder.requires_grad_(False)
         afterwards.enter_context(conditioner.precise())
         self.weights = conditioner.trainable(which)
+        for weight in self.weights.values():
+            weight.grad = None  # what somebody left there would be added to
         self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
         afterwards.callback(self._restore)
 

@@ -10,7 +10,7 @@ a low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
 
 over the tokens that count (see reading.py); the last term twice, for everyday prompts q and with its own weight for those
 about what is near. What a name means is put together in the first layers (Basu et al., arXiv 2310.13730); that early ones
-change while the last one is supervised is HiRM's idea (arXiv 2602.19631), where changes begin LoRA-GA's (arXiv 2407.05000).
+change while the last one is supervised is HiRM's idea (arXiv 2602.19631). Where changes begin: least_squares.py.
 
 Knows sentences; where they come from is the caller's business.
 """
@@ -28,15 +28,17 @@ from tqdm.auto import tqdm
 from unreel.conditioner import Conditioner, Tokens
 from unreel.erasure import LowRank
 from unreel.errors import UnreelError
+from unreel.methods.least_squares import least_squares
 from unreel.methods.low_rank import Factors
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import Aim, as_anchors, as_read, beginnings, together
 
-GUIDES = 60  # how many prompts that name the concept say where the changes begin
-BESIDE = 200  # and what is kept beside how many of them says where not
+GUIDES = 60  # how many prompts that name the concept say how far it is to the anchor
+SOLVED = 1 / 3  # of the layers that change, the share that begin where least squares say
+NEAR = 0.5  # what prompts about what is near weigh there, against everyday ones
 AT_ONCE = 4  # lessons whose aims are read together
 ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
-STEPS, SHALLOW = 130, 12  # steps, and layers below which there are more, which cost less each
+STEPS, SHALLOW = 90, 12  # steps, and layers below which there are more, which cost less each
 FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
 
 
@@ -45,32 +47,35 @@ class TextAblationConfig:
     """Settings; where each comes from stands in docs/method.md.
 
     The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change.
-    Of `steps`, 0 stands for 130, and for more, at most twice as many, where there are fewer than twelve layers.
+    Of `steps`, 0 stands for 90, and for more, at most twice as many, where there are fewer than twelve layers.
     There are `forget` prompts that name the concept, `retain` everyday ones and as many about what is near; a step takes
     `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
-    for those about what is near. The learning rate rises for a twentieth of the steps and falls in a straight line
-    to zero from a fifth on.
+    for those about what is near. The learning rate rises for a twentieth of the steps and falls in a straight line to zero
+    from a fifth on. `solve_weight` is lambda of the least squares that say where changes begin, against `solve_retain`
+    everyday prompts; without it all begin at zero.
     Raises UnreelError for values that make no sense.
     """
 
     layers: int = 0
     rank: int = 8
     steps: int = 0
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 1.5e-3
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
     retain_weight: float = 90.0
     near_weight: float = 20.0
-    forget: int = 400
+    solve_weight: float = 250.0
+    forget: int = 200
     retain: int = 120
+    solve_retain: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "learning_rate", "forget_batch", "forget", "retain"):
+        for name in ("rank", "learning_rate", "forget_batch", "forget", "retain", "solve_retain"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
-        for name in ("retain_weight", "near_weight", "layers", "steps", "seed"):
+        for name in ("retain_weight", "near_weight", "solve_weight", "layers", "steps", "seed"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {value}")
@@ -101,10 +106,14 @@ def text_ablation(
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
         afterwards.enter_context(conditioner.brisk())
-        lessons = _lessons(conditioner, pairs, everyday, neighbours, config)  # with nothing changed yet
+        lessons = _lessons(conditioner, pairs, everyday[: config.retain], neighbours, config)  # with nothing changed yet
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
-        way = _begun(conditioner, factors, lessons, config)
+        way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
+        if config.solve_weight:
+            first = conditioner.layers[: max(1, round(SOLVED * layers))]
+            kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts
+            factors.begin(least_squares(conditioner, first, pairs, kept, weight, config.rank, config.seed))
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for lesson in tqdm(islice(cycle(lessons), steps), total=steps, desc="unlearning", unit="step"):
@@ -142,39 +151,6 @@ class _Lesson:
 
     def aim(self, counted: torch.Tensor) -> Aim:
         return Aim(self.tokens, self.states, counted)
-
-
-def _begun(conditioner: Conditioner, factors: Factors, lessons: Sequence[_Lesson], config: TextAblationConfig) -> float:
-    """The way of a token, with the factors where they begin. What that takes, gradients and moments as large as the
-    matrices, is gone before anything is learned.
-    """
-    # Where there are more lessons than prompts to keep, some have none.
-    beside = [lesson for lesson in lessons if lesson.naming < len(lesson.forget)]
-    moments = _moments(conditioner, factors, beside[: -(-BESIDE // config.forget_batch)])
-    with factors.slopes() as slopes:
-        way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
-    factors.point(slopes, moments)
-    for factor in factors.parameters():
-        factor.grad = None
-    return way
-
-
-@torch.no_grad()
-def _moments(conditioner: Conditioner, factors: Factors, lessons: Sequence[_Lesson]) -> dict[str, torch.Tensor]:
-    """Sums of products of what matrices are given for what is to be kept, over all tokens that count but the first of each
-    prompt: that of a causal language model drowns all others and never depends on the prompt (arXiv 2309.17453).
-    """
-    sums = {name: down.new_zeros(2 * (down.shape[1],)) for name, (_, down) in factors.factors.items()}
-    for lesson in lessons:
-        kept = slice(lesson.naming, None)
-        counted = (lesson.everyday | lesson.near)[kept]
-        counted[:, 0] = False
-        with factors.watching() as inputs:
-            conditioner.encode_tokens(lesson.tokens.rows(kept))
-        for name, given in inputs.items():
-            rows = given[counted].float()
-            sums[name] += rows.T @ rows
-    return sums
 
 
 def _lessons(
@@ -229,19 +205,12 @@ def _cut(ordered: list[Any], count: int) -> list[list[Any]]:
     return [ordered[len(ordered) * i // count : len(ordered) * (i + 1) // count] for i in range(count)]
 
 
+@torch.no_grad()
 def _way(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
-    """The mean squared distance of a token that counts from its aim, before anything has changed; its gradients are
-    noted.
-    """
-    naming = [(lesson, slice(lesson.naming)) for lesson in lessons]
-    aims = [lesson.aim(lesson.forget).rows(rows) for lesson, rows in naming]
-    length = sum(float(aim.squares.sum()) for aim in aims)
-    total = 0.0
-    for aim in aims:
-        distances = aim.distances(conditioner.encode_tokens(aim.tokens)).sum()
-        (distances / length).backward()  # as small as what is learned from, for half precision
-        total += float(distances.detach())
-    if total <= ROUNDING * length:
+    """The mean squared distance of a token that counts from its aim, before anything has changed."""
+    aims = [lesson.aim(lesson.forget).rows(slice(lesson.naming)) for lesson in lessons]
+    total = sum(float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum()) for aim in aims)
+    if total <= ROUNDING * sum(float(aim.squares.sum()) for aim in aims):
         raise UnreelError(
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )

@@ -1,0 +1,217 @@
+"""Where low-rank changes begin: least squares on the matrices through which layers write, one after the other, in one pass.
+
+Of the family of ROME and MEMIT (Meng et al., arXiv 2202.05262 and 2210.07229). With k(p) what enters a matrix at a token of
+a prompt p that names the concept, s(p) the sum that it writes to, p' its anchor prompt, q a prompt to be kept, and s_0 of
+the encoder as found,
+
+    dW = argmin_D  mean_p || D k(p) - (s_0(p') - s(p)) ||^2  +  lambda mean_q || D k(q) ||^2  +  ridge || D ||^2
+
+first for what attention writes, then for what the MLP writes, of one layer after the other from below, so that each mends
+what those below it could not. Only of layers that add what their matrices write to what enters them, as those of CLIP, T5
+and Llama do: where a norm comes after (BERT, Gemma) nothing is changed.
+
+Knows layers and prompts; knows nothing about what the changes are for.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from unreel.conditioner import Conditioner, Tokens
+from unreel.erasure import LowRank, doubled
+from unreel.errors import UnreelError
+from unreel.prompt_pairs import PromptPair
+from unreel.reading import side_by_side, tokens_of
+
+ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
+BATCH = 64  # prompts at once
+RIDGE = 0.01  # as a share of the mean square of what enters a matrix
+ADDED = 0.05  # by how much of what it adds a layer may miss the sum of what its matrices write
+
+
+@dataclass
+class Layer:
+    """A layer that adds what two matrices write to what enters it: first attention's, then the MLP's. `goals` say what the
+    sum is to be after each, for every token that counts: (tokens, width). `total` is that sum, while the layer is read.
+    """
+
+    module: nn.Module
+    writers: tuple[nn.Linear, nn.Linear]
+    goals: tuple[torch.Tensor, torch.Tensor]
+    total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+
+
+@torch.no_grad()
+def least_squares(
+    conditioner: Conditioner,
+    layers: Sequence[nn.Module],
+    pairs: Sequence[PromptPair],
+    kept: Mapping[float, Sequence[str]],
+    retain_weight: float,
+    rank: int,
+    seed: int,
+) -> dict[str, LowRank]:
+    """Changes, by weight name, of what writes of `layers`, with which the prompts of `pairs` are read more and more like
+    their anchor prompts, layer by layer, and those `kept`, by what a token of them weighs, as before. `retain_weight` is
+    lambda.
+
+    The weights are left as they were found. Raises UnreelError if the equations have no finite solution.
+    """
+    tokens, anchors, aligned, naming = side_by_side(conditioner, pairs, short=True)
+    plain = _plain(conditioner, layers, anchors, lambda states: _gathered(states, aligned)[naming].float())
+    if not plain:
+        return {}
+    names = {id(module): name for name, module in conditioner.text_encoder.named_modules()}
+    matrices = {f"{names[id(matrix)]}.weight": matrix for layer in plain for matrix in layer.writers}
+    moments = {name: torch.zeros(2 * (m.in_features,), device=conditioner.device) for name, m in matrices.items()}
+    for weight, prompts in kept.items():
+        for name, moment in _second_moments(conditioner, matrices, prompts, layers[-1]).items():
+            moments[name] += weight * retain_weight * moment
+    generator = torch.Generator("cpu").manual_seed(seed)
+    changes: dict[str, LowRank] = {}
+
+    def enter(layer: Layer, _: nn.Module, args: tuple, kwargs: dict) -> None:
+        layer.total = _entering(args, kwargs)
+
+    def solve(name: str, layer: Layer, matrix: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        """Find the change of a matrix, and let it write as changed."""
+        given, total = args[0].float(), layer.total + output
+        missing = layer.goals[layer.writers.index(matrix)] - total[naming].float()
+        changes[name] = change = _solution(given[naming], missing, moments.pop(name), rank, generator)
+        more = (given @ change.down.T @ change.up.T).to(output)
+        layer.total = total + more
+        return output + more
+
+    with ExitStack() as hooks:
+        for layer in plain:
+            hook = layer.module.register_forward_pre_hook(partial(enter, layer), with_kwargs=True)
+            hooks.callback(hook.remove)
+            for matrix in layer.writers:
+                name = f"{names[id(matrix)]}.weight"
+                hooks.callback(matrix.register_forward_hook(partial(solve, name, layer)).remove)
+        _read(conditioner, tokens, layers[-1], hooks)
+    return changes
+
+
+@torch.no_grad()
+def _second_moments(
+    conditioner: Conditioner, matrices: Mapping[str, nn.Linear], prompts: Sequence[str], last: nn.Module
+) -> dict[str, torch.Tensor]:
+    """Of what `matrices`, of layers up to `last`, are given for a token of `prompts`: means of products, (in, in) each, by
+    name. The first token of each does not count: that of a causal language model drowns all others and never depends on the
+    prompt (arXiv 2309.17453).
+    """
+    sums = {name: torch.zeros(2 * (matrix.in_features,), device=conditioner.device) for name, matrix in matrices.items()}
+    ordered = sorted(prompts, key=conditioner.length)
+    tokens = 0
+    for start in range(0, len(ordered), BATCH):
+        said = tokens_of(conditioner, ordered[start : start + BATCH], short=True)
+        counted = said.seen.clone()
+        counted[:, 0] = False
+        tokens += int(counted.sum())
+
+        def add(name: str, _: nn.Module, args: tuple, __: torch.Tensor, counted: torch.Tensor = counted) -> None:
+            rows = args[0][counted].float()
+            sums[name].addmm_(rows.T, rows)
+
+        with ExitStack() as hooks:
+            for name, matrix in matrices.items():
+                hooks.callback(matrix.register_forward_hook(partial(add, name)).remove)
+            _read(conditioner, said, last, hooks)
+    return {name: total / max(1, tokens) for name, total in sums.items()}
+
+
+def _solution(
+    given: torch.Tensor, missing: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
+) -> LowRank:
+    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given."""
+    own = given.T @ given / len(given)
+    both = doubled(own + kept)
+    both.diagonal().add_(RIDGE * doubled(own.diagonal()).mean())
+    root, failed = torch.linalg.cholesky_ex(both)
+    towards = given.T @ missing / len(given)
+    if failed or not towards.isfinite().all():
+        raise UnreelError("where to begin has no finite solution: use --dtype float32")
+    whole = torch.cholesky_solve(doubled(towards), root).T
+    root, felt = root.to(given), (whole @ root).to(given)
+    right = _leading(felt, rank, generator)
+    down = torch.linalg.solve_triangular(root, right, upper=False, left=False)
+    return LowRank(felt @ right.T * down.norm(dim=1), normalize(down, dim=1))
+
+
+def _plain(
+    conditioner: Conditioner, layers: Sequence[nn.Module], anchors: Tokens, own: Callable[[torch.Tensor], torch.Tensor]
+) -> list[Layer]:
+    """Those of `layers` that add what two matrices write; of what that is for the prompts `anchors`, `own` takes what the
+    tokens of others are to take on.
+    """
+    width = conditioner.token_table.weight.shape[1]
+    outputs: dict[nn.Linear, torch.Tensor] = {}
+    entered: dict[nn.Module, torch.Tensor] = {}
+    found = []
+
+    def leave(module: nn.Module, _: tuple, output: Any) -> None:
+        before, after = entered.pop(module), output[0] if isinstance(output, tuple) else output
+        last = conditioner.mlp_output(module)
+        for matrix in [matrix for matrix in outputs if matrix is not last]:
+            total = before + outputs[matrix]
+            if (total + outputs[last] - after).norm() <= ADDED * (after - before).norm():
+                found.append(Layer(module, (matrix, last), (own(total), own(after))))
+                break
+        outputs.clear()
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hook = layer.register_forward_pre_hook(
+                lambda module, args, kwargs: entered.__setitem__(module, _entering(args, kwargs)), with_kwargs=True
+            )
+            hooks.callback(hook.remove)
+            for matrix in layer.modules():
+                if isinstance(matrix, nn.Linear) and matrix.out_features == width:
+                    hook = matrix.register_forward_hook(lambda module, _, output: outputs.__setitem__(module, output))
+                    hooks.callback(hook.remove)
+            hooks.callback(layer.register_forward_hook(leave).remove)
+        _read(conditioner, anchors, layers[-1], hooks)
+    return found
+
+
+class _EnoughError(Exception):
+    """All layers of interest have been read."""
+
+
+def _read(conditioner: Conditioner, tokens: Tokens, last: nn.Module, hooks: ExitStack) -> None:
+    """Read up to the layer `last`."""
+
+    def stop(*_: Any) -> None:
+        raise _EnoughError
+
+    hooks.callback(last.register_forward_hook(stop).remove)
+    with suppress(_EnoughError):
+        conditioner.encode_tokens(tokens)
+
+
+def _gathered(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def _entering(args: tuple, kwargs: dict) -> torch.Tensor:
+    """The hidden states that a layer is called with."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _leading(matrix: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:
+    """Its leading right singular vectors, by subspace iteration (Halko et al., arXiv 0909.4061): (rank, in), or fewer where
+    it has no more.
+    """
+    guess = torch.randn(matrix.shape[1], min(rank + BESIDES, *matrix.shape), generator=generator).to(matrix)
+    for _ in range(ROUNDS):
+        basis, _ = torch.linalg.qr(matrix @ guess)
+        guess = matrix.T @ basis
+    _, _, vectors = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return vectors[:rank]

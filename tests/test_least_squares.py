@@ -1,0 +1,138 @@
+"""Where changes begin: that the equations are solved, in which encoders, and that the weights are left as they were."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import transformers
+from conftest import make_pair, same, weights
+
+from unreel import UnreelError
+from unreel.conditioner import Conditioner
+from unreel.erasure import changed
+from unreel.methods import least_squares as module
+from unreel.methods.least_squares import least_squares
+from unreel.pair import TextModel
+from unreel.prompt_pairs import PromptPair
+from unreel.reading import as_anchors, as_read
+
+TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")
+PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for text in TEMPLATES]
+OTHERS = ["", "a cat", "a photo of a dog", "a robot", "a tree next to a car", "an owl"]
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4}
+
+
+@pytest.fixture
+def conditioner():
+    pipeline = make_pair().t2i
+    return Conditioner(pipeline.tokenizer, pipeline.text_encoder)
+
+
+def solved(conditioner, layers=2, weight=10.0, rank=6, pairs=PAIRS, kept=OTHERS):
+    return least_squares(conditioner, conditioner.layers[:layers], pairs, {1.0: kept, 0.5: ["a tower"]}, weight, rank, 0)
+
+
+@torch.no_grad()
+def left(conditioner, changes):
+    aim = as_anchors(conditioner, PAIRS)
+    way = aim.distances(conditioner.encode_tokens(aim.tokens)).sum()
+    with changed(conditioner.text_encoder, changes):
+        return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum() / way)
+
+
+@torch.no_grad()
+def moved(conditioner, changes):
+    aim = as_read(conditioner, OTHERS)
+    with changed(conditioner.text_encoder, changes):
+        return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum())
+
+
+def test_the_weights_are_as_found_and_no_hook_is_left(conditioner):
+    before = weights(conditioner.text_encoder)
+    assert solved(conditioner)
+    assert same(before, weights(conditioner.text_encoder))
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in conditioner.text_encoder.modules())
+
+
+def test_what_writes_of_the_layers_changes_by_that_rank_and_nothing_else(conditioner):
+    changes = solved(conditioner, layers=2, rank=3)
+    assert [name.split("layers.")[-1] for name in changes] == [
+        f"{layer}.{matrix}.weight" for layer in (0, 1) for matrix in ("self_attn.out_proj", "mlp.fc2")
+    ]
+    assert all(change.up.shape[1] == len(change.down) == 3 for change in changes.values())
+
+
+def test_prompts_are_read_more_like_their_anchors_with_every_layer(conditioner):
+    shares = [1.0, *(left(conditioner, solved(conditioner, layers, weight=0.1)) for layers in (1, 2, 9))]
+    assert all(more > less for more, less in pairwise(shares)) and shares[-1] < 0.3
+
+
+def test_the_more_it_weighs_the_less_moves_what_is_kept(conditioner):
+    distances = [moved(conditioner, solved(conditioner, weight=weight)) for weight in (0.1, 10.0, 1000.0)]
+    assert all(more > less for more, less in pairwise(distances))
+
+
+def test_it_is_the_minimum_of_the_formula():
+    """No change of the matrix, small or large, costs less than the one found, where its rank is not cut."""
+    random = torch.Generator().manual_seed(0)
+    given, missing = torch.randn(50, 12, generator=random), torch.randn(50, 5, generator=random)
+    rows = torch.randn(80, 12, generator=random)
+    kept = 3.0 * rows.T @ rows / len(rows)
+    found = module._solution(given, missing, kept, 5, random).dense().float()
+
+    def cost(change):
+        own = (given @ change.T - missing).square().sum(1).mean() + torch.trace(change @ kept @ change.T)
+        return own + module.RIDGE * (given.T @ given / len(given)).diagonal().mean() * change.square().sum()
+
+    for size in (1e-3, 1e-1, 1.0):
+        for _ in range(20):
+            assert cost(found) < cost(found + size * torch.randn(5, 12, generator=random))
+
+
+def test_what_is_cut_of_the_rank_is_what_does_least_to_what_is_given():
+    random = torch.Generator().manual_seed(0)
+    given, missing = torch.randn(400, 20, generator=random), torch.randn(400, 12, generator=random)
+    given = given * torch.linspace(0.1, 3, 20)
+    kept = torch.eye(20)
+    whole, cut = (module._solution(given, missing, kept, rank, random).dense().float() for rank in (12, 3))
+    metric = given.T @ given / len(given) + kept
+    metric.diagonal().add_(module.RIDGE * (given.T @ given / len(given)).diagonal().mean())
+    root = torch.linalg.cholesky(metric)
+    best = torch.linalg.svdvals(whole @ root)[3:].square().sum()
+    assert float(((whole - cut) @ root).square().sum()) == pytest.approx(float(best), rel=0.02)
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (3, 12), (1, 1)])
+def test_it_is_found_though_there_are_fewer_directions_than_ranks(shape):
+    width, out = shape
+    change = module._solution(torch.ones(4, width), torch.ones(4, out), torch.eye(width), 5, torch.Generator())
+    assert change.up.isfinite().all() and change.down.isfinite().all()
+
+
+def test_what_is_no_number_is_refused(conditioner):
+    with torch.no_grad():
+        conditioner.mlp_output(conditioner.layers[0]).weight[0, 0] = float("nan")
+    with pytest.raises(UnreelError, match="float32"):
+        module._solution(torch.full((4, 3), torch.nan), torch.ones(4, 2), torch.eye(3), 2, torch.Generator())
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5", "bert", "gemma2"])
+def test_only_layers_that_add_what_their_matrices_write_are_solved_for(kind):
+    """BERT and Gemma put norms behind: what is to be added there is not what is missing."""
+    tokenizer = make_pair().t2i.tokenizer
+    shape = {**SHAPE, "vocab_size": len(tokenizer)}
+    encoders = {
+        "llama": lambda: transformers.LlamaModel(transformers.LlamaConfig(**shape)),
+        "bert": lambda: transformers.BertModel(transformers.BertConfig(**shape), add_pooling_layer=False),
+        "gemma2": lambda: transformers.Gemma2Model(
+            transformers.Gemma2Config(**shape, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8)
+        ),
+        "t5": lambda: transformers.T5EncoderModel(
+            transformers.T5Config(d_model=32, d_ff=64, d_kv=8, num_layers=6, num_heads=4, vocab_size=len(tokenizer))
+        ),
+    }
+    torch.manual_seed(0)
+    model = TextModel(tokenizer, encoders[kind]().eval())
+    conditioner = Conditioner(model.tokenizer, model.text_encoder)
+    changes = solved(conditioner, layers=3)
+    assert len(changes) == (6 if kind in ("llama", "t5") else 0)
