@@ -471,7 +471,8 @@ def _spent(row: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     profile = ", ".join(f"{part} {seconds:.0f}" for part, seconds in row["profile"].items() if seconds >= 0.5)
     on = entry["machine"] if "NVIDIA" in entry["machine"] else f"{entry['threads']} threads"
     where, seconds = f"{entry['encoder'].split(', ')[-1]}, {on}", row["seconds"]
-    return [where, f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}", f"{row['peak_memory_gib']:.1f}", f"{row['megabytes']:.1f}", profile]
+    figures = [f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}", f"{row['peak_memory_gib']:.1f}"]
+    return [where, *figures, f"{row['megabytes']:.1f}", profile]
 
 
 def exports() -> str:
@@ -641,16 +642,7 @@ def real_encoders_summary() -> str:
         return NOT_YET
     rows = []
     for encoder, concepts in measured.items():
-        left = {name: cell["left"] for name, cell in concepts.items()}
-        worst = max(left, key=left.__getitem__)
-        seconds = median(cell["seconds"] for cell in concepts.values())
-        figures = {
-            "left": median(left.values()),
-            "worst": left[worst],
-            "spellings": median(pooled(concepts, SPELLINGS)),
-            "near": median(pooled(concepts, NEAR)),
-            "everyday": median(pooled(concepts, ("everyday",))),
-        }
+        figures, worst, seconds = _over_concepts(concepts)
         cells = [f"{_percent(value)}{_missed(value, REAL_BARS[name])}" for name, value in figures.items()]
         cells[1] = f"{cells[1]}, *{worst}*"
         took = f"{seconds:.0f}{_missed(seconds, REAL_SECONDS.get(encoder))}"
@@ -658,6 +650,37 @@ def real_encoders_summary() -> str:
     limits = ", ".join(f"{REAL_NAMES[encoder]} ≤ {seconds}" for encoder, seconds in REAL_SECONDS.items())
     rows.append(["*bar*", "", *(f"≤ {100 * bar:.0f} %" for bar in REAL_BARS.values()), limits])
     head = ["text encoder", "concepts", "way left: median", "way left: worst", "other spellings: way left"]
+    head += ["shared words and nearest things moved", "everyday prompts moved", "seconds a concept"]
+    return _table(head, rows)
+
+
+def _over_concepts(concepts: dict[str, Any]) -> tuple[dict[str, float], str, float]:
+    """What bars are about, the worst concept, and seconds, of cells by concept."""
+    left = {name: cell["left"] for name, cell in concepts.items()}
+    worst = max(left, key=left.__getitem__)
+    figures = {
+        "left": median(left.values()),
+        "worst": left[worst],
+        "spellings": median(pooled(concepts, SPELLINGS)),
+        "near": median(pooled(concepts, NEAR)),
+        "everyday": median(pooled(concepts, ("everyday",))),
+    }
+    return figures, worst, median(cell["seconds"] for cell in concepts.values())
+
+
+def text_solvers() -> str:
+    """Ways to learn the same from the same text, on the concepts that all of them were measured on."""
+    if not (RESULTS / "text_solvers.json").is_file():
+        return NOT_YET
+    cells = _load("text_solvers")["cells"]
+    ways = list(dict.fromkeys(way for by_way in cells.values() for way in by_way))
+    whole = {name: by_way for name, by_way in cells.items() if by_way.keys() == set(ways)}
+    rows = []
+    for way in sorted(ways, key=lambda way: -median(by_way[way]["left"] for by_way in whole.values())):
+        figures, worst, seconds = _over_concepts({name: by_way[way] for name, by_way in whole.items()})
+        shares = [_percent(value) for value in figures.values()]
+        rows.append([way, str(len(whole)), shares[0], f"{shares[1]}, *{worst}*", *shares[2:], f"{seconds:.0f}"])
+    head = ["how", "concepts", "way left: median", "way left: worst", "other spellings: way left"]
     head += ["shared words and nearest things moved", "everyday prompts moved", "seconds a concept"]
     return _table(head, rows)
 
@@ -750,6 +773,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scan": scan,
     "shot_steps": shot_steps,
     "switching": switching,
+    "text_solvers": text_solvers,
     "training": training,
 }
 # Those that every method has, under names such as paper_summary.

@@ -99,9 +99,8 @@ def text_ablation(
     """
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
-    depth = len(conditioner.layers)
-    layers = config.layers or max(4, -(-3 * depth // 5))
-    steps = round((config.steps or STEPS * min(2.0, max(1.0, SHALLOW / depth))) * concepts**0.5)
+    layers = first_layers(conditioner, config)
+    steps = round((config.steps or STEPS * min(2.0, max(1.0, SHALLOW / len(conditioner.layers)))) * concepts**0.5)
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
@@ -129,6 +128,11 @@ def text_ablation(
         if not all(factor.isfinite().all() for factor in factors.parameters()):
             raise UnreelError("a change stopped being a number: nothing was kept; lower the learning rate")
         return factors.changes(), {"losses": losses}
+
+
+def first_layers(conditioner: Conditioner, config: TextAblationConfig) -> int:
+    """How many layers change."""
+    return config.layers or max(4, -(-3 * len(conditioner.layers) // 5))
 
 
 def _rate(step: int, steps: int) -> float:

@@ -1,0 +1,71 @@
+"""Twenty concepts in one erasure, on SmolLM2: `python -m benchmarks.real_together`.
+
+The twelve of `benchmarks.real_encoders`, measured as there, and eight more, which are only forgotten too. Sentences that one
+concept is measured on and that name another are left out, everyday prompts that name any.
+"""
+
+import json
+import time
+from statistics import median
+
+import typer
+
+from benchmarks.common import RESULTS, write_result
+from benchmarks.encoders import encoder, everyday_prompts
+from benchmarks.real_encoders import SEEN_IN_TUNING, SENTENCES, Measure
+from unreel import Concept, TextAblationConfig, load_pair, unlearn
+from unreel.erasure import changed
+
+ENCODER = "smollm2"
+MORE = {
+    "Statue of Liberty": "object",
+    "Big Ben": "object",
+    "Homer Simpson": "character",
+    "Pablo Picasso": "style",
+    "Elvis Presley": "face",
+    "giraffe": "object",
+    "sunflower": "object",
+    "juggling": "motion",
+}
+
+
+def main() -> None:
+    given = json.loads(SENTENCES.read_text())["final"]
+    concepts = [Concept(name, one["kind"]) for name, one in given.items()]
+    concepts += [Concept(name, kind) for name, kind in MORE.items()]
+    pair = load_pair(t2v=str(encoder(ENCODER)), text_only=True)
+    config = TextAblationConfig()
+    start = time.perf_counter()
+    erasure = unlearn(concepts, pair, config)
+    seconds = round(time.perf_counter() - start, 1)
+    everyday = [
+        prompt
+        for i, prompt in enumerate(everyday_prompts())
+        if i % SEEN_IN_TUNING and not any(concept.is_named_in(prompt) for concept in concepts)
+    ]
+    conditioner = next(iter(pair.conditioners().values()))
+    anchors = {part["concept"]: part["anchor"] for part in erasure.provenance["parts"]}
+    cells = {}
+    for concept in concepts[: len(given)]:
+        others = [other for other in concepts if other is not concept]
+        own = {**given[concept.name]}
+        for name in ("shared", "near"):
+            own[name] = [text for text in own[name] if not any(other.is_named_in(text) for other in others)]
+        measure = Measure(conditioner, concept, anchors[concept.name], own, everyday)
+        with changed(conditioner.text_encoder, erasure.changes):
+            cells[concept.name] = {"anchor": anchors[concept.name], **measure.figures()}
+        print(concept.name, json.dumps(cells[concept.name]), flush=True)
+    alone = json.loads((RESULTS / "real_encoders.json").read_text())["cells"][ENCODER]
+    result = {
+        "concepts": [concept.name for concept in concepts],
+        "seconds": seconds,
+        "seconds_alone": median(cell["seconds"] for cell in alone.values()),
+        "megabytes": round(erasure.nbytes / 1e6, 2),
+        "check": erasure.provenance["check"],
+        "cells": cells,
+    }
+    write_result("real_together", result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
