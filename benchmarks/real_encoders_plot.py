@@ -16,6 +16,8 @@ KINDS = {"object": "o", "character": "^", "style": "s", "face": "D", "motion": "
 NEAREST = "shared words and nearest things moved, %"
 MOVED = {"everyday": ("everyday prompts moved, %", ("everyday",)), "near": (NEAREST, NEAR)}
 
+LABEL = (0.2, 0.037)  # width and height of a name, as shares of a panel
+
 
 def main() -> None:
     cells = json.loads((RESULTS / "real_encoders.json").read_text())["cells"]
@@ -36,15 +38,23 @@ def _draw(axes: Any, concepts: dict[str, Any], names: tuple[str, ...], bar: floa
         some = [point for name, point in points.items() if concepts[name]["kind"] == kind]
         if some:
             axes.plot(*zip(*some, strict=True), mark, label=kind)
-    for name, point in points.items():
-        axes.annotate(name, point, (5, 4), textcoords="offset points", fontsize=8)
+    right, top = (max(values) for values in zip(*points.values(), strict=True))
+    right, top = 1.35 * max(right, 100 * bar), 1.1 * max(top, 100 * REAL_BARS["worst"])
+    taken: list[tuple[float, float]] = []  # where names stand, from below, each above those that it would run into
+    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
+        place = y + 0.01 * top
+        for other, height in taken:
+            if abs(other - x) < LABEL[0] * right and abs(height - place) < LABEL[1] * top:
+                place = height + LABEL[1] * top
+        taken = sorted([*taken, (x, place)], key=lambda spot: spot[1])
+        line = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.6}
+        axes.annotate(name, (x, y), (x + 0.02 * right, place), fontsize=8, arrowprops=line)
     middle = (100 * median(pooled(concepts, names)), median(left for _, left in points.values()))
     axes.plot(*middle, "x", color="black", markersize=11, markeredgewidth=2, label="median")
     axes.axvline(100 * bar, color="0.5", linestyle="--", label="bar for the median")
     axes.axhline(100 * REAL_BARS["left"], color="0.5", linestyle="--")
     axes.axhline(100 * REAL_BARS["worst"], color="tab:red", linestyle=":", label="bar for the worst concept")
-    right, top = (max(values) for values in zip(*points.values(), strict=True))
-    axes.set(xlim=(0, 1.35 * max(right, 100 * bar)), ylim=(0, 1.1 * max(top, 100 * REAL_BARS["worst"])))
+    axes.set(xlim=(0, right), ylim=(0, top))
 
 
 if __name__ == "__main__":

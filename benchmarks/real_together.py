@@ -1,16 +1,15 @@
 """Twenty concepts in one erasure, on SmolLM2: `python -m benchmarks.real_together`.
 
-The twelve of `benchmarks.real_encoders`, measured as there, and eight more, which are only forgotten too. Sentences that one
-concept is measured on and that name another are left out, everyday prompts that name any.
+The twelve of `benchmarks.real_encoders`, measured as there, and eight more, which are only forgotten too. Prompts that share
+a word with a concept or are near to it are left out where they name another, and everyday ones where they name any.
 """
 
 import json
 import time
-from statistics import median
 
 import typer
 
-from benchmarks.common import RESULTS, write_result
+from benchmarks.common import write_result
 from benchmarks.encoders import encoder, everyday_prompts
 from benchmarks.real_encoders import SEEN_IN_TUNING, SENTENCES, Measure
 from unreel import Concept, TextAblationConfig, load_pair, unlearn
@@ -37,7 +36,7 @@ def main() -> None:
     config = TextAblationConfig()
     start = time.perf_counter()
     erasure = unlearn(concepts, pair, config)
-    seconds = round(time.perf_counter() - start, 1)
+    cost = {"seconds": round(time.perf_counter() - start, 1), "megabytes": round(erasure.nbytes / 1e6, 2)}
     everyday = [
         prompt
         for i, prompt in enumerate(everyday_prompts())
@@ -53,14 +52,10 @@ def main() -> None:
             own[name] = [text for text in own[name] if not any(other.is_named_in(text) for other in others)]
         measure = Measure(conditioner, concept, anchors[concept.name], own, everyday)
         with changed(conditioner.text_encoder, erasure.changes):
-            cells[concept.name] = {"anchor": anchors[concept.name], **measure.figures()}
+            cells[concept.name] = {"anchor": anchors[concept.name], **cost, **measure.figures()}
         print(concept.name, json.dumps(cells[concept.name]), flush=True)
-    alone = json.loads((RESULTS / "real_encoders.json").read_text())["cells"][ENCODER]
     result = {
         "concepts": [concept.name for concept in concepts],
-        "seconds": seconds,
-        "seconds_alone": median(cell["seconds"] for cell in alone.values()),
-        "megabytes": round(erasure.nbytes / 1e6, 2),
         "check": erasure.provenance["check"],
         "cells": cells,
     }

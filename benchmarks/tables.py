@@ -685,6 +685,22 @@ def text_solvers() -> str:
     return _table(head, rows)
 
 
+def real_together() -> str:
+    """Twenty concepts in one erasure, beside one."""
+    if not (RESULTS / "real_together.json").is_file():
+        return NOT_YET
+    together, alone = _load("real_together"), _load("real_encoders")["cells"]["smollm2"]
+    rows = []
+    for count, cells in ((1, alone), (len(together["concepts"]), together["cells"])):
+        figures, worst, seconds = _over_concepts(cells)
+        size = median(cell["megabytes"] for cell in cells.values())
+        shares = [_percent(value) for value in figures.values()]
+        rows.append([str(count), shares[0], f"{shares[1]}, *{worst}*", *shares[2:], f"{seconds:.0f}", f"{size:.1f}"])
+    head = ["concepts in one erasure", "way left: median", "way left: worst", "other spellings: way left"]
+    head += ["shared words and nearest things moved", "everyday prompts moved", "seconds", "MB"]
+    return _table(head, rows)
+
+
 def real_encoders() -> str:
     """The same by concept, in percent."""
     measured = _real_encoders()
@@ -770,6 +786,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "real_encoders": real_encoders,
     "real_encoders_summary": real_encoders_summary,
+    "real_together": real_together,
     "scan": scan,
     "shot_steps": shot_steps,
     "switching": switching,
