@@ -1,7 +1,7 @@
 """Twenty concepts in one erasure, on SmolLM2: `python -m benchmarks.real_together`.
 
-The twelve of `benchmarks.real_encoders`, measured as there, and eight more, which are only forgotten too. Prompts that share
-a word with a concept or are near to it are left out where they name another, and everyday ones where they name any.
+The twelve of `benchmarks.real_encoders`, measured as there, and eight more, which are only forgotten too. Prompts that
+share a word with a concept or are near to it are left out where they name another, everyday ones where they name any.
 """
 
 import json
