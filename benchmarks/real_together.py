@@ -50,9 +50,11 @@ def main() -> None:
         own = {**given[concept.name]}
         for name in ("shared", "near"):
             own[name] = [text for text in own[name] if not any(other.is_named_in(text) for other in others)]
-        measure = Measure(conditioner, concept, anchors[concept.name], own, everyday)
+        measure = Measure(conditioner, concept, anchors[concept.name], own, [] if cells else everyday)
         with changed(conditioner.text_encoder, erasure.changes):
-            cells[concept.name] = {"anchor": anchors[concept.name], **cost, **measure.figures()}
+            figures = measure.figures()
+        same = {"everyday": next(iter(cells.values()))["everyday"]} if cells else {}  # for all, so measured once
+        cells[concept.name] = {"anchor": anchors[concept.name], **cost, **figures, **same}
         print(concept.name, json.dumps(cells[concept.name]), flush=True)
     result = {
         "concepts": [concept.name for concept in concepts],

@@ -303,11 +303,12 @@ def _ablated(
 ) -> tuple[dict[str, Change], dict[str, Any]]:
     prompts = prompts_for(concepts, pair, conditioner, config.seed)
     near = near_to(concepts, conditioner, pair.vocabulary)
+    more = len(concepts) ** 0.5  # as many more as steps
     changes, record = text_ablation(
         conditioner,
-        prompts.pairs(round(config.forget * len(concepts) ** 0.5)),  # as many more as steps
-        prompts.everyday(config.solve_retain),
-        prompts.neighbours([*near, *keep], config.retain),
+        prompts.pairs(round(config.forget * more)),
+        prompts.everyday(max(config.solve_retain, round(config.retain * more))),
+        prompts.neighbours([*near, *keep], round(config.retain * more)),
         config,
         concepts=len(concepts),
     )

@@ -71,8 +71,7 @@ def least_squares(
     matrices = {f"{names[id(matrix)]}.weight": matrix for layer in plain for matrix in layer.writers}
     moments = {name: torch.zeros(2 * (m.in_features,), device=conditioner.device) for name, m in matrices.items()}
     for weight, prompts in kept.items():
-        for name, moment in _second_moments(conditioner, matrices, prompts, layers[-1]).items():
-            moments[name] += weight * retain_weight * moment
+        _add_moments(moments, weight * retain_weight, conditioner, matrices, prompts, layers[-1])
     generator = torch.Generator("cpu").manual_seed(seed)
     changes: dict[str, LowRank] = {}
 
@@ -99,32 +98,34 @@ def least_squares(
     return changes
 
 
-@torch.no_grad()
-def _second_moments(
-    conditioner: Conditioner, matrices: Mapping[str, nn.Linear], prompts: Sequence[str], last: nn.Module
-) -> dict[str, torch.Tensor]:
-    """Of what `matrices`, of layers up to `last`, are given for a token of `prompts`: means of products, (in, in) each, by
-    name. The first token of each does not count: that of a causal language model drowns all others and never depends on the
-    prompt (arXiv 2309.17453).
+def _add_moments(
+    moments: Mapping[str, torch.Tensor],
+    weight: float,
+    conditioner: Conditioner,
+    matrices: Mapping[str, nn.Linear],
+    prompts: Sequence[str],
+    last: nn.Module,
+) -> None:
+    """Add to `moments` (in, in), by name, `weight` times the second moments of what `matrices`, of layers up to `last`, are
+    given for a token of `prompts`. The first token of each does not count: that of a causal language model drowns all
+    others and never depends on the prompt (arXiv 2309.17453).
     """
-    sums = {name: torch.zeros(2 * (matrix.in_features,), device=conditioner.device) for name, matrix in matrices.items()}
     ordered = sorted(prompts, key=conditioner.length)
-    tokens = 0
-    for start in range(0, len(ordered), BATCH):
-        said = tokens_of(conditioner, ordered[start : start + BATCH], short=True)
-        counted = said.seen.clone()
-        counted[:, 0] = False
-        tokens += int(counted.sum())
+    batches = [
+        tokens_of(conditioner, ordered[start : start + BATCH], short=True) for start in range(0, len(ordered), BATCH)
+    ]
+    masks = [tokens.seen & (torch.arange(tokens.ids.shape[1], device=tokens.ids.device) > 0) for tokens in batches]
+    share = weight / max(1, sum(int(counted.sum()) for counted in masks))
+    for tokens, counted in zip(batches, masks, strict=True):
 
         def add(name: str, _: nn.Module, args: tuple, __: torch.Tensor, counted: torch.Tensor = counted) -> None:
             rows = args[0][counted].float()
-            sums[name].addmm_(rows.T, rows)
+            moments[name].addmm_(rows.T, rows, alpha=share)
 
         with ExitStack() as hooks:
             for name, matrix in matrices.items():
                 hooks.callback(matrix.register_forward_hook(partial(add, name)).remove)
-            _read(conditioner, said, last, hooks)
-    return {name: total / max(1, tokens) for name, total in sums.items()}
+            _read(conditioner, tokens, last, hooks)
 
 
 def _solution(

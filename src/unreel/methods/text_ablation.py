@@ -105,7 +105,8 @@ def text_ablation(
     conditioner.text_encoder.requires_grad_(False)
     with ExitStack() as afterwards:
         afterwards.enter_context(conditioner.brisk())
-        lessons = _lessons(conditioner, pairs, everyday[: config.retain], neighbours, config)  # with nothing changed yet
+        few = everyday[: round(config.retain * concepts**0.5)]
+        lessons = _lessons(conditioner, pairs, few, neighbours, config)  # with nothing changed yet
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
         way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
