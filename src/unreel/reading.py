@@ -68,7 +68,12 @@ def as_anchors(
     """
     tokens, anchors, aligned, counted = side_by_side(conditioner, pairs, short=short, from_name=from_name)
     states = conditioner.encode_tokens(anchors)
-    return Aim(tokens, states.gather(1, aligned[..., None].expand(-1, -1, states.shape[-1])), counted)
+    return Aim(tokens, at_places(states, aligned), counted)
+
+
+def at_places(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Of `states` (prompts, tokens, width) those at `places` (prompts, tokens)."""
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def side_by_side(

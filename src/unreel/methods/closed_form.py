@@ -23,7 +23,7 @@ from torch import nn
 from unreel.conditioner import Conditioner, Tokens
 from unreel.erasure import LowRank, doubled
 from unreel.errors import UnreelError
-from unreel.reading import align
+from unreel.reading import align, at_places
 
 BATCH = 64  # sentences at once
 
@@ -167,13 +167,13 @@ class Pass:
 
     def __init__(self, calls: list[tuple[tuple, dict]], goals: list[torch.Tensor], seen: torch.Tensor, way: float):
         self.calls, self.goals, self.seen, self.way = calls, goals, seen, way
-        self.hidden = _hidden(*calls[0])
+        self.hidden = hidden_states(*calls[0])
 
     @classmethod
     def of(cls, conditioner: Conditioner, twins: Sequence[Twin], layers: Sequence[nn.Module]) -> "Pass":
         said, wanted, places = tokenize(conditioner, twins)
         calls, leaving = watch(conditioner, said, layers)
-        goals = [h.gather(1, places.expand(-1, -1, h.shape[-1])) for h in watch(conditioner, wanted, layers)[1]]
+        goals = [at_places(h, places) for h in watch(conditioner, wanted, layers)[1]]
         seen = said.seen
         return cls(calls, goals, seen, _square((goals[-1] - leaving[-1])[seen]))
 
@@ -185,8 +185,8 @@ class Pass:
         """What leaves layer number `index` now for `hidden`; all else it is called with does not depend on what changes."""
         args, kwargs = self.calls[index]
         if args:
-            return _first(layer(self.hidden, *args[1:], **kwargs))
-        return _first(layer(**{**kwargs, "hidden_states": self.hidden}))
+            return first(layer(self.hidden, *args[1:], **kwargs))
+        return first(layer(**{**kwargs, "hidden_states": self.hidden}))
 
     def distance(self) -> float:
         return _square((self.goals[-1] - self.hidden)[self.seen])
@@ -194,11 +194,11 @@ class Pass:
 
 def tokenize(conditioner: Conditioner, twins: Sequence[Twin]) -> tuple[Tokens, Tokens, torch.Tensor]:
     """The sentences and their twins as tokens, and the places in the twins that correspond to the sentences' tokens,
-    (n, tokens, 1).
+    (n, tokens).
     """
     said, wanted = (conditioner.tokenize([pair[side] for pair in twins]) for side in (0, 1))
     places = [align(a, b) for a, b in zip(said.ids.tolist(), wanted.ids.tolist(), strict=True)]
-    return said, wanted, torch.tensor(places, device=said.ids.device)[..., None]
+    return said, wanted, torch.tensor(places, device=said.ids.device)
 
 
 def watch(
@@ -215,7 +215,7 @@ def watch(
     hooks = []
     for layer in layers:
         hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
-        hooks.append(layer.register_forward_hook(lambda _, __, output: leaving.append(_first(output))))
+        hooks.append(layer.register_forward_hook(lambda _, __, output: leaving.append(first(output))))
     try:
         conditioner.encode_tokens(tokens)
     finally:
@@ -252,11 +252,13 @@ def _gain(layer: nn.Module, matrix: nn.Linear) -> torch.Tensor | float:
     return 1.0 if norm is None else norm(torch.ones(matrix.out_features).to(matrix.weight)).float()
 
 
-def _hidden(args: tuple, kwargs: dict) -> torch.Tensor:
+def hidden_states(args: tuple, kwargs: dict) -> torch.Tensor:
+    """What a layer is called with."""
     return args[0] if args else kwargs["hidden_states"]
 
 
-def _first(output: Any) -> torch.Tensor:
+def first(output: Any) -> torch.Tensor:
+    """What a layer passes on, whatever it returns beside it."""
     return output[0] if isinstance(output, tuple) else output
 
 

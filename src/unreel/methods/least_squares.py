@@ -8,7 +8,7 @@ the encoder as found,
 
 first for what attention writes, then for what the MLP writes, of one layer after the other from below, so that each mends
 what those below it could not. Only of layers that add what their matrices write to what enters them, as those of CLIP, T5
-and Llama do: where a norm comes after (BERT, Gemma) nothing is changed.
+and Llama do: where a norm comes after (BERT, Gemma 2) nothing is changed.
 
 Knows layers and prompts; knows nothing about what the changes are for.
 """
@@ -26,8 +26,9 @@ from torch.nn.functional import normalize
 from unreel.conditioner import Conditioner, Tokens
 from unreel.erasure import LowRank, doubled
 from unreel.errors import UnreelError
+from unreel.methods.closed_form import first, hidden_states
 from unreel.prompt_pairs import PromptPair
-from unreel.reading import side_by_side, tokens_of
+from unreel.reading import at_places, side_by_side, tokens_of
 
 ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
 BATCH = 64  # prompts at once
@@ -64,11 +65,11 @@ def least_squares(
     The weights are left as they were found. Raises UnreelError if the equations have no finite solution.
     """
     tokens, anchors, aligned, naming = side_by_side(conditioner, pairs, short=True)
-    plain = _plain(conditioner, layers, anchors, lambda states: _gathered(states, aligned)[naming].float())
+    plain = _plain(conditioner, layers, anchors, lambda states: at_places(states, aligned)[naming].float())
     if not plain:
         return {}
-    names = {id(module): name for name, module in conditioner.text_encoder.named_modules()}
-    matrices = {f"{names[id(matrix)]}.weight": matrix for layer in plain for matrix in layer.writers}
+    names = {module: f"{name}.weight" for name, module in conditioner.text_encoder.named_modules()}
+    matrices = {names[matrix]: matrix for layer in plain for matrix in layer.writers}
     moments = {name: torch.zeros(2 * (m.in_features,), device=conditioner.device) for name, m in matrices.items()}
     for weight, prompts in kept.items():
         _add_moments(moments, weight * retain_weight, conditioner, matrices, prompts, layers[-1])
@@ -76,7 +77,7 @@ def least_squares(
     changes: dict[str, LowRank] = {}
 
     def enter(layer: Layer, _: nn.Module, args: tuple, kwargs: dict) -> None:
-        layer.total = _entering(args, kwargs)
+        layer.total = hidden_states(args, kwargs)
 
     def solve(name: str, layer: Layer, matrix: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
         """Find the change of a matrix, and let it write as changed."""
@@ -92,8 +93,7 @@ def least_squares(
             hook = layer.module.register_forward_pre_hook(partial(enter, layer), with_kwargs=True)
             hooks.callback(hook.remove)
             for matrix in layer.writers:
-                name = f"{names[id(matrix)]}.weight"
-                hooks.callback(matrix.register_forward_hook(partial(solve, name, layer)).remove)
+                hooks.callback(matrix.register_forward_hook(partial(solve, names[matrix], layer)).remove)
         _read(conditioner, tokens, layers[-1], hooks)
     return changes
 
@@ -158,7 +158,7 @@ def _plain(
     found = []
 
     def leave(module: nn.Module, _: tuple, output: Any) -> None:
-        before, after = entered.pop(module), output[0] if isinstance(output, tuple) else output
+        before, after = entered.pop(module), first(output)
         last = conditioner.mlp_output(module)
         for matrix in [matrix for matrix in outputs if matrix is not last]:
             total = before + outputs[matrix]
@@ -170,7 +170,7 @@ def _plain(
     with ExitStack() as hooks:
         for layer in layers:
             hook = layer.register_forward_pre_hook(
-                lambda module, args, kwargs: entered.__setitem__(module, _entering(args, kwargs)), with_kwargs=True
+                lambda module, args, kwargs: entered.__setitem__(module, hidden_states(args, kwargs)), with_kwargs=True
             )
             hooks.callback(hook.remove)
             for matrix in layer.modules():
@@ -195,15 +195,6 @@ def _read(conditioner: Conditioner, tokens: Tokens, last: nn.Module, hooks: Exit
     hooks.callback(last.register_forward_hook(stop).remove)
     with suppress(_EnoughError):
         conditioner.encode_tokens(tokens)
-
-
-def _gathered(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def _entering(args: tuple, kwargs: dict) -> torch.Tensor:
-    """The hidden states that a layer is called with."""
-    return args[0] if args else kwargs["hidden_states"]
 
 
 def _leading(matrix: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:

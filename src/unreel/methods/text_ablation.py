@@ -92,7 +92,8 @@ def text_ablation(
 ) -> tuple[dict[str, LowRank], dict[str, Any]]:
     """Make the encoder read the prompts of `pairs` as their anchor prompts, and `everyday` and `neighbours` as before.
 
-    `pairs` are about so many `concepts`, for which there are more steps, but far fewer than each would take alone.
+    `pairs` are about so many `concepts`, for which there are more steps, but far fewer than each would take alone. Of
+    `everyday`, all beyond the first `config.retain`, or more for several, only say where changes begin.
     The weights are left as they were found. Returns the changes by weight name and, as plain data, the share of the way to
     the anchor that was left at every step ("losses").
     Raises UnreelError if there is nothing to learn from, concept and anchor say the same, or what is learned is no number.
