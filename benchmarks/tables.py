@@ -642,7 +642,8 @@ def real_encoders_summary() -> str:
         return NOT_YET
     rows = []
     for encoder, concepts in measured.items():
-        figures, worst, seconds = _over_concepts(concepts)
+        figures, worst = _over_concepts(concepts)
+        seconds = _seconds(concepts)
         cells = [f"{_percent(value)}{_missed(value, REAL_BARS[name])}" for name, value in figures.items()]
         cells[1] = f"{cells[1]}, *{worst}*"
         took = f"{seconds:.0f}{_missed(seconds, REAL_SECONDS.get(encoder))}"
@@ -654,8 +655,8 @@ def real_encoders_summary() -> str:
     return _table(head, rows)
 
 
-def _over_concepts(concepts: dict[str, Any]) -> tuple[dict[str, float], str, float]:
-    """What bars are about, the worst concept, and seconds, of cells by concept."""
+def _over_concepts(concepts: dict[str, Any]) -> tuple[dict[str, float], str]:
+    """What bars are about, and the worst concept, of cells by concept."""
     left = {name: cell["left"] for name, cell in concepts.items()}
     worst = max(left, key=left.__getitem__)
     figures = {
@@ -665,7 +666,11 @@ def _over_concepts(concepts: dict[str, Any]) -> tuple[dict[str, float], str, flo
         "near": median(pooled(concepts, NEAR)),
         "everyday": median(pooled(concepts, ("everyday",))),
     }
-    return figures, worst, median(cell["seconds"] for cell in concepts.values())
+    return figures, worst
+
+
+def _seconds(concepts: dict[str, Any]) -> float:
+    return median(cell["seconds"] for cell in concepts.values())
 
 
 def text_solvers() -> str:
@@ -677,11 +682,11 @@ def text_solvers() -> str:
     whole = {name: by_way for name, by_way in cells.items() if by_way.keys() == set(ways)}
     rows = []
     for way in sorted(ways, key=lambda way: -median(by_way[way]["left"] for by_way in whole.values())):
-        figures, worst, seconds = _over_concepts({name: by_way[way] for name, by_way in whole.items()})
+        figures, worst = _over_concepts({name: by_way[way] for name, by_way in whole.items()})
         shares = [_percent(value) for value in figures.values()]
-        rows.append([way, str(len(whole)), shares[0], f"{shares[1]}, *{worst}*", *shares[2:], f"{seconds:.0f}"])
+        rows.append([way, str(len(whole)), shares[0], f"{shares[1]}, *{worst}*", *shares[2:]])
     head = ["how", "concepts", "way left: median", "way left: worst", "other spellings: way left"]
-    head += ["shared words and nearest things moved", "everyday prompts moved", "seconds a concept"]
+    head += ["shared words and nearest things moved", "everyday prompts moved"]
     return _table(head, rows)
 
 
@@ -692,10 +697,12 @@ def real_together() -> str:
     together, alone = _load("real_together"), _load("real_encoders")["cells"]["smollm2"]
     rows = []
     for count, cells in ((1, alone), (len(together["concepts"]), together["cells"])):
-        figures, worst, seconds = _over_concepts(cells)
+        figures, worst = _over_concepts(cells)
         size = median(cell["megabytes"] for cell in cells.values())
         shares = [_percent(value) for value in figures.values()]
-        rows.append([str(count), shares[0], f"{shares[1]}, *{worst}*", *shares[2:], f"{seconds:.0f}", f"{size:.1f}"])
+        rows.append(
+            [str(count), shares[0], f"{shares[1]}, *{worst}*", *shares[2:], f"{_seconds(cells):.0f}", f"{size:.1f}"]
+        )
     head = ["concepts in one erasure", "way left: median", "way left: worst", "other spellings: way left"]
     head += ["shared words and nearest things moved", "everyday prompts moved", "seconds", "MB"]
     return _table(head, rows)
