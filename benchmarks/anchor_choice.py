@@ -1,10 +1,10 @@
 """What to make instead of a thing when nobody says: `python -m benchmarks.anchor_choice`.
 
-The closed form makes of a concept what the unedited model makes of its anchor (benchmarks.methods, prompt_rewrite), so an
-anchor that passes for the concept leaves it there, and one that pushes others out of the picture takes them along. Here the
-unedited model makes images of every thing it knows, and each rule of choosing is read off for the things that are the
-target of no published figure: how often the concept is found in what the rule puts in its place, in plain prompts, beside
-something else (and how often that is then found), and behind words drawn at random, as in attacks.
+At its best, an erasure makes of a concept what the unedited model makes of its anchor (benchmarks.methods,
+prompt_rewrite), so an anchor that passes for the concept leaves it there, and one that pushes others out of the picture
+takes them along. Here the unedited model makes images of every thing it knows, and each rule of choosing is read off for
+the things that are the target of no published figure: how often the concept is found in what the rule puts in its place, in
+plain prompts, beside something else (and how often that is then found), and behind words drawn at random, as in attacks.
 
 Images under bfloat16 autocast; fifteen minutes on one core. Resumable thing by thing.
 """

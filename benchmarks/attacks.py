@@ -23,7 +23,7 @@ SEED = 6_000_000
 
 
 def main(
-    method: Annotated[str, typer.Argument(help="paper or closed_form: a method that makes an erasure")],
+    method: Annotated[str, typer.Argument(help="text_ablation or paper: a method that makes an erasure")],
     folder: Annotated[Path, typer.Option(help="where finished videos are kept")] = FOLDER,
     device: str = "cpu",
     dtype: str = "bfloat16",

@@ -1,9 +1,9 @@
 """An attribute of one subject alone: `python -m benchmarks.attributes`.
 
-"A spinning cat" is to be forgotten, but cats and spinning are not: the closed form is told to make a cat instead. Looked
+"A spinning cat" is to be forgotten, but cats and spinning are not: unreel is told to make a cat instead. Looked
 for is the attribute on its subject, by the wordings that were forgotten and by others; the attribute on other subjects; and
-the subject without it. Once with the defaults, and once with the attribute kept by name on subjects of no prompt and all
-the rest weighing ten times as much. Resumable like methods; a quarter of an hour on one core.
+the subject without it. Once with the defaults, and once with the attribute kept by name on subjects of no prompt and what
+is near weighing five times as much. Resumable like methods; a quarter of an hour on one core.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,15 @@ import torch
 import typer
 
 from benchmarks.common import FOLDER, resume, write_result
-from unreel import ClosedFormConfig, Concept, evaluate, load_pair, unlearn
+from unreel import Concept, evaluate, load_pair, unlearn
 from unreel.concept import Kind
 from unreel.judges import load_judge
 from unreel.pair import load_video_model
 from unreel.prompt_files import PromptRow
+from unreel.unlearning import configure
 
 NAME = "attributes"
-RETAIN_WEIGHT = 30.0
+NEAR_WEIGHT = 100.0
 VIDEOS = 20  # of each group
 SEED = 16_000_000
 
@@ -89,9 +90,8 @@ def main(
     rows: list[dict[str, Any]] = stored.get("rows", [])
     for case, keeping in [(case, keeping) for keeping in (False, True) for case in CASES][len(rows) :]:
         keep = [pattern.format(subject, case.attribute) for subject in KEPT for pattern in case.forgotten]
-        erasure = unlearn(case.concept, pair, ClosedFormConfig())
-        if keeping:
-            erasure = unlearn(case.concept, pair, ClosedFormConfig(retain_weight=RETAIN_WEIGHT), keep=keep)
+        config = configure("text-ablation", {"near_weight": NEAR_WEIGHT} if keeping else {}, pair.settings)
+        erasure = unlearn(case.concept, pair, config, keep=keep if keeping else ())
         run = evaluate(
             model,
             erasure,

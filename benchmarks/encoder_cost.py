@@ -1,17 +1,14 @@
-"""What the closed form costs for a text encoder as large as Stable Diffusion 1's: `python -m benchmarks.encoder_cost`.
+"""What text ablation costs for a text encoder as large as Stable Diffusion 1's: `python -m benchmarks.encoder_cost`.
 
-CLIP ViT-L/14's text encoder with random weights (nothing is downloaded), which cost what real ones do: the statistics of
-what is retained, once for every encoder, then a concept, with the default settings, and where the time goes. The embedded
-tokenizer takes everyday words to pieces that CLIP's knows whole; as prompts are padded to 77 tokens, that costs nothing.
-Run it with nothing else running; on a GPU, `--device cuda`. Every device, precision and number of sentences about a
-concept (`--forget`) is an entry of its own in the result. The statistics lie in a temporary folder, so they are computed
-anew every time.
+CLIP ViT-L/14's text encoder with random weights (nothing is downloaded), which cost what real ones do: a concept with the
+default settings, its self-check included, and where the time goes. The embedded tokenizer takes everyday words to pieces
+that CLIP's knows whole, so prompts are longer here. Run it with nothing else running; on a GPU, `--device cuda`. Every
+device and precision is an entry of its own in the result.
 """
 
 import json
 import os
 import platform
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,13 +24,11 @@ import typer
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from benchmarks.common import RESULTS, write_result
-from unreel import ClosedFormConfig, Concept, unlearn
-from unreel.conditioner import Conditioner, whole_words
-from unreel.corpus import Corpus
+from unreel import Concept, unlearn, unlearning
+from unreel.conditioner import Conditioner
 from unreel.cost import Cost
-from unreel.methods import closed_form
+from unreel.methods import text_ablation
 from unreel.pair import EMBEDDED_FOLDER, Pair
-from unreel.retain import cache_folder, retained
 from unreel.vocabulary import EVERYDAY
 
 NAME = "encoder_cost"
@@ -50,11 +45,11 @@ CLIP_L = CLIPTextConfig(
 )
 # The parts of the work that are told apart; none of them calls another.
 PARTS = {
-    "tokenizing": ((Conditioner, "tokenize"), (Conditioner, "has_room_for")),
-    "whole passes": ((Conditioner, "encode_tokens"),),
-    "edited layers again": ((closed_form.Pass, "through"),),
-    "products": ((closed_form, "_product"),),
-    "solving": ((closed_form, "_solve"),),
+    "choosing what to make instead and what is near": ((unlearning, "_with_anchors"), (unlearning, "near_to")),
+    "reading what prompts are to aim at": ((text_ablation, "_lessons"), (text_ablation, "_way")),
+    "least squares": ((text_ablation, "least_squares"),),
+    "steps": ((text_ablation, "_backward"),),
+    "self-check": ((unlearning, "check"),),
 }
 
 
@@ -88,7 +83,7 @@ def figures(cost: Cost, spent: Counter[str]) -> dict[str, Any]:
 
 
 def stand_in(device: str, dtype: torch.dtype) -> Pair:
-    """A pair of which only the text encoder is there, which is all that the closed form looks at."""
+    """A pair of which only the text encoder is there, which is all that learning from text looks at."""
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "image" / "tokenizer")
     tokenizer.model_max_length = CLIP_L.max_position_embeddings
     torch.manual_seed(0)
@@ -97,42 +92,30 @@ def stand_in(device: str, dtype: torch.dtype) -> Pair:
     return Pair(pipeline, pipeline, "CLIP ViT-L/14 with random weights", "", vocabulary=EVERYDAY)
 
 
-def main(device: str = "cpu", dtype: str = "float32", forget: int = ClosedFormConfig.forget) -> None:
-    config = ClosedFormConfig(forget=forget)
+def main(device: str = "cpu", dtype: str = "float32") -> None:
     pair = stand_in(device, getattr(torch, dtype))
-    conditioner = Conditioner.of(pair.t2i)
-    conditioner.encode(["warm up"])
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=folder):
-        corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
+    Conditioner.of(pair.t2i).encode(["warm up"])
+    concepts = []
+    for concept in CONCEPTS:
         with profiled(device) as spent, Cost(device) as cost:
-            retained(conditioner, corpus, [], config)
-        statistics = figures(cost, spent) | {"sentences": len(corpus.retain(config.retain))}
-        statistics["megabytes"] = sum(file.stat().st_size for file in cache_folder().iterdir()) / 1e6
-        print(f"statistics: {statistics}", flush=True)
-        concepts = []
-        for concept in CONCEPTS:
-            with profiled(device) as spent, Cost(device) as cost:
-                erasure = unlearn(concept, pair, config)
-            part = erasure.provenance["parts"][0]
-            row = {"concept": concept.name, "anchor": part["anchor"]} | figures(cost, spent)
-            concepts.append(
-                row | {"megabytes": erasure.nbytes / 1e6, **{k: part[k] for k in ("sentences", "ranks", "left")}}
-            )
-            print(concepts[-1], flush=True)
+            erasure = unlearn(concept, pair)
+        anchor = erasure.provenance["parts"][0]["anchor"]
+        concepts.append(
+            {"concept": concept.name, "anchor": anchor, "megabytes": erasure.nbytes / 1e6} | figures(cost, spent)
+        )
+        print(concepts[-1], flush=True)
     entry = {
         "encoder": f"{pair.t2i_source}, {dtype}",
         "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
-        "forget": forget,
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],  # before anything else ran, about the number of threads if nothing else did
-        "statistics": statistics,
         "concepts": concepts,
         "seconds_a_concept": median(row["seconds"] for row in concepts),
     }
     file = RESULTS / f"{NAME}.json"
     stored = json.loads(Path(file).read_text()) if file.is_file() else {}
     stored.pop("versions", None)
-    write_result(NAME, stored | {f"{device}, {dtype}, {forget} sentences": entry})
+    write_result(NAME, stored | {f"{device}, {dtype}": entry})
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ import typer
 
 from unreel.errors import UnreelError
 from unreel.files import write_json
-from unreel.retain import cache_folder
 
-FOLDER = Path(os.environ.get("UNREEL_ENCODERS") or cache_folder() / "encoders")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+FOLDER = Path(os.environ.get("UNREEL_ENCODERS") or CACHE / "unreel" / "encoders")
 COMMAND = "python -m benchmarks.encoders"
 ENCODERS = ("smollm2", "minilm")
 PROMPTS = "vbench.json"

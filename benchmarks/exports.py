@@ -18,7 +18,7 @@ from unreel.unlearning import configure
 
 NAME = "exports"
 CONCEPTS = ("Tokyo Tower", "elephant", "pizza")
-METHODS = ("closed-form", "anchored", "few-shot")
+METHODS = ("text-ablation", "anchored", "few-shot")
 TOLERANCES = (0.0, 0.01, 0.05, 0.2)
 
 
@@ -29,7 +29,7 @@ def main() -> None:
             for concept in CONCEPTS:
                 erasure = unlearn(concept, pair, configure(method, {}, pair.settings))
                 # What is a product already goes in as it is, whatever the tolerance.
-                for tolerance in TOLERANCES[:1] if method == "closed-form" else TOLERANCES:
+                for tolerance in TOLERANCES[:1] if method == "text-ablation" else TOLERANCES:
                     folder = Path(home) / f"{method}-{concept}-{tolerance}"
                     made = export(erasure, pair.t2v, folder, format="peft", tolerance=tolerance)
                     row: dict[str, Any] = {"method": method, "concept": concept, "tolerance": tolerance}

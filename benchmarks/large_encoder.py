@@ -2,14 +2,12 @@
 
 `python -m benchmarks.large_encoder`: LTX-Video at full size with random weights in bfloat16 (nothing is downloaded), which
 take what real ones do; of its autoencoder, which few-shot never uses here, a tiny one. Rows, one a run: a few-shot step of
-low rank on frames of 512 x 704 pixels, as it is, with gradient checkpointing, and with offloading; and the closed form.
+low rank on frames of 512 x 704 pixels, as it is, with gradient checkpointing, and with offloading.
 Where the device is the CPU, offloading saves nothing there: what a card would hold is counted, as what the process takes at
 most in each turn less the weights whose turn it is not.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,12 +21,9 @@ from torch import nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from benchmarks.common import RESULTS, write_result
-from unreel import ClosedFormConfig, FewShotConfig, unlearn
-from unreel.conditioner import Conditioner, whole_words
-from unreel.corpus import Corpus
+from unreel import FewShotConfig, unlearn
 from unreel.cost import Cost
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, move
-from unreel.retain import retained
 
 NAME = "large_encoder"
 # The encoder half of google/t5-v1_1-xxl.
@@ -42,7 +37,6 @@ T5_XXL = {
     "feed_forward_proj": "gated-gelu",
 }
 FEW_SHOT = FewShotConfig(shots=2, epochs=1, rank=16)  # one step
-FORGET = 30
 CHECKPOINTED = replace(FEW_SHOT, gradient_checkpointing=True)
 
 
@@ -97,31 +91,11 @@ def few_shot(config: FewShotConfig, offload: bool, device: str) -> dict[str, Any
     return row | {"counted": device == "cpu"}
 
 
-def closed_form(device: str) -> dict[str, Any]:
-    """With few sentences of what is retained, whose number changes neither memory nor the time of a concept; the time that
-    all of them take is counted from theirs, since this pipeline pads each to the same length.
-    """
-    pipeline = build(device, text_only=True)
-    pair, config = Pair(pipeline, pipeline, NAME, NAME), ClosedFormConfig(forget=FORGET, retain=10)
-    conditioner = Conditioner.of(pipeline)
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=folder):
-        corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
-        with Cost(device) as statistics:
-            retained(conditioner, corpus, [], config)
-        erasure = unlearn("castle", pair, config)
-    times = len(corpus.retain(ClosedFormConfig.retain)) / len(corpus.retain(config.retain))
-    part = erasure.provenance["parts"][0]
-    peak = max(part["peak_memory_gib"], statistics.peak_memory_gib)
-    row = {"seconds": part["seconds"], "megabytes": erasure.nbytes / 1e6, "peak_memory_gib": peak}
-    return row | {"statistics_seconds": statistics.seconds * times, "ranks": part["ranks"], "left": part["left"]}
-
-
 ROWS: dict[str, Callable[[str], dict[str, Any]]] = {
     "few-shot, rank 16": lambda device: few_shot(FEW_SHOT, False, device),
     "few-shot, rank 16, gradient checkpointing": lambda device: few_shot(CHECKPOINTED, False, device),
     "few-shot, rank 16, offloaded": lambda device: few_shot(FEW_SHOT, True, device),
     "few-shot, rank 16, gradient checkpointing, offloaded": lambda device: few_shot(CHECKPOINTED, True, device),
-    f"closed form, {FORGET} sentences about the concept": closed_form,
 }
 
 

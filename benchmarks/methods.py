@@ -17,7 +17,7 @@ import typer
 
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
 from benchmarks.rivals import NegativePrompt, PromptRewrite, others, uce
-from unreel import AnchoredConfig, ClosedFormConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
+from unreel import AnchoredConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
 from unreel.conditioner import Conditioner
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import Evaluation
@@ -57,22 +57,18 @@ def text_ablation(concept: Concept, pair: Pair) -> Any:
     return unlearn(concept, pair)
 
 
-def closed_form(concept: Concept, pair: Pair) -> Any:
-    return unlearn(concept, pair, ClosedFormConfig())
-
-
 def anchored(concept: Concept, pair: Pair) -> Any:
     return unlearn(concept, pair, AnchoredConfig(**pair.settings.anchored))
 
 
 def unified_concept_editing(concept: Concept, pair: Pair) -> Any:
-    """On the video model's cross-attention, towards the same anchor as the closed form, all that is known preserved."""
+    """On the video model's cross-attention, towards the same anchor as text ablation, all that is known preserved."""
     anchor = anchor_for(concept, [concept], Conditioner.of(pair.t2i), pair.vocabulary)
     return uce(load_video_model().pipeline, concept, anchor, others(pair.vocabulary, concept), tokens="all")
 
 
 def prompt_rewrite(concept: Concept, pair: Pair) -> Any:
-    """To the same anchor as the closed form."""
+    """To the same anchor as text ablation."""
     return PromptRewrite(concept, anchor_for(concept, [concept], Conditioner.of(pair.t2i), pair.vocabulary))
 
 
@@ -84,7 +80,6 @@ def negative_prompt(concept: Concept, pair: Pair) -> Any:
 METHODS: dict[str, tuple[Callable[[Concept, Pair], Any], tuple[str, ...]]] = {
     "text_ablation": (text_ablation, FEWER),
     "paper": (paper, GROUPS),
-    "closed_form": (closed_form, FEWER),
     "anchored": (anchored, FEWER),
     "uce": (unified_concept_editing, FEWER),
     "negative_prompt": (negative_prompt, FEWER),

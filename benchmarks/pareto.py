@@ -21,7 +21,7 @@ from unreel.judges import load_judge
 from unreel.pair import load_video_model
 
 NAME = "pareto"
-OTHERS = ("closed_form", "anchored", "uce", "negative_prompt")
+OTHERS = ("text_ablation", "anchored", "uce", "negative_prompt")
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
             methods[method] = {"figures": summarise(looks)}
             concepts = [concept.name for concept in CONCEPTS]
             write_result(NAME, same | {"concepts": concepts, "methods": methods, "device": device})
-    draw({method: methods[method] for method in OTHERS})  # not those that are gone since
+    draw({method: methods[method] for method in OTHERS})
 
 
 def draw(methods: dict[str, Any]) -> None:

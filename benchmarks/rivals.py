@@ -98,7 +98,7 @@ class NegativePrompt(_OnThePrompt):
 class PromptRewrite(_OnThePrompt):
     """Forgets nothing, but puts the anchor where a prompt names the concept, as a filter in front of a service would.
 
-    What the closed form aims for: the unedited model, asked for the anchor. Embeddings go through untouched.
+    What text ablation aims for: the unedited model, asked for the anchor. Embeddings go through untouched.
     """
 
     concept: Concept

@@ -1,7 +1,7 @@
 """What it costs to switch erasures from one request to the next: `python -m benchmarks.switching`.
 
 On the embedded video model and on a text encoder of CLIP ViT-L/14's size with random weights (nothing is downloaded):
-milliseconds to put an erasure on, take it off, and put another in its place, for erasures of low rank, as the closed form
+milliseconds to put an erasure on, take it off, and put another in its place, for erasures of low rank, as text ablation
 makes them, and of whole matrices, as the few-shot method does. Then the seconds a video takes with an erasure on and
 without, in turns. Run it with nothing else running; on a GPU, `--device cuda`.
 """
@@ -18,14 +18,14 @@ import typer
 
 from benchmarks.common import write_result
 from benchmarks.encoder_cost import stand_in
-from unreel import Erasure, generate, load_pair, unlearn
+from unreel import Erasure, TextAblationConfig, generate, load_pair, unlearn
 from unreel.conditioner import Conditioner
 from unreel.erasure import Change, Edit, Fingerprint, LowRank
+from unreel.methods.text_ablation import first_layers
 from unreel.unlearning import configure
 
 NAME = "switching"
 CONCEPTS = ("castle", "guitar")
-RANK = 200  # about what the closed form needs on random weights (benchmarks/encoder_cost.py)
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -55,16 +55,18 @@ def random_erasures(pipeline: Any, method: str) -> list[Erasure]:
     """Two that change what the method changes, by numbers drawn at random, which cost what learned ones do."""
     conditioner = Conditioner.of(pipeline)
     encoder, draw = conditioner.text_encoder, torch.Generator().manual_seed(0)
-    names = {id(module): name for name, module in encoder.named_modules()}
-    last = [f"{names[id(conditioner.mlp_output(layer))]}.weight" for layer in conditioner.layers[-4:]]
+    config = TextAblationConfig()
+    matrices = conditioner.first_matrices(first_layers(conditioner, config))
 
     def changes() -> dict[str, Change]:
         if method == "few-shot":
             return {name: 1e-3 * torch.randn(it.shape, generator=draw) for name, it in conditioner.trainable().items()}
-        shapes = {name: encoder.get_parameter(name).shape for name in last}
         return {
-            name: LowRank(torch.randn(out, RANK, generator=draw), 1e-4 * torch.randn(RANK, width, generator=draw))
-            for name, (out, width) in shapes.items()
+            name: LowRank(
+                torch.randn(it.out_features, config.rank, generator=draw),
+                1e-4 * torch.randn(config.rank, it.in_features, generator=draw),
+            )
+            for name, it in matrices.items()
         }
 
     fingerprint = Fingerprint.of(encoder)
@@ -74,15 +76,15 @@ def random_erasures(pipeline: Any, method: str) -> list[Erasure]:
 def main(device: str = "cpu", repeats: int = 20, videos: int = 10) -> None:
     load = os.getloadavg()[0]
     pair, rows = load_pair(device=device), []
-    for method in ("closed-form", "few-shot"):
+    for method in ("text-ablation", "few-shot"):
         erasures = [unlearn(name, pair, configure(method, {}, pair.settings)) for name in CONCEPTS]
         figures = switching(pair.t2v, erasures[0], erasures[1], repeats, device)
         rows.append({"encoder": "embedded", "method": method} | figures)
         print(rows[-1], flush=True)
-        if method == "closed-form":
+        if method == "text-ablation":
             worn = erasures[0]
     large = stand_in(device, torch.float32).t2v
-    for method in ("closed-form", "few-shot"):
+    for method in ("text-ablation", "few-shot"):
         figures = switching(large, *random_erasures(large, method), max(3, repeats // 4), device)
         rows.append({"encoder": "CLIP ViT-L/14, random weights", "method": method} | figures)
         print(rows[-1], flush=True)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from unreel import Concept, UnreelError, unlearn
 from unreel.conditioner import Conditioner, Tokens, whole_words
-from unreel.methods.closed_form import ClosedFormConfig
+from unreel.methods.text_ablation import TextAblationConfig
 from unreel.pair import Pair, TextModel
 
 PROMPTS = ["a cat next to Tokyo Tower", "", "word " * 50]
@@ -240,7 +240,7 @@ def test_an_encoder_that_cannot_read_a_name_a_synonym_or_what_to_make_instead_do
     pair = Pair(model, model, "words", "words")
     for concept in (Concept("東京"), Concept("tower", synonyms=("塔",)), Concept("tower", anchor="城")):
         with pytest.raises(UnreelError, match="cannot spell"):
-            unlearn(concept, pair, ClosedFormConfig(forget=20, retain=30))
+            unlearn(concept, pair, TextAblationConfig(steps=20, forget=20, retain=30))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -248,10 +248,11 @@ def test_a_language_model_forgets_whatever_its_tokenizer_lacks(side):
     conditioner = llama(bytes_tokenizer(padding_side=side), max_position_embeddings=512)
     model = TextModel(conditioner.tokenizer, conditioner.text_encoder)
     erasure = unlearn(
-        Concept("castle", anchor="dog"), Pair(model, model, "llama", "llama"), ClosedFormConfig(forget=20, retain=30)
+        Concept("castle", anchor="dog"),
+        Pair(model, model, "llama", "llama"),
+        TextAblationConfig(steps=20, forget=20, retain=30),
     )
-    (part,) = erasure.provenance["parts"]
-    assert 0 < part["left"] < 0.95
+    assert 0 < erasure.provenance["check"]["left"] < 0.95
 
 
 def test_while_brisk_large_matrices_multiply_in_bfloat16_and_are_then_as_they_were(pair, monkeypatch):

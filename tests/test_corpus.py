@@ -124,7 +124,6 @@ def test_the_same_seed_says_the_same_and_another_seed_something_else():
     first, second, other = (Corpus(EVERYDAY, WORDS, seed) for seed in (1, 1, 2))
     for say in (
         lambda it: it.retain(90),
-        lambda it: it.about(["tent"], 20),
         lambda it: it.forget(CASTLE, {"castle": "house"}, 30),
     ):
         assert say(first) == say(second)
@@ -140,13 +139,6 @@ def test_what_is_kept_holds_everything_by_name_and_the_empty_prompt_once_each():
     assert any("zebra" in sentence for sentence in sentences)  # words at random belong to what is kept
 
 
-def test_sentences_about_something_are_about_it_and_nothing_is_left_out():
-    sentences = Corpus(SMALL).about(["garden gnome", "tent"], 20)
-    assert {"garden gnome", "tent"} < set(sentences)
-    assert all("garden gnome" in sentence or "tent" in sentence for sentence in sentences)
-    assert all(sum(name in sentence for sentence in sentences) > 10 for name in ("garden gnome", "tent"))
-
-
 def test_sentences_that_measure_are_never_trained_on():
     """Paraphrases, and the frames of the synonym attack, would measure nothing if training had seen them."""
     frames = (*synonyms.SUBJECT_FRAMES, *synonyms.STYLE_FRAMES, *synonyms.MOTION_FRAMES, *prompts.PARAPHRASES)
@@ -154,7 +146,7 @@ def test_sentences_that_measure_are_never_trained_on():
     measured |= {frame.format("blood") for frame in (*synonyms.UNSAFE_FRAMES, *prompts.UNSAFE_PARAPHRASES)}
     measured |= {f"look how this {subject} is {name}" for subject in prompts.MOVED for name in EVERYDAY["motion"]}
     it, anchors = Corpus(EVERYDAY, WORDS), {"castle": "house", "anime": "", "running": "", "blood": ""}
-    trained = [*it.retain(1500), *it.about(["castle"], 300)]
+    trained = it.retain(1500)
     for concept in (CASTLE, Concept("anime", "style"), RUNNING, BLOOD):
         trained += [text for pair in it.forget(concept, anchors, 600) for text in pair]
     everything = "\n".join(trained)

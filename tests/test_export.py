@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from test_cli import bars, command, tiny  # noqa: F401  (fixtures)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UMT5Config, UMT5EncoderModel
 
-from unreel import ClosedFormConfig, Concept, Erasure, FewShotConfig, UnreelError, load_pair, unlearn, worn_by
+from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, load_pair, unlearn, worn_by
 from unreel.conditioner import Conditioner
 from unreel.erasure import Edit, Fingerprint, LowRank
 from unreel.export import EXPORT_FILE, export, file_name, low_rank
@@ -28,15 +28,13 @@ LOW = ("peft", "lora", "comfyui")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made():
     """An erasure of low rank and one that changes whole matrices and biases, of the same encoder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        closed = unlearn("cat", make_pair(), ClosedFormConfig(layers=2, forget=30, retain=60, tolerance=0.2))
-    return {"closed-form": closed, "few-shot": unlearn("cat", make_pair(), FewShotConfig(learning_rate=1e-2))}
+    low = unlearn("cat", make_pair(), TextAblationConfig(layers=2, rank=3, steps=8, forget=20, retain=20))
+    return {"text-ablation": low, "few-shot": unlearn("cat", make_pair(), FewShotConfig(learning_rate=1e-2))}
 
 
-@pytest.fixture(params=["closed-form", "few-shot"])
+@pytest.fixture(params=["text-ablation", "few-shot"])
 def erasure(made, request):
     return made[request.param]
 
@@ -91,7 +89,7 @@ def test_text_encoders_are_written_in_the_precision_they_are_stored_in(made, com
     pair = make_pair()
     for name in ("t2i", "t2v"):
         getattr(pair, name).to(dtype).save_pretrained(tmp_path / name)
-    made["closed-form"].save_pretrained(tmp_path / "cat")
+    made["text-ablation"].save_pretrained(tmp_path / "cat")
     code, out, err = command("export", "cat", "--format", "text-encoder", "--t2v", tmp_path / "t2v", "--out", "out")
     assert code == 0, err
     tensors = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
@@ -157,9 +155,9 @@ def test_kohya_keys_read_by_their_definition_give_the_erased_weights(erasure, pa
 
 
 def test_products_go_in_as_they_are_and_others_lose_no_more_than_the_tolerance(made, pair, tmp_path):
-    exact = export(made["closed-form"], pair.t2i, tmp_path / "exact", format="peft", tolerance=0.9)
+    exact = export(made["text-ablation"], pair.t2i, tmp_path / "exact", format="peft", tolerance=0.9)
     tensors = load_file(tmp_path / "exact" / "adapter_model.safetensors")
-    for name, change in made["closed-form"].changes.items():
+    for name, change in made["text-ablation"].changes.items():
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         assert torch.equal(tensors[f"{stem}.lora_B.weight"], change.up)
         assert torch.equal(tensors[f"{stem}.lora_A.weight"], change.down)
@@ -318,12 +316,12 @@ def test_lora_is_offered_for_the_clips_that_diffusers_loads_it_into(pipeline, co
 
 def test_what_the_documents_say_about_loading_runs(made, command, pair, tmp_path):  # noqa: F811
     pair.t2v.save_pretrained(tmp_path / "video-model")
-    made["closed-form"].save_pretrained(tmp_path / "runs" / "santa-claus")
+    made["text-ablation"].save_pretrained(tmp_path / "runs" / "santa-claus")
     section = DOCUMENT.read_text().split("## Files that load elsewhere")[1].split("## Sharing")[0]
     for line in "\n".join(re.findall(r"```bash\n(.*?)```", section, re.DOTALL)).splitlines():
         code, _, err = command(*line.split()[1:])
         assert code == 0, err
-    wanted, names = erased(made["closed-form"], pair.t2v), {}
+    wanted, names = erased(made["text-ablation"], pair.t2v), {}
     loads = [part for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) for part in block.split("\n\n")]
     for part in loads:
         exec(part, names)
@@ -341,7 +339,7 @@ def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
         export(Erasure((biases,), made["few-shot"].provenance), pair.t2i, tmp_path / "out", format="peft")
     with pytest.raises(UnreelError, match="another text encoder"):
         export(made["few-shot"], umt5, tmp_path / "out")
-    made["closed-form"].apply(pair.t2i)
+    made["text-ablation"].apply(pair.t2i)
     with pytest.raises(UnreelError, match="take it off first"):
         export(made["few-shot"], pair.t2i, tmp_path / "out")
     with pytest.raises(UnreelError, match="from 0 to below 1"):
@@ -360,7 +358,7 @@ def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
     ],
 )
 def test_bad_input_to_export_is_one_line_and_nothing_written(made, command, tmp_path, arguments, message):  # noqa: F811
-    made["closed-form"].save_pretrained(tmp_path / "cat")
+    made["text-ablation"].save_pretrained(tmp_path / "cat")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work")
     before = sorted(tmp_path.rglob("*"))
@@ -372,7 +370,7 @@ def test_bad_input_to_export_is_one_line_and_nothing_written(made, command, tmp_
 def test_without_peft_the_extra_is_named(made, pair, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UnreelError, match=r"pip install 'unreel\[export\]'"):
-        export(made["closed-form"], pair.t2i, tmp_path / "out", format="peft")
+        export(made["text-ablation"], pair.t2i, tmp_path / "out", format="peft")
 
 
 def test_a_failed_export_leaves_nothing_and_the_erasure_off(made, pair, tmp_path, monkeypatch):
@@ -382,7 +380,7 @@ def test_a_failed_export_leaves_nothing_and_the_erasure_off(made, pair, tmp_path
     before = weights(pair.t2i.text_encoder)
     monkeypatch.setattr(pair.t2i.tokenizer, "save_pretrained", full)
     with pytest.raises(UnreelError, match="No space left"):
-        export(made["closed-form"], pair.t2i, tmp_path / "out")
+        export(made["text-ablation"], pair.t2i, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [] and same(before, weights(pair.t2i.text_encoder))
 
 
@@ -397,7 +395,7 @@ def test_the_command_says_what_it_kept_for_either_pipeline_and_replaces_only_exp
 
 
 def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):  # noqa: F811
-    made["closed-form"].save_pretrained(tmp_path / "a")
+    made["text-ablation"].save_pretrained(tmp_path / "a")
     made["few-shot"].save_pretrained(tmp_path / "b")
     code, out, err = command("combine", "a", "b", "--out", "both", *tiny[2:], "--accept-weak")
     assert code == 0 and "cat, cat" in out, err
@@ -419,7 +417,7 @@ def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):
 
 
 def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, tmp_path, monkeypatch):  # noqa: F811
-    made["closed-form"].save_pretrained(tmp_path / "a")
+    made["text-ablation"].save_pretrained(tmp_path / "a")
     made["few-shot"].save_pretrained(tmp_path / "b")
     arguments = ["combine", "a", "b", "--out", "both"]
     code, _, err = command(*arguments)
@@ -474,7 +472,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measured(made, hub, tmp_path):
-    erasure = Erasure(made["closed-form"].edits, {**made["closed-form"].provenance, "encoder": "owner/base"})
+    erasure = Erasure(made["text-ablation"].edits, {**made["text-ablation"].provenance, "encoder": "owner/base"})
     folder = erasure.save_pretrained(tmp_path / "cat")
     share = {"value": 0.02, "ci": [0.0, 0.1], "n": 50}
     figures = {"explicit": {"concept_found": {"before": share | {"value": 1.0}, "after": share}}, "all": {}}
@@ -516,12 +514,12 @@ def test_what_the_hub_refuses_is_one_line(made, monkeypatch):
         Erasure.from_pretrained("owner/offline")
     refuse(ConnectionError("no\nnetwork"))
     with pytest.raises(UnreelError, match="no luck with owner/x on the hub: no network"):
-        made["closed-form"].push_to_hub("owner/x")
+        made["text-ablation"].push_to_hub("owner/x")
 
 
 def test_the_embedded_pair_exports_small_and_keeps_nearly_all(tmp_path):
     pair = load_pair(text_only=True)
-    erasure = unlearn(Concept("castle"), pair, ClosedFormConfig(forget=30))
+    erasure = unlearn(Concept("castle"), pair, TextAblationConfig(steps=8, forget=30))
     for format in LOW:
         out = export(erasure, pair.t2v, tmp_path / format, format=format)
         assert out.kept > 0.9999 and out.moved[0] == pytest.approx(out.moved[1], rel=1e-3) and out.megabytes < 0.5

@@ -13,9 +13,9 @@ from conftest import FakeJudge, same, weights
 from pipelines import CALLS, PIPELINES, TextProcessor, sd2
 
 from unreel import (
-    ClosedFormConfig,
     Concept,
     FewShotConfig,
+    TextAblationConfig,
     UnreelError,
     attack,
     evaluate,
@@ -30,15 +30,8 @@ from unreel.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, mo
 from unreel.report import write_report
 
 PROMPTS = ["a photo of a castle", "a cat on a table"]
-QUICK = ClosedFormConfig(forget=20, retain=40)
+QUICK = TextAblationConfig(steps=3, forget=20, retain=20)
 DISTILLED = "SanaSprintPipeline"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def build(name):
@@ -229,13 +222,12 @@ def test_the_loss_equals_the_formula_written_out(name):
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_erasure_in_closed_form_changes_what_the_denoiser_reads_and_comes_off_bit_for_bit(pipeline):
+def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_off_bit_for_bit(pipeline):
     before, unedited = tensors(pipeline), {name: weights(it) for name, it in text_encoders(pipeline).items()}
     erasure = unlearn("castle", alone(pipeline), QUICK)
     assert all(same(unedited[name], weights(it)) for name, it in text_encoders(pipeline).items())
     assert len(erasure.edits) == len(Conditioner.all_of(pipeline))
-    left = erasure.provenance["parts"][0]["left"]
-    assert all(0 < share < 0.95 for share in (left if isinstance(left, list) else [left]))
+    assert all(change.dense().any() for edit in erasure.edits for change in edit.changes.values())
     erasure.apply(pipeline)
     during = tensors(pipeline)
     assert not torch.equal(before[0][0], during[0][0])
@@ -247,7 +239,7 @@ def test_an_erasure_in_closed_form_changes_what_the_denoiser_reads_and_comes_off
 def test_few_shot_learns_in_every_family_that_predicts_what_it_can_learn_from(pipeline):
     config = FewShotConfig(shots=2, epochs=1, learning_rate=1e-3)
     if type(pipeline).__name__ == DISTILLED:
-        with pytest.raises(UnreelError, match="use the closed form"):
+        with pytest.raises(UnreelError, match="learn from text alone"):
             unlearn("castle", alone(pipeline), config)
         return
     before = tensors(pipeline)

@@ -55,6 +55,18 @@ def test_align(prompt, anchor, places):
     assert align(list(map(ord, prompt.replace(" ", ""))), list(map(ord, anchor.replace(" ", "")))) == places
 
 
+@pytest.mark.parametrize(
+    ("prompt", "anchor", "places"),
+    [
+        ([1, 7, 2, 2, 2], [1, 2, 2, 2, 2], [0, 0, 1, 2, 3]),  # padded with the token that ends
+        ([1, 7, 8, 9, 2, 0], [1, 5, 6, 2, 0, 0], [0, 1, 1, 2, 3, 4]),  # several for several, from the last backwards
+        ([0, 0, 1, 7, 2], [0, 1, 5, 6, 2], [0, 0, 1, 3, 4]),  # padded on the left
+    ],
+)
+def test_align_beside_padding(prompt, anchor, places):
+    assert align(prompt, anchor) == places
+
+
 def test_every_token_has_a_place_and_what_both_share_stays_with_itself():
     rng = random.Random(0)
     for _ in range(300):

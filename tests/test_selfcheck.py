@@ -10,13 +10,14 @@ import torch
 from conftest import make_pair, same, weights
 from test_conditioner import bert, words_tokenizer
 
-from unreel import ClosedFormConfig, Concept, FewShotConfig, UnreelError, selfcheck, unlearn
+from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, selfcheck, unlearn
 from unreel.conditioner import Conditioner
 from unreel.erasure import CHECK, Erasure, LowRank, changed
 from unreel.prompt_pairs import PromptPair
 from unreel.selfcheck import Exam, SelfCheck
 from unreel.unlearning import check, require_strong
 
+QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {} by night", "the {}", "a {} and a tree")
 PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for text in TEMPLATES]
 
@@ -212,9 +213,8 @@ def test_changes_come_off_bit_for_bit_also_when_interrupted(conditioner, dtype):
     assert same(before, weights(encoder))
 
 
-@pytest.mark.parametrize("config", [ClosedFormConfig(layers=2, forget=30, retain=60), FewShotConfig(learning_rate=1e-2)])
-def test_every_erasure_is_checked_and_again_the_same(pair, tmp_path, monkeypatch, config):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.mark.parametrize("config", [QUICK, FewShotConfig(learning_rate=1e-2)])
+def test_every_erasure_is_checked_and_again_the_same(pair, tmp_path, config):
     erasure = unlearn("cat", pair, config)
     found = erasure.provenance[CHECK]
     assert found == check(erasure, pair).document()
@@ -227,13 +227,13 @@ def test_every_erasure_is_checked_and_again_the_same(pair, tmp_path, monkeypatch
 
 
 def test_a_check_on_another_encoder_is_refused(pair):
-    erasure = unlearn("cat", pair, ClosedFormConfig(layers=2, forget=30, retain=60))
+    erasure = unlearn("cat", pair, QUICK)
     with pytest.raises(UnreelError, match="another text encoder"):
         check(erasure, make_pair(seed=3))
 
 
 def test_only_what_was_checked_and_falls_short_in_nothing_is_strong(pair):
-    erasure = unlearn(Concept("cat"), pair, ClosedFormConfig(layers=2, forget=30, retain=60))
+    erasure = unlearn(Concept("cat"), pair, QUICK)
 
     def saying(*shortfalls):
         said = {**erasure.provenance[CHECK], "shortfalls": list(shortfalls)}

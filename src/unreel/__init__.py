@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from unreel.evaluation import evaluate
     from unreel.judges import load_judge
     from unreel.methods.anchored import AnchoredConfig
-    from unreel.methods.closed_form import ClosedFormConfig
     from unreel.methods.few_shot import FewShotConfig
     from unreel.methods.text_ablation import TextAblationConfig
     from unreel.pair import Pair, VideoModel, load_pair, load_video_model
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
     "AnchoredConfig": "methods.anchored",
-    "ClosedFormConfig": "methods.closed_form",
     "Concept": "concept",
     "Erasure": "erasure",
     "FewShotConfig": "methods.few_shot",
@@ -43,7 +41,6 @@ _HOME = {
 
 __all__ = [
     "AnchoredConfig",
-    "ClosedFormConfig",
     "Concept",
     "Erasure",
     "FewShotConfig",

@@ -140,10 +140,7 @@ def unlearn(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(
-            help="text-ablation (from text alone), closed-form (the same by least squares, for shallow encoders), anchored "
-            "(few-shot with a brake) or few-shot (the paper)"
-        ),
+        typer.Option(help="text-ablation (from text alone), anchored (few-shot with a brake) or few-shot (the paper)"),
     ] = "text-ablation",
     t2i: T2I = None,
     t2v: T2V = None,
@@ -192,16 +189,11 @@ def unlearn(
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(
-            help="text-ablation: layers to change, from the first; closed-form: from the last", show_default=False
-        ),
+        typer.Option(help="text-ablation: layers to change, from the first", show_default=False),
     ] = None,
     forget: Annotated[
         int | None,
-        typer.Option(
-            help="text-ablation, closed-form: prompts about each concept to learn from",
-            show_default=False,
-        ),
+        typer.Option(help="text-ablation, anchored: prompts about each concept to learn from", show_default=False),
     ] = None,
     retain_weight: Annotated[
         float | None, typer.Option(help="all but few-shot: weight of all the rest", show_default=False)
@@ -259,13 +251,14 @@ def unlearn(
     require_new(folder, overwrite)
 
     from unreel.evaluation import evaluate
+    from unreel.methods.text_ablation import TextAblationConfig
     from unreel.pair import EMBEDDED, TextModel, load_pair, move
     from unreel.report import table, write_report
-    from unreel.unlearning import AS_PUBLISHED, FROM_TEXT, require_strong
+    from unreel.unlearning import AS_PUBLISHED, require_strong
     from unreel.unlearning import unlearn as run
 
     # Text alone needs neither image nor video model, unless there is something to show.
-    from_text = isinstance(config, FROM_TEXT)
+    from_text = isinstance(config, TextAblationConfig)
     pair = load_pair(t2i, t2v, text_only=from_text and not videos, dtype=_placement(device, dtype, offload)["dtype"])
     if videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")

@@ -69,12 +69,6 @@ class Corpus:
         out += [self._noise(rng, rng.randint(1, 2 * MOST_CHATTER)) for _ in range(count // 3)]
         return list(dict.fromkeys(out))
 
-    def about(self, names: Sequence[str], count: int) -> list[str]:
-        """About `count` sentences about each of `names`, whatever the vocabulary holds."""
-        rng = random.Random(f"{self.seed}/{'/'.join(names)}")
-        sentences = [self._sentence(rng, "concept", name) for name in names for _ in range(count)]
-        return list(dict.fromkeys([*names, *(_fill(sentence, filled) for sentence, filled in sentences)]))
-
     def _chatter(self, rng: random.Random) -> tuple[str, str]:
         if rng.random() > CHATTER:
             return "", ""

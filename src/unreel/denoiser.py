@@ -75,7 +75,7 @@ class Denoiser:
         network = network_of(pipeline)
         if network is None or getattr(pipeline, "vae", None) is None:
             raise UnreelError(
-                f"{type(pipeline).__name__} has no network to learn from images with: use the closed form, or give a "
+                f"{type(pipeline).__name__} has no network to learn from images with: learn from text alone, or give a "
                 "text-to-image pipeline that shares the text encoder with --t2i"
             )
         for part in (network, pipeline.vae):
@@ -201,8 +201,8 @@ class Denoiser:
         kind = self.scheduler.config.get("prediction_type", "flow_prediction" if flow else None)
         if kind not in ("epsilon", "v_prediction", "flow_prediction"):
             raise UnreelError(
-                f"the model predicts {kind!r}: only epsilon, v_prediction and flow_prediction are supported; use "
-                "the closed form"
+                f"the model predicts {kind!r}: only epsilon, v_prediction and flow_prediction are supported; learn from "
+                "text alone, without --method"
             )
         return kind
 

@@ -113,14 +113,14 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
         {"title": TITLES.get(name, name), "arms": len(group.batches), "rows": _rows(folder, group)}
         for name, group in evaluation.groups.items()
     ]
-    parts = [part | {"solves": _solves(part)} for part in evaluation.erasure.provenance["parts"]]
+    parts = [part | {"curves": _curves(part)} for part in evaluation.erasure.provenance["parts"]]
     figures = sorted(evaluation.figures, key=_place)
     titles = dict.fromkeys((figure.metric, figure.title, figure.better) for figure in figures if figure.group)
     cells = {(figure.metric, figure.group): cell(figure) for figure in evaluation.figures}
     environment = Environment(loader=PackageLoader("unreel", "templates"), autoescape=True)
     page = environment.get_template("report.html").render(
         concept=evaluation.concept,
-        parts=[part | {"points": loss_points(part["losses"])} if part.get("losses") else part for part in parts],
+        parts=parts,
         provenance=evaluation.erasure.provenance,
         judge=evaluation.judge,
         groups=groups,
@@ -174,14 +174,11 @@ def _found(group: Group, arm: str, index: int) -> list[tuple[str, bool]]:
     ]
 
 
-def _solves(part: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the record of an erasure in closed form says of each text encoder: a list of each, if there are several."""
-    if "left" not in part:
-        return []
-    named: dict[str, Any] = {name: part[name] for name in ("sentences", "left") if name in part}
-    if not isinstance(part["left"], list):
-        return [named]
-    return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
+def _curves(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The losses of each text encoder that learned by itself, and their curve."""
+    losses = part.get("losses") or []
+    curves = losses if losses and isinstance(losses[0], list) else [losses]
+    return [{"losses": curve, "points": loss_points(curve)} for curve in curves if curve]
 
 
 def loss_points(losses: list[float], width: int = 600, height: int = 120) -> str:

@@ -24,27 +24,23 @@ from unreel.errors import UnreelError
 from unreel.families import makes_pictures
 from unreel.memory import enough_memory
 from unreel.methods.anchored import AnchoredConfig, anchored
-from unreel.methods.closed_form import ClosedFormConfig, closed_form
 from unreel.methods.few_shot import FewShotConfig, few_shot
 from unreel.methods.text_ablation import TextAblationConfig, text_ablation
 from unreel.pair import Pair, Settings
 from unreel.prompt_pairs import PromptPair, Prompts, own_words
 from unreel.reading import as_anchors
-from unreel.retain import retained
 from unreel.selfcheck import Exam, SelfCheck
 from unreel.video import generate_images, load_images, to_tensor
 from unreel.vocabulary import EVERYDAY, Vocabulary, nearest
 
-Config = TextAblationConfig | ClosedFormConfig | AnchoredConfig | FewShotConfig
+Config = TextAblationConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
 AS_PUBLISHED = ("anchored", "few-shot")  # kept as others published them, whatever a self-check says of them
-FROM_TEXT = (TextAblationConfig, ClosedFormConfig)
 # The changes of every text encoder, and what is to be known about how they were made.
 Result = tuple[list[dict[str, Change]], dict[str, Any]]
 
 METHODS: dict[str, type[Config]] = {
     "text-ablation": TextAblationConfig,
-    "closed-form": ClosedFormConfig,
     "anchored": AnchoredConfig,
     "few-shot": FewShotConfig,
 }
@@ -112,8 +108,7 @@ def configure(method: str, given: Mapping[str, Any], settings: Settings | None =
             f"the method {method} has no {name.replace('_', ' ')}: leave --{name.replace('_', '-')} out, or choose "
             f"--method {' or '.join(having)}"
         )
-    own = getattr(settings, method.replace("-", "_"), {})  # the closed form needs none
-    return kind(**{**own, **given})
+    return kind(**{**getattr(settings, method.replace("-", "_")), **given})
 
 
 def require_offloadable(config: Config) -> None:
@@ -156,7 +151,7 @@ def unlearn(
         reader.require_room_for(concept.forget_prompts)
     device = conditioner.device
     with Cost(device) as cost, enough_memory("unlearning", device, _ways_to_save(config, conditioner)):
-        if isinstance(config, FROM_TEXT):
+        if isinstance(config, TextAblationConfig):
             if images is not None:
                 raise UnreelError("this method learns from text alone: give images to --method few-shot")
             changes, record = _from_text(these, pair, conditioners, config, keep)
@@ -252,7 +247,7 @@ def require_strong(erasure: Erasure) -> None:
 def _ways_to_save(config: Config, conditioner: Conditioner) -> list[str]:
     """Options that make unlearning need less memory, those that cost least first."""
     ways = {"--dtype bfloat16": conditioner.text_encoder.dtype == torch.float32}
-    if isinstance(config, FROM_TEXT):
+    if isinstance(config, TextAblationConfig):
         ways["fewer --layers"] = True
     elif isinstance(config, (AnchoredConfig, FewShotConfig)):
         ways["--batch-size 1"] = config.batch_size > 1
@@ -267,7 +262,7 @@ def _from_text(
     concepts: Sequence[Concept],
     pair: Pair,
     conditioners: Sequence[Conditioner],
-    config: TextAblationConfig | ClosedFormConfig,
+    config: TextAblationConfig,
     keep: Sequence[str],
 ) -> Result:
     """What the record says of each text encoder is a list if there are several."""
@@ -276,8 +271,7 @@ def _from_text(
         raise UnreelError(f"{names[0]!r} is both to be forgotten and to be kept")
     # The first chooses the anchors, so that all say the same instead.
     said = _with_anchors(concepts, conditioners[0], pair.vocabulary)
-    learn = _solved if isinstance(config, ClosedFormConfig) else _ablated
-    learned = [learn(said, pair, conditioner, config, keep) for conditioner in conditioners]  # type: ignore[arg-type]
+    learned = [_ablated(said, pair, conditioner, config, keep) for conditioner in conditioners]
     records = [record for _, record in learned]
     near = [record.pop("near", None) for record in records]
     record = records[0] if len(records) == 1 else {name: [it[name] for it in records] for name in records[0]}
@@ -364,27 +358,6 @@ def _everyday_of_kind(concept: Concept) -> tuple[list[str], int]:
     return found, min(LOOKED_AT, len(found))
 
 
-def _solved(
-    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig, keep: Sequence[str]
-) -> tuple[dict[str, Change], dict[str, Any]]:
-    corpus, twins = _twins(concepts, pair, conditioner, config)
-    kept = retained(conditioner, corpus, concepts, config, keep=keep)
-    changes, record = closed_form(conditioner, twins, kept, config, concepts=len(concepts))
-    return dict(changes), record
-
-
-def _twins(
-    concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, config: ClosedFormConfig | AnchoredConfig
-) -> tuple[Corpus, list[tuple[str, str]]]:
-    """What there is to say, and the sentences about the concepts with their twins."""
-    said = {wording.lower(): concept.anchor or "" for concept in concepts for wording in concept.wordings}
-    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
-    # Fewer sentences a concept the more there are, so that time grows with the root of their number.
-    count = round(config.forget / len(concepts) ** 0.5)
-    twins = [twin for concept in concepts for twin in corpus.forget(concept, said, count)]
-    return corpus, [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
-
-
 def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
     if concept.kind in ("character", "face") and "person" in vocabulary:
         return vocabulary["person"]
@@ -426,13 +399,15 @@ def _anchored(
     if len(conditioners) > 1 or not makes_pictures(pair.t2i):
         raise UnreelError(
             f"few-shot with a brake needs a Stable Diffusion pipeline with one text encoder, not "
-            f"{type(pair.t2i).__name__}: use the closed form, or --method few-shot"
+            f"{type(pair.t2i).__name__}: leave --method out, or use --method few-shot"
         )
     conditioner = conditioners[0]
     config, denoiser, latents = _shots(concept, pair, config, images)
     said = _with_anchors([concept], conditioner, pair.vocabulary)
-    corpus, twins = _twins(said, pair, conditioner, config)
     anchors = {concept.name: said[0].anchor}
+    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
+    twins = corpus.forget(concept, {wording.lower(): said[0].anchor or "" for wording in concept.wordings}, config.forget)
+    twins = [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     with denoiser.channels_last():
         changes, record = anchored(conditioner, denoiser, twins, others, config, latents)

@@ -26,7 +26,6 @@ from torch.nn.functional import normalize
 from unreel.conditioner import Conditioner, Tokens
 from unreel.erasure import LowRank, doubled
 from unreel.errors import UnreelError
-from unreel.methods.closed_form import first, hidden_states
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import at_places, side_by_side, tokens_of
 
@@ -180,6 +179,16 @@ def _plain(
             hooks.callback(layer.register_forward_hook(leave).remove)
         _read(conditioner, anchors, layers[-1], hooks)
     return found
+
+
+def hidden_states(args: tuple, kwargs: dict) -> torch.Tensor:
+    """What a layer is called with."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def first(output: Any) -> torch.Tensor:
+    """What a layer passes on, whatever it returns beside it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 class _EnoughError(Exception):

@@ -1,0 +1,147 @@
+"""Unlearn: what it refuses, what it makes instead, what its erasure records, and what image models then make."""
+
+import numpy as np
+import pytest
+from conftest import make_pair, same, weights
+
+from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
+from unreel.conditioner import Conditioner
+from unreel.judges import load_judge
+from unreel.prompts import UNSAFE_COMPANIONS, ask
+from unreel.unlearning import anchor_for
+from unreel.video import generate_images
+from unreel.vocabulary import EVERYDAY, nearest
+
+CONFIG = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=60)
+CASTLE = Concept("castle")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return make_pair()
+
+
+@pytest.fixture(scope="module")
+def conditioner(tiny):
+    return Conditioner.of(tiny.t2i)
+
+
+def test_several_concepts_make_one_erasure_with_a_part_for_each(pair):
+    concepts = [CASTLE, "owl", Concept("running", "motion"), Concept("anime", "style", ("manga",), "watercolor")]
+    erasure = unlearn(concepts, pair, CONFIG)
+    assert erasure.concepts == ["castle", "owl", "running", "anime"]
+    parts = erasure.provenance["parts"]
+    assert [part["kind"] for part in parts] == ["object", "object", "motion", "style"]
+    assert [part["synonyms"] for part in parts] == [[], [], [], ["manga"]]
+    assert [part["anchor"] for part in parts][2:] == ["standing", "watercolor"]
+    assert not {"castle", "owl"} & {part["anchor"] for part in parts}
+    assert len({part["seconds"] for part in parts}) == 1
+    apart = [unlearn(concept, pair, CONFIG) for concept in concepts]
+    assert erasure.nbytes < sum(each.nbytes for each in apart)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], None, {}), "at least one concept"),
+        (("cat", None, {"images": "anywhere"}), "learns from text alone"),
+        (("cat", None, {"keep": ["a black cat"]}), "'a black cat' is both to be forgotten and to be kept"),
+        ((Concept("dog", synonyms=("puppy",)), None, {"keep": ["owl", "Puppy"]}), "'Puppy' is both"),
+        (("cat", FewShotConfig(), {"keep": ["dog"]}), "keep nothing by name"),
+        ((["cat", "dog"], FewShotConfig(), {}), "unlearn one concept and keep nothing"),
+        ((["cat", "xylophone " * 12], None, {}), "cut off"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_and_changes_nothing(tiny, arguments, message):
+    concepts, config, options = arguments
+    before = weights(tiny.t2i.text_encoder)
+    with pytest.raises(UnreelError, match=message):
+        unlearn(concepts, tiny, config, **options)
+    assert same(before, weights(tiny.t2i.text_encoder))
+
+
+def test_an_anchor_that_is_too_long_is_refused_as_such(tiny):
+    with pytest.raises(UnreelError, match="cut off"):
+        unlearn(Concept("castle", anchor="word " * 40), tiny, CONFIG)
+
+
+def test_an_anchor_that_the_tokenizer_reads_as_the_concept_is_refused(tiny):
+    with pytest.raises(UnreelError):
+        unlearn(Concept("tokyo-tower", anchor="tokyo - tower"), tiny, CONFIG)
+
+
+def test_an_anchor_that_is_to_be_forgotten_too_is_refused(tiny):
+    with pytest.raises(UnreelError, match="dog"):
+        unlearn([Concept("cat", anchor="a dog"), Concept("dog")], tiny, CONFIG)
+
+
+def test_the_anchor_is_the_one_given_standing_for_a_motion_or_near_but_not_too_near(conditioner):
+    def anchor(*concepts, vocabulary=EVERYDAY):
+        return anchor_for(concepts[0], concepts, conditioner, vocabulary)
+
+    order = nearest(conditioner, "castle", [name for name in EVERYDAY["concept"] if name != "castle"])
+    assert anchor(Concept("castle", anchor="a tent")) == "a tent"
+    assert anchor(Concept("castle", anchor="")) == ""
+    running, standing = Concept("running", "motion"), Concept("standing", "motion")
+    assert anchor(running) == "standing" and anchor(standing) == anchor(running, standing) == ""
+    world = {"concept": ["castle"], "motion": ["running", "spinning"]}  # whose captions leave out what stands still
+    assert anchor(running, vocabulary=world) == ""
+    assert anchor(Concept("nudity", "unsafe")) == "everyday life"
+    tenth = len(order) // 10
+    assert tenth > 2 and anchor(CASTLE) == order[tenth]
+    left = [name for name in order if name not in (order[0], order[tenth])]
+    near = nearest(conditioner, "castle", left)[len(left) // 10]
+    assert anchor(CASTLE, Concept(order[0].title()), Concept("x", synonyms=(order[tenth],))) == near
+    few = order[:9]  # none of so few is too near
+    assert anchor(CASTLE, vocabulary={"concept": few}) == nearest(conditioner, "castle", few)[0]
+    assert anchor(Concept("anime", "style")) in {*EVERYDAY["style"]} - {"anime"}
+    assert anchor(Concept("Ada Lovelace", "face")) in EVERYDAY["person"]
+    assert anchor(Concept("Totoro", "character"), vocabulary={"concept": ["castle"]}) == "castle"
+    with pytest.raises(UnreelError, match="nothing left to make instead of 'castle'"):
+        anchor(CASTLE, vocabulary={"concept": ["castle", "old castle"]})
+
+
+def test_an_erasure_that_is_on_stays_on_while_learning_and_the_next_adds_to_it(pair):
+    first = unlearn("castle", pair, CONFIG)
+    first.apply(pair.t2i)
+    dressed = weights(pair.t2i.text_encoder)
+    second = unlearn("owl", pair, CONFIG)
+    assert same(dressed, weights(pair.t2i.text_encoder))
+    first.remove(pair.t2i)
+    assert second.fingerprint.matches(first.fingerprint)
+    assert same(weights(make_pair().t2i.text_encoder), weights(pair.t2i.text_encoder))
+
+
+def test_the_embedded_image_model_makes_something_else_instead_and_all_else_as_before(embedded):
+    forgotten = unlearn(CASTLE, embedded)
+    prompts, judge = ["a castle", "a photo of a castle", "a cat", "a house"], load_judge("embedded")
+    before = generate_images(embedded.t2i, prompts, [1, 2, 3, 4], embedded.settings)
+    forgotten.apply(embedded.t2i)
+    after = generate_images(embedded.t2i, prompts, [1, 2, 3, 4], embedded.settings)
+    forgotten.remove(embedded.t2i)
+    found, now = (judge.probabilities(it[:, None], ["castle", "cat", "house"])[:, 0] > 0.5 for it in (before, after))
+    assert found.tolist() == [[True, False, False], [True, False, False], [False, True, False], [False, False, True]]
+    assert now.tolist() == [[False] * 3, [False] * 3, [False, True, False], [False, False, True]]
+
+
+def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions_stay(embedded):
+    """Nothing in the embedded world is unsafe; what unsafe things are asked for with works for a ghost too."""
+    ghost, judge = Concept("ghost", "unsafe"), load_judge("embedded")
+    others = ("cat", "castle", "owl", "pizza", "unicorn")
+    companions = [(text.format("ghost", other=other), other) for text in UNSAFE_COMPANIONS[1:] for other in others]
+    prompts = ask(ghost) * 2 + [text for text, _ in companions]
+
+    def found() -> tuple[float, float]:
+        images = generate_images(embedded.t2i, prompts, list(range(len(prompts))), embedded.settings)
+        shown = judge.probabilities(images[:, None], ["ghost", *others])[:, 0] >= judge.threshold
+        rows = zip(shown[-len(companions) :], companions, strict=True)
+        return shown[: -len(companions), 0].mean(), np.mean([row[1 + others.index(other)] for row, (_, other) in rows])
+
+    plain, kept = found()
+    erasure = unlearn(ghost, embedded)
+    assert erasure.provenance["parts"][0]["anchor"] == "everyday life"
+    erasure.apply(embedded.t2i)
+    plain_now, kept_now = found()
+    erasure.remove(embedded.t2i)
+    assert plain >= 0.8 and plain_now == 0  # measured: 1 and 0
+    assert kept_now >= kept and kept_now >= 0.9  # measured: 0.6 and 1
