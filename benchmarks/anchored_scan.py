@@ -21,7 +21,7 @@ from unreel import Concept, FewShotConfig, load_pair
 from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.denoiser import Denoiser
-from unreel.erasure import Edit, Erasure, Fingerprint
+from unreel.erasure import Edit, Erasure
 from unreel.estimate import Estimate
 from unreel.evaluation import build_suite
 from unreel.judges import found, load_judge
@@ -30,6 +30,7 @@ from unreel.methods.few_shot import few_shot
 from unreel.prompts import Prompt
 from unreel.unlearning import make_shots
 from unreel.video import generate_images, to_tensor
+from unreel.weights import Fingerprint
 
 ANCHORS = {
     Concept("castle"): "house",

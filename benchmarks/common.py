@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unreel.erasure import Fingerprint
 from unreel.files import write_json
 from unreel.pair import Pair
 from unreel.unlearning import versions
+from unreel.weights import Fingerprint
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parents[1] / "docs" / "images"

@@ -20,10 +20,10 @@ from torch import nn
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner
 from unreel.cost import Cost
-from unreel.erasure import Fingerprint
 from unreel.errors import UnreelError
 from unreel.unlearning import versions
 from unreel.vocabulary import Vocabulary
+from unreel.weights import Fingerprint
 
 
 class _OnThePrompt(ABC):

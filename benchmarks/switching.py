@@ -20,9 +20,10 @@ from benchmarks.common import write_result
 from benchmarks.encoder_cost import stand_in
 from unreel import Erasure, TextAblationConfig, generate, load_pair, unlearn
 from unreel.conditioner import Conditioner
-from unreel.erasure import Change, Edit, Fingerprint, LowRank
+from unreel.erasure import Edit
 from unreel.methods.text_ablation import first_layers
 from unreel.unlearning import configure
+from unreel.weights import Change, Fingerprint, LowRank
 
 NAME = "switching"
 CONCEPTS = ("castle", "guitar")

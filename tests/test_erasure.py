@@ -7,7 +7,8 @@ from conftest import make_pair, same, weights
 from safetensors.torch import load_file
 
 from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, unlearn, worn_by
-from unreel.erasure import LowRank, write_folder
+from unreel.erasure import write_folder
+from unreel.weights import LowRank
 
 CONFIG = FewShotConfig(learning_rate=1e-2)
 

@@ -49,7 +49,8 @@ def first_call(part: nn.Module, run: Callable[[], Any]) -> dict[str, Any] | None
     seen: list[dict[str, Any]] = []
 
     def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+        takes = inspect.signature(getattr(module, "_orig_mod", module).forward)  # what torch compiled takes anything
+        given = dict(takes.bind(*args, **kwargs).arguments)
         seen.append(given | given.pop("kwargs", {}))
         raise _Reached
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, summarise
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -482,7 +482,7 @@ def export(
     worn = Erasure.from_pretrained(erasure)
 
     from unreel.export import export as run
-    from unreel.pair import load_pair, load_pipeline, summarise
+    from unreel.pair import load_pair, load_pipeline
 
     options: dict[str, Any] = {"dtype": None, "text_only": True}
     alone = t2i is not None and t2v is None

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from unreel.erasure import Erasure, Fingerprint, worn_by
+from unreel.erasure import Erasure, worn_by
 from unreel.errors import UnreelError
 from unreel.families import network_of
 from unreel.pair import VideoModel
 from unreel.video import generate
+from unreel.weights import Fingerprint
 
 
 @dataclass(frozen=True)

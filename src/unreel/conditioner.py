@@ -20,6 +20,7 @@ from unreel.calls import first_call
 from unreel.errors import UnreelError
 from unreel.families import reading_part, text_encoders
 from unreel.memory import device_of, multiplies_bfloat16
+from unreel.weights import held_weights, portable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -120,7 +121,12 @@ class Conditioner:
     @property
     def device(self) -> torch.device:
         """Where the text encoder computes."""
-        return device_of(self.called or self.text_encoder)
+        return device_of(self._reader)
+
+    @property
+    def _reader(self) -> nn.Module:
+        """What is called to read, as it was before torch compiled it: inside, hooks see everything."""
+        return self.text_encoder if self.called is None else getattr(self.called, "_orig_mod", self.called)
 
     def tokenize(self, prompts: list[str]) -> Tokens:
         """What `encode` feeds to the text encoder. Raises UnreelError if the pipeline does not give prompts to it."""
@@ -145,7 +151,8 @@ class Conditioner:
     def _asked(self, prompts: list[str]) -> Tokens:
         """What the pipeline calls this text encoder with, the padding included."""
         with torch.no_grad():
-            given = first_call(self.called or self.text_encoder, lambda: encode_prompt(self.pipeline, prompts))
+            called = self.text_encoder if self.called is None else self.called
+            given = first_call(called, lambda: encode_prompt(self.pipeline, prompts))
         if given is None:
             raise UnreelError(
                 f"{type(self.pipeline).__name__} does not give such prompts to its {type(self.text_encoder).__name__}"
@@ -179,7 +186,7 @@ class Conditioner:
             handle.remove()
 
     def _states(self, tokens: Tokens) -> torch.Tensor:
-        out = (self.called or self.text_encoder)(tokens.ids, **tokens.call)
+        out = self._reader(tokens.ids, **tokens.call)
         return out.last_hidden_state if hasattr(out, "last_hidden_state") else out.hidden_states[-1]
 
     @contextmanager
@@ -189,7 +196,7 @@ class Conditioner:
         All of what the pipeline calls is, since what lies behind the text encoder reads what it writes. Buffers are left
         alone: those that turn positions are float32 in any model, and would come back rounded.
         """
-        found = [(weight, weight.dtype) for weight in (self.called or self.text_encoder).parameters()]
+        found = [(weight, weight.dtype) for weight in self._reader.parameters()]
         try:
             for weight, dtype in found:
                 weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
@@ -217,7 +224,8 @@ class Conditioner:
         if self.device.type != "cpu" or not multiplies_bfloat16():
             return []
         matrices = [module for layer in self.layers for module in layer.modules() if isinstance(module, nn.Linear)]
-        return [m for m in matrices if m.weight.dtype == torch.float32 and m.weight.numel() >= LARGE]
+        held = [m for m in matrices if m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"]
+        return [m for m in held if m.weight.numel() >= LARGE]
 
     @cached_property
     def causal(self) -> bool:
@@ -248,10 +256,13 @@ class Conditioner:
         return alike and not torch.equal(told, apart)
 
     def first_matrices(self, layers: int) -> dict[str, nn.Linear]:
-        """Every matrix of the first `layers` layers, or of all if there are fewer, by the names of their weights."""
-        names = {id(module): name for name, module in self.text_encoder.named_modules()}
+        """Every matrix of the first `layers` layers, or of all if there are fewer, by the names of their weights; none of
+        an adapter.
+        """
+        names = {id(module): portable(f"{name}.weight") for name, module in self.text_encoder.named_modules()}
         found = [module for layer in self.layers[:layers] for module in layer.modules() if isinstance(module, nn.Linear)]
-        return {f"{names[id(matrix)]}.weight": matrix for matrix in found}
+        own = held_weights(self.text_encoder)
+        return {names[id(matrix)]: matrix for matrix in found if names[id(matrix)] in own}
 
     @property
     def token_table(self) -> nn.Embedding:
@@ -362,7 +373,8 @@ class Conditioner:
             "all": [self.text_encoder],
         }
         wanted = {id(parameter) for module in choices[which] for parameter in module.parameters()}
-        return {name: p for name, p in self.text_encoder.named_parameters() if id(p) in wanted}
+        own = held_weights(self.text_encoder)
+        return {name: p for name, p in self.text_encoder.named_parameters() if id(p) in wanted and portable(name) in own}
 
 
 def _rounded(_: nn.Module, args: tuple) -> tuple:
@@ -404,7 +416,8 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
         "num_videos_per_prompt": 1,
     }
     try:
-        with _quiet():
+        # What torch has compiled does not see hooks that are set later.
+        with _quiet(), torch.compiler.set_stance("force_eager"):
             return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
     except NameError as error:  # some pipelines use ftfy without asking whether it is there
         raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error

@@ -8,8 +8,8 @@ import json
 import re
 import shutil
 import tempfile
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +19,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, summarise
 from unreel.families import text_encoders
+from unreel.weights import (
+    Change,
+    Fingerprint,
+    LowRank,
+    is_quantized,
+    locked,
+    owners_on,
+    portable,
+    put_on,
+    take_off,
+    total,
+)
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -31,80 +43,7 @@ CHECK = "check"  # what a self-check said, in an erasure's provenance
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAMPLES_KEY, _OTHERS_KEY = "fingerprint", "other_encoders"
 _UP, _DOWN = ":up", ":down"
-_SAMPLES = 4096
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """Tells one text encoder from another, whatever precision it is loaded in.
-
-    `structure` hashes names and shapes of all tensors; `samples` are weights taken at even distances through all of
-    them. Two encoders are the same if structures are equal and samples agree to the coarser of the two precisions.
-    """
-
-    structure: str
-    samples: torch.Tensor
-
-    @classmethod
-    def of(cls, text_encoder: nn.Module) -> "Fingerprint":
-        """Of the encoder's own weights, whatever erasures are on it."""
-        if text_encoder in _worn:
-            return _worn[text_encoder].fingerprint
-        parameters = sorted(text_encoder.named_parameters())
-        shapes = json.dumps([(name, list(p.shape)) for name, p in parameters])
-        each = -(-_SAMPLES // len(parameters))
-        samples = [p.detach().flatten()[:: max(1, p.numel() // each)][:each] for _, p in parameters]
-        return cls(hashlib.sha256(shapes.encode()).hexdigest(), torch.cat([s.cpu() for s in samples]))
-
-    @property
-    def identity(self) -> str:
-        """A short name for exactly these weights."""
-        return hashlib.sha256(self.structure.encode() + self.samples.float().numpy().tobytes()).hexdigest()[:16]
-
-    def matches(self, other: "Fingerprint") -> bool:
-        if self.structure != other.structure:
-            return False
-        coarse = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
-        a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
-        return torch.allclose(a, b, rtol=torch.finfo(coarse).eps, atol=1e-7)
-
-
-@dataclass
-class _Worn:
-    """What a text encoder wears: its own weights where they were changed, and the erasures on it with their edits of it."""
-
-    base: dict[str, torch.Tensor]
-    fingerprint: Fingerprint
-    edits: dict["Erasure", "Edit"]
-
-
-_worn: "weakref.WeakKeyDictionary[nn.Module, _Worn]" = weakref.WeakKeyDictionary()
-
-
-def doubled(tensor: torch.Tensor) -> torch.Tensor:
-    """In float64: where the tensor is, or on the CPU if its device has none."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """The change of one matrix as a product: `up` (out, rank) times `down` (rank, in)."""
-
-    up: torch.Tensor
-    down: torch.Tensor
-
-    def to(self, device: torch.device | str) -> "LowRank":
-        return LowRank(self.up.to(device), self.down.to(device))
-
-    def cpu(self) -> "LowRank":
-        return self.to("cpu")
-
-    def dense(self) -> torch.Tensor:
-        """(out, in) in float64, so that machines agree about the product as far as any weight can tell."""
-        return doubled(self.up) @ doubled(self.down)
-
-
-Change = torch.Tensor | LowRank
+_SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
 
 
 def _tensors(name: str, change: Change) -> dict[str, torch.Tensor]:
@@ -112,13 +51,9 @@ def _tensors(name: str, change: Change) -> dict[str, torch.Tensor]:
     return {name + _UP: change.up, name + _DOWN: change.down} if isinstance(change, LowRank) else {name: change}
 
 
-def _dense(change: Change) -> torch.Tensor:
-    return change.dense() if isinstance(change, LowRank) else doubled(change)
-
-
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What changes in one text encoder: `changes` maps parameter names to what is added to them."""
+    """What changes in one text encoder: `changes` maps the names of weights to what is added to them."""
 
     changes: dict[str, Change]
     fingerprint: Fingerprint
@@ -129,7 +64,7 @@ class Edit:
     def __add__(self, other: "Edit") -> "Edit":
         changes = dict(self.changes)
         for name, change in other.changes.items():
-            changes[name] = _sum(changes[name], change) if name in changes else change
+            changes[name] = total(changes[name], change) if name in changes else change
         return Edit(changes, self.fingerprint)
 
 
@@ -169,13 +104,22 @@ class Erasure:
         """The first text encoder's tensors by name, those of others with their number before it."""
         return {_numbered(i, key): tensor for i, edit in enumerate(self.edits) for key, tensor in edit.stored().items()}
 
+    def __eq__(self, other: object) -> bool:
+        """What makes the same changes is the same erasure, wherever it was loaded from."""
+        return isinstance(other, Erasure) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the changed weights, which is what the saved file weighs."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._stored().values())
 
     def __add__(self, other: "Erasure") -> "Erasure":
-        """One erasure that does what both do. Raises UnreelError if they have no text encoder in common."""
+        """One erasure that does what both do. Raises UnreelError if they are the same, or share no text encoder."""
+        if self == other:
+            raise UnreelError(f"they are the same erasure of {', '.join(self.concepts)}: once is enough")
         edits = list(self.edits)
         for new in other.edits:
             same = [i for i, edit in enumerate(self.edits) if edit.fingerprint.matches(new.fingerprint)]
@@ -196,47 +140,76 @@ class Erasure:
 
         Raises UnreelError if it has an edit for none of them, and for an erasure that is already on.
         """
-        fitting = self.fitting(pipeline)
-        if any(self in worn_on(encoder) for encoder in fitting):
-            raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
-        for encoder, edit in fitting.items():
-            worn = _worn.setdefault(encoder, _Worn({}, Fingerprint.of(encoder), {}))
-            for name in edit.changes:
-                worn.base.setdefault(name, encoder.get_parameter(name).detach().clone())
-            worn.edits[self] = edit
-            _dress(encoder, edit.changes)
+        with locked(text_encoders(pipeline).values()):
+            fitting = self.fitting(pipeline)
+            if any(self in worn_on(encoder) for encoder in fitting):
+                raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
+            for encoder, edit in fitting.items():
+                put_on(encoder, self, edit.changes)
+                _note(encoder)
         return pipeline
 
     def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, Edit]:
         """Those of the pipeline's text encoders that the erasure has an edit for, with it.
 
-        Raises UnreelError if there is none.
+        Raises UnreelError, saying what differs, if there is none.
         """
-        found = {
-            encoder: edit
-            for encoder in text_encoders(pipeline).values()
-            for edit in self.edits
-            if edit.fingerprint.matches(Fingerprint.of(encoder))
-        }
+        encoders = text_encoders(pipeline)
+        found = {encoder: edit for encoder in encoders.values() for edit in self.edits if edit.fingerprint.fits(encoder)}
+        if found:
+            return found
+        for name, encoder in encoders.items():
+            for edit in (edit for edit in self.edits if edit.fingerprint.nearly_fits(encoder)):
+                found[encoder] = edit
+                warnings.warn(
+                    f"matrices of this {name} are not quite those that the erasure of {', '.join(self.concepts)} was made "
+                    "for, as after a fused LoRA: it goes on top, but nobody has measured what it does there",
+                    stacklevel=3,
+                )
         if not found:
+            why = "; ".join(f"{name} {self._mismatch(encoder)}" for name, encoder in encoders.items())
             raise UnreelError(
-                f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: "
-                "unlearn the concept again with this model"
+                f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: {why}"
             )
         return found
+
+    def _mismatch(self, encoder: nn.Module) -> str:
+        """Why it fits no text encoder like this one, and what to do."""
+        saved = getattr(encoder.config, _SAVED, None)
+        if saved and not worn_on(encoder):
+            return f"was saved with an erasure of {', '.join(saved)} in it: load the original"
+        if any(is_quantized(weight) for weight in encoder.parameters()):
+            return "is quantized: apply the erasure before, or export it as a text encoder and quantize that"
+        differing = min((edit.fingerprint.differing(encoder) for edit in self.edits), key=len)
+        if len(differing) <= sum(weight.ndim > 1 for weight in encoder.parameters()) / 2:
+            return f"has other weights in {summarise(differing)}: unlearn the concept again with this model"
+        return "is another model: unlearn the concept again with it"
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Take the erasure off again; without any left, the weights are the original ones bit for bit.
 
         Raises UnreelError if it is not on.
         """
-        wearing = [encoder for encoder in text_encoders(pipeline).values() if self in worn_on(encoder)]
-        if not wearing:
-            raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
-        for encoder in wearing:
-            edit = _worn[encoder].edits.pop(self)
-            _dress(encoder, edit.changes)
+        with locked(text_encoders(pipeline).values()):
+            wearing = [encoder for encoder in text_encoders(pipeline).values() if self in worn_on(encoder)]
+            if not wearing:
+                raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
+            for encoder in wearing:
+                take_off(encoder, self)
+                _note(encoder)
         return pipeline
+
+    @contextmanager
+    def on(self, pipeline: "DiffusionPipeline") -> Iterator["DiffusionPipeline"]:
+        """Inside, the erasure is on the pipeline, and no other thread puts any on or off: for services, whose requests may
+        each want others.
+        """
+        with locked(text_encoders(pipeline).values()):
+            self.apply(pipeline)
+            try:
+                yield pipeline
+            finally:
+                self.remove(pipeline)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write weights, provenance and model card; the folder appears complete or not at all."""
@@ -299,12 +272,21 @@ class Erasure:
             edits = []
             for i, structure in reversed(list(enumerate(structures))):  # the first one's tensors are those that are left
                 own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
-                own = {name.removeprefix(_numbered(i, "")): tensor for name, tensor in own.items()}
+                own = {portable(name.removeprefix(_numbered(i, ""))): tensor for name, tensor in own.items()}
                 fingerprint = Fingerprint(structure, own.pop(_SAMPLES_KEY))
                 edits.append(Edit(_changes(own), fingerprint))
             return cls(tuple(reversed(edits)), provenance)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
+
+
+def _note(encoder: nn.Module) -> None:
+    """Let the encoder's configuration say what is on it, so that whoever saves it and loads it elsewhere can be told."""
+    concepts = [concept for erasure in worn_on(encoder) for concept in erasure.concepts]
+    if concepts:
+        setattr(encoder.config, _SAVED, concepts)
+    else:
+        delattr(encoder.config, _SAVED)
 
 
 @contextmanager
@@ -345,19 +327,6 @@ def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
     return out
 
 
-def _sum(a: Change, b: Change) -> Change:
-    """Two changes of one weight as one; two products of low rank stay a product as long as that is smaller."""
-    if isinstance(a, LowRank) and isinstance(b, LowRank):
-        up, down = torch.cat([a.up, b.up], dim=1), torch.cat([a.down, b.down])
-        if up.numel() + down.numel() < len(up) * down.shape[1]:
-            return LowRank(up, down)
-    return (_dense(a) + _dense(b)).to(torch.promote_types(_dtype(a), _dtype(b)))
-
-
-def _dtype(change: Change) -> torch.dtype:
-    return change.up.dtype if isinstance(change, LowRank) else change.dtype
-
-
 def worn_by(pipeline: "DiffusionPipeline") -> list[Erasure]:
     """The erasures that are on the pipeline, in the order in which they were put on."""
     return list(dict.fromkeys(on for encoder in text_encoders(pipeline).values() for on in worn_on(encoder)))
@@ -365,43 +334,7 @@ def worn_by(pipeline: "DiffusionPipeline") -> list[Erasure]:
 
 def worn_on(text_encoder: nn.Module) -> list[Erasure]:
     """The erasures that are on a text encoder, in the order in which they were put on."""
-    worn = _worn.get(text_encoder)
-    return list(worn.edits) if worn else []
-
-
-@contextmanager
-def changed(text_encoder: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
-    """Inside, the changes are on top of what the encoder's weights are; then those are as they were, bit for bit."""
-    before = {name: text_encoder.get_parameter(name).detach().clone() for name in changes}
-    try:
-        with torch.no_grad():
-            for name, change in changes.items():
-                weight = text_encoder.get_parameter(name)
-                weight.copy_(doubled(weight) + _dense(change).to(weight.device))
-        yield
-    finally:
-        with torch.no_grad():
-            for name, own in before.items():
-                text_encoder.get_parameter(name).copy_(own)
-
-
-@torch.no_grad()
-def _dress(encoder: nn.Module, names: Iterable[str]) -> None:
-    """Set the weights called `names` to their base plus the changes of all erasures that are on.
-
-    Sums in float64 and in an order that the erasures' contents give, so that the order of applying leaves no trace.
-    """
-    worn = _worn[encoder]
-    order = sorted(worn.edits, key=lambda erasure: erasure.identity) if len(worn.edits) > 1 else worn.edits
-    for name in names:
-        weight, total = encoder.get_parameter(name), worn.base[name]
-        for erasure in order:
-            if name in worn.edits[erasure].changes:
-                change = worn.edits[erasure].changes[name].to(weight.device)
-                total = doubled(total.to(weight.device)) + _dense(change)
-        weight.copy_(total)
-    if not worn.edits:
-        del _worn[encoder]
+    return owners_on(text_encoder)
 
 
 def require_new(folder: Path, overwrite: bool, marker: str = PROVENANCE_FILE) -> None:

@@ -15,11 +15,12 @@ from torch import nn
 
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner, encode_prompt
-from unreel.erasure import Change, Edit, Erasure, LowRank, require_new, worn_by, write_folder
+from unreel.erasure import Edit, Erasure, require_new, worn_by, write_folder
 from unreel.errors import UnreelError
 from unreel.families import text_encoders
 from unreel.files import write_json
 from unreel.vocabulary import EVERYDAY
+from unreel.weights import Change, LowRank, portable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -112,7 +113,7 @@ def export(
         _require_some(format, model, edits, layers)
         held = Erasure(
             tuple(
-                Edit({f"{module}.weight": low for module, low in of.items()}, edits[name].fingerprint)
+                Edit({portable(f"{module}.weight"): low for module, low in of.items()}, edits[name].fingerprint)
                 for name, of in layers.items()
             ),
             erasure.provenance,
@@ -124,10 +125,10 @@ def export(
             "Nothing was written: lower --tolerance, choose text-encoder, or write it all the same with --accept-weak"
         )
     lost = [
-        f"{name}.{parameter}"
+        f"{name}.{weight}"
         for name, edit in edits.items()
-        for parameter in edit.changes
-        if layers and parameter.removesuffix(".weight") not in layers[name]
+        for weight in edit.changes
+        if layers and weight not in {portable(f"{module}.weight") for module in layers[name]}
     ]
     ranks = {name: {module: low.up.shape[1] for module, low in of.items()} for name, of in layers.items() if of}
     made: list[Export] = []
@@ -147,12 +148,12 @@ def export(
 
 def _matrices(format: str, model: Any, component: str, edit: Edit, tolerance: float) -> dict[str, LowRank]:
     """Those of an edit's changes that the format holds, by module."""
-    linear = {name for name, it in getattr(model, component).named_modules() if isinstance(it, nn.Linear)}
-    modules = {parameter: parameter.removesuffix(".weight") for parameter in edit.changes}
+    named = getattr(model, component).named_modules()
+    linear = {portable(f"{name}.weight"): name for name, module in named if isinstance(module, nn.Linear)}
     return {
-        modules[parameter]: low_rank(change, tolerance)
-        for parameter, change in edit.changes.items()
-        if modules[parameter] in linear and file_name(format, model, component, modules[parameter])
+        linear[weight]: low_rank(change, tolerance)
+        for weight, change in edit.changes.items()
+        if weight in linear and file_name(format, model, component, linear[weight])
     }
 
 

@@ -102,6 +102,9 @@ def text_encoders(pipeline: Any) -> "dict[str, nn.Module]":
 
 
 def reading_part(encoder: "nn.Module") -> "nn.Module":
-    """The language model within a model of pictures and words, as some pipelines hold it; else the encoder itself."""
+    """The language model within a model of pictures and words, as some pipelines hold it; else the encoder itself. Of what
+    torch has compiled, what it was compiled from, whose weights it shares.
+    """
+    encoder = getattr(encoder, "_orig_mod", encoder)
     parts = (module for name, module in encoder.named_modules() if name.rpartition(".")[2] == "language_model")
     return next(parts, encoder)

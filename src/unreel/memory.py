@@ -16,9 +16,13 @@ from unreel.errors import UnreelError
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes. While it is offloaded, its weights may wait elsewhere."""
-    hook = getattr(module, "_hf_hook", None)  # accelerate's
-    return torch.device(getattr(hook, "execution_device", None) or next(module.parameters()).device)
+    """Where a module computes. While it is offloaded, as a whole or part by part, its weights may wait elsewhere."""
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)  # accelerate's
+        for one in getattr(hook, "hooks", [hook]):
+            if getattr(one, "execution_device", None) is not None:
+                return torch.device(one.execution_device)
+    return next(module.parameters()).device
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Knows files and pipeline classes; knows nothing about concepts or methods.
 
 import inspect
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -15,8 +14,7 @@ import torch
 from torch import nn
 
 from unreel.conditioner import Conditioner, words_of
-from unreel.erasure import Fingerprint
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, summarise
 from unreel.families import FAMILIES, frames_argument, known, makes_videos, text_encoders
 from unreel.loading import loading, require_place, require_source
 from unreel.memory import enough_memory
@@ -32,6 +30,7 @@ from unreel.sharing import (
     variant_of,
 )
 from unreel.vocabulary import EVERYDAY, Vocabulary, of_world
+from unreel.weights import Fingerprint
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -126,11 +125,11 @@ class Pair:
 
     def conditioners(self) -> dict[str, Conditioner]:
         """Those of the image pipeline's text encoders that read prompts and that the video pipeline has too, by name."""
-        theirs = [Fingerprint.of(encoder) for encoder in text_encoders(self.t2v).values()]
+        theirs = text_encoders(self.t2v).values()
         return {
             name: conditioner
             for name, conditioner in Conditioner.all_of(self.t2i).items()
-            if any(Fingerprint.of(conditioner.text_encoder).matches(other) for other in theirs)
+            if any(Fingerprint.of(conditioner.text_encoder).fits(other) for other in theirs)
         }
 
     def require_shared(self) -> None:
@@ -142,12 +141,6 @@ class Pair:
                 f"{self.t2i_source} and {self.t2v_source} share no text encoder, so nothing unlearned in one would "
                 f"reach the other ({what}). Give a pair that was trained with the same frozen text encoder."
             )
-
-
-def summarise(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: Any) -> list[str]:

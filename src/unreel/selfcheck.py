@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from unreel.conditioner import Conditioner
-from unreel.erasure import Change, changed
 from unreel.prompt_pairs import PromptPair, Prompts
 from unreel.reading import Aim, as_anchors, as_read
+from unreel.weights import Change, changed
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
 BATCH = 24

@@ -19,7 +19,7 @@ from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.cost import Cost
 from unreel.denoiser import Denoiser
-from unreel.erasure import CHECK, Change, Edit, Erasure, Fingerprint
+from unreel.erasure import CHECK, Edit, Erasure
 from unreel.errors import UnreelError
 from unreel.families import makes_pictures
 from unreel.memory import enough_memory
@@ -32,6 +32,7 @@ from unreel.reading import as_anchors
 from unreel.selfcheck import Exam, SelfCheck
 from unreel.video import generate_images, load_images, to_tensor
 from unreel.vocabulary import EVERYDAY, Vocabulary, nearest
+from unreel.weights import Change, Fingerprint, portable
 
 Config = TextAblationConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
@@ -189,7 +190,7 @@ def unlearn(
         "parts": parts,
     }
     edits = [
-        Edit({name: change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
+        Edit({portable(name): change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
         for of, reader in zip(changes, conditioners, strict=True)
     ]
     erasure = Erasure(tuple(edits), provenance)
@@ -216,9 +217,8 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     ]
     grades = []
     for conditioner, known in zip_longest(conditioners, near):
-        fingerprint = Fingerprint.of(conditioner.text_encoder)
         for edit in erasure.edits:
-            if edit.fingerprint.matches(fingerprint):
+            if edit.fingerprint.fits(conditioner.text_encoder):
                 prompts = prompts_for(said, pair, conditioner, seed, held_out=True)
                 about = near_to(said, conditioner, pair.vocabulary) if known is None else known
                 exam = Exam(conditioner, prompts, about, anchored=all("anchor" in part for part in parts))

@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner, Trainable
 from unreel.denoiser import Denoiser
-from unreel.erasure import Change
 from unreel.errors import UnreelError
 from unreel.memory import checkpointing
 from unreel.methods.low_rank import Factors
+from unreel.weights import Change
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from unreel.conditioner import Conditioner, Tokens
-from unreel.erasure import LowRank, doubled
 from unreel.errors import UnreelError
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import at_places, side_by_side, tokens_of
+from unreel.weights import LowRank, doubled, portable
 
 ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
 BATCH = 64  # prompts at once
@@ -67,7 +67,7 @@ def least_squares(
     plain = _plain(conditioner, layers, anchors, lambda states: at_places(states, aligned)[naming].float())
     if not plain:
         return {}
-    names = {module: f"{name}.weight" for name, module in conditioner.text_encoder.named_modules()}
+    names = {module: portable(f"{name}.weight") for name, module in conditioner.text_encoder.named_modules()}
     matrices = {names[matrix]: matrix for layer in plain for matrix in layer.writers}
     moments = {name: torch.zeros(2 * (m.in_features,), device=conditioner.device) for name, m in matrices.items()}
     for weight, prompts in kept.items():

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from unreel.erasure import LowRank
+from unreel.weights import LowRank
 
 
 class Factors:

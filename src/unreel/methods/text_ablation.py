@@ -26,12 +26,12 @@ import torch
 from tqdm.auto import tqdm
 
 from unreel.conditioner import Conditioner, Tokens
-from unreel.erasure import LowRank
 from unreel.errors import UnreelError
 from unreel.methods.least_squares import least_squares
 from unreel.methods.low_rank import Factors
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import Aim, as_anchors, as_read, beginnings, together
+from unreel.weights import LowRank
 
 GUIDES = 60  # how many prompts that name the concept say how far it is to the anchor
 SOLVED = 1 / 3  # of the layers that change, the share that begin where least squares say

@@ -1,0 +1,341 @@
+"""A module's own weights: under names that no library changes, wherever they are held, whatever else is on the module;
+whether those of two modules are the same; and changes of them, put on and taken off.
+
+Knows tensors, and how adapters, compilers and offloading hold them; knows nothing about what a change is for.
+"""
+
+import hashlib
+import json
+import math
+import re
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError
+
+# What is put around a weight's own name: by torch.compile, by peft, and by transformers before 5.6 around CLIP's.
+_AROUND = re.compile(r"(?<![^.])(?:_orig_mod|base_layer|original_module|text_model)\.")
+_SAMPLES = 4096  # of a module, to tell it from others
+FUSED = 0.5  # of a matrix's norm, what a fused LoRA may have changed
+_MARKS = 512  # of a weight, to see that somebody else has changed it
+_APPLIED = "_unreel_applied"  # where a module keeps what is on it, so that its copies know
+
+
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64: where the tensor is, or on the CPU if its device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The change of one matrix as a product: `up` (out, rank) times `down` (rank, in)."""
+
+    up: torch.Tensor
+    down: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "LowRank":
+        return LowRank(self.up.to(device), self.down.to(device))
+
+    def cpu(self) -> "LowRank":
+        return self.to("cpu")
+
+    def dense(self) -> torch.Tensor:
+        """(out, in) in float64, so that machines agree about the product as far as any weight can tell."""
+        return doubled(self.up) @ doubled(self.down)
+
+
+Change = torch.Tensor | LowRank
+Changes = Mapping[str, Change]  # by the names of weights
+
+
+def dense(change: Change) -> torch.Tensor:
+    """In float64."""
+    return change.dense() if isinstance(change, LowRank) else doubled(change)
+
+
+def total(a: Change, b: Change) -> Change:
+    """Two changes of one weight as one; two products of low rank stay a product as long as that is smaller."""
+    if isinstance(a, LowRank) and isinstance(b, LowRank):
+        up, down = torch.cat([a.up, b.up], dim=1), torch.cat([a.down, b.down])
+        if up.numel() + down.numel() < len(up) * down.shape[1]:
+            return LowRank(up, down)
+    return (dense(a) + dense(b)).to(torch.promote_types(_dtype(a), _dtype(b)))
+
+
+def _dtype(change: Change) -> torch.dtype:
+    return change.up.dtype if isinstance(change, LowRank) else change.dtype
+
+
+def portable(name: str) -> str:
+    """The name of a weight without what libraries put around it."""
+    return _AROUND.sub("", name)
+
+
+def held_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's own weights, as they are now, by their portable names and in the order of these. Adapters that are on
+    it are left out; of weights that accelerate offloads, what waits for its turn.
+
+    Raises UnreelError if some are nowhere.
+    """
+    parts = dict(module.named_modules())
+    adapted = [f"{name}." for name, part in parts.items() if isinstance(getattr(part, "base_layer", None), nn.Module)]
+    found = {}
+    for name, weight in module.named_parameters():
+        if not any(name.startswith(one) and not name.startswith(f"{one}base_layer.") for one in adapted):
+            owner, _, leaf = name.rpartition(".")
+            found[portable(name)] = _waiting(parts[owner], leaf) if weight.device.type == "meta" else weight
+    return dict(sorted(found.items()))
+
+
+def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:
+    hook = getattr(owner, "_hf_hook", None)  # accelerate's
+    for one in getattr(hook, "hooks", [hook]):
+        if getattr(one, "weights_map", None) is not None:
+            return one.weights_map[leaf]
+    raise UnreelError("the text encoder's weights are not in memory: load them first")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Tells one module from another, whatever precision it is loaded in.
+
+    `structure` hashes names and shapes of all weights; `samples` are numbers taken at even distances through all of them,
+    in the coarsest of their precisions. Of the token table only so many rows count as the largest power of two that it
+    has, since tokens may be added behind them. Two modules are the same if structures are equal and samples agree to the
+    coarser of the two precisions.
+    """
+
+    structure: str
+    samples: torch.Tensor
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Fingerprint":
+        """Of the module's own weights, whatever is on it."""
+        weights = _originals(module)
+        shapes = json.dumps([(name, list(weight.shape)) for name, weight in weights.items()])
+        samples = list(_samples(weights).values())
+        coarsest = max({some.dtype for some in samples}, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+        samples = [some.to("cpu", coarsest) for some in samples]
+        return cls(hashlib.sha256(shapes.encode()).hexdigest(), torch.cat(samples))
+
+    @property
+    def identity(self) -> str:
+        """A short name for exactly these weights."""
+        return hashlib.sha256(self.structure.encode() + self.samples.float().numpy().tobytes()).hexdigest()[:16]
+
+    def matches(self, other: "Fingerprint") -> bool:
+        return (
+            self.structure == other.structure
+            and self.samples.shape == other.samples.shape
+            and bool(self._alike(other).all())
+        )
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it is the module's."""
+        return self.matches(Fingerprint.of(module))
+
+    def differing(self, module: nn.Module) -> dict[str, float]:
+        """The weights of the module in which it is another one, and by how much, as a share of their norm; all of them, and
+        infinitely, if it is built in another way.
+        """
+        weights, other = _originals(module), Fingerprint.of(module)
+        if self.structure != other.structure or self.samples.shape != other.samples.shape:
+            return dict.fromkeys(weights, math.inf)
+        alike, out, start = self._alike(other), {}, 0
+        for name, some in _samples(weights).items():
+            part = slice(start, start := start + len(some))
+            if not alike[part].all():
+                own, theirs = self.samples[part].float(), other.samples[part].float()
+                out[name] = float((own - theirs).norm() / own.norm().clamp(min=1e-12))
+        return out
+
+    def nearly_fits(self, module: nn.Module) -> bool:
+        """Whether it is the module's but for matrices that are not quite the same, as after a LoRA was fused into them."""
+        linear = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+        linear = {portable(name) for name in linear}
+        return all(name in linear and share < FUSED for name, share in self.differing(module).items())
+
+    def _alike(self, other: "Fingerprint") -> torch.Tensor:
+        """Which samples agree; they are of weights of the same shapes."""
+        coarse = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+        a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
+        info = torch.finfo(coarse)
+        return torch.isclose(a, b, rtol=info.eps, atol=1e-7 + info.eps * info.smallest_normal)
+
+
+def _originals(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's own weights as they are with nothing on them, without tokens that were added."""
+    weights = {name: weight.detach() for name, weight in held_weights(module).items()}
+    applied, table = _applied(module), _token_table(module)
+    weights |= applied.base if applied else {}
+    if table is not None:
+        rows = len(weights[table])
+        weights[table] = weights[table][: 1 << (rows.bit_length() - 1)]
+    return weights
+
+
+def _token_table(module: nn.Module) -> str | None:
+    """What the weight is called that has a row for every token; None for a module that reads no tokens."""
+    try:
+        table = module.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    table = getattr(table, "base_layer", table)
+    if not isinstance(table, nn.Embedding):
+        return None
+    return next((portable(name) for name, weight in module.named_parameters() if weight is table.weight), None)
+
+
+def _samples(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    each, plain = -(-_SAMPLES // len(weights)), {name: it for name, it in weights.items() if not is_quantized(it)}
+    return {name: weight.flatten()[:: max(1, weight.numel() // each)][:each] for name, weight in plain.items()}
+
+
+def is_quantized(weight: torch.Tensor) -> bool:
+    """Whether a weight is held in too few bits, or in a form of its own, for a change to be added to it exactly."""
+    return not weight.is_floating_point() or weight.element_size() < 2 or type(weight.data) is not torch.Tensor
+
+
+class Identified(Protocol):
+    """What changes belong to; what has the same identity is the same."""
+
+    @property
+    def identity(self) -> str: ...
+
+
+@dataclass
+class _Applied:
+    """What is on a module: its own weights where they were changed, whose changes, and marks of the weights as left."""
+
+    base: dict[str, torch.Tensor] = field(default_factory=dict)
+    changes: dict[Any, Changes] = field(default_factory=dict)
+    marks: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def sum(self, name: str, device: torch.device, without: Identified | None = None) -> torch.Tensor:
+        """The weight with all changes. In float64 and in an order that the changes' contents give, so that the order in
+        which they were put on leaves no trace.
+        """
+        weight = self.base[name].to(device)
+        owners = sorted(self.changes, key=lambda owner: owner.identity) if len(self.changes) > 1 else self.changes
+        for owner in owners:
+            if owner != without and name in self.changes[owner]:
+                weight = doubled(weight) + dense(self.changes[owner][name].to(device))
+        return weight
+
+
+_locks: "weakref.WeakKeyDictionary[nn.Module, Any]" = weakref.WeakKeyDictionary()
+_finding = threading.Lock()
+
+
+@contextmanager
+def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, no other thread that asks changes what is on the modules."""
+    with _finding:
+        locks = {id(lock): lock for lock in (_locks.setdefault(module, threading.RLock()) for module in modules)}
+    with ExitStack() as held:
+        for _, lock in sorted(locks.items()):  # in one order, so that no two wait for each other
+            held.enter_context(lock)
+        yield
+
+
+@torch.no_grad()
+def put_on(module: nn.Module, owner: Identified, changes: Changes) -> None:
+    """Add changes, on top of all others, to weights of the module. Raises UnreelError, before anything changes, for changes
+    of weights that it does not have, that have another shape, or to which nothing can be added exactly.
+    """
+    with locked([module]):
+        weights = held_weights(module)
+        for name, change in changes.items():
+            _require_fitting(name, weights.get(name), change)
+        applied = _applied(module) or _Applied()
+        for name in changes:
+            if name not in applied.base:
+                applied.base[name] = weights[name].detach().clone()
+        applied.changes[owner] = changes
+        setattr(module, _APPLIED, applied)
+        try:
+            _renew(applied, weights, changes)
+        except BaseException:
+            take_off(module, owner)
+            raise
+
+
+@torch.no_grad()
+def take_off(module: nn.Module, owner: Identified) -> None:
+    """Take the owner's changes off again. Without any left, weights are as they were found, bit for bit, but for what
+    somebody else has added to them meanwhile.
+    """
+    with locked([module]):
+        applied = _applied(module)
+        names = applied.changes[owner]
+        _renew(applied, held_weights(module), names, without=owner)
+        del applied.changes[owner]
+        for name in names:
+            if not any(name in changes for changes in applied.changes.values()):
+                del applied.base[name], applied.marks[name]
+        if not applied.changes:
+            delattr(module, _APPLIED)
+
+
+def owners_on(module: nn.Module) -> list[Any]:
+    """Whose changes are on the module, in the order in which they were put on."""
+    applied = _applied(module)
+    return list(applied.changes) if applied else []
+
+
+def _applied(module: nn.Module) -> Any:
+    return getattr(module, _APPLIED, None)
+
+
+def _renew(
+    applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str], without: Identified | None = None
+) -> None:
+    """Set weights to their base and all changes but those of `without`. What somebody else has done to them since they
+    were set last, such as fusing a LoRA, becomes part of the base.
+    """
+    for name in names:
+        weight, mark = weights[name], applied.marks.get(name)
+        if mark is not None and not torch.equal(mark.to(weight), _mark(weight)):
+            left = doubled(applied.sum(name, weight.device).to(weight.dtype))
+            applied.base[name] = (doubled(applied.base[name].to(weight.device)) + doubled(weight) - left).to(weight.dtype)
+        weight.copy_(applied.sum(name, weight.device, without))
+        applied.marks[name] = _mark(weight)
+
+
+def _mark(weight: torch.Tensor) -> torch.Tensor:
+    return weight.detach().flatten()[:: max(1, weight.numel() // _MARKS)].clone()
+
+
+def _require_fitting(name: str, weight: torch.Tensor | None, change: Change) -> None:
+    shape = (len(change.up), change.down.shape[1]) if isinstance(change, LowRank) else change.shape
+    if weight is None or weight.shape != torch.Size(shape):
+        has = "has no such weight" if weight is None else f"has one of {tuple(weight.shape)}"
+        raise UnreelError(f"the change of {name}, {tuple(shape)}, does not fit: the text encoder {has}")
+    if is_quantized(weight):
+        raise UnreelError(
+            f"{name} is quantized, so nothing can be added to it exactly: apply the erasure before quantizing, or export "
+            "it as a text encoder and quantize that"
+        )
+
+
+@contextmanager
+def changed(module: nn.Module, changes: Changes) -> Iterator[None]:
+    """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""
+    weights, changes = held_weights(module), {portable(name): change for name, change in changes.items()}
+    before = {name: weights[name].detach().clone() for name in changes}
+    try:
+        with torch.no_grad():
+            for name, change in changes.items():
+                weights[name].copy_(doubled(weights[name]) + dense(change).to(weights[name].device))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, own in before.items():
+                weights[name].copy_(own)

@@ -1,0 +1,416 @@
+"""An erasure fits the same weights whatever holds them, and takes off what is its own and nothing else."""
+
+import copy
+import pickle
+import threading
+
+import accelerate
+import pytest
+import torch
+import transformers
+from conftest import make_pair, same, weights
+from peft import LoraConfig
+from test_conditioner import t5, words_tokenizer
+
+from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, unlearn, worn_by
+from unreel.erasure import Edit
+from unreel.pair import TextModel
+from unreel.weights import Fingerprint, LowRank, held_weights, portable
+
+MATRICES = ("q_proj", "fc1", "fc2")
+
+
+def random_erasure(encoder, seed=0, concept="cat", ends=tuple(f"{name}.weight" for name in MATRICES)):
+    """Of low rank, of some matrices."""
+    draw = torch.Generator().manual_seed(seed)
+    changes = {
+        name: LowRank(torch.randn(len(it), 2, generator=draw), 0.1 * torch.randn(2, it.shape[1], generator=draw))
+        for name, it in held_weights(encoder).items()
+        if name.endswith(ends)
+    }
+    part = {"concept": concept, "kind": "object", "synonyms": [], "method": "text-ablation", "settings": {}}
+    provenance = {"encoder": "tiny", "versions": {"unreel": "0"}, "parts": [part]}
+    return Erasure((Edit(changes, Fingerprint.of(encoder)),), provenance)
+
+
+@pytest.fixture
+def erasure(pair):
+    return random_erasure(pair.t2i.text_encoder)
+
+
+@torch.no_grad()
+def read(pipeline, prompt="a photo of a cat"):
+    tokens = pipeline.tokenizer(prompt, padding="max_length", max_length=20, return_tensors="pt").input_ids
+    return pipeline.text_encoder(tokens)[0]
+
+
+def with_lora(pipeline, fused=False, seed=3):
+    """As `load_lora_weights` leaves it; fused, as `fuse_lora` and `unload_lora_weights` do."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, lora_alpha=0.1, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    pipeline.text_encoder.add_adapter(config)
+    if fused:
+        for module in list(pipeline.text_encoder.modules()):
+            if hasattr(module, "base_layer") and hasattr(module, "merge"):
+                module.merge()
+        from diffusers.utils import recurse_remove_peft_layers
+
+        recurse_remove_peft_layers(pipeline.text_encoder)
+        if hasattr(pipeline.text_encoder, "peft_config"):
+            del pipeline.text_encoder.peft_config
+    return pipeline
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("made", "used"), [(torch.float32, torch.float16), (torch.float16, torch.float32), (torch.bfloat16, torch.float16)]
+)
+def test_t5_whose_output_stays_in_float32_in_half_precision_is_the_same_encoder(made, used):
+    """transformers keeps `wo` in float32 when it loads T5 in half precision, so that precisions are mixed."""
+
+    def loaded(dtype):
+        torch.manual_seed(0)
+        conditioner = t5(words_tokenizer())
+        for name, weight in conditioner.text_encoder.named_parameters():
+            if dtype != torch.float16 or ".wo." not in name:
+                weight.data = weight.data.to(dtype)
+        return TextModel(conditioner.tokenizer, conditioner.text_encoder)
+
+    erasure, model = random_erasure(loaded(made).text_encoder, ends=("wo.weight", "q.weight")), loaded(used)
+    before = weights(model.text_encoder)
+    erasure.apply(model)
+    assert not same(before, weights(model.text_encoder))
+    erasure.remove(model)
+    assert same(before, weights(model.text_encoder))
+
+
+def test_another_model_of_the_same_build_is_refused_and_what_differs_is_said(pair, erasure):
+    with pytest.raises(
+        UnreelError, match="another text encoder than this pipeline's: text_encoder is another model: unlearn"
+    ):
+        erasure.apply(make_pair(seed=3).t2i)
+    with torch.no_grad():
+        pair.t2i.text_encoder.get_input_embeddings().weight[::2] += 1
+    with pytest.raises(
+        UnreelError, match=r"text_encoder has other weights in embeddings\.token_embedding\.weight: unlearn"
+    ):
+        erasure.apply(pair.t2i)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ("text_model.encoder.layers.0.mlp.fc1.weight", "encoder.layers.0.mlp.fc1.weight"),
+        ("_orig_mod.text_model.final_layer_norm.bias", "final_layer_norm.bias"),
+        ("encoder.layers.0.self_attn.q_proj.base_layer.weight", "encoder.layers.0.self_attn.q_proj.weight"),
+        ("my_text_model.weight", "my_text_model.weight"),
+        ("text_projection.weight", "text_projection.weight"),
+    ],
+)
+def test_names_are_those_without_what_libraries_put_around(raw, name):
+    assert portable(raw) == name
+
+
+class Older(torch.nn.Module):
+    """As transformers before 5.6 built CLIP's text model, with everything inside `text_model`."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.text_model, self.config = encoder, encoder.config
+
+    def get_input_embeddings(self):
+        return self.text_model.get_input_embeddings()
+
+    def forward(self, *args, **kwargs):
+        return self.text_model(*args, **kwargs)
+
+
+def test_an_erasure_of_one_release_of_transformers_fits_the_other(pair, erasure, tmp_path):
+    older = TextModel(pair.t2i.tokenizer, Older(copy.deepcopy(pair.t2i.text_encoder)))
+    before, expected = weights(older.text_encoder), read(erasure.apply(pair.t2i))
+    erasure.apply(older)
+    assert torch.equal(read(older), expected)
+    erasure.remove(older)
+    assert same(before, weights(older.text_encoder))
+    erasure.remove(pair.t2i)
+    back = random_erasure(older.text_encoder)
+    assert back == erasure
+    assert torch.equal(read(back.apply(pair.t2i)), expected)
+
+
+def test_an_erasure_stored_under_older_names_loads(pair, erasure, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = erasure.save_pretrained(tmp_path / "cat")
+    file = folder / "erasure.safetensors"
+    old = {name if name == "fingerprint" else f"text_model.{name}": it for name, it in load_file(file).items()}
+    save_file(old, file)
+    loaded = Erasure.from_pretrained(folder)
+    assert loaded == erasure
+    loaded.apply(pair.t2i)
+
+
+# Adapters
+
+
+def test_an_erasure_goes_onto_an_encoder_with_a_lora_and_comes_off_either_way(pair, erasure):
+    plain = weights(pair.t2i.text_encoder)
+    with_lora(pair.t2i)
+    adapted, before = weights(pair.t2i.text_encoder), read(pair.t2i)
+    erasure.apply(pair.t2i)
+    both = read(pair.t2i)
+    assert not torch.equal(both, before)
+    erasure.remove(pair.t2i)
+    assert same(adapted, weights(pair.t2i.text_encoder)) and torch.equal(read(pair.t2i), before)
+    other = make_pair()
+    erasure.apply(other.t2i)
+    with_lora(other.t2i)
+    torch.testing.assert_close(read(other.t2i), both)
+    other.t2i.text_encoder.delete_adapter("default")
+    erasure.remove(other.t2i)
+    assert {portable(name) for name in weights(other.t2i.text_encoder)} >= plain.keys()
+    assert all(torch.equal(it, plain[name]) for name, it in held_weights(other.t2i.text_encoder).items())
+
+
+def test_what_is_learned_while_a_lora_is_on_fits_without_it(pair):
+    with_lora(pair.t2i)
+    erasure = random_erasure(pair.t2i.text_encoder)
+    assert not any("base_layer" in name or "lora" in name for name in erasure.changes)
+    plain = make_pair()
+    erasure.apply(plain.t2v)
+    assert worn_by(plain.t2v) == [erasure]
+
+
+def test_on_a_fused_lora_it_goes_on_with_a_warning_and_the_order_makes_no_difference(pair, erasure):
+    with_lora(pair.t2i, fused=True)
+    before = weights(pair.t2i.text_encoder)
+    with pytest.warns(
+        UserWarning, match="matrices of this text_encoder are not quite those that the erasure of cat was made for"
+    ):
+        erasure.apply(pair.t2i)
+    both = read(pair.t2i)
+    erasure.remove(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder))
+    other = make_pair()
+    erasure.apply(other.t2i)
+    with_lora(other.t2i, fused=True)
+    torch.testing.assert_close(read(other.t2i), both, rtol=1e-4, atol=1e-5)
+
+
+def test_taking_an_erasure_off_leaves_a_lora_that_was_fused_meanwhile(pair, erasure):
+    other, second = make_pair(), random_erasure(pair.t2i.text_encoder, seed=5, concept="robot")
+    with_lora(other.t2i, fused=True)
+    expected = weights(other.t2i.text_encoder)
+    erasure.apply(pair.t2i)
+    second.apply(pair.t2i)
+    with_lora(pair.t2i, fused=True)
+    second.remove(pair.t2i)
+    erasure.remove(pair.t2i)
+    left = weights(pair.t2i.text_encoder)
+    for name, weight in expected.items():
+        torch.testing.assert_close(left[name], weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_added_tokens_are_no_other_encoder(pair, erasure, when, tmp_path):
+    """As `load_textual_inversion` adds them."""
+    plain = weights(pair.t2i.text_encoder)
+    erasure = Erasure.from_pretrained(erasure.save_pretrained(tmp_path / "cat"))
+    if when == "after":
+        erasure.apply(pair.t2i)
+    pair.t2i.load_textual_inversion({"<toy>": torch.ones(16)}, token="<toy>")
+    assert len(pair.t2i.text_encoder.get_input_embeddings().weight) > len(plain["embeddings.token_embedding.weight"])
+    if when == "before":
+        erasure.apply(pair.t2i)
+    assert worn_by(pair.t2i) == [erasure]
+    erasure.remove(pair.t2i)
+    for name, weight in weights(pair.t2i.text_encoder).items():
+        assert torch.equal(weight[: len(plain[name])], plain[name])
+
+
+# Compiled, offloaded, quantized
+
+
+def test_a_compiled_encoder_is_the_same_encoder(pair, erasure):
+    before = weights(pair.t2i.text_encoder)
+    expected = read(erasure.apply(pair.t2i))
+    erasure.remove(pair.t2i)
+    pair.t2i.text_encoder = torch.compile(pair.t2i.text_encoder, backend="eager")
+    erasure.apply(pair.t2i)
+    torch.testing.assert_close(read(pair.t2i), expected)
+    erasure.remove(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder._orig_mod))
+
+
+def test_an_encoder_that_is_offloaded_part_by_part_is_erased_and_restored(pair, erasure):
+    before, plain = weights(pair.t2i.text_encoder), read(pair.t2i)
+    expected = read(erasure.apply(pair.t2i))
+    erasure.remove(pair.t2i)
+    accelerate.cpu_offload(pair.t2i.text_encoder, torch.device("cpu"))
+    assert next(pair.t2i.text_encoder.parameters()).device.type == "meta"
+    erasure.apply(pair.t2i)
+    assert torch.equal(read(pair.t2i), expected)
+    erasure.remove(pair.t2i)
+    assert torch.equal(read(pair.t2i), plain)
+    assert all(torch.equal(it, before[name]) for name, it in held_weights(pair.t2i.text_encoder).items())
+
+
+def test_weights_that_are_nowhere_are_said_to_be(pair, erasure):
+    pair.t2i.text_encoder.to("meta")
+    with pytest.raises(UnreelError, match="not in memory"):
+        erasure.apply(pair.t2i)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_a_quantized_encoder_is_refused_in_words(pair, erasure, dtype):
+    for name, weight in pair.t2i.text_encoder.named_parameters():
+        if name.endswith("fc1.weight"):
+            weight.requires_grad_(False)
+            weight.data = weight.data.to(dtype)
+    before = weights(pair.t2i.text_encoder)
+    with pytest.raises(UnreelError, match="quantized") as raised:
+        erasure.apply(pair.t2i)
+    assert "\n" not in str(raised.value) and "export" in str(raised.value)
+    for name, weight in weights(pair.t2i.text_encoder).items():
+        assert torch.equal(weight.float(), before[name].float())
+
+
+# Copies, files, threads
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])
+def test_a_copy_knows_what_is_on_it_and_takes_it_off(pair, erasure, copied):
+    before = weights(pair.t2i.text_encoder)
+    erasure.apply(pair.t2i)
+    other = TextModel(pair.t2i.tokenizer, copied(pair.t2i.text_encoder))
+    assert worn_by(other) == [erasure]
+    erasure.remove(other)
+    assert same(before, weights(other.text_encoder)) and worn_by(pair.t2i) == [erasure]
+    erasure.remove(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder))
+
+
+def test_an_encoder_that_was_saved_with_an_erasure_in_it_says_so_when_loaded(pair, erasure, tmp_path):
+    erasure.apply(pair.t2i)
+    pair.t2i.text_encoder.save_pretrained(tmp_path / "worn")
+    erasure.remove(pair.t2i)
+    pair.t2i.text_encoder.save_pretrained(tmp_path / "plain")
+    worn, plain = (transformers.CLIPTextModel.from_pretrained(tmp_path / name) for name in ("worn", "plain"))
+    with pytest.raises(UnreelError, match="text_encoder was saved with an erasure of cat in it: load the original"):
+        erasure.apply(TextModel(pair.t2i.tokenizer, worn))
+    erasure.apply(TextModel(pair.t2i.tokenizer, plain))
+
+
+def test_the_same_erasure_goes_on_once_wherever_it_was_loaded_from(pair, erasure, tmp_path):
+    folder = erasure.save_pretrained(tmp_path / "cat")
+    first, second = Erasure.from_pretrained(folder), Erasure.from_pretrained(folder)
+    assert first == second == erasure and len({first, second, erasure}) == 1
+    first.apply(pair.t2i)
+    with pytest.raises(UnreelError, match="already on"):
+        second.apply(pair.t2i)
+    second.remove(pair.t2i)
+    assert not worn_by(pair.t2i)
+    with pytest.raises(UnreelError, match="the same erasure"):
+        first + second
+
+
+@pytest.mark.parametrize("bad", ["shape", "name"])
+def test_a_change_that_does_not_fit_changes_nothing(pair, erasure, bad):
+    before, (edit,) = weights(pair.t2i.text_encoder), erasure.edits
+    last = list(edit.changes)[-1]
+    change = edit.changes[last]
+    wrong = {last: LowRank(change.up[:-1], change.down)} if bad == "shape" else {"nowhere.weight": change}
+    broken = Erasure((Edit({**edit.changes, **wrong}, edit.fingerprint),), erasure.provenance)
+    with pytest.raises(UnreelError, match="does not fit"):
+        broken.apply(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+
+
+def test_an_interrupted_apply_changes_nothing(pair, erasure, monkeypatch):
+    before, seen = weights(pair.t2i.text_encoder), []
+    dense = LowRank.dense
+
+    def interrupted(self):
+        seen.append(self)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return dense(self)
+
+    monkeypatch.setattr(LowRank, "dense", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        erasure.apply(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+
+
+def test_threads_that_apply_and_remove_see_whole_erasures_only(pair):
+    erasures = [random_erasure(pair.t2i.text_encoder, seed, name) for seed, name in enumerate(("cat", "dog", "owl"))]
+    plain, before = read(pair.t2i), weights(pair.t2i.text_encoder)
+    expected, wrong = {}, []
+    for erasure in erasures:
+        with erasure.on(pair.t2i):
+            expected[erasure.identity] = read(pair.t2i)
+    assert len({str(it) for it in expected.values()} | {str(plain)}) == 4
+
+    def serve(erasure):
+        try:
+            for _ in range(15):
+                with erasure.on(pair.t2i) as pipeline:
+                    if not torch.equal(read(pipeline), expected[erasure.identity]):
+                        wrong.append(erasure.concepts)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=serve, args=(erasure,)) for erasure in erasures * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+
+
+def test_a_failed_request_takes_its_erasure_off(pair, erasure):
+    before = weights(pair.t2i.text_encoder)
+    with pytest.raises(KeyboardInterrupt), erasure.on(pair.t2i):
+        raise KeyboardInterrupt
+    assert same(before, weights(pair.t2i.text_encoder))
+
+
+# Learning
+
+
+def compiled(pipeline):
+    pipeline.text_encoder = torch.compile(pipeline.text_encoder, backend="eager")
+
+
+def offloaded(pipeline):
+    accelerate.cpu_offload(pipeline.text_encoder, torch.device("cpu"))
+
+
+def with_tokens(pipeline):
+    pipeline.load_textual_inversion({"<toy>": torch.ones(16)}, token="<toy>")
+
+
+def with_idle_lora(pipeline):
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])  # adds nothing before it has learned
+    pipeline.text_encoder.add_adapter(config)
+
+
+@pytest.mark.parametrize("held", [compiled, offloaded, with_tokens, with_idle_lora])
+def test_what_is_learned_does_not_depend_on_how_the_encoder_is_held(pair, held):
+    config = TextAblationConfig(layers=2, rank=2, steps=3, forget=20, retain=20, solve_retain=30)
+    expected = unlearn(Concept("cat", anchor="dog"), pair, config)
+    other = make_pair()
+    before = weights(other.t2i.text_encoder)
+    held(other.t2i)
+    made = unlearn(Concept("cat", anchor="dog"), Pair(other.t2i, other.t2i, "held", "held", other.settings), config)
+    assert made.changes.keys() == expected.changes.keys()
+    for name, change in expected.changes.items():
+        torch.testing.assert_close(made.changes[name].dense(), change.dense(), rtol=1e-4, atol=1e-7)
+    made.apply(pair.t2v)
+    encoder = getattr(other.t2i.text_encoder, "_orig_mod", other.t2i.text_encoder)
+    assert all(torch.equal(it[: len(before[name])], before[name]) for name, it in held_weights(encoder).items())
