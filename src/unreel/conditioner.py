@@ -243,7 +243,7 @@ class Conditioner:
         """Whether it can be told at which places the words of a prompt stand, and reads them otherwise at others: encoders
         that add a vector to every place (CLIP, BERT) or turn by it (Llama, Gemma, Qwen), not those of distances (T5).
         """
-        if "position_ids" not in inspect.signature((self.called or self.text_encoder).forward).parameters:
+        if "position_ids" not in inspect.signature(self._reader.forward).parameters:
             return False
         tokens = self.tokenize(["a photo of a cat"])
         usual = list(range(tokens.ids.shape[1]))
