@@ -1,5 +1,6 @@
 """An erasure fits the same weights whatever holds them, and takes off what is its own and nothing else."""
 
+import contextlib
 import copy
 import pickle
 import threading
@@ -12,7 +13,7 @@ from conftest import make_pair, same, weights
 from peft import LoraConfig
 from test_conditioner import t5, words_tokenizer
 
-from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, unlearn, worn_by
+from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, generate, unlearn, worn_by
 from unreel.erasure import Edit
 from unreel.pair import TextModel
 from unreel.weights import Fingerprint, LowRank, held_weights, portable
@@ -276,6 +277,8 @@ def test_a_quantized_encoder_is_refused_in_words(pair, erasure, dtype):
     with pytest.raises(UnreelError, match="quantized") as raised:
         erasure.apply(pair.t2i)
     assert "\n" not in str(raised.value) and "export" in str(raised.value)
+    with pytest.raises(UnreelError, match="CLIPTextModel is quantized, and learns nothing exactly"):
+        unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
     for name, weight in weights(pair.t2i.text_encoder).items():
         assert torch.equal(weight.float(), before[name].float())
 
@@ -371,6 +374,23 @@ def test_threads_that_apply_and_remove_see_whole_erasures_only(pair):
     for thread in threads:
         thread.join()
     assert not wrong and same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+
+
+def test_a_generation_waits_for_its_turn(pair, erasure, monkeypatch):
+    order = []
+    monkeypatch.setattr("unreel.video._batches", lambda *_, **__: order.append("made") or [])
+
+    def other():
+        with contextlib.suppress(Exception):
+            generate(pair.t2v, ["a cat"], [0], pair.settings)
+
+    with erasure.on(pair.t2v):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.2)
+        order.append("off")
+    thread.join()
+    assert order == ["off", "made"]
 
 
 def test_a_failed_request_takes_its_erasure_off(pair, erasure):

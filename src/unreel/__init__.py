@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from unreel.concept import Concept
-    from unreel.erasure import Erasure, worn_by
+    from unreel.erasure import Erasure, undisturbed, worn_by
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
     from unreel.judges import load_judge
@@ -35,6 +35,7 @@ _HOME = {
     "load_judge": "judges",
     "load_pair": "pair",
     "load_video_model": "pair",
+    "undisturbed": "erasure",
     "unlearn": "unlearning",
     "worn_by": "erasure",
 }
@@ -54,6 +55,7 @@ __all__ = [
     "load_judge",
     "load_pair",
     "load_video_model",
+    "undisturbed",
     "unlearn",
     "worn_by",
 ]

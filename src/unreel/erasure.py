@@ -140,7 +140,7 @@ class Erasure:
 
         Raises UnreelError if it has an edit for none of them, and for an erasure that is already on.
         """
-        with locked(text_encoders(pipeline).values()):
+        with undisturbed(pipeline):
             fitting = self.fitting(pipeline)
             if any(self in worn_on(encoder) for encoder in fitting):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
@@ -190,7 +190,7 @@ class Erasure:
 
         Raises UnreelError if it is not on.
         """
-        with locked(text_encoders(pipeline).values()):
+        with undisturbed(pipeline):
             wearing = [encoder for encoder in text_encoders(pipeline).values() if self in worn_on(encoder)]
             if not wearing:
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
@@ -201,10 +201,10 @@ class Erasure:
 
     @contextmanager
     def on(self, pipeline: "DiffusionPipeline") -> Iterator["DiffusionPipeline"]:
-        """Inside, the erasure is on the pipeline, and no other thread puts any on or off: for services, whose requests may
-        each want others.
+        """Inside, the erasure is on the pipeline, and no other thread puts any on or off: for the requests of a service,
+        each of which may want others.
         """
-        with locked(text_encoders(pipeline).values()):
+        with undisturbed(pipeline):
             self.apply(pipeline)
             try:
                 yield pipeline
@@ -325,6 +325,13 @@ def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
             name = name.removesuffix(_UP)
             out[name] = LowRank(tensors[name + _UP], tensors[name + _DOWN])
     return out
+
+
+@contextmanager
+def undisturbed(pipeline: "DiffusionPipeline") -> Iterator["DiffusionPipeline"]:
+    """Inside, no other thread puts erasures on the pipeline or off: for requests that want what is on, or nothing."""
+    with locked(text_encoders(pipeline).values()):
+        yield pipeline
 
 
 def worn_by(pipeline: "DiffusionPipeline") -> list[Erasure]:

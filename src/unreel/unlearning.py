@@ -32,7 +32,7 @@ from unreel.reading import as_anchors
 from unreel.selfcheck import Exam, SelfCheck
 from unreel.video import generate_images, load_images, to_tensor
 from unreel.vocabulary import EVERYDAY, Vocabulary, nearest
-from unreel.weights import Change, Fingerprint, portable
+from unreel.weights import Change, Fingerprint, held_weights, is_quantized, portable
 
 Config = TextAblationConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
@@ -147,9 +147,7 @@ def unlearn(
     if not conditioners:
         raise UnreelError(f"{pair.t2v_source} has no text encoder that reads prompts")
     conditioner = conditioners[0]
-    for concept, reader in product(these, conditioners):
-        reader.require_known([*concept.wordings, concept.anchor or ""])
-        reader.require_room_for(concept.forget_prompts)
+    _require_readable(these, conditioners)
     device = conditioner.device
     with Cost(device) as cost, enough_memory("unlearning", device, _ways_to_save(config, conditioner)):
         if isinstance(config, TextAblationConfig):
@@ -195,6 +193,19 @@ def unlearn(
     ]
     erasure = Erasure(tuple(edits), provenance)
     return replace(erasure, provenance={**provenance, CHECK: check(erasure, pair, seed=config.seed, near=near).document()})
+
+
+def _require_readable(concepts: Sequence[Concept], conditioners: Sequence[Conditioner]) -> None:
+    """Raises UnreelError unless every text encoder can learn, and reads all that names the concepts."""
+    for reader in conditioners:
+        if any(is_quantized(weight) for weight in held_weights(reader.text_encoder).values()):
+            raise UnreelError(
+                f"the {type(reader.text_encoder).__name__} is quantized, and learns nothing exactly: unlearn with the "
+                "original, export that as a text encoder, and quantize it then"
+            )
+    for concept, reader in product(concepts, conditioners):
+        reader.require_known([*concept.wordings, concept.anchor or ""])
+        reader.require_room_for(concept.forget_prompts)
 
 
 def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> SelfCheck:

@@ -1,6 +1,6 @@
 """Seeded images and videos out of a pipeline, and H.264 files that browsers play.
 
-Knows pipelines and pixels; knows nothing about concepts, erasures or judges.
+Knows pipelines and pixels; knows nothing about concepts or judges, and of erasures only that none may come in between.
 """
 
 import io
@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from unreel.calls import made_by
+from unreel.erasure import undisturbed
 from unreel.errors import UnreelError
 from unreel.families import decodes_in_tiles_only, frames_argument, size_arguments
 from unreel.files import write_bytes
@@ -92,10 +93,11 @@ def generate(
 ) -> np.ndarray:
     """One video per prompt and seed: (n, frames, height, width, 3) uint8. `what` names the progress bar; empty: none.
 
-    In place of words, prompts may be embeddings (tokens, width), which go straight to the denoiser.
+    In place of words, prompts may be embeddings (tokens, width), which go straight to the denoiser. No other thread puts
+    erasures on or off meanwhile.
     Raises UnreelError for what the pipeline cannot make.
     """
-    with _set_up(pipeline, settings) as options:
+    with undisturbed(pipeline), _set_up(pipeline, settings) as options:
         return _bytes(np.concatenate([out.frames for out in _batches(pipeline, prompts, seeds, settings, what, **options)]))
 
 
