@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.dev
 
 .PHONY: demo test check browser encoders clean
 .DEFAULT_GOAL := demo
@@ -11,6 +12,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# What tests and checks need beside, NudeNet under the AGPL-3.0 among it.
+$(DEV): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -18,10 +24,10 @@ demo: $(READY)  ## unlearn "Tokyo Tower" in the embedded pair and write runs/tok
 	$(BIN)/unreel unlearn "Tokyo Tower" --out runs/tokyo-tower --overwrite
 
 # Tests share the cores, so each takes one thread: more would wait for each other.
-test: $(READY) browser encoders  ## run the test suite
+test: $(DEV) browser encoders  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-check: $(READY)  ## lint, format and types
+check: $(DEV)  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -12,7 +12,7 @@ from conftest import make_pair, same, weights
 from diffusers import DiffusionPipeline
 from pipelines import PIPELINES
 
-from unreel import Erasure, cli, load_pair, selfcheck
+from unreel import Erasure, __version__, cli, load_pair, selfcheck
 from unreel.attacks import names
 from unreel.families import FAMILIES
 from unreel.prompts import GROUPS
@@ -88,7 +88,11 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         (["cat", "--method", "anchored", "--offload"], "few-shot with a brake cannot be offloaded"),
         (["cat", "--gradient-checkpointing"], "text-ablation has no gradient checkpointing"),
         (["cat", "--layers", "-1"], "layers must be zero or more"),
-        (["cat", "--layers", "-1"], "layers must be zero or more"),
+        (["the"], "'the' says nothing"),
+        (["cat", "--synonym", "..."], "'...' says nothing"),
+        (["cat <|endoftext|>"], "is a mark that the text encoder's tokenizer uses itself"),
+        (["cat", "--guidance", "nan"], "the guidance is a number, not nan"),
+        (["cat", "--size", "0", "0"], "a side of a video has 8 to 16384 pixels, not 0 x 0"),
         (["cat", "--method", "anchored", "--rank", "4"], "anchored has no rank"),
         (["cat", "--forget", "0"], "forget must be greater than zero"),
         (["cat", *PAPER, "--forget", "9"], "few-shot has no forget"),
@@ -121,6 +125,27 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(command, tmp_path, arg
     assert next(line for line in err.splitlines() if line.startswith("unreel: ")).count(message) == 1
     assert "Traceback" not in err
     assert not (tmp_path / "made").exists() and not list(tmp_path.glob(".made*"))
+
+
+@pytest.mark.parametrize("option", ["--seed", "--videos", "--steps", "--frames", "--fps"])
+def test_numbers_that_would_never_end_are_refused(command, tmp_path, option):
+    code, _, err = command("unlearn", "cat", option, str(2**65), "--out", "made")
+    assert code == 2 and option in err and "Traceback" not in err
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_single_file_is_refused_and_says_what_to_do(command, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    code, _, err = command("unlearn", "cat", "--t2v", "model.safetensors", "--out", "made")
+    assert code == 2 and "is a single file" in err and "from_single_file" in err
+    code, _, err = command("unlearn", "cat", "--t2v", "model.ckpt", "--out", "made")
+    assert code == 2 and "is a pickle" in err
+
+
+def test_it_says_its_version(command):
+    code, out, _ = command("--version")
+    assert code == 0 and out.strip() == f"unreel {__version__}"
 
 
 def test_an_existing_folder_is_refused_before_any_work(command, tmp_path):

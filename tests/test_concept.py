@@ -160,7 +160,13 @@ def test_a_name_of_nothing_that_one_can_read_is_empty(name):
         Concept(name)
 
 
-@pytest.mark.parametrize("name", ["-", "'", "++", " cat "])
+@pytest.mark.parametrize("name", ["-", "'", "++", "...", "a", "The "])
+def test_a_name_that_says_nothing_is_refused(name):
+    with pytest.raises(UnreelError, match="says nothing: name what to forget"):
+        Concept(name)
+
+
+@pytest.mark.parametrize("name", [" cat ", "\U0001f5fc"])
 def test_what_is_hardly_a_name_is_not_named_by_everything(name):
     assert Concept(name).is_named_in(f"so {name} here") and not Concept(name).is_named_in("a dog")
 
@@ -192,3 +198,14 @@ def test_variants_are_what_people_write_for_a_kind_and_every_one_names_the_conce
 
 def test_variants_of_a_synonym():
     assert Concept("cat", synonyms=("kitten",)).variants("kitten")["plural"] == "kittens"
+
+
+@pytest.mark.parametrize("name", [5, None, b"cat"])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(UnreelError, match="a concept's name is a text"):
+        Concept(name)
+
+
+def test_synonyms_that_are_one_text_are_refused():
+    with pytest.raises(UnreelError, match="its synonyms are a list of texts"):
+        Concept("cat", synonyms="kitten")

@@ -4,7 +4,7 @@ from itertools import permutations
 import pytest
 import torch
 from conftest import make_pair, same, weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, unlearn, worn_by
 from unreel.erasure import write_folder
@@ -153,10 +153,57 @@ def test_broken_files_are_refused(erasures, tmp_path):
         Erasure.from_pretrained(folder)
 
 
-@pytest.fixture
-def low_rank(pair):
+def damaged(folder, harm):
+    tensors, record = load_file(folder / "erasure.safetensors"), json.loads((folder / "erasure.json").read_text())
+    harm(tensors, record)
+    save_file(tensors, folder / "erasure.safetensors")
+    (folder / "erasure.json").write_text(json.dumps(record))
+    return folder
+
+
+def named(tensors, end):
+    return next(name for name in tensors if name.endswith(end))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda tensors, _: [tensors.pop(name) for name in list(tensors) if name != "fingerprint"],
+        lambda tensors, _: tensors.pop(named(tensors, ":up")),
+        lambda tensors, _: tensors.pop(named(tensors, ":down")),
+        lambda tensors, _: tensors.update({named(tensors, ":up"): torch.ones(16, 9)}),
+        lambda tensors, _: tensors.update({named(tensors, ":up"): torch.ones(3)}),
+        lambda tensors, _: tensors.update({named(tensors, ":up"): torch.ones(16, 3, dtype=torch.int64)}),
+        lambda tensors, _: tensors.update({named(tensors, ":up"): torch.ones(16, 3, dtype=torch.bool)}),
+        lambda tensors, _: tensors.update({named(tensors, ":up"): torch.full((16, 3), float("nan"))}),
+        lambda tensors, _: tensors.pop("fingerprint"),
+        lambda _, record: record.pop("parts"),
+        lambda _, record: record.update(parts=[]),
+        lambda _, record: record.update(parts="cat"),
+        lambda _, record: record["parts"][0].pop("concept"),
+        lambda _, record: record["parts"][0].update(concept=5),
+        lambda _, record: record["parts"][0].update(synonyms="kitten"),
+        lambda _, record: record.update(versions=None),
+        lambda _, record: record.pop("encoder"),
+        lambda _, record: record.pop("structure"),
+    ],
+)
+def test_a_damaged_erasure_is_refused_in_one_line(low_rank, tmp_path, harm):
+    folder = damaged(low_rank[0].save_pretrained(tmp_path / "x"), harm)
+    with pytest.raises(UnreelError, match="is broken") as raised:
+        Erasure.from_pretrained(folder)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def made():
     config = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20)
-    return [unlearn(name, pair, config) for name in ("cat", "robot")]
+    return [unlearn(name, make_pair(), config) for name in ("cat", "robot")]
+
+
+@pytest.fixture
+def low_rank(made):
+    return made
 
 
 def dense(erasure):

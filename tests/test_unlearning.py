@@ -145,3 +145,12 @@ def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions
     erasure.remove(embedded.t2i)
     assert plain >= 0.8 and plain_now == 0  # measured: 1 and 0
     assert kept_now >= kept and kept_now >= 0.9  # measured: 0.6 and 1
+
+
+def test_what_is_no_pair_concept_or_list_is_refused_in_words(tiny):
+    with pytest.raises(UnreelError, match="unlearn takes a pair, not a StableDiffusionPipeline"):
+        unlearn("cat", tiny.t2i)
+    with pytest.raises(UnreelError, match="concepts are names"):
+        unlearn(5, tiny)
+    with pytest.raises(UnreelError, match="what to keep is a list"):
+        unlearn("cat", tiny, CONFIG, keep="castle")

@@ -32,7 +32,7 @@ def made_by(pipeline: "DiffusionPipeline", **options: Any) -> Any:
     with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
         try:
             return pipeline(**options)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, IndexError) as error:
             if no_memory(error):
                 raise
             numbers = ", ".join(f"{name}={it}" for name, it in options.items() if isinstance(it, (int, float)))

@@ -1,15 +1,20 @@
 """The command line: each command parses, calls one public function and prints. Heavy imports wait inside commands."""
 
 import os
-import re
 import sys
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from unreel.errors import UnreelError, summarise
+from unreel.files import file_name
+
+SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
+MOST = 100_000  # videos, steps, frames: more would never end
+LAST = 2**62  # seed, from which one can still count on
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +22,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make a text-to-video model forget a concept by changing only its text encoder.",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from unreel import __version__
+
+        typer.echo(f"unreel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="say which version this is")
+    ] = False,
+) -> None:
+    pass
+
+
+def _number(value: float | None) -> float | None:
+    if value is not None and not isfinite(value):
+        raise UnreelError(f"the guidance is a number, not {value}")
+    return value
+
+
+def _sides(value: tuple[int, int] | None) -> tuple[int, int] | None:
+    if value and not all(SMALLEST <= side <= LARGEST for side in value):
+        raise UnreelError(f"a side of a video has {SMALLEST} to {LARGEST} pixels, not {' x '.join(map(str, value))}")
+    return value
 
 
 class Precision(StrEnum):
@@ -43,17 +77,27 @@ Offload = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(min=1, help="denoising steps of a video or an image (default: the pipeline's own)", show_default=False),
+    typer.Option(
+        min=1, max=MOST, help="denoising steps of a video or an image (default: the pipeline's own)", show_default=False
+    ),
 ]
 Guidance = Annotated[
-    float | None, typer.Option(help="classifier-free guidance (default: the pipeline's own)", show_default=False)
+    float | None,
+    typer.Option(callback=_number, help="classifier-free guidance (default: the pipeline's own)", show_default=False),
 ]
-Frames = Annotated[int | None, typer.Option(min=1, help="frames a video (default: the pipeline's own)", show_default=False)]
+Frames = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="frames a video (default: the pipeline's own)", show_default=False)
+]
 Size = Annotated[
     tuple[int, int] | None,
-    typer.Option(metavar="HEIGHT WIDTH", help="of a video, in pixels (default: the pipeline's own)", show_default=False),
+    typer.Option(
+        metavar="HEIGHT WIDTH",
+        callback=_sides,
+        help="of a video, in pixels (default: the pipeline's own)",
+        show_default=False,
+    ),
 ]
-Fps = Annotated[int | None, typer.Option(min=1, help="frames a second in files (default: 8)", show_default=False)]
+Fps = Annotated[int | None, typer.Option(min=1, max=240, help="frames a second in files (default: 8)", show_default=False)]
 Tiling = Annotated[
     bool, typer.Option("--tiling", help="decode videos one part after the other: less memory, slightly other pixels")
 ]
@@ -100,13 +144,9 @@ def _say_check(erasure: Any) -> None:
         typer.echo(f"weak     {shortfall}")
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "concept"
-
-
 def _home(erasure: Path) -> Path:
     """Where what is found out about an erasure goes: into its folder, or into runs/ for one from the hub."""
-    return erasure if erasure.is_dir() else Path("runs") / _slug(erasure.name)
+    return erasure if erasure.is_dir() else Path("runs") / file_name(erasure.name)
 
 
 def _judge(name: str | None, t2v: str | None, device: str):
@@ -198,9 +238,9 @@ def unlearn(
     retain_weight: Annotated[
         float | None, typer.Option(help="all but few-shot: weight of all the rest", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="of sentences, images, draws and videos")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")] = 0,
     videos: Annotated[
-        int, typer.Option(help="videos of each concept and of its neighbours; 0 writes the erasure only")
+        int, typer.Option(max=MOST, help="videos of each concept and of its neighbours; 0 writes the erasure only")
     ] = 20,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -247,7 +287,7 @@ def unlearn(
     config = configure(method, given)  # complain about bad settings before anything is loaded
     if offload:
         require_offloadable(config)
-    folder = out or Path("runs") / _slug(" ".join(concept))
+    folder = out or Path("runs") / file_name(" ".join(concept))
     require_new(folder, overwrite)
 
     from unreel.evaluation import evaluate
@@ -285,7 +325,7 @@ def unlearn(
     for each in what if videos else ():
         groups = ("explicit", "neighbours")
         evaluation = evaluate(pair.video, erasure, referee, concept=each, videos=videos, seed=1000 + seed, groups=groups)
-        home = folder if len(what) == 1 else folder / _slug(each.name)
+        home = folder if len(what) == 1 else folder / file_name(each.name)
         home.mkdir(exist_ok=True)
         pages.append(write_report(home, evaluation))
         typer.echo(f"\n{each.name}\n{table(evaluation)}\n")
@@ -307,7 +347,7 @@ def evaluate(
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
     judge: JudgeName = None,
     concept: ConceptName = None,
-    videos: Annotated[int, typer.Option(help="prompts for each group, made by both models")] = 50,
+    videos: Annotated[int, typer.Option(max=MOST, help="prompts for each group, made by both models")] = 50,
     group: Annotated[
         list[str] | None,
         typer.Option(help="only this prompt group; may be repeated (default: all)", show_default=False),
@@ -315,7 +355,7 @@ def evaluate(
     prompts: Annotated[
         list[Path] | None, typer.Option(help="prompts of your own: JSON, CSV or text; may be repeated", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the first video")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first video")] = 1000,
     steps: Steps = None,
     guidance: Guidance = None,
     frames: Frames = None,
@@ -365,13 +405,13 @@ def attack(
         list[str] | None,
         typer.Option("--attack", help="only this attack; may be repeated (default: all)", show_default=False),
     ] = None,
-    cases: Annotated[int, typer.Option(help="prompts for the concept to attack with")] = 10,
+    cases: Annotated[int, typer.Option(max=MOST, help="prompts for the concept to attack with")] = 10,
     budget: Annotated[
         list[int] | None,
         typer.Option(help="videos a case may take; may be repeated (default: 1 and 3)", show_default=False),
     ] = None,
-    steps: Annotated[int, typer.Option(help="search steps for each video, for attacks that search")] = 30,
-    seed: Annotated[int, typer.Option(help="of the first case")] = 2000,
+    steps: Annotated[int, typer.Option(max=MOST, help="search steps for each video, for attacks that search")] = 30,
+    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first case")] = 2000,
     video_steps: Steps = None,
     guidance: Guidance = None,
     frames: Frames = None,
@@ -414,7 +454,7 @@ def generate(
     prompt: Annotated[list[str], typer.Argument(help="one or more prompts")],
     erasure: Annotated[list[Path] | None, typer.Option(help="folder of an erasure to put on; may be repeated")] = None,
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
-    seed: Annotated[int, typer.Option(min=0, help="of the first prompt; the next ones count up")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first prompt; the next ones count up")] = 0,
     steps: Steps = None,
     guidance: Guidance = None,
     frames: Frames = None,
@@ -430,7 +470,7 @@ def generate(
     """Generate videos from prompts, with any number of erasures on."""
     if not all(text.strip() for text in prompt):
         raise UnreelError("a prompt is empty")
-    files = [out / f"{_slug(text)}-{seed + i}.mp4" for i, text in enumerate(prompt)]
+    files = [out / f"{file_name(text)}-{seed + i}.mp4" for i, text in enumerate(prompt)]
     taken = [file for file in files if file.exists()]
     if taken and not overwrite:
         raise UnreelError(f"{taken[0]} exists: choose another --out or --seed, or replace it with --overwrite")

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
+from unicodedata import category
 
 from unreel import spelling
 from unreel.errors import UnreelError
@@ -97,7 +98,8 @@ class Concept:
 
     `synonyms` are further wordings that are to be forgotten with the name; the paper uses none. `anchor` is what to make
     instead: None leaves the choice to the method, an empty one asks for the scene without the concept.
-    Raises UnreelError for an empty name or synonym, for an unknown kind and for an anchor that names the concept.
+    Raises UnreelError for a name or synonym that is no text, is empty or says nothing, for an unknown kind and for an
+    anchor that names the concept.
     """
 
     name: str
@@ -108,8 +110,14 @@ class Concept:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise UnreelError(f"unknown kind {self.kind!r}: choose one of {', '.join(get_args(Kind))}")
+        if isinstance(self.synonyms, str) or not all(isinstance(wording, str) for wording in self.wordings):
+            raise UnreelError("a concept's name is a text, and its synonyms are a list of texts")
         if not all(spelling.fold(wording).strip() for wording in self.wordings):
             raise UnreelError("the concept is empty: name what to forget, for example 'Tokyo Tower'")
+        for wording in self.wordings:
+            meant = any(letter.isalnum() or category(letter) == "So" for letter in wording)  # an emoji means something too
+            if not meant or wording.strip().lower() in ("a", "an", "the"):
+                raise UnreelError(f"{wording!r} says nothing: name what to forget, for example 'Tokyo Tower'")
         if self.anchor is not None and self.is_named_in(self.anchor):
             raise UnreelError(f"{self.anchor!r} names {self.name!r}, which is to be forgotten: replace it with another")
 

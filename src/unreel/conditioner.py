@@ -323,8 +323,18 @@ class Conditioner:
                 )
 
     def require_known(self, names: Iterable[str]) -> None:
-        """Raises UnreelError if a name has letters that no token has: all such words are one to the text encoder."""
+        """Raises UnreelError if a name has letters that no token has, since all such words are one to the text encoder, if
+        it is read as nothing at all, or as what ends, pads or divides texts.
+        """
         for name in names:
+            ids = self.tokenizer(name, add_special_tokens=False).input_ids
+            if name.strip() and not ids:
+                raise UnreelError(f"the text encoder reads {name!r} as nothing: write it in letters that it reads")
+            special = [token for token in self.tokenizer.all_special_tokens if token in name]
+            if special:
+                raise UnreelError(
+                    f"{special[0]!r} in {name!r} is a mark that the text encoder's tokenizer uses itself: leave it out"
+                )
             if self._is_unknown(name):
                 word = next(filter(self._is_unknown, name.split()), name)
                 raise UnreelError(

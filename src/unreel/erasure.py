@@ -269,11 +269,13 @@ class Erasure:
             provenance = json.loads((folder / PROVENANCE_FILE).read_text())
             provenance.pop("encoder_identity")
             structures = [provenance.pop("structure"), *(it["structure"] for it in provenance.pop(_OTHERS_KEY, []))]
+            _require_parts(provenance)
             edits = []
             for i, structure in reversed(list(enumerate(structures))):  # the first one's tensors are those that are left
                 own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
                 own = {portable(name.removeprefix(_numbered(i, ""))): tensor for name, tensor in own.items()}
                 fingerprint = Fingerprint(structure, own.pop(_SAMPLES_KEY))
+                _require_sound(own)
                 edits.append(Edit(_changes(own), fingerprint))
             return cls(tuple(reversed(edits)), provenance)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -315,6 +317,34 @@ def _hub(repo_id: str) -> Iterator[None]:
 def _numbered(i: int, name: str) -> str:
     """How a tensor of the text encoder number `i` is called in the file."""
     return f"{i}/{name}" if i else name
+
+
+def _require_sound(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError unless these are the tensors of a change."""
+    if not tensors:
+        raise ValueError("it changes nothing")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{name} is not made of numbers")
+        base = name.removesuffix(_UP).removesuffix(_DOWN)
+        if base != name:
+            up, down = tensors.get(base + _UP), tensors.get(base + _DOWN)
+            if up is None or down is None or up.ndim != 2 or down.ndim != 2 or up.shape[1] != len(down):
+                raise ValueError(f"{base} is half a product")
+
+
+def _require_parts(provenance: dict[str, Any]) -> None:
+    """Raises ValueError unless a record says what every erasure's does."""
+    kinds = {"concept": str, "kind": str, "synonyms": list, "method": str, "settings": dict}
+    parts = provenance.get("parts")
+    if not isinstance(parts, list) or not parts or not isinstance(provenance.get("versions"), dict):
+        raise ValueError("its record names no concepts or versions")
+    for part in parts:
+        for name, kind in kinds.items():
+            if not isinstance(part.get(name), kind):
+                raise ValueError(f"its record has no {name}")
+    if not isinstance(provenance.get("encoder"), str):
+        raise ValueError("its record does not say which text encoder it is of")
 
 
 def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:

@@ -29,6 +29,13 @@ def require_place(device: str, dtype: torch.dtype = torch.float32) -> None:
 
 def require_source(source: str) -> None:
     """Raises UnreelError for what is neither on disk nor the name of a model on the hub."""
+    if Path(source).is_file() and Path(source).suffix in PICKLES:
+        raise UnreelError(f"{source} {REFUSED_PICKLE}")
+    if Path(source).is_file():
+        raise UnreelError(
+            f"{source} is a single file, and unreel loads folders: in Python, load it with from_single_file of its class "
+            "in diffusers, save_pretrained that into a folder, and give the folder"
+        )
     if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
         raise UnreelError(f"{source} does not exist: give a folder, a hub id such as owner/name, or 'embedded'")
 

@@ -15,7 +15,7 @@ from unreel.erasure import METRICS_FILE, REPORT_FILE
 from unreel.estimate import Estimate
 from unreel.evaluation import Evaluation, Group
 from unreel.families import network_of
-from unreel.files import write_bytes, write_json, write_text
+from unreel.files import file_name, write_bytes, write_json, write_text
 from unreel.metrics import Figure
 from unreel.robustness import ARMS, Robustness
 from unreel.unlearning import versions
@@ -151,7 +151,7 @@ def _rows(folder: Path, group: Group) -> list[dict[str, Any]]:
     for arm in group.batches:
         for i, (row, frames) in enumerate(zip(rows, islice(group.videos(arm), SHOWN), strict=True)):
             content = encode_mp4(frames, fps)
-            write_bytes(folder / "videos" / f"{group.name}-{i:02d}-{arm}.mp4", content)
+            write_bytes(folder / "videos" / f"{file_name(group.name)}-{i:02d}-{arm}.mp4", content)
             caption = f"original, of “{group.anchors[i]}”" if arm == "anchor" else ARM_TITLES[arm]
             clip = {"caption": caption, "data": base64.b64encode(content).decode(), "found": _found(group, arm, i)}
             row["clips"].append(clip)

@@ -109,7 +109,8 @@ def configure(method: str, given: Mapping[str, Any], settings: Settings | None =
             f"the method {method} has no {name.replace('_', ' ')}: leave --{name.replace('_', '-')} out, or choose "
             f"--method {' or '.join(having)}"
         )
-    return kind(**{**getattr(settings, method.replace("-", "_")), **given})
+    own = getattr(settings, method.replace("-", "_")) if settings else {}
+    return kind(**{**own, **given})
 
 
 def require_offloadable(config: Config) -> None:
@@ -138,6 +139,12 @@ def unlearn(
     Raises UnreelError if a concept cannot be spelled or does not fit into the prompt, the method cannot do what is asked,
     the images cannot be read or the numbers break down.
     """
+    if not isinstance(pair, Pair):
+        raise UnreelError(
+            f"unlearn takes a pair, not a {type(pair).__name__}: load_pair(...), or Pair(pipeline, pipeline, ...)"
+        )
+    if isinstance(keep, str) or not isinstance(concepts, (Concept, str, Sequence)):
+        raise UnreelError("concepts are names or Concepts, and what to keep is a list of names")
     wanted = [concepts] if isinstance(concepts, (Concept, str)) else list(concepts)
     these = [Concept(concept) if isinstance(concept, str) else concept for concept in wanted]
     if not these:
