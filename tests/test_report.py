@@ -11,6 +11,7 @@ import pytest
 from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
+from unreel.prompt_files import PromptRow
 from unreel.report import TITLES, attack_table, cell, loss_points, table, write_attack_report, write_report
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -81,6 +82,17 @@ def test_the_page_shows_what_the_anchor_gives_beside_what_came_in_the_concepts_p
     place = slice(head.index("anchor found"), head.index("what else was asked for"))
     cells = [cell(run.figure(metric, "explicit")) for metric in ("anchor_found", "fidelity_ssim")]
     assert re.split("  +", explicit[place].strip()) == cells and not neighbours[place].strip()
+
+
+def test_what_a_prompts_file_calls_its_groups_is_never_a_way_out_of_the_folder(pair, tmp_path):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    names = ("../../x", "/tmp/x", "a/b", "a b", "a\0b", "猫" * 300)
+    given = [PromptRow("a cat", name, None, seed) for seed, name in enumerate(names)]
+    run = evaluate(pair.video, erasure, None, groups=(), given=given)
+    before = set(tmp_path.rglob("*"))
+    page = write_report(erasure.save_pretrained(tmp_path / "deep" / "run"), run)
+    videos = set(tmp_path.rglob("*.mp4")) - before
+    assert {file.parent for file in videos} == {page.parent / "videos"} and len(videos) == 2 * len(names)
 
 
 def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_path):
