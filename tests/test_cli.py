@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -426,3 +427,13 @@ def test_help_and_families_need_none_of_the_heavy_imports(argument):
     program += "print(sorted({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_nothing_is_left_in_an_empty_home(tmp_path):
+    """Loading everything there is, with all extras that are installed."""
+    code = "import unreel; unreel.load_pair(); from importlib.util import find_spec; find_spec('onnxruntime') and "
+    usual = {name: value for name, value in os.environ.items() if not name.endswith("TELEMETRY")}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code + "__import__('onnxruntime')"]
+    subprocess.run(command, env={**usual, **home}, check=True, capture_output=True)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -1,9 +1,14 @@
 """unreel: make a text-to-video model forget a concept by changing only its text encoder."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Nothing is collected: onnxruntime, which diffusers imports where it is installed, and the hub's client would.
+for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")
 
 if TYPE_CHECKING:
     from unreel.concept import Concept
