@@ -3,12 +3,13 @@
 import json
 from itertools import pairwise
 
+import pytest
 import torch
 from conftest import same, weights
 
 from unreel.conditioner import Conditioner
 from unreel.pair import EMBEDDED_FOLDER, WORLD_FILE
-from unreel.vocabulary import EVERYDAY, KINDS, nearest, of_world
+from unreel.vocabulary import EVERYDAY, KINDS, kind_of, nearest, of_world, spelled_alike
 
 WORLD = json.loads((EMBEDDED_FOLDER / WORLD_FILE).read_text())
 
@@ -44,3 +45,17 @@ def test_the_nearest_come_first_in_whatever_order_they_are_given(pair):
 
 def test_among_nothing_there_is_no_nearest(pair):
     assert nearest(Conditioner.of(pair.t2i), "castle", []) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("spinning", "motion"), ("Surfing", "motion"), ("Anime", "style"), ("cat", "object"), ("Tokyo Tower", "object")],
+)
+def test_a_name_is_of_the_kind_it_is_listed_as(name, kind):
+    assert kind_of(name, EVERYDAY) == kind
+
+
+def test_in_a_world_of_its_own_only_its_words_count():
+    world = {"concept": ["santa claus", "owl"], "style": ["ink"], "motion": ["sliding"]}
+    assert kind_of("sliding", world) == "motion" and kind_of("surfing", world) == "object"
+    assert spelled_alike("Santa Clause", world) == ["santa claus"] and spelled_alike("Darth Vader", world) == []

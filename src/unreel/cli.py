@@ -1,5 +1,6 @@
 """The command line: each command parses, calls one public function and prints. Heavy imports wait inside commands."""
 
+import dataclasses
 import os
 import sys
 from enum import StrEnum
@@ -163,8 +164,13 @@ def _judge(name: str | None, t2v: str | None, device: str):
 def unlearn(
     concept: Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")],
     kind: Annotated[
-        str, typer.Option(help="object, character, style, face, motion or unsafe ('nudity'): picks the prompts")
-    ] = "object",
+        str | None,
+        typer.Option(
+            help="object, character, style, face, motion or unsafe ('nudity'): picks the prompts; default: style or motion "
+            "where the name is listed as one, else object",
+            show_default=False,
+        ),
+    ] = None,
     synonym: Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")] = None,
     replace: Annotated[
         str | None,
@@ -266,7 +272,7 @@ def unlearn(
 
     if synonym and len(concept) > 1:
         raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
-    what = [Concept(name.strip(), kind, tuple(synonym or ()), replace) for name in concept]  # type: ignore[arg-type]
+    what = [Concept(name.strip(), kind or "object", tuple(synonym or ()), replace) for name in concept]  # type: ignore[arg-type]
     if videos < 0:
         raise UnreelError("videos must be zero or more")
     given: dict[str, Any] = {
@@ -296,6 +302,7 @@ def unlearn(
     from unreel.report import table, write_report
     from unreel.unlearning import AS_PUBLISHED, require_strong
     from unreel.unlearning import unlearn as run
+    from unreel.vocabulary import kind_of, spelled_alike
 
     # Text alone needs neither image nor video model, unless there is something to show.
     from_text = isinstance(config, TextAblationConfig)
@@ -303,6 +310,8 @@ def unlearn(
     if videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = _sampled(pair, tiling, steps=steps, guidance=guidance, frames=frames, size=size, fps=fps)
+    if kind is None:
+        what = [dataclasses.replace(each, kind=kind_of(each.name, pair.vocabulary)) for each in what]
     # Only what is needed: the video model waits in main memory.
     move(pair.t2i, pair.t2i_source, device, offload=offload, text_only=from_text)
     referee = None
@@ -313,6 +322,11 @@ def unlearn(
             if judge:
                 raise UnreelError(f"the {judge} judge does not know {unknown[0]!r}: choose another with --judge")
             referee = None  # nobody asked for it: compare by eye
+        for name in unknown:
+            alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
+            typer.echo(
+                f"unknown  {name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else "")
+            )
     erasure = run(what, pair, configure(method, given, pair.settings), images=images, keep=tuple(keep or ()))
     if not accept_weak and method not in AS_PUBLISHED:
         require_strong(erasure)
@@ -331,6 +345,8 @@ def unlearn(
         typer.echo(f"\n{each.name}\n{table(evaluation)}\n")
     typer.echo(f"erasure  {folder}")
     for part in erasure.provenance["parts"]:
+        if kind is None and part["kind"] != "object":
+            typer.echo(f"kind     of {part['concept']}: {part['kind']}")
         if "anchor" in part:
             typer.echo(f"instead  of {part['concept']}: {part['anchor'] or 'nothing'}")
         if "stopped" in part:

@@ -8,6 +8,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from unreel.errors import UnreelError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -96,7 +98,12 @@ def makes_pictures(pipeline: Any) -> bool:
 
 
 def text_encoders(pipeline: Any) -> "dict[str, nn.Module]":
-    """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads."""
+    """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads.
+
+    Raises UnreelError for what is no pipeline.
+    """
+    if not hasattr(pipeline, "__dict__"):
+        raise UnreelError(f"{pipeline!r} is no pipeline")
     names = [name for name in getattr(pipeline, "components", None) or vars(pipeline) if name.startswith("text_encoder")]
     return {name: reading_part(getattr(pipeline, name)) for name in sorted(names) if getattr(pipeline, name) is not None}
 

@@ -18,7 +18,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 def require_place(device: str, dtype: torch.dtype = torch.float32) -> None:
     """Raises UnreelError if nothing can be put on `device` in that precision."""
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).device.type == "meta":
+            raise RuntimeError("nothing is there")
     except (RuntimeError, AssertionError) as error:
         raise UnreelError(f"device {device!r} is not available here: try --device cpu") from error
     try:

@@ -44,8 +44,8 @@ def _batches(
     what: str,
     **options: Any,
 ) -> Iterator[Any]:
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+    if not len(prompts) == len(seeds) > 0:
+        raise UnreelError(f"give one seed for every prompt, and at least one: there are {len(prompts)} and {len(seeds)}")
     batch = settings.batch
     for start in tqdm(range(0, len(prompts), batch), desc=what, unit="batch", disable=not what):
         part = prompts[start : start + batch]

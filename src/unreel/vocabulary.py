@@ -4,10 +4,13 @@ Knows words; knows no sentences and no pixels.
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 
+from unreel import captions
+from unreel.concept import Kind
 from unreel.conditioner import Conditioner
 
 Vocabulary = dict[str, list[str]]
@@ -34,6 +37,21 @@ def of_world(world: dict[str, Any]) -> Vocabulary:
     """What an embedded world shows, without the motions that take two subjects: one subject cannot be asked for them."""
     motions = [words[0] for name, words in world["motions"].items() if name not in world["relations"]]
     return {"concept": list(world["concepts"]), "style": list(world["styles"]), "motion": motions}
+
+
+def kind_of(name: str, vocabulary: Vocabulary) -> Kind:
+    """What the vocabulary lists a name as: a style, a motion, or else an object."""
+    name = name.strip().lower()
+    motions = [*vocabulary["motion"], *(captions.everyday()["action"] if vocabulary is EVERYDAY else ())]
+    if name in (style.lower() for style in vocabulary["style"]):
+        return "style"
+    return "motion" if name in (motion.lower() for motion in motions) else "object"
+
+
+def spelled_alike(name: str, vocabulary: Vocabulary) -> list[str]:
+    """What the vocabulary lists under nearly that name, the most alike first."""
+    listed = {word.lower(): word for words in vocabulary.values() for word in words}
+    return [listed[word] for word in get_close_matches(name.strip().lower(), listed, cutoff=0.7)]
 
 
 def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[str]:
