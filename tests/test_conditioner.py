@@ -240,7 +240,7 @@ def test_an_encoder_that_cannot_read_a_name_a_synonym_or_what_to_make_instead_do
     pair = Pair(model, model, "words", "words")
     for concept in (Concept("東京"), Concept("tower", synonyms=("塔",)), Concept("tower", anchor="城")):
         with pytest.raises(UnreelError, match="cannot spell"):
-            unlearn(concept, pair, TextAblationConfig(steps=20, forget=20, retain=30))
+            unlearn(concept, pair, TextAblationConfig(steps=20, forget=20, retain=30, solve_retain=30))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -250,7 +250,7 @@ def test_a_language_model_forgets_whatever_its_tokenizer_lacks(side):
     erasure = unlearn(
         Concept("castle", anchor="dog"),
         Pair(model, model, "llama", "llama"),
-        TextAblationConfig(steps=20, forget=20, retain=30),
+        TextAblationConfig(steps=20, forget=20, retain=30, solve_retain=30),
     )
     assert 0 < erasure.provenance["check"]["left"] < 0.95
 

@@ -12,7 +12,7 @@ from unreel import AnchoredConfig, FewShotConfig, TextAblationConfig, attack, ev
 from unreel.pair import move
 from unreel.weights import LowRank
 
-TEXT = TextAblationConfig(steps=3, forget=20, retain=20)
+TEXT = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)
 METHODS = {
     "text-ablation": (TEXT, False),
     "text-ablation, offloaded": (TEXT, True),

@@ -197,7 +197,7 @@ def test_a_damaged_erasure_is_refused_in_one_line(low_rank, tmp_path, harm):
 
 @pytest.fixture(scope="module")
 def made():
-    config = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20)
+    config = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30)
     return [unlearn(name, make_pair(), config) for name in ("cat", "robot")]
 
 

@@ -31,7 +31,7 @@ LOW = ("peft", "lora", "comfyui")
 @pytest.fixture(scope="module")
 def made():
     """An erasure of low rank and one that changes whole matrices and biases, of the same encoder."""
-    low = unlearn("cat", make_pair(), TextAblationConfig(layers=2, rank=3, steps=8, forget=20, retain=20))
+    low = unlearn("cat", make_pair(), TextAblationConfig(layers=2, rank=3, steps=8, forget=20, retain=20, solve_retain=30))
     return {"text-ablation": low, "few-shot": unlearn("cat", make_pair(), FewShotConfig(learning_rate=1e-2))}
 
 

@@ -30,7 +30,7 @@ from unreel.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, mo
 from unreel.report import write_report
 
 PROMPTS = ["a photo of a castle", "a cat on a table"]
-QUICK = TextAblationConfig(steps=3, forget=20, retain=20)
+QUICK = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)
 DISTILLED = "SanaSprintPipeline"
 
 

@@ -18,7 +18,7 @@ from unreel.selfcheck import Exam, SelfCheck
 from unreel.unlearning import check, require_strong
 from unreel.weights import LowRank, changed
 
-QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20)
+QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {} by night", "the {}", "a {} and a tree")
 PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for text in TEMPLATES]
 

@@ -21,7 +21,7 @@ from unreel.reading import SPARE, Aim
 from unreel.unlearning import _words_to_keep
 from unreel.weights import LowRank
 
-QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, forget_batch=5)
+QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30, forget_batch=5)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")
 PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for text in TEMPLATES]
 OTHERS = ["", "a cat", "a photo of a dog", "a robot", "a tree next to a car", "an owl"]
@@ -114,7 +114,7 @@ def test_by_default_three_fifths_of_the_layers_change_and_at_least_four():
         assert {int(name.split("layers.")[1].split(".")[0]) for name in changes} == set(range(expected))
     # The fewer layers there are, the more steps are taken, unless one says how many.
     for count, expected in ((3, 2 * module.STEPS), (15, module.STEPS)):
-        _, record = learn(encoders[count], TextAblationConfig(forget=20, retain=20))
+        _, record = learn(encoders[count], TextAblationConfig(forget=20, retain=20, solve_retain=30))
         assert len(record["losses"]) == expected
 
 
@@ -178,7 +178,8 @@ def test_the_first_gradient_is_that_of_the_formula(conditioner):
 
 def test_the_same_seed_gives_the_same_erasure_and_another_a_different_one(pair):
     first, again, other = (
-        unlearn("cat", pair, TextAblationConfig(steps=3, forget=20, retain=20, seed=seed)) for seed in (1, 1, 2)
+        unlearn("cat", pair, TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30, seed=seed))
+        for seed in (1, 1, 2)
     )
     assert first.identity == again.identity != other.identity
     assert first.provenance[CHECK] == again.provenance[CHECK]
@@ -196,7 +197,7 @@ def test_it_is_what_unlearn_does_unless_told_otherwise_and_says_what_it_did(pair
 
 
 def test_for_several_concepts_there_are_more_steps_but_fewer_than_each_would_take(pair):
-    config = TextAblationConfig(steps=4, forget=20, retain=20)
+    config = TextAblationConfig(steps=4, forget=20, retain=20, solve_retain=30)
     erasure = unlearn([Concept("castle"), Concept("cat"), Concept("robot")], pair, config)
     (losses,) = {tuple(part["losses"]) for part in erasure.provenance["parts"]}
     assert erasure.concepts == ["castle", "cat", "robot"] and 4 < len(losses) < 12
@@ -240,7 +241,7 @@ def test_half_precision_learns_in_full_and_stays_as_it_was(dtype):
     pair = make_pair()
     pair.t2i.to(dtype)
     before = weights(pair.t2i.text_encoder)
-    erasure = unlearn("castle", pair, TextAblationConfig(steps=20, forget=40, retain=40))
+    erasure = unlearn("castle", pair, TextAblationConfig(steps=20, forget=40, retain=40, solve_retain=30))
     untouched(pair.t2i.text_encoder, before)
     assert all(change.up.dtype == change.down.dtype == torch.float32 for change in erasure.changes.values())
     losses = erasure.provenance["parts"][0]["losses"]
@@ -310,7 +311,7 @@ def test_it_works_on_encoders_of_every_sort(make):
         sizes = states.hidden_states[3][0].norm(dim=-1)
         assert sizes[0] > 50 * sizes[1:].max()
     before = weights(model.text_encoder)
-    config = TextAblationConfig(forget=100, retain=100, steps=60)
+    config = TextAblationConfig(forget=100, retain=100, solve_retain=30, steps=60)
     erasure = unlearn(Concept("castle", anchor="a house"), Pair(model, model, "alone", "alone"), config)
     untouched(model.text_encoder, before)
     found = erasure.provenance[CHECK]
