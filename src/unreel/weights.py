@@ -200,7 +200,8 @@ def _samples(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def is_quantized(weight: torch.Tensor) -> bool:
     """Whether a weight is held in too few bits, or in a form of its own, for a change to be added to it exactly."""
-    return not weight.is_floating_point() or weight.element_size() < 2 or type(weight.data) is not torch.Tensor
+    own_form = type(weight.data).dequantize is not torch.Tensor.dequantize  # as the tensors of quanto and torchao
+    return own_form or not weight.is_floating_point() or weight.element_size() < 2
 
 
 class Identified(Protocol):
