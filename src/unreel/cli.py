@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 from enum import StrEnum
 from math import isfinite
@@ -295,6 +296,9 @@ def unlearn(
         require_offloadable(config)
     folder = out or Path("runs") / file_name(" ".join(concept))
     require_new(folder, overwrite)
+    lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
+    if lost:
+        typer.echo(f"replaces {folder}, with its {' and '.join(lost)}")
 
     from unreel.evaluation import evaluate
     from unreel.methods.text_ablation import TextAblationConfig
@@ -354,7 +358,8 @@ def unlearn(
     for page in pages:
         typer.echo(f"report   {page}")
     if pages:
-        typer.echo(f"next     unreel evaluate {folder}; unreel attack {folder}")
+        where = shlex.quote(str(folder)) + (f" --concept {shlex.quote(what[0].name)}" if len(what) > 1 else "")
+        typer.echo(f"next     unreel evaluate {where}; unreel attack {where}")
 
 
 @app.command()
