@@ -30,7 +30,7 @@ from unreel.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, mo
 from unreel.report import write_report
 
 PROMPTS = ["a photo of a castle", "a cat on a table"]
-QUICK = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)
+QUICK = TextAblationConfig(steps=3, learning_rate=2e-2, forget=20, retain=20, solve_retain=30)
 DISTILLED = "SanaSprintPipeline"
 
 
@@ -357,7 +357,7 @@ def test_a_report_tells_of_every_text_encoder(tmp_path):
     run = evaluate(video, unlearn("cat", alone(model), QUICK), None, videos=1, groups=["explicit"])
     page = write_report(tmp_path, run).read_text()
     assert ", float32, 1 steps, 1 frames, 16 x 16 pixels.</p>" in page
-    assert page.count("Text encoder 1: solved on") == page.count("Text encoder 2: solved on") == 1
+    assert page.count("Text encoder 1. ") == page.count("Text encoder 2. ") == 1
 
 
 def load_settings(pipeline, **given):

@@ -53,10 +53,15 @@ def _tensors(name: str, change: Change) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What changes in one text encoder: `changes` maps the names of weights to what is added to them."""
+    """What changes in one text encoder: `changes` maps the names of weights, without what libraries put around them, to
+    what is added to them.
+    """
 
     changes: dict[str, Change]
     fingerprint: Fingerprint
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "changes", {portable(name): change for name, change in self.changes.items()})
 
     def stored(self) -> dict[str, torch.Tensor]:
         return {key: tensor for name, change in self.changes.items() for key, tensor in _tensors(name, change).items()}
@@ -273,7 +278,7 @@ class Erasure:
             edits = []
             for i, structure in reversed(list(enumerate(structures))):  # the first one's tensors are those that are left
                 own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
-                own = {portable(name.removeprefix(_numbered(i, ""))): tensor for name, tensor in own.items()}
+                own = {name.removeprefix(_numbered(i, "")): tensor for name, tensor in own.items()}
                 fingerprint = Fingerprint(structure, own.pop(_SAMPLES_KEY))
                 _require_sound(own)
                 edits.append(Edit(_changes(own), fingerprint))

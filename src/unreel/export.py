@@ -113,7 +113,7 @@ def export(
         _require_some(format, model, edits, layers)
         held = Erasure(
             tuple(
-                Edit({portable(f"{module}.weight"): low for module, low in of.items()}, edits[name].fingerprint)
+                Edit({f"{module}.weight": low for module, low in of.items()}, edits[name].fingerprint)
                 for name, of in layers.items()
             ),
             erasure.provenance,

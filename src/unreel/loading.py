@@ -13,6 +13,7 @@ from unreel.errors import UnreelError
 from unreel.memory import no_memory
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+SINGLE = (".safetensors", ".sft", ".gguf")  # whole models in one file
 
 
 def require_place(device: str, dtype: torch.dtype = torch.float32) -> None:
@@ -32,7 +33,7 @@ def require_source(source: str) -> None:
     """Raises UnreelError for what is neither on disk nor the name of a model on the hub."""
     if Path(source).is_file() and Path(source).suffix in PICKLES:
         raise UnreelError(f"{source} {REFUSED_PICKLE}")
-    if Path(source).is_file():
+    if Path(source).is_file() and Path(source).suffix in SINGLE:
         raise UnreelError(
             f"{source} is a single file, and unreel loads folders: in Python, load it with from_single_file of its class "
             "in diffusers, save_pretrained that into a folder, and give the folder"

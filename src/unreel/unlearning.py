@@ -32,7 +32,7 @@ from unreel.reading import as_anchors
 from unreel.selfcheck import Exam, SelfCheck
 from unreel.video import generate_images, load_images, to_tensor
 from unreel.vocabulary import EVERYDAY, Vocabulary, nearest
-from unreel.weights import Change, Fingerprint, held_weights, is_quantized, portable
+from unreel.weights import Change, Fingerprint, held_weights, is_quantized
 
 Config = TextAblationConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
@@ -195,7 +195,7 @@ def unlearn(
         "parts": parts,
     }
     edits = [
-        Edit({portable(name): change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
+        Edit({name: change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
         for of, reader in zip(changes, conditioners, strict=True)
     ]
     erasure = Erasure(tuple(edits), provenance)
