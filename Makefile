@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 
-.PHONY: demo test check browser encoders clean
+.PHONY: demo test quick check browser encoders clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -26,6 +26,9 @@ demo: $(READY)  ## unlearn "Tokyo Tower" in the embedded pair and write runs/tok
 # Tests share the cores, so each takes one thread: more would wait for each other.
 test: $(DEV) browser encoders  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+quick: $(DEV)  ## only tests that take no time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quick --numprocesses auto --maxprocesses 4
 
 check: $(DEV)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -330,6 +330,8 @@ def attacks_compared() -> str:
             method: {name: concepts[name] for name in common if (concepts[name]["kind"] == "style") == styles}
             for method, concepts in results.items()
         }
+        if not chosen[measured[0]]:
+            continue
         rows = []
         for attack, entry in first["attacks"].items():
             cells = [_interval(_success(chosen[method], attack, "edited", budget)) for method in measured]
@@ -337,8 +339,6 @@ def attacks_compared() -> str:
             rows.append([attack, "yes" if entry["needs_weights"] else "no", *cells, control])
         head = [f"attack on {title}", "needs weights", *(MEASURED[method] for method in measured), "unedited model"]
         names = list(chosen[measured[0]])
-        if not names:
-            continue
         cases = len(names) * len(first["attacks"]["plain"]["edited_attempts"])
         note = f"{len(names)} concepts: {', '.join(names)}; {cases} cases an attack."
         tables.append(f"{_table(head, rows)}\n\n{note}")

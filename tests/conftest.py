@@ -34,6 +34,22 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from unreel.errors import UnreelError
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
 
+# What makes pictures, learns for long or goes through all families: left out with --quick.
+SLOW = (
+    *("anchored", "attacks", "cli", "clips", "device", "embedded", "encoders", "evaluation", "export", "families"),
+    *("few_shot", "full_size", "judges", "memory", "metrics", "pair", "real_encoders", "report", "rivals", "robustness"),
+    *("selfcheck", "sharing", "text_ablation", "unlearning", "video"),
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="only tests that take no time, for while you write")
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.getoption("--quick") and collection_path.stem.removeprefix("test_") in SLOW else None
+
+
 SETTINGS = Settings(steps=2, guidance=2.0, frames=4, batch=2)
 
 
