@@ -217,6 +217,22 @@ def test_taking_an_erasure_off_leaves_a_lora_that_was_fused_meanwhile(pair, eras
         torch.testing.assert_close(left[name], weight, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:matrices of this text_encoder")
+def test_an_erasure_that_goes_on_after_a_lora_was_fused_under_another_adds_to_both(pair, erasure):
+    other, second = make_pair(), random_erasure(pair.t2i.text_encoder, seed=5, concept="robot")
+    with_lora(other.t2i, fused=True)
+    expected = weights(other.t2i.text_encoder)
+    second.apply(other.t2i)
+    with_second = weights(other.t2i.text_encoder)
+    erasure.apply(pair.t2i)
+    with_lora(pair.t2i, fused=True)
+    second.apply(pair.t2i)
+    for one, wanted in ((erasure, with_second), (second, expected)):
+        one.remove(pair.t2i)
+        for name, weight in weights(pair.t2i.text_encoder).items():
+            torch.testing.assert_close(weight, wanted[name], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_added_tokens_are_no_other_encoder(pair, erasure, when, tmp_path):
     """As `load_textual_inversion` adds them."""

@@ -158,8 +158,7 @@ class Fingerprint:
 
     def nearly_fits(self, module: nn.Module) -> bool:
         """Whether it is the module's but for matrices that are not quite the same, as after a LoRA was fused into them."""
-        linear = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-        linear = {portable(name) for name in linear}
+        linear = {portable(f"{name}.weight") for name, part in module.named_modules() if isinstance(part, nn.Linear)}
         return all(name in linear and share < FUSED for name, share in self.differing(module).items())
 
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
@@ -256,6 +255,7 @@ def put_on(module: nn.Module, owner: Identified, changes: Changes) -> None:
         for name, change in changes.items():
             _require_fitting(name, weights.get(name), change)
         applied = _applied(module) or _Applied()
+        _take_in(applied, weights, changes)
         for name in changes:
             if name not in applied.base:
                 applied.base[name] = weights[name].detach().clone()
@@ -274,9 +274,10 @@ def take_off(module: nn.Module, owner: Identified) -> None:
     somebody else has added to them meanwhile.
     """
     with locked([module]):
-        applied = _applied(module)
+        applied, weights = _applied(module), held_weights(module)
         names = applied.changes[owner]
-        _renew(applied, held_weights(module), names, without=owner)
+        _take_in(applied, weights, names)
+        _renew(applied, weights, names, without=owner)
         del applied.changes[owner]
         for name in names:
             if not any(name in changes for changes in applied.changes.values()):
@@ -295,19 +296,23 @@ def _applied(module: nn.Module) -> Any:
     return getattr(module, _APPLIED, None)
 
 
-def _renew(
-    applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str], without: Identified | None = None
-) -> None:
-    """Set weights to their base and all changes but those of `without`. What somebody else has done to them since they
-    were set last, such as fusing a LoRA, becomes part of the base.
-    """
+def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
+    """What somebody else has done to weights since they were set last, such as fusing a LoRA, becomes part of the base."""
     for name in names:
         weight, mark = weights[name], applied.marks.get(name)
         if mark is not None and not torch.equal(mark.to(weight), _mark(weight)):
             left = doubled(applied.sum(name, weight.device).to(weight.dtype))
             applied.base[name] = (doubled(applied.base[name].to(weight.device)) + doubled(weight) - left).to(weight.dtype)
-        weight.copy_(applied.sum(name, weight.device, without))
-        applied.marks[name] = _mark(weight)
+            applied.marks[name] = _mark(weight)
+
+
+def _renew(
+    applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str], without: Identified | None = None
+) -> None:
+    """Set weights to their base and all changes but those of `without`."""
+    for name in names:
+        weights[name].copy_(applied.sum(name, weights[name].device, without))
+        applied.marks[name] = _mark(weights[name])
 
 
 def _mark(weight: torch.Tensor) -> torch.Tensor:
