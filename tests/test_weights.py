@@ -4,6 +4,7 @@ import contextlib
 import copy
 import pickle
 import threading
+from types import SimpleNamespace
 
 import accelerate
 import pytest
@@ -348,6 +349,17 @@ def test_a_change_that_does_not_fit_changes_nothing(pair, erasure, bad):
     with pytest.raises(UnreelError, match="does not fit"):
         broken.apply(pair.t2i)
     assert same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+
+
+def test_what_does_not_fit_one_of_two_encoders_goes_onto_neither(pair):
+    first, second = pair.t2i.text_encoder, make_pair(seed=4).t2i.text_encoder
+    model = SimpleNamespace(text_encoder=first, text_encoder_2=second, tokenizer=None, tokenizer_2=None)
+    good, (edit,) = random_erasure(first), random_erasure(second).edits
+    wrong = Edit({**edit.changes, "nowhere.weight": torch.ones(1)}, edit.fingerprint)
+    before = weights(first)
+    with pytest.raises(UnreelError, match="does not fit"):
+        Erasure((*good.edits, wrong), good.provenance).apply(model)
+    assert same(before, weights(first)) and not worn_by(model)
 
 
 def test_an_interrupted_apply_changes_nothing(pair, erasure, monkeypatch):

@@ -330,7 +330,7 @@ class Conditioner:
             ids = self.tokenizer(name, add_special_tokens=False).input_ids
             if name.strip() and not ids:
                 raise UnreelError(f"the text encoder reads {name!r} as nothing: write it in letters that it reads")
-            special = [token for token in self.tokenizer.all_special_tokens if token in name]
+            special = [token for token in self.tokenizer.all_special_tokens if len(token) > 1 and token in name]
             if special:
                 raise UnreelError(
                     f"{special[0]!r} in {name!r} is a mark that the text encoder's tokenizer uses itself: leave it out"

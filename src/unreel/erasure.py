@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,8 +149,12 @@ class Erasure:
             fitting = self.fitting(pipeline)
             if any(self in worn_on(encoder) for encoder in fitting):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
-            for encoder, edit in fitting.items():
-                put_on(encoder, self, edit.changes)
+            with ExitStack() as undo:  # on all of them or on none
+                for encoder, edit in fitting.items():
+                    put_on(encoder, self, edit.changes)
+                    undo.callback(take_off, encoder, self)
+                undo.pop_all()
+            for encoder in fitting:
                 _note(encoder)
         return pipeline
 
