@@ -1,12 +1,14 @@
 """What every benchmark needs: where results go, what may be kept of them, and contact sheets."""
 
 import json
+import platform
 import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from unreel.files import write_json
@@ -26,6 +28,27 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     write_json(file, {**result, "versions": versions()})
     print(f"wrote {file}")
     return file
+
+
+def stored_entries(name: str) -> dict[str, Any]:
+    """What `write_entry` has put into benchmarks/results/NAME.json."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def write_entry(name: str, key: str, entry: dict[str, Any]) -> None:
+    """Put one entry, with the versions it was measured with, beside those of other devices and settings in
+    benchmarks/results/NAME.json.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    write_json(file, stored_entries(name) | {key: {**entry, "versions": versions()}})
+    print(f"wrote {file}")
+
+
+def machine(device: str) -> str:
+    """What figures were measured on."""
+    return torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine()
 
 
 def resume(name: str, pair: Pair, judge: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,14 +6,11 @@ that CLIP's knows whole, so prompts are longer here. Run it with nothing else ru
 device and precision is an entry of its own in the result.
 """
 
-import json
 import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +20,7 @@ import torch
 import typer
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
-from benchmarks.common import RESULTS, write_result
+from benchmarks.common import machine, write_entry
 from unreel import Concept, unlearn, unlearning
 from unreel.conditioner import Conditioner
 from unreel.cost import Cost
@@ -106,16 +103,13 @@ def main(device: str = "cpu", dtype: str = "float32") -> None:
         print(concepts[-1], flush=True)
     entry = {
         "encoder": f"{pair.t2i_source}, {dtype}",
-        "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "machine": machine(device),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],  # before anything else ran, about the number of threads if nothing else did
         "concepts": concepts,
         "seconds_a_concept": median(row["seconds"] for row in concepts),
     }
-    file = RESULTS / f"{NAME}.json"
-    stored = json.loads(Path(file).read_text()) if file.is_file() else {}
-    stored.pop("versions", None)
-    write_result(NAME, stored | {f"{device}, {dtype}": entry})
+    write_entry(NAME, f"{device}, {dtype}", entry)
 
 
 if __name__ == "__main__":

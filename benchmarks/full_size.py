@@ -17,9 +17,7 @@ less. `--details` measures instead, step by step, what single choices save, and 
 
 import ctypes
 import gc
-import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +38,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer, CLIPTextModel
 
-from benchmarks.common import RESULTS, write_result
+from benchmarks.common import machine, write_entry
 from benchmarks.encoder_cost import CLIP_L
 from unreel import Concept, FewShotConfig, unlearn
 from unreel.conditioner import Conditioner
@@ -357,18 +355,15 @@ def main(
     pair = Pair(pipeline, pipeline, "Stable Diffusion 1.5 with random weights", "")
     entry = {
         "model": pair.t2i_source,
-        "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "machine": machine(device),
         "cap_gib": cap_gib,
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],  # before anything else ran, about the number of threads if nothing else did
     }
     entry |= detailed(pair, dtype) if details else compared(pair, dtype, FewShotConfig(epochs=steps // 2))
-    file = RESULTS / f"{NAME}.json"
-    stored = json.loads(file.read_text()) if file.is_file() else {}
-    stored.pop("versions", None)
     what = "details" if details else f"{steps} steps"
     name = ", ".join([device, dtype, what, *([f"{cap_gib:g} GiB"] if cap_gib else [])])
-    write_result(NAME, stored | {name: entry})
+    write_entry(NAME, name, entry)
 
 
 if __name__ == "__main__":

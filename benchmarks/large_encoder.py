@@ -2,12 +2,12 @@
 
 `python -m benchmarks.large_encoder`: LTX-Video at full size with random weights in bfloat16 (nothing is downloaded), which
 take what real ones do; of its autoencoder, which few-shot never uses here, a tiny one. Rows, one a run: a few-shot step of
-low rank on frames of 512 x 704 pixels, as it is, with gradient checkpointing, and with offloading.
+low rank on frames of 512 x 704 pixels, as it is, with gradient checkpointing, and with offloading; and, the last, a concept
+by text ablation with the default settings, for which a GPU is needed (`--device cuda`).
 Where the device is the CPU, offloading saves nothing there: what a card would hold is counted, as what the process takes at
 most in each turn less the weights whose turn it is not.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,10 +20,11 @@ from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LT
 from torch import nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from benchmarks.common import RESULTS, write_result
+from benchmarks.common import machine, stored_entries, write_entry
 from unreel import FewShotConfig, unlearn
 from unreel.cost import Cost
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, move
+from unreel.vocabulary import EVERYDAY
 
 NAME = "large_encoder"
 # The encoder half of google/t5-v1_1-xxl.
@@ -44,15 +45,13 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, or cuda for a card")] = "cpu",
     only: Annotated[list[str] | None, typer.Option(help="rows to run, by number; default: all")] = None,
 ) -> None:
-    file = RESULTS / f"{NAME}.json"
-    stored = json.loads(file.read_text()) if file.is_file() else {}
-    rows = dict(stored.get("rows", {}))
+    rows = dict(stored_entries(NAME).get(device, {}).get("rows", {}))
     for number, (name, work) in enumerate(ROWS.items()):
         if only and str(number) not in only:
             continue
-        rows[name] = {"device": device, "threads": torch.get_num_threads(), **work(device)}
+        rows[name] = {"machine": machine(device), "threads": torch.get_num_threads(), **work(device)}
         print(name, rows[name], flush=True)
-        write_result(NAME, {"counted": counted(), "rows": rows})
+        write_entry(NAME, device, {"counted": counted(), "rows": rows})
 
 
 def counted() -> dict[str, float]:
@@ -71,7 +70,7 @@ def counted() -> dict[str, float]:
 
 
 def few_shot(config: FewShotConfig, offload: bool, device: str) -> dict[str, Any]:
-    pipeline = build("cpu")
+    pipeline = build(device)
     move(pipeline, NAME, device, offload=offload)
     pair = Pair(pipeline, pipeline, NAME, NAME, Settings(steps=2, size=(512, 704)))
     with turns(pipeline) as peaks:
@@ -91,11 +90,19 @@ def few_shot(config: FewShotConfig, offload: bool, device: str) -> dict[str, Any
     return row | {"counted": device == "cpu"}
 
 
+def text_ablation(device: str) -> dict[str, Any]:
+    pipeline = build(device, text_only=True)
+    erasure = unlearn("castle", Pair(pipeline, pipeline, NAME, NAME, vocabulary=EVERYDAY))
+    part = erasure.provenance["parts"][0]
+    return {"seconds": part["seconds"], "megabytes": erasure.nbytes / 1e6, "peak_memory_gib": part["peak_memory_gib"]}
+
+
 ROWS: dict[str, Callable[[str], dict[str, Any]]] = {
     "few-shot, rank 16": lambda device: few_shot(FEW_SHOT, False, device),
     "few-shot, rank 16, gradient checkpointing": lambda device: few_shot(CHECKPOINTED, False, device),
     "few-shot, rank 16, offloaded": lambda device: few_shot(FEW_SHOT, True, device),
     "few-shot, rank 16, gradient checkpointing, offloaded": lambda device: few_shot(CHECKPOINTED, True, device),
+    "text ablation": text_ablation,
 }
 
 

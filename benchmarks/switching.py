@@ -3,11 +3,10 @@
 On the embedded video model and on a text encoder of CLIP ViT-L/14's size with random weights (nothing is downloaded):
 milliseconds to put an erasure on, take it off, and put another in its place, for erasures of low rank, as text ablation
 makes them, and of whole matrices, as the few-shot method does. Then the seconds a video takes with an erasure on and
-without, in turns. Run it with nothing else running; on a GPU, `--device cuda`.
+without, in turns. Run it with nothing else running; on a GPU, `--device cuda`, which is an entry of its own in the result.
 """
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from statistics import median
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 import typer
 
-from benchmarks.common import write_result
+from benchmarks.common import machine, write_entry
 from benchmarks.encoder_cost import stand_in
 from unreel import Erasure, TextAblationConfig, generate, load_pair, unlearn
 from unreel.conditioner import Conditioner
@@ -103,8 +102,7 @@ def main(device: str = "cpu", repeats: int = 20, videos: int = 10) -> None:
             if arm == "with":
                 worn.remove(pair.t2v)
     result = {
-        "machine": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
-        "device": device,
+        "machine": machine(device),
         "threads": torch.get_num_threads(),
         "load": load,
         "switching": rows,
@@ -114,7 +112,7 @@ def main(device: str = "cpu", repeats: int = 20, videos: int = 10) -> None:
             "ratio": round(median(a / b for a, b in zip(spent["with"], spent["without"], strict=True)), 3),
         },
     }
-    write_result(NAME, result)
+    write_entry(NAME, device, result)
 
 
 if __name__ == "__main__":

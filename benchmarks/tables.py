@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -65,6 +66,12 @@ def _percent(value: float) -> str:
 def _interval(share: dict[str, Any], digits: int = 0) -> str:
     value, low, high = (f"{100 * x:.{digits}f}" for x in (share["value"], *share["ci"]))
     return f"{value} % [{low}, {high}]"
+
+
+def _where(entry: dict[str, Any]) -> str:
+    """The GPU, or the CPU with the number of threads, that figures were measured on."""
+    gpu, threads = entry["machine"], entry["threads"]
+    return gpu if "NVIDIA" in gpu else f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def _change(figure: dict[str, Any] | None, scale: float = 100, digits: int = 0) -> str:
@@ -383,14 +390,14 @@ def ablations() -> str:
 def large_encoder() -> str:
     """What the largest text encoder takes."""
     result = _load("large_encoder")
-    learning, encoder, network = (f"{result['counted'][it] / 1e9:.1f}" for it in ("trained", "weights", "network"))
+    counted = result["cpu"]["counted"]
+    learning, encoder, network = (f"{counted[it] / 1e9:.1f}" for it in ("trained", "weights", "network"))
     whole = f"few-shot, the {learning} billion weights that the paper names"
-    rows = [[whole, f"{result['counted']['whole_gib']:.0f}, counted, not run", "", "", ""]]
-    for name, row in result["rows"].items():
+    rows = [[whole, f"{counted['whole_gib']:.0f}, counted, not run", "", "", ""]]
+    for name, row in chain(*(entry["rows"].items() for entry in result.values())):
         peak = f"{row['peak_memory_gib']:.1f}" + (", counted" if row.get("counted") else "")
         seconds = f"{row['seconds']:.0f} s"
-        where = "GPU" if row["device"] != "cpu" else f"CPU, {row['threads']} thread{'s' * (row['threads'] > 1)}"
-        rows.append([name, peak, f"{row['megabytes']:.0f}", seconds, where])
+        rows.append([name, peak, f"{row['megabytes']:.0f}", seconds, _where(row)])
     note = f"Text encoder {encoder}, network {network} billion weights. "
     note += "Few-shot: two frames, made in two denoising steps each, and one optimiser step on both."
     return _table(["method", "peak GiB", "MB of the erasure", "time", "on"], rows) + f"\n\n{note}"
@@ -433,7 +440,7 @@ def anchor_choice() -> str:
 def encoder_cost() -> str:
     """What text ablation costs on an encoder of CLIP ViT-L/14's size."""
     rows = []
-    for entry in (entry for name, entry in _load("encoder_cost").items() if name != "versions"):
+    for entry in _load("encoder_cost").values():
         rows += [[f"*{row['concept']}*", *_spent(row, entry)] for row in entry["concepts"]]
     head = ["concept", "on", "seconds", "peak GiB", "MB", "where the time goes, seconds"]
     return _table(head, rows)
@@ -441,8 +448,7 @@ def encoder_cost() -> str:
 
 def _spent(row: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     profile = ", ".join(f"{part} {seconds:.0f}" for part, seconds in row["profile"].items() if seconds >= 0.5)
-    on = entry["machine"] if "NVIDIA" in entry["machine"] else f"{entry['threads']} threads"
-    where, seconds = f"{entry['encoder'].split(', ')[-1]}, {on}", row["seconds"]
+    where, seconds = f"{entry['encoder'].split(', ')[-1]}, {_where(entry)}", row["seconds"]
     figures = [f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}", f"{row['peak_memory_gib']:.1f}"]
     return [where, *figures, f"{row['megabytes']:.1f}", profile]
 
@@ -463,23 +469,19 @@ def exports() -> str:
 
 def switching() -> str:
     """What putting erasures on and off costs, and generating with one on."""
-    result = _load("switching")
-    rows = [
-        [
-            row["encoder"],
-            row["method"],
-            f"{row['megabytes']:.1f}",
-            *(f"{row[it]:.0f}" for it in ("apply", "switch", "remove")),
-        ]
-        for row in result["switching"]
-    ]
-    table = _table(["text encoder", "erasure", "MB", "put on, ms", "switch, ms", "take off, ms"], rows)
-    made = result["generation"]
-    return (
-        f"{table}\n\nThreads: {result['threads']}, on {result['machine']}, float32. A video of the embedded model took "
-        f"{made['seconds_with']:.2f} s with an erasure on and {made['seconds_without']:.2f} s without, {made['ratio']:.2f} "
-        f"times as long (medians of {made['videos']}, in turns)."
-    )
+    rows, notes = [], []
+    for entry in _load("switching").values():
+        for row in entry["switching"]:
+            times = (f"{row[it]:.0f}" if row[it] >= 10 else f"{row[it]:.1f}" for it in ("apply", "switch", "remove"))
+            rows.append([row["encoder"], row["method"], _where(entry), f"{row['megabytes']:.1f}", *times])
+        made = entry["generation"]
+        notes.append(
+            f"A video of the embedded model took {made['seconds_with']:.2f} s with an erasure on and "
+            f"{made['seconds_without']:.2f} s without, {made['ratio']:.2f} times as long (medians of {made['videos']}, in "
+            f"turns; {_where(entry)})."
+        )
+    head = ["text encoder", "erasure", "on", "MB", "put on, ms", "switch, ms", "take off, ms"]
+    return "\n\n".join([_table(head, rows), *notes])
 
 
 LOOPS = {
