@@ -109,6 +109,20 @@ def test_it_is_found_though_there_are_fewer_directions_than_ranks(shape):
     assert change.up.isfinite().all() and change.down.isfinite().all()
 
 
+def test_it_is_found_where_one_direction_drowns_all_others():
+    """So it is at T5 XXL's size, where thousands of padding tokens are read alike: sums in float32 are off by more than the
+    ridge adds.
+    """
+    random = torch.Generator().manual_seed(0)
+    given = 1 + 1e-4 * torch.randn(512, 256, generator=random)
+    own = given.T @ given / len(given)
+    noise = torch.randn(own.shape, generator=random)
+    kept = 250 * (own + 2e-6 * (noise + noise.T))
+    assert float(torch.linalg.eigvalsh((own + kept).double())[0]) < -module.RIDGE * float(own.diagonal().mean())
+    change = module._solution(given, torch.ones(512, 4), kept, 3, random)
+    assert float((given @ change.dense().float().T - 1 / 251).norm()) < 0.05 * (512 * 4) ** 0.5 / 251
+
+
 def test_what_is_no_number_is_refused():
     with pytest.raises(UnreelError, match="float32"):
         module._solution(torch.full((4, 3), torch.nan), torch.ones(4, 2), torch.eye(3), 2, torch.Generator())

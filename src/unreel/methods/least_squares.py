@@ -32,6 +32,7 @@ from unreel.weights import LowRank, doubled, portable
 ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
 BATCH = 64  # prompts at once
 RIDGE = 0.01  # as a share of the mean square of what enters a matrix
+SUMS = 4 * torch.finfo(torch.float32).eps  # what sums of float32 may be off by, as a share of their largest eigenvalue
 ADDED = 0.05  # by how much of what it adds a layer may miss the sum of what its matrices write
 
 
@@ -135,6 +136,9 @@ def _solution(
     both = doubled(own + kept)
     both.diagonal().add_(RIDGE * doubled(own.diagonal()).mean())
     root, failed = torch.linalg.cholesky_ex(both)
+    if failed:  # where one direction drowns all others, sums in float32 leave small ones below zero
+        both.diagonal().add_(SUMS * both.trace())
+        root, failed = torch.linalg.cholesky_ex(both)
     towards = given.T @ missing / len(given)
     if failed or not towards.isfinite().all():
         raise UnreelError("where to begin has no finite solution: use --dtype float32")
