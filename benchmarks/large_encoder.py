@@ -1,9 +1,11 @@
 """Whether unlearning fits 24 GB with T5 v1.1 XXL, the largest text encoder of many families.
 
-`python -m benchmarks.large_encoder`: LTX-Video at full size with random weights in bfloat16 (nothing is downloaded), which
-take what real ones do; of its autoencoder, which few-shot never uses here, a tiny one. Rows, one a run: a few-shot step of
-low rank on frames of 512 x 704 pixels, as it is, with gradient checkpointing, and with offloading; and, the last, a concept
-by text ablation with the default settings, for which a GPU is needed (`--device cuda`).
+`python -m benchmarks.large_encoder ROW`: LTX-Video at full size with random weights in bfloat16 (nothing is downloaded),
+which take what real ones do; of its autoencoder, which few-shot never uses here, a tiny one. Rows, one a run so that none
+counts what another left behind: a few-shot step of low rank on frames of 512 x 704 pixels, as it is, with gradient
+checkpointing, with offloading, with both; and a concept by text ablation with the default settings, without and with
+checkpointing, for which a GPU is needed (`--device cuda`).
+
 Where the device is the CPU, offloading saves nothing there: what a card would hold is counted, as what the process takes at
 most in each turn less the weights whose turn it is not.
 """
@@ -21,7 +23,7 @@ from torch import nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from benchmarks.common import machine, stored_entries, write_entry
-from unreel import FewShotConfig, unlearn
+from unreel import FewShotConfig, TextAblationConfig, unlearn
 from unreel.cost import Cost
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, move
 from unreel.vocabulary import EVERYDAY
@@ -42,16 +44,14 @@ CHECKPOINTED = replace(FEW_SHOT, gradient_checkpointing=True)
 
 
 def main(
+    row: Annotated[int, typer.Argument(help="which to run, from 0")],
     device: Annotated[str, typer.Option(help="cpu, or cuda for a card")] = "cpu",
-    only: Annotated[list[str] | None, typer.Option(help="rows to run, by number; default: all")] = None,
 ) -> None:
     rows = dict(stored_entries(NAME).get(device, {}).get("rows", {}))
-    for number, (name, work) in enumerate(ROWS.items()):
-        if only and str(number) not in only:
-            continue
-        rows[name] = {"machine": machine(device), "threads": torch.get_num_threads(), **work(device)}
-        print(name, rows[name], flush=True)
-        write_entry(NAME, device, {"counted": counted(), "rows": rows})
+    name, work = list(ROWS.items())[row]
+    rows[name] = {"machine": machine(device), "threads": torch.get_num_threads(), **work(device)}
+    print(name, rows[name], flush=True)
+    write_entry(NAME, device, {"counted": counted(), "rows": rows})
 
 
 def counted() -> dict[str, float]:
@@ -90,9 +90,9 @@ def few_shot(config: FewShotConfig, offload: bool, device: str) -> dict[str, Any
     return row | {"counted": device == "cpu"}
 
 
-def text_ablation(device: str) -> dict[str, Any]:
+def text_ablation(config: TextAblationConfig, device: str) -> dict[str, Any]:
     pipeline = build(device, text_only=True)
-    erasure = unlearn("castle", Pair(pipeline, pipeline, NAME, NAME, vocabulary=EVERYDAY))
+    erasure = unlearn("castle", Pair(pipeline, pipeline, NAME, NAME, vocabulary=EVERYDAY), config)
     part = erasure.provenance["parts"][0]
     return {"seconds": part["seconds"], "megabytes": erasure.nbytes / 1e6, "peak_memory_gib": part["peak_memory_gib"]}
 
@@ -102,7 +102,10 @@ ROWS: dict[str, Callable[[str], dict[str, Any]]] = {
     "few-shot, rank 16, gradient checkpointing": lambda device: few_shot(CHECKPOINTED, False, device),
     "few-shot, rank 16, offloaded": lambda device: few_shot(FEW_SHOT, True, device),
     "few-shot, rank 16, gradient checkpointing, offloaded": lambda device: few_shot(CHECKPOINTED, True, device),
-    "text ablation": text_ablation,
+    "text ablation": lambda device: text_ablation(TextAblationConfig(), device),
+    "text ablation, gradient checkpointing": lambda device: text_ablation(
+        TextAblationConfig(gradient_checkpointing=True), device
+    ),
 }
 
 

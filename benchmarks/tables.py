@@ -25,6 +25,7 @@ DOCUMENTS = (
     "README.md",
     "docs/comparison.md",
     "docs/embedded-pair.md",
+    "docs/evaluation.md",
     "docs/families.md",
     "docs/method.md",
     "docs/real-encoders.md",
@@ -484,6 +485,21 @@ def switching() -> str:
     return "\n\n".join([_table(head, rows), *notes])
 
 
+def same_seed() -> str:
+    """How far videos of the same seed on another device are apart."""
+    notes = []
+    for entry in _load("same_seed").values():
+        figures = [
+            f"{made}: {part['pixels']:.1%} of all values differ, by {part['most']} of 255 at most"
+            for made, part in entry["videos"].items()
+        ]
+        notes.append(
+            f"{entry['prompts']} prompts on the CPU and on {entry['machine']}, float32, {'; '.join(figures)}. The changes "
+            f"learned on the two are {entry['changes']:.1%} of their norm apart."
+        )
+    return "\n\n".join(notes)
+
+
 LOOPS = {
     "unreel": "unreel",
     "published": "plain loop, as published: denoiser frozen, latents encoded once",
@@ -751,6 +767,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real_encoders": real_encoders,
     "real_encoders_summary": real_encoders_summary,
     "real_together": real_together,
+    "same_seed": same_seed,
     "scan": scan,
     "shot_steps": shot_steps,
     "switching": switching,

@@ -87,7 +87,7 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         (["cat", "--offload"], "offloading moves what waits to main memory: leave --offload out"),
         (["cat", *PAPER, "--offload"], "train low-rank changes, with --rank 16"),
         (["cat", "--method", "anchored", "--offload"], "few-shot with a brake cannot be offloaded"),
-        (["cat", "--gradient-checkpointing"], "text-ablation has no gradient checkpointing"),
+        (["cat", "--method", "anchored", "--gradient-checkpointing"], "anchored has no gradient checkpointing"),
         (["cat", "--layers", "-1"], "layers must be zero or more"),
         (["the"], "'the' says nothing"),
         (["cat", "--synonym", "..."], "'...' says nothing"),

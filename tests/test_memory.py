@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SETTINGS, same, weights
 
-from unreel import Concept, FewShotConfig, UnreelError, generate, unlearn, unlearning
+from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, generate, unlearn, unlearning
 from unreel.denoiser import Denoiser
 from unreel.memory import enough_memory
 from unreel.methods.few_shot import few_shot
@@ -16,6 +16,7 @@ from unreel.pair import load_video_model, move
 
 CONCEPT = Concept("Tokyo Tower")
 LOW_RANK = FewShotConfig(epochs=1, rank=2)
+TEXT = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)
 NO_MEMORY = [
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB"),
     MemoryError(),
@@ -36,14 +37,19 @@ def kept_for_the_way_back(pair, config) -> int:
     return sum(kept.values())
 
 
-def test_checkpointing_keeps_less_and_restores_what_it_changed(pair):
-    config = replace(LOW_RANK, shots=2, batch_size=2)
+@pytest.mark.parametrize("config", [replace(LOW_RANK, shots=2, batch_size=2), TEXT], ids=["few-shot", "text ablation"])
+def test_checkpointing_keeps_less_and_restores_what_it_changed(pair, config):
     forwards = {name: type(part).forward for name, part in pair.t2i.text_encoder.named_modules()}
     whole = kept_for_the_way_back(pair, config)
     assert kept_for_the_way_back(pair, replace(config, gradient_checkpointing=True)) < 0.7 * whole
     assert not pair.t2i.unet.is_gradient_checkpointing
     for name, part in pair.t2i.text_encoder.named_modules():
         assert "forward" not in vars(part) and type(part).forward is forwards[name]
+
+
+def test_text_ablation_learns_the_same_with_checkpointing_bit_for_bit(pair):
+    changes = [unlearn(CONCEPT, pair, replace(TEXT, gradient_checkpointing=on)).changes for on in (False, True)]
+    assert same(*({name: change.dense() for name, change in learned.items()} for learned in changes))
 
 
 @pytest.mark.parametrize("offload", [True, False])

@@ -231,7 +231,9 @@ def unlearn(
     gradient_checkpointing: Annotated[
         bool | None,
         typer.Option(
-            "--gradient-checkpointing", help="few-shot: less memory, more time, the same result", show_default=False
+            "--gradient-checkpointing",
+            help="text-ablation, few-shot: less memory, more time, the same result",
+            show_default=False,
         ),
     ] = None,
     layers: Annotated[

@@ -4,7 +4,7 @@ Knows modules and devices; knows no methods and no pipelines.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,23 +26,22 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 @contextmanager
-def checkpointing(network: Any, layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Keep no activations inside the network's blocks and inside `layers` of text encoders: the way back computes them
-    again, to the same numbers (Chen et al., arXiv 1604.06174). Raises UnreelError for a network that cannot.
+def checkpointing(layers: Iterable[nn.Module], network: Any = None) -> Iterator[None]:
+    """Keep no activations inside `layers` of text encoders and the blocks of a denoising `network`: the way back computes
+    them again, to the same numbers (Chen et al., arXiv 1604.06174). Raises UnreelError for a network that cannot.
     """
     layers = list(layers)
-    try:
-        network.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
-    except ValueError as error:
-        raise UnreelError(f"{type(network).__name__} has no gradient checkpointing: leave it out") from error
-    for layer in layers:
-        layer.forward = partial(_twice, layer.forward)
-    try:
-        yield
-    finally:
-        network.disable_gradient_checkpointing()
+    with ExitStack() as afterwards:
+        if network is not None:
+            try:
+                network.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
+            except ValueError as error:
+                raise UnreelError(f"{type(network).__name__} has no gradient checkpointing: leave it out") from error
+            afterwards.callback(network.disable_gradient_checkpointing)
         for layer in layers:
-            del layer.forward  # and the class's own is back
+            layer.forward = partial(_twice, layer.forward)
+            afterwards.callback(delattr, layer, "forward")  # and the class's own is back
+        yield
 
 
 def _twice(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

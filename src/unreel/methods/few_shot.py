@@ -94,7 +94,7 @@ def few_shot(
         )
         if config.gradient_checkpointing:
             layers = [layer for conditioner in conditioners for layer in conditioner.layers]
-            afterwards.enter_context(checkpointing(denoiser.network, layers))
+            afterwards.enter_context(checkpointing(layers, denoiser.network))
         for _ in tqdm(range(config.epochs), desc="unlearning", unit="epoch"):
             for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
                 count = len(shots)

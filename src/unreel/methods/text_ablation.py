@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from unreel.conditioner import Conditioner, Tokens
 from unreel.errors import UnreelError
+from unreel.memory import checkpointing
 from unreel.methods.least_squares import least_squares
 from unreel.methods.low_rank import Factors
 from unreel.prompt_pairs import PromptPair
@@ -52,7 +53,8 @@ class TextAblationConfig:
     `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
     for those about what is near. The learning rate rises for a twentieth of the steps and falls in a straight line to zero
     from a fifth on. `solve_weight` is lambda of the least squares that say where changes begin, against `solve_retain`
-    everyday prompts; without it all begin at zero.
+    everyday prompts; without it all begin at zero. `gradient_checkpointing` computes activations twice instead of keeping
+    them, to the same result.
     Raises UnreelError for values that make no sense.
     """
 
@@ -68,6 +70,7 @@ class TextAblationConfig:
     forget: int = 200
     retain: int = 120
     solve_retain: int = 1000
+    gradient_checkpointing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -117,6 +120,8 @@ def text_ablation(
             factors.begin(least_squares(conditioner, first, pairs, kept, weight, config.rank, config.seed))
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        if config.gradient_checkpointing:
+            afterwards.enter_context(checkpointing(conditioner.layers))
         for lesson in tqdm(islice(cycle(lessons), steps), total=steps, desc="unlearning", unit="step"):
             losses.append(_backward(conditioner, lesson, way, (config.retain_weight, config.near_weight)))
             if not math.isfinite(losses[-1]):
