@@ -78,7 +78,7 @@ def test_it_is_the_minimum_of_the_formula():
     given, missing = torch.randn(50, 12, generator=random), torch.randn(50, 5, generator=random)
     rows = torch.randn(80, 12, generator=random)
     kept = 3.0 * rows.T @ rows / len(rows)
-    found = module._solution(given, missing, kept, 5, random).dense().float()
+    found = module._solution(given, missing, kept.clone(), 5, random).dense().float()
 
     def cost(change):
         own = (given @ change.T - missing).square().sum(1).mean() + torch.trace(change @ kept @ change.T)
@@ -94,7 +94,7 @@ def test_what_is_cut_of_the_rank_is_what_does_least_to_what_is_given():
     given, missing = torch.randn(400, 20, generator=random), torch.randn(400, 12, generator=random)
     given = given * torch.linspace(0.1, 3, 20)
     kept = torch.eye(20)
-    whole, cut = (module._solution(given, missing, kept, rank, random).dense().float() for rank in (12, 3))
+    whole, cut = (module._solution(given, missing, kept.clone(), rank, random).dense().float() for rank in (12, 3))
     metric = given.T @ given / len(given) + kept
     metric.diagonal().add_(module.RIDGE * (given.T @ given / len(given)).diagonal().mean())
     root = torch.linalg.cholesky(metric)

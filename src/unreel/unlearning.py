@@ -266,8 +266,8 @@ def _ways_to_save(config: Config, conditioner: Conditioner) -> list[str]:
     """Options that make unlearning need less memory, those that cost least first."""
     ways = {"--dtype bfloat16": conditioner.text_encoder.dtype == torch.float32}
     if isinstance(config, TextAblationConfig):
-        ways["fewer --layers"] = True
         ways["--gradient-checkpointing"] = not config.gradient_checkpointing
+        ways["fewer --layers"] = True
     elif isinstance(config, (AnchoredConfig, FewShotConfig)):
         ways["--batch-size 1"] = config.batch_size > 1
     if isinstance(config, FewShotConfig):

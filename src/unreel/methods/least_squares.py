@@ -65,7 +65,7 @@ def least_squares(
     The weights are left as they were found. Raises UnreelError if the equations have no finite solution.
     """
     tokens, anchors, aligned, naming = side_by_side(conditioner, pairs, short=True)
-    plain = _plain(conditioner, layers, anchors, lambda states: at_places(states, aligned)[naming].float())
+    plain = _plain(conditioner, layers, anchors, lambda states: at_places(states, aligned)[naming])
     if not plain:
         return {}
     names = {module: portable(f"{name}.weight") for name, module in conditioner.text_encoder.named_modules()}
@@ -82,7 +82,7 @@ def least_squares(
     def solve(name: str, layer: Layer, matrix: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
         """Find the change of a matrix, and let it write as changed."""
         given, total = args[0].float(), layer.total + output
-        missing = layer.goals[layer.writers.index(matrix)] - total[naming].float()
+        missing = layer.goals[layer.writers.index(matrix)].float() - total[naming].float()
         changes[name] = change = _solution(given[naming], missing, moments.pop(name), rank, generator)
         more = (given @ change.down.T @ change.up.T).to(output)
         layer.total = total + more
@@ -131,19 +131,24 @@ def _add_moments(
 def _solution(
     given: torch.Tensor, missing: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
 ) -> LowRank:
-    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given."""
+    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given. What was `kept`
+    is no more after it: for large encoders, matrices as large are most of the memory.
+    """
     own = given.T @ given / len(given)
-    both = doubled(own + kept)
-    both.diagonal().add_(RIDGE * doubled(own.diagonal()).mean())
+    ridge = RIDGE * doubled(own.diagonal()).mean()
+    both = doubled(kept.add_(own))
+    del own
+    both.diagonal().add_(ridge)
     root, failed = torch.linalg.cholesky_ex(both)
     if failed:  # where one direction drowns all others, sums in float32 leave small ones below zero
         both.diagonal().add_(SUMS * both.trace())
         root, failed = torch.linalg.cholesky_ex(both)
+    del both
     towards = given.T @ missing / len(given)
     if failed or not towards.isfinite().all():
         raise UnreelError("where to begin has no finite solution: use --dtype float32")
-    whole = torch.cholesky_solve(doubled(towards), root).T
-    root, felt = root.to(given), (whole @ root).to(given)
+    felt = (torch.cholesky_solve(doubled(towards), root).T @ root).to(given)
+    root = root.to(given)
     right = _leading(felt, rank, generator)
     down = torch.linalg.solve_triangular(root, right, upper=False, left=False)
     return LowRank(felt @ right.T * down.norm(dim=1), normalize(down, dim=1))
