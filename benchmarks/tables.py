@@ -473,7 +473,7 @@ def switching() -> str:
     rows, notes = [], []
     for entry in _load("switching").values():
         for row in entry["switching"]:
-            times = (f"{row[it]:.0f}" if row[it] >= 10 else f"{row[it]:.1f}" for it in ("apply", "switch", "remove"))
+            times = [f"{row[it]:.0f}" if row[it] >= 10 else f"{row[it]:.1f}" for it in ("apply", "switch", "remove")]
             rows.append([row["encoder"], row["method"], _where(entry), f"{row['megabytes']:.1f}", *times])
         made = entry["generation"]
         notes.append(
@@ -500,6 +500,10 @@ def same_seed() -> str:
     return "\n\n".join(notes)
 
 
+def _few_digits(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
 LOOPS = {
     "unreel": "unreel",
     "published": "plain loop, as published: denoiser frozen, latents encoded once",
@@ -517,18 +521,20 @@ def full_size() -> str:
         where += f", {entry['cap_gib']:g} GiB at most" if entry["cap_gib"] else ""
         clock, first = _clock(name), entry["runs"][0]
         for run in entry["runs"]:
-            made, cells = run["generation_seconds"], ["does not fit"] * 4
+            made, cells = run["generation_seconds"], ["does not fit"] * 5
             if run["fits"]:
                 times = f"{run['a_step'][clock] / first['a_step'][clock]:.2f}" if first["fits"] else ""
-                cells = [f"{run['encoding'][clock]:.1f}", f"{run['a_step'][clock]:.1f}", times]
-                cells.append(f"{run['peak_memory_gib']:.1f}")
-            images = "not run here" if made is None else f"{made:.1f}"
+                cells = [_few_digits(run[part][clock]) for part in ("encoding", "a_step", "total")]
+                cells += [times, f"{run['peak_memory_gib']:.1f}"]
+            images = "not run here" if made is None else _few_digits(made)
             rows.append([LOOPS[run["loop"]], run["dtype"], where, images, *cells])
         apart = ", ".join(f"{loop} {far['relative']:.1e}" for loop, far in entry["apart"].items())
-        notes.append(
-            f"Distance of the plain loops' changes from unreel's, both in float32, over their norm: {apart} ({where})."
-        )
-    head = ["loop", "precision", "on", "four images, s", "encoding, s", "a step, s", "relative", "peak GiB"]
+        if apart:
+            notes.append(
+                f"Distance of the plain loops' changes from unreel's, both in float32, over their norm: {apart} ({where})."
+            )
+    head = ["loop", "precision", "on", "four images, s", "encoding, s", "a step, s", "all after the images, s"]
+    head += ["a step, relative", "peak GiB"]
     return "\n\n".join([_table(head, rows), *notes])
 
 

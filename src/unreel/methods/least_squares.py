@@ -131,8 +131,8 @@ def _add_moments(
 def _solution(
     given: torch.Tensor, missing: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
 ) -> LowRank:
-    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given. What was `kept`
-    is no more after it: for large encoders, matrices as large are most of the memory.
+    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given. `kept` is
+    used up: for large encoders, matrices of its size are most of the memory.
     """
     own = given.T @ given / len(given)
     ridge = RIDGE * doubled(own.diagonal()).mean()
