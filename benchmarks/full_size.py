@@ -5,8 +5,8 @@ The model is built from its configuration with random weights (nothing is downlo
 
 - unreel, as `unreel unlearn --method few-shot` runs it, in float32 and in `--dtype`, with the image model alone loaded;
 - "published": a plain loop in float32 that works as the code of few-shot erasing does (github.com/fmp453/few-shot-erasing):
-  the denoiser frozen, the latents encoded once; but it trains the weights that the paper names, where that code, which
-  misspells `requires_grad`, leaves the whole text encoder to the optimiser;
+  the denoiser frozen, the latents encoded once; it trains the weights that the paper names, as that code does since July
+  2026 (before, it misspelt `requires_grad` and left the whole text encoder to the optimiser);
 - "naive": the same loop without even that: every step encodes its images anew and computes all gradients there are.
 
 Then how far the plain loops' results are from unreel's in float32. `--cap-gib 8` gives the process no more of the GPU's

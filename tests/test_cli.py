@@ -13,7 +13,7 @@ from conftest import make_pair, same, weights
 from diffusers import DiffusionPipeline
 from pipelines import PIPELINES
 
-from unreel import Erasure, __version__, cli, load_pair, selfcheck
+from unreel import Erasure, __version__, cli, clips, load_pair, selfcheck, unlearning
 from unreel.attacks import names
 from unreel.families import FAMILIES
 from unreel.prompts import GROUPS
@@ -259,6 +259,33 @@ def test_the_anchored_method_says_why_it_stopped(command, tiny, tmp_path):
     (part,) = Erasure.from_pretrained(tmp_path / "made").provenance["parts"]
     assert part["method"] == "anchored" and f"stopped  because {part['stopped']}" in said
     assert f"It stopped because {part['stopped']}" in (tmp_path / "made" / "report.html").read_text()
+
+
+def test_a_run_that_was_stopped_at_its_videos_goes_on_with_them(command, tiny, tmp_path, monkeypatch):
+    arguments = ["unlearn", "cat", *tiny, "--forget", "20", "--judge", "none", "--videos", "2", "--out", "made", WEAK]
+    write = clips.write_tensors
+    finished = []
+
+    def stop_at_the_third(file, *rest):
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+        write(file, *rest)
+        finished.append(file)
+
+    monkeypatch.setattr(clips, "write_tensors", stop_at_the_third)
+    assert command(*arguments)[0] != 0
+    monkeypatch.setattr(clips, "write_tensors", write)
+    kept = {file: file.stat().st_mtime_ns for file in [tmp_path / "made" / "erasure.safetensors", *map(Path, finished)]}
+    code, _, err = command(*arguments, "--layers", "2")
+    assert code == 2 and "made holds another erasure, whose videos are not finished" in err
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    monkeypatch.setattr(unlearning, "text_ablation", None)  # learning again would fail
+    code, out, err = command(*arguments)
+    assert code == 0 and "goes on  with the erasure in made" in out, err
+    assert (tmp_path / "made" / "erasure.safetensors").stat().st_mtime_ns == next(iter(kept.values()))
+    assert (tmp_path / "made" / "report.html").is_file() and not (tmp_path / "made" / ".clips").exists()
+    code, _, err = command(*arguments)
+    assert code == 2 and "made exists" in err
 
 
 def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):

@@ -9,6 +9,7 @@ from conftest import make_pair
 
 from unreel import FewShotConfig, UnreelError, clips, generate, unlearn
 from unreel.clips import ClipStore
+from unreel.files import write_tensors
 
 PROMPTS, SEEDS = ["a cat", "a dog", "an owl", "a car", "a hat"], [1, 2, 3, 4, 5]
 
@@ -103,6 +104,12 @@ def test_a_broken_file_is_named(pair, tmp_path):
     store = ClipStore(pair.video, tmp_path)
     batches = store.batches(PROMPTS[:1], SEEDS[:1])
     store.make(batches, "")
-    batches[0].file.write_bytes(b"broken")
-    with pytest.raises(UnreelError, match=f"{batches[0].file.name} is missing or broken"):
-        list(store.read(batches))
+    whole = batches[0].file.read_bytes()
+    for broken in (b"broken", b"", whole[:-100]):
+        batches[0].file.write_bytes(broken)
+        with pytest.raises(UnreelError, match=f"{batches[0].file.name} is missing or broken"):
+            list(store.read(batches))
+    for videos in (torch.zeros(1, 2, 4, 4, 3), torch.zeros(2, 2, 4, 4, 3, dtype=torch.uint8)):
+        write_tensors(batches[0].file, {"videos": videos, "seconds": torch.ones(1)}, {})
+        with pytest.raises(UnreelError, match=f"{batches[0].file.name} holds other videos"):
+            list(store.read(batches))

@@ -174,6 +174,11 @@ def test_results_of_another_run_are_never_mixed_in(setting, tmp_path):
     with pytest.raises(UnreelError, match="no folder of an evaluation"):
         evaluate(pair.video, erasure, FakeJudge(), **(options | {"folder": tmp_path / "photos"}))
     assert sorted(file.name for file in (tmp_path / "run").rglob("*")) == before
+    (tmp_path / "odd").mkdir()
+    for broken in ("[1, 2]", "5", '"run"', "null", "{", ""):
+        (tmp_path / "odd" / "run.json").write_text(broken)
+        with pytest.raises(UnreelError, match=r"run\.json is broken"):
+            evaluate(pair.video, erasure, FakeJudge(), **(options | {"folder": tmp_path / "odd"}))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["erasure"] == erasure.identity
 
 

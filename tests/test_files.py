@@ -1,8 +1,13 @@
-"""Names of files after texts: readable, one for each, and never a way out of the folder."""
+"""Files appear whole or not at all. Names after texts: readable, one for each, and never a way out of the folder."""
+
+import subprocess
+import sys
 
 import pytest
+import torch
 
-from unreel.files import file_name
+from unreel import UnreelError
+from unreel.files import file_name, read_tensors, write_tensors, write_text
 
 TEXTS = (
     "C++",
@@ -36,3 +41,39 @@ def test_texts_that_differ_have_names_that_differ():
 @pytest.mark.parametrize(("text", "name"), [("Tokyo Tower", "tokyo-tower"), ("ピカチュウ", "ピカチュウ"), ("Dalí", "dalí")])
 def test_letters_of_every_script_stay(text, name):
     assert file_name(text) == name
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from unreel.files import write_tensors, write_text
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_text(Path("text"), "x" * 2000) if sys.argv[1] == "text" else write_tensors(Path("text"), {"a": torch.zeros(2000)}, {})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits files in the way of Unix")
+@pytest.mark.parametrize("what", ["text", "tensors"])
+def test_where_no_room_is_left_the_file_is_named_and_what_was_there_stays(tmp_path, what):
+    (tmp_path / "text").write_text("before")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, what], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "unreel.errors.UnreelError: cannot write text: " in done.stderr.splitlines()[-1]
+    assert [file.name for file in tmp_path.iterdir()] == ["text"] and (tmp_path / "text").read_text() == "before"
+
+
+def test_what_fails_on_the_way_leaves_nothing(tmp_path):
+    with pytest.raises(UnreelError, match=r"cannot write .*/missing/text"):
+        write_text(tmp_path / "missing" / "text", "x")
+    with pytest.raises(TypeError):
+        write_tensors(tmp_path / "tensors", {"a": torch.zeros(2)}, {"key": 5})  # type: ignore[dict-item]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_come_back_and_others_are_refused(tmp_path):
+    write_tensors(tmp_path / "file", {"a": torch.arange(6).reshape(2, 3).T}, {"said": "so"})
+    tensors, metadata = read_tensors(tmp_path / "file", ("a",))
+    assert torch.equal(tensors["a"], torch.arange(6).reshape(2, 3).T) and metadata["said"] == "so"
+    for name, missing in (("file", "b"), ("nothing", "a")):
+        with pytest.raises(UnreelError, match=f"{name} is missing or broken"):
+            read_tensors(tmp_path / name, (missing,))

@@ -1,5 +1,6 @@
 """Judges of real models. Those that carry their weights are run for real, on pictures that scikit-image ships."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -109,6 +110,23 @@ def test_clip_judges_alike_from_weights_in_half_precision(clip, clip_folder, noi
     half = load_judge(f"clip:{folder}")
     assert half.features(noise).dtype == np.float32
     np.testing.assert_allclose(half.probabilities(noise, ["cat"]), clip.probabilities(noise, ["cat"]), rtol=0.01)
+
+
+@pytest.mark.parametrize("broken", ["judge.safetensors", "quality.json", "world.json", "classes"])
+def test_a_broken_embedded_judge_is_refused_in_one_line(tmp_path, broken):
+    for name in ("world.json", "judge/judge.safetensors", "judge/quality.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(EMBEDDED_FOLDER / name, tmp_path / name)
+    assert load_judge(f"embedded:{tmp_path}").knows("castle")
+    if broken == "classes":  # of another world than the weights
+        world = json.loads((tmp_path / "world.json").read_text())
+        world["concepts"].popitem()
+        (tmp_path / "world.json").write_text(json.dumps(world))
+    else:
+        next(tmp_path.rglob(broken)).write_bytes(b"broken")
+    with pytest.raises(UnreelError, match=f"the embedded judge in {tmp_path} is broken: ") as refusal:
+        load_judge(f"embedded:{tmp_path}")
+    assert "\n" not in str(refusal.value)
 
 
 def test_clip_knows_every_word_but_none(clip, noise):

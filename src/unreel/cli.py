@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+import shutil
 import sys
 from enum import StrEnum
 from math import isfinite
@@ -267,11 +268,12 @@ def unlearn(
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
-    The embedded pair brings its own settings for the methods that learn from images.
+    Run it again to go on with the videos where it was stopped. The embedded pair brings its own settings for the methods
+    that learn from images.
     """
     from unreel.concept import Concept
-    from unreel.erasure import require_new
-    from unreel.unlearning import configure, require_offloadable
+    from unreel.erasure import Erasure, require_new
+    from unreel.unlearning import configure, require_offloadable, was_asked_for
 
     if synonym and len(concept) > 1:
         raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
@@ -297,9 +299,12 @@ def unlearn(
     if offload:
         require_offloadable(config)
     folder = out or Path("runs") / file_name(" ".join(concept))
-    require_new(folder, overwrite)
+    clips = folder / ".clips"  # there until all videos of a run are
+    stopped = clips.is_dir() and not overwrite
+    if not stopped:
+        require_new(folder, overwrite)
     lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
-    if lost:
+    if lost and overwrite:
         typer.echo(f"replaces {folder}, with its {' and '.join(lost)}")
 
     from unreel.evaluation import evaluate
@@ -333,22 +338,35 @@ def unlearn(
             typer.echo(
                 f"unknown  {name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else "")
             )
-    erasure = run(what, pair, configure(method, given, pair.settings), images=images, keep=tuple(keep or ()))
-    if not accept_weak and method not in AS_PUBLISHED:
-        require_strong(erasure)
-    erasure.save_pretrained(folder, overwrite=overwrite)
+    config = configure(method, given, pair.settings)
+    if stopped:
+        erasure = Erasure.from_pretrained(folder)
+        if not was_asked_for(erasure, what, config, images, keep or ()):
+            raise UnreelError(
+                f"{folder} holds another erasure, whose videos are not finished: choose another folder with --out, or "
+                "replace it with --overwrite"
+            )
+        typer.echo(f"goes on  with the erasure in {folder}")
+    else:
+        erasure = run(what, pair, config, images=images, keep=tuple(keep or ()))
+        if not accept_weak and method not in AS_PUBLISHED:
+            require_strong(erasure)
+        erasure.save_pretrained(folder, overwrite=overwrite)
     _say_check(erasure)
     if videos:
+        clips.mkdir(exist_ok=True)
         move(pair.t2i, pair.t2i_source, "cpu")
         move(pair.t2v, pair.t2v_source, device, offload=offload)
     pages = []
     for each in what if videos else ():
         groups = ("explicit", "neighbours")
-        evaluation = evaluate(pair.video, erasure, referee, concept=each, videos=videos, seed=1000 + seed, groups=groups)
+        options: dict[str, Any] = {"videos": videos, "seed": 1000 + seed, "groups": groups, "clips": clips}
+        evaluation = evaluate(pair.video, erasure, referee, concept=each, **options)
         home = folder if len(what) == 1 else folder / file_name(each.name)
         home.mkdir(exist_ok=True)
         pages.append(write_report(home, evaluation))
         typer.echo(f"\n{each.name}\n{table(evaluation)}\n")
+    shutil.rmtree(clips, ignore_errors=True)
     typer.echo(f"erasure  {folder}")
     for part in erasure.provenance["parts"]:
         if kind is None and part["kind"] != "object":

@@ -18,6 +18,7 @@ from torch import nn
 from unreel.erasure import Erasure, worn_by
 from unreel.errors import UnreelError
 from unreel.families import network_of
+from unreel.files import read_tensors, write_tensors
 from unreel.pair import VideoModel
 from unreel.video import generate
 from unreel.weights import Fingerprint
@@ -110,21 +111,15 @@ def _digest(embedding: torch.Tensor) -> str:
 
 
 def _write(batch: Batch, videos: np.ndarray, seconds: float) -> None:
-    from safetensors.numpy import save_file
-
-    partial = batch.file.with_name(f".{batch.file.name}.partial")
     prompts = [prompt if isinstance(prompt, str) else _digest(prompt) for prompt in batch.prompts]
     metadata = {"prompts": json.dumps(prompts), "seeds": json.dumps(batch.seeds)}
-    videos = np.ascontiguousarray(videos)  # safetensors writes memory as it lies, whatever the strides say
-    save_file({"videos": videos, "seconds": np.array([seconds])}, partial, metadata=metadata)
-    partial.replace(batch.file)
+    made = torch.from_numpy(np.ascontiguousarray(videos))
+    write_tensors(batch.file, {"videos": made, "seconds": torch.tensor([seconds], dtype=torch.float64)}, metadata)
 
 
 def _open(batch: Batch) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(batch.file)
-    except (OSError, SafetensorError) as error:
-        raise UnreelError(f"{batch.file} is missing or broken: delete it and run the command again to remake it") from error
+    tensors, _ = read_tensors(batch.file, ("videos", "seconds"))
+    videos, seconds = (tensor.numpy() for tensor in tensors.values())
+    if videos.dtype != np.uint8 or videos.ndim != 5 or len(videos) != len(batch.prompts) or not seconds.size:
+        raise UnreelError(f"{batch.file} holds other videos: delete it and run the command again to remake it")
+    return {"videos": videos, "seconds": seconds}

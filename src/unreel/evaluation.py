@@ -293,7 +293,9 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
         try:
             stored = json.loads(file.read_text())
         except ValueError:
-            stored = {}
+            stored = None
+        if not isinstance(stored, dict):
+            raise UnreelError(f"{file} is broken: choose another folder with --out, or delete that one")
         differs = [key for key in document if stored.get(key) != document[key]]
         if differs:
             raise UnreelError(

@@ -26,6 +26,7 @@ from unreel.errors import UnreelError
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of
 from unreel.families import makes_pictures, text_encoders
+from unreel.files import read_tensors, write_tensors
 from unreel.judges import Judge
 from unreel.pair import Pair
 from unreel.video import generate_images, to_tensor
@@ -201,9 +202,6 @@ def _attempt(
     name: str, case: Case, place: int, index: int, seed: int, store: ClipStore, erasure: Erasure | None
 ) -> str | torch.Tensor | None:
     """An attack's attempt, searched once and then read from the store's folder."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     said = [name, store.identity, erasure.identity if erasure else "", case.prompt, place, index, seed, case.steps]
     key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
     file = store.folder / f"attempt-{key}.safetensors"
@@ -212,10 +210,8 @@ def _attempt(
         if found is None:
             return None
         prompt = found if isinstance(found, str) else ""
-        tensor = torch.zeros(0) if isinstance(found, str) else found.detach().cpu().contiguous()
-        partial = file.with_name(f".{file.name}.partial")
-        save_file({"embeddings": tensor}, partial, metadata={"prompt": prompt})
-        partial.replace(file)
-    with safe_open(file, "pt") as stored:
-        tensor, prompt = stored.get_tensor("embeddings"), stored.metadata()["prompt"]
-    return tensor.to(case.original.device) if tensor.numel() else prompt
+        tensor = torch.zeros(0) if isinstance(found, str) else found.detach().cpu()
+        write_tensors(file, {"embeddings": tensor}, {"prompt": prompt})
+    stored, said_by = read_tensors(file, ("embeddings",))
+    tensor = stored["embeddings"]
+    return tensor.to(case.original.device) if tensor.numel() else said_by.get("prompt", "")

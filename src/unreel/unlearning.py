@@ -1,5 +1,6 @@
 """Unlearn concepts in a pair: gather what the method needs, run it, wrap the result as an Erasure."""
 
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -200,6 +201,27 @@ def unlearn(
     ]
     erasure = Erasure(tuple(edits), provenance)
     return replace(erasure, provenance={**provenance, CHECK: check(erasure, pair, seed=config.seed, near=near).document()})
+
+
+def was_asked_for(
+    erasure: Erasure, concepts: Sequence[Concept], config: Config, images: Path | None = None, keep: Sequence[str] = ()
+) -> bool:
+    """Whether `unlearn`, asked for `concepts` in this way, has made the erasure. It does not record which `images`."""
+    parts = erasure.provenance["parts"]
+    wanted = asdict(config) | ({"keep": list(keep)} if keep else {})
+    if isinstance(config, (AnchoredConfig, FewShotConfig)):
+        wanted["shots"] = wanted["shots"] if images is None else parts[0]["settings"].get("shots")
+
+    def same(part: dict[str, Any], concept: Concept) -> bool:
+        said = (part["concept"], part["kind"], tuple(part["synonyms"]), METHODS.get(part["method"]))
+        return (
+            said == (concept.name, concept.kind, concept.synonyms, type(config))
+            and concept.anchor in (None, part.get("anchor"))
+            and part["settings"] == json.loads(json.dumps(wanted))
+            and part.get("images", "generated") == ("generated" if images is None else "given")
+        )
+
+    return len(parts) == len(concepts) and all(map(same, parts, concepts))
 
 
 def _require_readable(concepts: Sequence[Concept], conditioners: Sequence[Conditioner]) -> None:

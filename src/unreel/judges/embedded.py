@@ -23,18 +23,22 @@ STILL = "still"
 
 def load(argument: str = "", device: str = "cpu") -> "EmbeddedJudge":
     """The packaged judge, or one in the folder `argument`: `judge/judge.safetensors`, `world.json` and, where measured,
-    `judge/quality.json`. Raises UnreelError if the folder has no judge."""
+    `judge/quality.json`. Raises UnreelError if the folder has no judge, or a broken one."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(argument) if argument else EMBEDDED_FOLDER
     if not (folder / "judge" / "judge.safetensors").is_file() or not (folder / "world.json").is_file():
         raise UnreelError(f"{folder} holds no embedded judge: it needs judge/judge.safetensors and world.json")
-    world = json.loads((folder / "world.json").read_text())
-    network = JudgeNetwork(len(world["concepts"]), len(world["styles"]), len(world["motions"]) + 1, world["frames"])
-    weights = load_file(folder / "judge" / "judge.safetensors")
-    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    quality = folder / "judge" / "quality.json"
-    error = json.loads(quality.read_text()) if quality.exists() else {}
+    try:
+        world = json.loads((folder / "world.json").read_text())
+        network = JudgeNetwork(len(world["concepts"]), len(world["styles"]), len(world["motions"]) + 1, world["frames"])
+        weights = load_file(folder / "judge" / "judge.safetensors")
+        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        quality = folder / "judge" / "quality.json"
+        error = json.loads(quality.read_text()) if quality.exists() else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as broken:
+        raise UnreelError(f"the embedded judge in {folder} is broken: {' '.join(str(broken).split())[:200]}") from broken
     return EmbeddedJudge(network.eval().to(device), world, error)
 
 
