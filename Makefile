@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
+OTHER := $(VENV)/transformers-5.5
 
 .PHONY: demo test quick check browser encoders clean
 .DEFAULT_GOAL := demo
@@ -20,11 +21,17 @@ $(DEV): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# An older release of transformers beside the other, with other names for the same weights (tests/test_releases.py).
+$(OTHER)/.ready: $(DEV)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OTHER) transformers==5.5.0 huggingface_hub==1.32.0 tokenizers==0.22.2
+	$(BIN)/python -m pip install --quiet --upgrade --target $(OTHER) httpx==0.28.1
+	touch $@
+
 demo: $(READY)  ## unlearn "Tokyo Tower" in the embedded pair and write runs/tokyo-tower/
 	$(BIN)/unreel unlearn "Tokyo Tower" --out runs/tokyo-tower --overwrite
 
 # Tests share the cores, so each takes one thread: more would wait for each other.
-test: $(DEV) browser encoders  ## run the test suite
+test: $(DEV) $(OTHER)/.ready browser encoders  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 quick: $(DEV)  ## only tests that take no time

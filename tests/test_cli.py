@@ -304,6 +304,17 @@ def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_quiet_draws_no_bars_and_says_the_same(tmp_path):
+    command = [sys.executable, "-m", "unreel.cli", "unlearn", "castle", "--layers", "1", "--forget", "20", "--videos", "0"]
+    loud, quiet = (
+        subprocess.run([*command, WEAK, "--out", name, *more], cwd=tmp_path, capture_output=True, text=True)
+        for name, more in (("loud", []), ("quiet", ["--quiet"]))
+    )
+    assert loud.returncode == quiet.returncode == 0, loud.stderr + quiet.stderr
+    assert "unlearning" in loud.stderr and quiet.stderr == ""
+    assert quiet.stdout == loud.stdout.replace("loud", "quiet")
+
+
 def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command, tiny, tmp_path):
     command("unlearn", "cat", *tiny, WEAK, "--out", "made", "--videos", "0")
     code, _, err = command("generate", "a cat", "--erasure", "made", "--out", "videos")

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import make_pair, same, weights
+from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from peft import LoraConfig
 from test_conditioner import t5, words_tokenizer
 
@@ -284,20 +285,158 @@ def test_weights_that_are_nowhere_are_said_to_be(pair, erasure):
         erasure.apply(pair.t2i)
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
-def test_a_quantized_encoder_is_refused_in_words(pair, erasure, dtype):
-    for name, weight in pair.t2i.text_encoder.named_parameters():
-        if name.endswith("fc1.weight"):
-            weight.requires_grad_(False)
-            weight.data = weight.data.to(dtype)
-    before = weights(pair.t2i.text_encoder)
-    with pytest.raises(UnreelError, match="quantized") as raised:
+class Packed(torch.nn.Linear):
+    """Holds its weight as bitsandbytes holds four bits: as bytes of another shape, which it unpacks to compute."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__(linear.in_features, linear.out_features)
+        self.scale = linear.weight.detach().abs().max() / 127
+        whole = (linear.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(whole.view(torch.uint8).reshape(-1, 1), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, given):
+        whole = self.weight.view(torch.int8).reshape(self.out_features, self.in_features) * self.scale
+        return torch.nn.functional.linear(given, whole.to(given), self.bias)
+
+
+def packed(encoder):
+    for module in list(encoder.modules()):
+        for name, part in list(module.named_children()):
+            if type(part) is torch.nn.Linear:
+                setattr(module, name, Packed(part))
+
+
+def in_float8(encoder):
+    apply_layerwise_casting(encoder, torch.float8_e4m3fn, torch.float32, skip_modules_classes=(torch.nn.Embedding,))
+
+
+QUANTIZED = [packed, in_float8]
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED)
+def test_on_a_quantized_encoder_low_rank_changes_stand_beside_its_weights(pair, erasure, quantize):
+    """They do there what they do to the original, and the quantized weights stay as they are."""
+    plain = read(pair.t2i)
+    expected = read(erasure.apply(pair.t2i)) - plain
+    erasure.remove(pair.t2i)
+    quantize(pair.t2i.text_encoder)
+    before, own = weights(pair.t2i.text_encoder), read(pair.t2i)
+    assert not torch.equal(own, plain)
+    erasure.apply(pair.t2i)
+    assert worn_by(pair.t2i) == [erasure] and same(before, weights(pair.t2i.text_encoder))
+    done = read(pair.t2i) - own
+    assert float((done - expected).norm() / expected.norm()) < 0.2
+    with pytest.raises(UnreelError, match="already on this pipeline"):
         erasure.apply(pair.t2i)
+    other = random_erasure(make_pair().t2i.text_encoder, seed=1, concept="dog")
+    other.apply(pair.t2i)
+    erasure.remove(pair.t2i)
+    assert worn_by(pair.t2i) == [other]
+    other.remove(pair.t2i)
+    assert torch.equal(read(pair.t2i), own) and same(before, weights(pair.t2i.text_encoder))
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED)
+def test_a_quantized_encoder_of_another_model_is_refused(pair, erasure, quantize):
+    other = make_pair(seed=5).t2i
+    quantize(other.text_encoder)
+    with pytest.raises(UnreelError, match="another text encoder than this pipeline's: text_encoder is quantized"):
+        erasure.apply(other)
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED)
+def test_changes_of_full_rank_and_learning_are_refused_where_weights_are_quantized(pair, erasure, quantize):
+    changes = {name: change.dense().float() for name, change in erasure.changes.items()}
+    whole = Erasure((Edit(changes, erasure.fingerprint),), erasure.provenance)
+    quantize(pair.t2i.text_encoder)
+    before, own = weights(pair.t2i.text_encoder), read(pair.t2i)
+    with pytest.raises(UnreelError, match="is quantized, and its change is of full rank") as raised:
+        whole.apply(pair.t2i)
     assert "\n" not in str(raised.value) and "export" in str(raised.value)
     with pytest.raises(UnreelError, match="CLIPTextModel is quantized, and learns nothing exactly"):
         unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
-    for name, weight in weights(pair.t2i.text_encoder).items():
-        assert torch.equal(weight.float(), before[name].float())
+    assert same(before, weights(pair.t2i.text_encoder)) and torch.equal(read(pair.t2i), own)
+
+
+# Made, loaded or held in other ways
+
+
+def under_inference_mode(encoder):
+    with torch.inference_mode():
+        for name, weight in list(encoder.named_parameters()):
+            owner, _, leaf = name.rpartition(".")
+            setattr(encoder.get_submodule(owner), leaf, torch.nn.Parameter(weight.clone(), requires_grad=False))
+
+
+def assigned(encoder):
+    encoder.load_state_dict({name: it.clone() for name, it in encoder.state_dict().items()}, assign=True)
+
+
+def transposed_in_memory(encoder):
+    for weight in encoder.parameters():
+        weight.data = weight.data.t().contiguous().t() if weight.ndim == 2 else weight.data
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        under_inference_mode,
+        assigned,
+        transposed_in_memory,
+        torch.nn.Module.share_memory,
+        torch.nn.Module.train,
+        lambda encoder: encoder.compile(backend="eager"),
+        lambda encoder: apply_group_offloading(encoder, torch.device("cpu"), offload_type="leaf_level"),
+    ],
+)
+def test_an_erasure_goes_on_and_off_however_weights_are_held(pair, erasure, held):
+    expected = read(erasure.apply(pair.t2i))
+    erasure.remove(pair.t2i)
+    plain, before = read(pair.t2i), weights(pair.t2i.text_encoder)
+    held(pair.t2i.text_encoder)
+    erasure.apply(pair.t2i)
+    torch.testing.assert_close(read(pair.t2i), expected)
+    erasure.remove(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder)) and torch.equal(read(pair.t2i), plain)
+
+
+def test_what_was_loaded_under_inference_mode_is_not_learned_on(pair):
+    under_inference_mode(pair.t2i.text_encoder)
+    with pytest.raises(UnreelError, match=r"loaded under torch\.inference_mode, where nothing learns: load it outside"):
+        unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
+
+
+def test_original_weights_that_are_loaded_while_an_erasure_is_on_stay(pair, erasure):
+    before = weights(pair.t2i.text_encoder)
+    other = random_erasure(pair.t2i.text_encoder, seed=1, concept="dog")
+    for worn in ([erasure], [erasure, other]):
+        for one in worn:
+            one.apply(pair.t2i)
+        pair.t2i.text_encoder.load_state_dict(before)
+        for one in worn:
+            one.remove(pair.t2i)
+        assert same(before, weights(pair.t2i.text_encoder))
+
+
+def test_a_pipeline_without_text_encoder_is_told_so(pair, erasure):
+    pair.t2i.text_encoder = None
+    with pytest.raises(UnreelError, match="this StableDiffusionPipeline has no text encoder"):
+        erasure.apply(pair.t2i)
+
+
+def test_a_token_table_that_is_copied_rather_than_tied_is_the_same_encoder():
+    """So transformers has loaded UMT5, which Wan reads with, in some releases."""
+    encoder = t5(words_tokenizer()).text_encoder
+    erasure = random_erasure(encoder, ends=(".wo.weight",))
+    untied = copy.deepcopy(encoder)
+    untied.encoder.embed_tokens = torch.nn.Embedding.from_pretrained(encoder.shared.weight.detach().clone())
+    assert len(held_weights(untied)) == len(held_weights(encoder)) + 1
+    erasure.apply(TextModel(words_tokenizer(), untied))
+    with torch.no_grad():
+        untied.encoder.embed_tokens.weight.add_(1)
+    with pytest.raises(UnreelError, match="another text encoder"):
+        random_erasure(encoder, seed=2, ends=(".wo.weight",)).apply(TextModel(words_tokenizer(), untied))
 
 
 # Copies, files, threads

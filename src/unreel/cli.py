@@ -44,6 +44,11 @@ def common(
     pass
 
 
+def _quieten(wanted: bool) -> None:
+    if wanted:  # read by tqdm, and by the libraries that draw with it, when they are imported
+        os.environ.update(TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+
 def _number(value: float | None) -> float | None:
     if value is not None and not isfinite(value):
         raise UnreelError(f"the guidance is a number, not {value}")
@@ -116,6 +121,7 @@ ConceptName = Annotated[str | None, typer.Option(help="which concept, if the era
 AcceptWeak = Annotated[
     bool, typer.Option("--accept-weak", help="write it though a self-check on held-out prompts falls short")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quieten, is_eager=True, help="draw no progress bars")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
 
@@ -265,6 +271,7 @@ def unlearn(
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
     offload: Offload = False,
+    quiet: Quiet = False,
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
@@ -407,6 +414,7 @@ def evaluate(
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
     offload: Offload = False,
+    quiet: Quiet = False,
 ) -> None:
     """Did it work, and what else broke? The same prompts and seeds without and with an erasure, judged and measured.
 
@@ -462,6 +470,7 @@ def attack(
     out: Resumed = None,
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
+    quiet: Quiet = False,
 ) -> None:
     """Try to bring the concept back, without and with the model's weights; the same attacks on the unedited model too.
 
@@ -507,6 +516,7 @@ def generate(
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
     offload: Offload = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate videos from prompts, with any number of erasures on."""
     if not all(text.strip() for text in prompt):
@@ -553,6 +563,7 @@ def export(
     ] = 0.05,
     overwrite: Overwrite = False,
     accept_weak: AcceptWeak = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
     from unreel.erasure import Erasure, require_new
@@ -590,6 +601,7 @@ def combine(
     ] = None,
     overwrite: Overwrite = False,
     accept_weak: AcceptWeak = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make one erasure of several that were made for the same text encoder: it does what all of them do.
 

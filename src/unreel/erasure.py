@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,12 @@ class Erasure:
         Raises UnreelError, saying what differs, if there is none.
         """
         encoders = text_encoders(pipeline)
-        found = {encoder: edit for encoder in encoders.values() for edit in self.edits if edit.fingerprint.fits(encoder)}
+        if not encoders:
+            raise UnreelError(f"this {type(pipeline).__name__} has no text encoder: an erasure has nothing to change in it")
+        found = {}
+        for encoder, edit in product(encoders.values(), self.edits):
+            if edit.fingerprint.fits(encoder) or edit.fingerprint.fits_quantized(encoder):
+                found[encoder] = edit
         if found:
             return found
         for name, encoder in encoders.items():
@@ -188,7 +194,9 @@ class Erasure:
         if saved and not worn_on(encoder):
             return f"was saved with an erasure of {', '.join(saved)} in it: load the original"
         if any(is_quantized(weight) for weight in encoder.parameters()):
-            return "is quantized: apply the erasure before, or export it as a text encoder and quantize that"
+            return (
+                "is quantized, and of another model in what is not: unlearn the concept again with the model it was made of"
+            )
         differing = min((edit.fingerprint.differing(encoder) for edit in self.edits), key=len)
         if len(differing) <= sum(weight.ndim > 1 for weight in encoder.parameters()) / 2:
             return f"has other weights in {summarise(differing)}: unlearn the concept again with this model"

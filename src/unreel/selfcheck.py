@@ -5,12 +5,14 @@ Knows text encoders and prompts; knows no pixels, and nothing about how the eras
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from unreel.conditioner import Conditioner
+from unreel.progress import watched
 from unreel.prompt_pairs import PromptPair, Prompts
 from unreel.reading import Aim, as_anchors, as_read
 from unreel.weights import Change, changed
@@ -93,17 +95,17 @@ class Exam:
     def grade(self, changes: Mapping[str, Change]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
         with changed(self.conditioner.text_encoder, changes):
-            written = [self._written(aim) for aim in self.pairs]
-            near, everyday = (
-                _moved(part, [self._written(aim) for aim in part]) for part in (self.neighbours, self.everyday)
-            )
+            parts = (self.pairs, self.neighbours, self.everyday)
+            said = iter([self._written(aim) for aim in watched(list(chain(*parts)), "checking")])
+            written, *others = (list(islice(said, len(part))) for part in parts)
+        near, everyday = map(_moved, parts[1:], others)
         left = _distances(self.pairs, written)
         way = _distances(self.pairs, [aim.states for aim in self.named])
         moved = _moved(self.named, written)
-        aims = self.anchored and way.any()
+        anchored = self.anchored and way.any()
         return SelfCheck(
-            left=float(left.sum() / way.sum()) if aims else None,
-            left_worst=_worst(left, way) if aims else None,
+            left=float(left.sum() / way.sum()) if anchored else None,
+            left_worst=_worst(left, way) if anchored else None,
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
@@ -128,7 +130,8 @@ def _percent(share: float) -> str:
 
 def _batches(conditioner: Conditioner, sentences: Sequence[Any], aim: Callable[..., Aim]) -> list[Aim]:
     ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
-    return [aim(conditioner, ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH)]
+    starts = watched(range(0, len(ordered), BATCH), "reading what to check")
+    return [aim(conditioner, ordered[start : start + BATCH]) for start in starts]
 
 
 def _distances(aims: Sequence[Aim], written: Sequence[torch.Tensor]) -> np.ndarray:

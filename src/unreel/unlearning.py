@@ -232,6 +232,11 @@ def _require_readable(concepts: Sequence[Concept], conditioners: Sequence[Condit
                 f"the {type(reader.text_encoder).__name__} is quantized, and learns nothing exactly: unlearn with the "
                 "original, export that as a text encoder, and quantize it then"
             )
+        if any(weight.is_inference() for weight in held_weights(reader.text_encoder).values()):
+            raise UnreelError(
+                f"the {type(reader.text_encoder).__name__} was loaded under torch.inference_mode, where nothing learns: "
+                "load it outside"
+            )
     for concept, reader in product(concepts, conditioners):
         reader.require_known([*concept.wordings, concept.anchor or ""])
         reader.require_room_for(concept.forget_prompts)

@@ -12,9 +12,11 @@ import torch
 from unreel import captions
 from unreel.concept import Kind
 from unreel.conditioner import Conditioner
+from unreel.progress import watched
 
 Vocabulary = dict[str, list[str]]
 
+BATCH = 64  # names read at once
 KINDS = ("concept", "style", "motion")  # what every vocabulary has; one may have persons besides
 
 # For models whose vocabulary nobody has listed.
@@ -59,9 +61,16 @@ def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[s
     if not names:
         return []
     with torch.inference_mode():
-        tokens = conditioner.tokenize([name, *names])
-        seen = tokens.seen[..., None]
-        vectors = (conditioner.encode_tokens(tokens).float() * seen).sum(1) / seen.sum(1)
+        texts = [name, *names]
+        starts = watched(range(0, len(texts), BATCH), "looking for what is near")
+        vectors = torch.cat([_mean_states(conditioner, texts[start : start + BATCH]) for start in starts])
         centred = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
         order = (centred[1:] @ centred[0]).argsort(descending=True)
     return [names[i] for i in order.tolist()]
+
+
+def _mean_states(conditioner: Conditioner, texts: list[str]) -> torch.Tensor:
+    """The mean over what the encoder writes for each text: (texts, width)."""
+    tokens = conditioner.tokenize(texts)
+    seen = tokens.seen[..., None]
+    return (conditioner.encode_tokens(tokens).float() * seen).sum(1) / seen.sum(1)

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -117,9 +118,9 @@ class Fingerprint:
 
     @classmethod
     def of(cls, module: nn.Module) -> "Fingerprint":
-        """Of the module's own weights, whatever is on it."""
+        """Of the module's own weights, whatever is on it; of one that is quantized, of those that are not."""
         weights = _originals(module)
-        shapes = json.dumps([(name, list(weight.shape)) for name, weight in weights.items()])
+        shapes = json.dumps([(name, list(shape)) for name, shape in _shapes(module, weights).items()])
         samples = list(_samples(weights).values())
         coarsest = max({some.dtype for some in samples}, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
         samples = [some.to("cpu", coarsest) for some in samples]
@@ -141,6 +142,16 @@ class Fingerprint:
         """Whether it is the module's."""
         return self.matches(Fingerprint.of(module))
 
+    def fits_quantized(self, module: nn.Module) -> bool:
+        """Whether it is that of a module of which this one has some weights quantized: all that are not are the same."""
+        weights, other = _originals(module), Fingerprint.of(module)
+        counts = {name: _count(math.prod(shape), len(weights)) for name, shape in _shapes(module, weights).items()}
+        if self.structure != other.structure or sum(counts.values()) != len(self.samples):
+            return False
+        parts = zip(weights.values(), self.samples.split(list(counts.values())), strict=True)
+        own = [part for weight, part in parts if not is_quantized(weight)]
+        return 0 < len(own) < len(weights) and bool(Fingerprint(self.structure, torch.cat(own))._alike(other).all())
+
     def differing(self, module: nn.Module) -> dict[str, float]:
         """The weights of the module in which it is another one, and by how much, as a share of their norm; all of them, and
         infinitely, if it is built in another way.
@@ -158,7 +169,7 @@ class Fingerprint:
 
     def nearly_fits(self, module: nn.Module) -> bool:
         """Whether it is the module's but for matrices that are not quite the same, as after a LoRA was fused into them."""
-        linear = {portable(f"{name}.weight") for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+        linear = _linear(module)
         return all(name in linear and share < FUSED for name, share in self.differing(module).items())
 
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
@@ -175,9 +186,18 @@ def _originals(module: nn.Module) -> dict[str, torch.Tensor]:
     applied, table = _applied(module), _token_table(module)
     weights |= applied.base if applied else {}
     if table is not None:
+        for name in _copies(weights, table):
+            del weights[name]
         rows = len(weights[table])
         weights[table] = weights[table][: 1 << (rows.bit_length() - 1)]
     return weights
+
+
+def _copies(weights: Mapping[str, torch.Tensor], table: str) -> list[str]:
+    """Weights that are the token table once more: some releases of transformers tie T5's and UMT5's two, others copy."""
+    own = weights[table]
+    alike = [name for name, weight in weights.items() if name != table and weight.shape == own.shape]
+    return [name for name in alike if "embed" in name and torch.equal(_mark(weights[name]).to(own), _mark(own))]
 
 
 def _token_table(module: nn.Module) -> str | None:
@@ -197,6 +217,29 @@ def _samples(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: weight.flatten()[:: max(1, weight.numel() // each)][:each] for name, weight in plain.items()}
 
 
+def _count(numbers: int, weights: int) -> int:
+    """How many samples are taken of a weight of so many numbers, one of so many weights."""
+    each = -(-_SAMPLES // weights)
+    return min(each, -(-numbers // max(1, numbers // each)))
+
+
+def _shapes(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Of weights of the module, as they are where they are not quantized: that packs some into other shapes."""
+    linear = _linear(module)
+    return {
+        name: (linear[name].out_features, linear[name].in_features)
+        if is_quantized(weight) and name in linear
+        else tuple(weight.shape)
+        for name, weight in weights.items()
+    }
+
+
+def _linear(module: nn.Module) -> dict[str, nn.Linear]:
+    """The module's linear layers by the names of their weights."""
+    found = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    return {portable(name): part for name, part in found.items()}
+
+
 def is_quantized(weight: torch.Tensor) -> bool:
     """Whether a weight is held in too few bits, or in a form of its own, for a change to be added to it exactly."""
     own_form = type(weight.data).dequantize is not torch.Tensor.dequantize  # as the tensors of quanto and torchao
@@ -212,11 +255,14 @@ class Identified(Protocol):
 
 @dataclass
 class _Applied:
-    """What is on a module: its own weights where they were changed, whose changes, and marks of the weights as left."""
+    """What is on a module: its own weights where they were changed, whose changes, and marks of the weights as left; and
+    the hooks that add the changes of weights that are quantized.
+    """
 
     base: dict[str, torch.Tensor] = field(default_factory=dict)
     changes: dict[Any, Changes] = field(default_factory=dict)
     marks: dict[str, torch.Tensor] = field(default_factory=dict)
+    beside: dict[Any, list[Any]] = field(default_factory=dict)
 
     def sum(self, name: str, device: torch.device, without: Identified | None = None) -> torch.Tensor:
         """The weight with all changes. In float64 and in an order that the changes' contents give, so that the order in
@@ -247,25 +293,39 @@ def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @torch.no_grad()
 def put_on(module: nn.Module, owner: Identified, changes: Changes) -> None:
-    """Add changes, on top of all others, to weights of the module. Raises UnreelError, before anything changes, for changes
-    of weights that it does not have, that have another shape, or to which nothing can be added exactly.
+    """Add changes, on top of all others, to weights of the module. Those of low rank of a linear layer whose weight is
+    quantized go beside it, and leave it as it is: what they make of what enters is added to what comes out.
+
+    Raises UnreelError, before anything changes, for changes of weights that it does not have, that have another shape, or
+    to which nothing can be added.
     """
     with locked([module]):
-        weights = held_weights(module)
+        weights, linear = held_weights(module), _linear(module)
+        shapes = _shapes(module, weights)
         for name, change in changes.items():
-            _require_fitting(name, weights.get(name), change)
+            _require_fitting(name, weights.get(name), shapes.get(name), change, name in linear)
+        beside = {name: change for name, change in changes.items() if is_quantized(weights[name])}
+        inside = {name: change for name, change in changes.items() if name not in beside}
         applied = _applied(module) or _Applied()
-        _take_in(applied, weights, changes)
-        for name in changes:
+        _take_in(applied, weights, inside)
+        for name in inside:
             if name not in applied.base:
                 applied.base[name] = weights[name].detach().clone()
-        applied.changes[owner] = changes
+        applied.changes[owner] = inside
         setattr(module, _APPLIED, applied)
         try:
-            _renew(applied, weights, changes)
+            _renew(applied, weights, inside)
+            adding = {linear[name]: change for name, change in beside.items() if isinstance(change, LowRank)}
+            applied.beside[owner] = [part.register_forward_hook(partial(_add, change)) for part, change in adding.items()]
         except BaseException:
             take_off(module, owner)
             raise
+
+
+def _add(change: LowRank, module: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    """What a linear layer makes of `given` (..., in), with what the change makes of it."""
+    factors = change.to(output.device)
+    return output + (given[0].to(factors.down.dtype) @ factors.down.T @ factors.up.T).to(output.dtype)
 
 
 @torch.no_grad()
@@ -279,6 +339,8 @@ def take_off(module: nn.Module, owner: Identified) -> None:
         _take_in(applied, weights, names)
         _renew(applied, weights, names, without=owner)
         del applied.changes[owner]
+        for hook in applied.beside.pop(owner, ()):
+            hook.remove()
         for name in names:
             if not any(name in changes for changes in applied.changes.values()):
                 del applied.base[name], applied.marks[name]
@@ -300,10 +362,13 @@ def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iter
     """What somebody else has done to weights since they were set last, such as fusing a LoRA, becomes part of the base."""
     for name in names:
         weight, mark = weights[name], applied.marks.get(name)
-        if mark is not None and not torch.equal(mark.to(weight), _mark(weight)):
-            left = doubled(applied.sum(name, weight.device).to(weight.dtype))
-            applied.base[name] = (doubled(applied.base[name].to(weight.device)) + doubled(weight) - left).to(weight.dtype)
-            applied.marks[name] = _mark(weight)
+        if mark is None or torch.equal(mark.to(weight), _mark(weight)):
+            continue
+        if torch.equal(applied.base[name].to(weight), weight):  # put back, as by load_state_dict: nothing was added
+            continue
+        left = doubled(applied.sum(name, weight.device).to(weight.dtype))
+        applied.base[name] = (doubled(applied.base[name].to(weight.device)) + doubled(weight) - left).to(weight.dtype)
+        applied.marks[name] = _mark(weight)
 
 
 def _renew(
@@ -311,23 +376,32 @@ def _renew(
 ) -> None:
     """Set weights to their base and all changes but those of `without`."""
     for name in names:
-        weights[name].copy_(applied.sum(name, weights[name].device, without))
+        _set(weights[name], applied.sum(name, weights[name].device, without))
         applied.marks[name] = _mark(weights[name])
+
+
+def _set(weight: torch.Tensor, value: torch.Tensor) -> None:
+    """In place, also where the weight was made under `torch.inference_mode`, outside of which nobody may do that."""
+    with torch.inference_mode() if weight.is_inference() else torch.no_grad():
+        weight.copy_(value)
 
 
 def _mark(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().flatten()[:: max(1, weight.numel() // _MARKS)].clone()
 
 
-def _require_fitting(name: str, weight: torch.Tensor | None, change: Change) -> None:
-    shape = (len(change.up), change.down.shape[1]) if isinstance(change, LowRank) else change.shape
-    if weight is None or weight.shape != torch.Size(shape):
-        has = "has no such weight" if weight is None else f"has one of {tuple(weight.shape)}"
-        raise UnreelError(f"the change of {name}, {tuple(shape)}, does not fit: the text encoder {has}")
-    if is_quantized(weight):
+def _require_fitting(
+    name: str, weight: torch.Tensor | None, has: tuple[int, ...] | None, change: Change, linear: bool
+) -> None:
+    """`has` is the weight's shape where it is not quantized; `linear` says whether a linear layer holds it."""
+    shape = (len(change.up), change.down.shape[1]) if isinstance(change, LowRank) else tuple(change.shape)
+    if weight is None or has != shape:
+        said = "has no such weight" if weight is None else f"has one of {has}"
+        raise UnreelError(f"the change of {name}, {shape}, does not fit: the text encoder {said}")
+    if is_quantized(weight) and not (linear and isinstance(change, LowRank)):
         raise UnreelError(
-            f"{name} is quantized, so nothing can be added to it exactly: apply the erasure before quantizing, or export "
-            "it as a text encoder and quantize that"
+            f"{name} is quantized, and its change is of full rank, which cannot stand beside it: apply the erasure before "
+            "quantizing, or export it as a text encoder and quantize that"
         )
 
 
@@ -337,11 +411,9 @@ def changed(module: nn.Module, changes: Changes) -> Iterator[None]:
     weights, changes = held_weights(module), {portable(name): change for name, change in changes.items()}
     before = {name: weights[name].detach().clone() for name in changes}
     try:
-        with torch.no_grad():
-            for name, change in changes.items():
-                weights[name].copy_(doubled(weights[name]) + dense(change).to(weights[name].device))
+        for name, change in changes.items():
+            _set(weights[name], doubled(weights[name].detach()) + dense(change).to(weights[name].device))
         yield
     finally:
-        with torch.no_grad():
-            for name, own in before.items():
-                weights[name].copy_(own)
+        for name, own in before.items():
+            _set(weights[name], own)

@@ -25,6 +25,7 @@ from torch.nn.functional import normalize
 
 from unreel.conditioner import Conditioner, Tokens
 from unreel.errors import UnreelError
+from unreel.progress import watched
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import at_places, side_by_side, tokens_of
 from unreel.weights import LowRank, doubled, portable
@@ -116,7 +117,7 @@ def _add_moments(
     ]
     masks = [tokens.seen & (torch.arange(tokens.ids.shape[1], device=tokens.ids.device) > 0) for tokens in batches]
     share = weight / max(1, sum(int(counted.sum()) for counted in masks))
-    for tokens, counted in zip(batches, masks, strict=True):
+    for tokens, counted in watched(list(zip(batches, masks, strict=True)), "least squares"):
 
         def add(name: str, _: nn.Module, args: tuple, __: torch.Tensor, counted: torch.Tensor = counted) -> None:
             rows = args[0][counted].float()

@@ -30,6 +30,7 @@ from unreel.errors import UnreelError
 from unreel.memory import checkpointing
 from unreel.methods.least_squares import least_squares
 from unreel.methods.low_rank import Factors
+from unreel.progress import watched
 from unreel.prompt_pairs import PromptPair
 from unreel.reading import Aim, as_anchors, as_read, beginnings, together
 from unreel.weights import LowRank
@@ -176,7 +177,7 @@ def _lessons(
     forget = _cut(sorted(pairs, key=lambda pair: conditioner.length(pair.prompt)), count)
     kept = [_cut(sorted(texts, key=conditioner.length), count) for texts in (everyday, neighbours)]
     lessons = []
-    for start in range(0, count, AT_ONCE):
+    for start in watched(range(0, count, AT_ONCE), "reading what to aim at"):
         some = range(start, min(start + AT_ONCE, count))
         lessons += _read(conditioner, [forget[i] for i in some], [[part[i] for part in kept] for i in some])
     order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(config.seed))  # the same on every device
