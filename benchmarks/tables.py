@@ -485,6 +485,16 @@ def switching() -> str:
     return "\n\n".join([_table(head, rows), *notes])
 
 
+def quantized() -> str:
+    """What an erasure does on quantized text encoders."""
+    rows = [
+        [how, *(_percent(row[it]) for it in ("apart", "quantizing")), "yes" if row["comes_off"] else "no"]
+        for how, row in _load("quantized")["rows"].items()
+    ]
+    head = ["quantized by", "its effect is off by", "quantizing alone moves embeddings by", "comes off bit for bit"]
+    return _table(head, rows)
+
+
 def same_seed() -> str:
     """How far videos of the same seed on another device are apart."""
     notes = []
@@ -770,6 +780,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "motions": motions,
     "one_after_another": one_after_another,
     "quality": quality,
+    "quantized": quantized,
     "real_encoders": real_encoders,
     "real_encoders_summary": real_encoders_summary,
     "real_together": real_together,
