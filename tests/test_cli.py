@@ -276,8 +276,11 @@ def test_a_run_that_was_stopped_at_its_videos_goes_on_with_them(command, tiny, t
     assert command(*arguments)[0] != 0
     monkeypatch.setattr(clips, "write_tensors", write)
     kept = {file: file.stat().st_mtime_ns for file in [tmp_path / "made" / "erasure.safetensors", *map(Path, finished)]}
-    code, _, err = command(*arguments, "--layers", "2")
-    assert code == 2 and "made holds another erasure, whose videos are not finished" in err
+    for other in (["--layers", "2"], ["--replace", "a boat"], ["--dtype", "bfloat16"], ["--seed", "1"]):
+        code, _, err = command(*arguments, *other)
+        assert code == 2 and "made holds another erasure, whose videos are not finished" in err
+    code, _, err = command(*arguments, "--videos", "0")
+    assert code == 2 and "made exists" in err
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     monkeypatch.setattr(unlearning, "text_ablation", None)  # learning again would fail
     code, out, err = command(*arguments)
@@ -313,6 +316,9 @@ def test_quiet_draws_no_bars_and_says_the_same(tmp_path):
     assert loud.returncode == quiet.returncode == 0, loud.stderr + quiet.stderr
     assert "unlearning" in loud.stderr and quiet.stderr == ""
     assert quiet.stdout == loud.stdout.replace("loud", "quiet")
+    command = [sys.executable, "-m", "unreel.cli", "generate", "a castle", "--steps", "1", "--quiet"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0 and made.stderr == ""
 
 
 def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command, tiny, tmp_path):

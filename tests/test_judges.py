@@ -112,7 +112,9 @@ def test_clip_judges_alike_from_weights_in_half_precision(clip, clip_folder, noi
     np.testing.assert_allclose(half.probabilities(noise, ["cat"]), clip.probabilities(noise, ["cat"]), rtol=0.01)
 
 
-@pytest.mark.parametrize("broken", ["judge.safetensors", "quality.json", "world.json", "classes"])
+@pytest.mark.parametrize(
+    "broken", ["judge.safetensors", "quality.json", "world.json", "classes", "image_size", "wordings", "nan"]
+)
 def test_a_broken_embedded_judge_is_refused_in_one_line(tmp_path, broken):
     for name in ("world.json", "judge/judge.safetensors", "judge/quality.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -122,6 +124,11 @@ def test_a_broken_embedded_judge_is_refused_in_one_line(tmp_path, broken):
         world = json.loads((tmp_path / "world.json").read_text())
         world["concepts"].popitem()
         (tmp_path / "world.json").write_text(json.dumps(world))
+    elif broken in ("image_size", "wordings"):
+        (tmp_path / "world.json").write_text((tmp_path / "world.json").read_text().replace(broken, "other"))
+    elif broken == "nan":
+        file = tmp_path / "judge" / "judge.safetensors"
+        save_file({name: it * torch.nan if it.is_floating_point() else it for name, it in load_file(file).items()}, file)
     else:
         next(tmp_path.rglob(broken)).write_bytes(b"broken")
     with pytest.raises(UnreelError, match=f"the embedded judge in {tmp_path} is broken: ") as refusal:

@@ -9,6 +9,7 @@ import torch
 from conftest import SETTINGS, same, weights
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, generate, unlearn, unlearning
+from unreel.conditioner import Conditioner
 from unreel.denoiser import Denoiser
 from unreel.memory import enough_memory
 from unreel.methods.few_shot import few_shot
@@ -45,6 +46,16 @@ def test_checkpointing_keeps_less_and_restores_what_it_changed(pair, config):
     assert not pair.t2i.unet.is_gradient_checkpointing
     for name, part in pair.t2i.text_encoder.named_modules():
         assert "forward" not in vars(part) and type(part).forward is forwards[name]
+
+
+def test_checkpointing_leaves_what_others_put_in_place_of_a_forward(pair):
+    calls = []
+    layer = Conditioner.of(pair.t2i).layers[0]
+    own = layer.forward
+    layer.forward = lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs)
+    theirs = layer.forward
+    unlearn(CONCEPT, pair, replace(TEXT, gradient_checkpointing=True))
+    assert layer.forward is theirs and calls
 
 
 def test_text_ablation_learns_the_same_with_checkpointing_bit_for_bit(pair):

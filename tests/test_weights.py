@@ -18,7 +18,7 @@ from test_conditioner import t5, words_tokenizer
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, generate, unlearn, worn_by
 from unreel.erasure import Edit
 from unreel.pair import TextModel
-from unreel.weights import Fingerprint, LowRank, held_weights, portable
+from unreel.weights import Fingerprint, LowRank, held_weights, portable, precision
 
 MATRICES = ("q_proj", "fc1", "fc2")
 
@@ -338,6 +338,44 @@ def test_on_a_quantized_encoder_low_rank_changes_stand_beside_its_weights(pair, 
 
 
 @pytest.mark.parametrize("quantize", QUANTIZED)
+def test_what_torch_has_compiled_sees_what_stands_beside(pair, erasure, quantize):
+    quantize(pair.t2i.text_encoder)
+    own = read(pair.t2i)
+    expected = read(erasure.apply(pair.t2i))
+    erasure.remove(pair.t2i)
+    pair.t2i.text_encoder = torch.compile(pair.t2i.text_encoder, backend="eager")
+    torch.testing.assert_close(read(pair.t2i), own)
+    torch.testing.assert_close(read(erasure.apply(pair.t2i)), expected)
+    erasure.remove(pair.t2i)
+    torch.testing.assert_close(read(pair.t2i), own)
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED)
+def test_an_erasure_that_was_quantized_along_with_its_encoder_does_not_come_off(pair, erasure, quantize):
+    erasure.apply(pair.t2i)
+    quantize(pair.t2i.text_encoder)
+    before = read(pair.t2i)
+    with pytest.raises(UnreelError, match="quantized while an erasure was in it"):
+        erasure.remove(pair.t2i)
+    assert torch.equal(read(pair.t2i), before)
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED)
+def test_the_configuration_of_a_quantized_encoder_does_not_say_what_no_file_holds(pair, erasure, quantize):
+    quantize(pair.t2i.text_encoder)
+    erasure.apply(pair.t2i)
+    assert not hasattr(pair.t2i.text_encoder.config, "unreel_erased")
+    erasure.remove(pair.t2i)
+
+
+def test_how_weights_are_quantized_tells_models_apart():
+    encoders = [make_pair().t2i.text_encoder for _ in range(3)]
+    for quantize, encoder in zip(QUANTIZED, encoders[1:], strict=True):
+        quantize(encoder)
+    assert len({precision(encoder) for encoder in encoders}) == 3 and precision(encoders[0]) == ""
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED)
 def test_a_quantized_encoder_of_another_model_is_refused(pair, erasure, quantize):
     other = make_pair(seed=5).t2i
     quantize(other.text_encoder)
@@ -419,6 +457,39 @@ def test_original_weights_that_are_loaded_while_an_erasure_is_on_stay(pair, eras
         assert same(before, weights(pair.t2i.text_encoder))
 
 
+def test_whatever_is_loaded_in_place_of_the_weights_while_an_erasure_is_on_stays(pair, erasure):
+    rounded = {name: it.half().float() for name, it in weights(pair.t2i.text_encoder).items()}
+    for loaded in (rounded, weights(make_pair(seed=5).t2i.text_encoder)):
+        erasure.apply(pair.t2i)
+        pair.t2i.text_encoder.load_state_dict(loaded)
+        erasure.remove(pair.t2i)
+        assert same(loaded, weights(pair.t2i.text_encoder))
+        pair.t2i.text_encoder.load_state_dict(weights(make_pair().t2i.text_encoder))
+
+
+def test_of_two_encoders_one_that_differs_is_not_left_out_silently(pair):
+    """It goes on with a warning where a LoRA may have been fused, and the whole erasure is refused where it is another."""
+    one, other = (make_pair(seed=seed).t2i.text_encoder for seed in (0, 5))
+    edits = (random_erasure(one).edits[0], random_erasure(other).edits[0])
+    both = Erasure(edits, random_erasure(one).provenance)
+    model = SimpleNamespace(text_encoder=one, text_encoder_2=other)
+    fused, another = copy.deepcopy(other), make_pair(seed=6).t2i.text_encoder
+    with torch.no_grad():
+        next(it for name, it in fused.named_parameters() if name.endswith("fc1.weight")).mul_(1.01)
+    model.text_encoder_2 = fused
+    before = [weights(encoder) for encoder in (one, fused)]
+    with pytest.warns(UserWarning, match="text_encoder_2 are not quite those"):
+        both.apply(model)
+    assert worn_by(SimpleNamespace(text_encoder=fused)) == [both]
+    both.remove(model)
+    assert all(map(same, before, [weights(encoder) for encoder in (one, fused)]))
+    model.text_encoder_2 = another
+    with pytest.raises(UnreelError, match="another text encoder than this pipeline's: text_encoder_2 is another model"):
+        both.apply(model)
+    assert same(before[0], weights(one))
+    both.apply(SimpleNamespace(text_encoder=one))  # a model that has but one of the two
+
+
 def test_a_pipeline_without_text_encoder_is_told_so(pair, erasure):
     pair.t2i.text_encoder = None
     with pytest.raises(UnreelError, match="this StableDiffusionPipeline has no text encoder"):
@@ -433,6 +504,12 @@ def test_a_token_table_that_is_copied_rather_than_tied_is_the_same_encoder():
     untied.encoder.embed_tokens = torch.nn.Embedding.from_pretrained(encoder.shared.weight.detach().clone())
     assert len(held_weights(untied)) == len(held_weights(encoder)) + 1
     erasure.apply(TextModel(words_tokenizer(), untied))
+    table = {"shared.weight": torch.ones_like(encoder.shared.weight)}
+    of_table = Erasure((Edit(table, erasure.fingerprint),), random_erasure(encoder, seed=3).provenance)
+    of_table.apply(TextModel(words_tokenizer(), untied))
+    assert torch.equal(untied.encoder.embed_tokens.weight, untied.shared.weight)
+    assert torch.equal(untied.shared.weight, encoder.shared.weight + 1)
+    of_table.remove(TextModel(words_tokenizer(), untied))
     with torch.no_grad():
         untied.encoder.embed_tokens.weight.add_(1)
     with pytest.raises(UnreelError, match="another text encoder"):

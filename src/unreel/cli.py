@@ -307,7 +307,7 @@ def unlearn(
         require_offloadable(config)
     folder = out or Path("runs") / file_name(" ".join(concept))
     clips = folder / ".clips"  # there until all videos of a run are
-    stopped = clips.is_dir() and not overwrite
+    stopped = bool(videos) and clips.is_dir() and not clips.is_symlink() and not overwrite
     if not stopped:
         require_new(folder, overwrite)
     lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
@@ -348,7 +348,7 @@ def unlearn(
     config = configure(method, given, pair.settings)
     if stopped:
         erasure = Erasure.from_pretrained(folder)
-        if not was_asked_for(erasure, what, config, images, keep or ()):
+        if not was_asked_for(erasure, what, pair, config, images, keep or ()):
             raise UnreelError(
                 f"{folder} holds another erasure, whose videos are not finished: choose another folder with --out, or "
                 "replace it with --overwrite"
@@ -356,8 +356,9 @@ def unlearn(
         typer.echo(f"goes on  with the erasure in {folder}")
     else:
         erasure = run(what, pair, config, images=images, keep=tuple(keep or ()))
-        if not accept_weak and method not in AS_PUBLISHED:
-            require_strong(erasure)
+    if not accept_weak and method not in AS_PUBLISHED:
+        require_strong(erasure)
+    if not stopped:
         erasure.save_pretrained(folder, overwrite=overwrite)
     _say_check(erasure)
     if videos:

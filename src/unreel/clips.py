@@ -21,7 +21,7 @@ from unreel.families import network_of
 from unreel.files import read_tensors, write_tensors
 from unreel.pair import VideoModel
 from unreel.video import generate
-from unreel.weights import Fingerprint
+from unreel.weights import Fingerprint, precision
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class ClipStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         pipeline, settings = model.pipeline, model.settings
         parts = (part for _, part in sorted(pipeline.components.items()) if isinstance(part, nn.Module))
-        weights = [Fingerprint.of(part).identity for part in parts] + [on.identity for on in worn_by(pipeline)]
+        weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in parts]
+        weights += [on.identity for on in worn_by(pipeline)]
         sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)}
         self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 

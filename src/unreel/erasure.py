@@ -31,6 +31,7 @@ from unreel.weights import (
     owners_on,
     portable,
     put_on,
+    stands_beside,
     take_off,
     total,
 )
@@ -167,22 +168,27 @@ class Erasure:
         encoders = text_encoders(pipeline)
         if not encoders:
             raise UnreelError(f"this {type(pipeline).__name__} has no text encoder: an erasure has nothing to change in it")
-        found = {}
+        found: dict[nn.Module, Edit] = {}
         for encoder, edit in product(encoders.values(), self.edits):
             if edit.fingerprint.fits(encoder) or edit.fingerprint.fits_quantized(encoder):
                 found[encoder] = edit
-        if found:
-            return found
+        left = [edit for edit in self.edits if all(edit is not other for other in found.values())]
         for name, encoder in encoders.items():
-            for edit in (edit for edit in self.edits if edit.fingerprint.nearly_fits(encoder)):
+            for edit in (edit for edit in left if encoder not in found and edit.fingerprint.nearly_fits(encoder)):
                 found[encoder] = edit
                 warnings.warn(
                     f"matrices of this {name} are not quite those that the erasure of {', '.join(self.concepts)} was made "
                     "for, as after a fused LoRA: it goes on top, but nobody has measured what it does there",
                     stacklevel=3,
                 )
-        if not found:
-            why = "; ".join(f"{name} {self._mismatch(encoder)}" for name, encoder in encoders.items())
+        # One that is built like one that an edit is for, and is another, would go without it.
+        missing = {
+            name: encoder
+            for name, encoder in encoders.items()
+            if encoder not in found and (not found or any(edit.fingerprint.is_built_like(encoder) for edit in left))
+        }
+        if missing:
+            why = "; ".join(f"{name} {self._mismatch(encoder)}" for name, encoder in missing.items())
             raise UnreelError(
                 f"the erasure of {', '.join(self.concepts)} was made for another text encoder than this pipeline's: {why}"
             )
@@ -295,16 +301,16 @@ class Erasure:
                 _require_sound(own)
                 edits.append(Edit(_changes(own), fingerprint))
             return cls(tuple(reversed(edits)), provenance)
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
 
 
 def _note(encoder: nn.Module) -> None:
     """Let the encoder's configuration say what is on it, so that whoever saves it and loads it elsewhere can be told."""
     concepts = [concept for erasure in worn_on(encoder) for concept in erasure.concepts]
-    if concepts:
+    if concepts and not stands_beside(encoder):  # which no file would hold
         setattr(encoder.config, _SAVED, concepts)
-    else:
+    elif hasattr(encoder.config, _SAVED):
         delattr(encoder.config, _SAVED)
 
 

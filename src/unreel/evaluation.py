@@ -292,7 +292,7 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
     if file.is_file():
         try:
             stored = json.loads(file.read_text())
-        except ValueError:
+        except (ValueError, RecursionError):
             stored = None
         if not isinstance(stored, dict):
             raise UnreelError(f"{file} is broken: choose another folder with --out, or delete that one")

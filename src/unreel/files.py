@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -42,7 +42,8 @@ def replacing(file: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise UnreelError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_bytes(file: Path, content: bytes) -> None:

@@ -39,8 +39,11 @@ def checkpointing(layers: Iterable[nn.Module], network: Any = None) -> Iterator[
                 raise UnreelError(f"{type(network).__name__} has no gradient checkpointing: leave it out") from error
             afterwards.callback(network.disable_gradient_checkpointing)
         for layer in layers:
+            if "forward" in vars(layer):  # somebody's own, as accelerate's hooks
+                afterwards.callback(setattr, layer, "forward", layer.forward)
+            else:
+                afterwards.callback(delattr, layer, "forward")  # and the class's own is back
             layer.forward = partial(_twice, layer.forward)
-            afterwards.callback(delattr, layer, "forward")  # and the class's own is back
         yield
 
 

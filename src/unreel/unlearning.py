@@ -204,24 +204,37 @@ def unlearn(
 
 
 def was_asked_for(
-    erasure: Erasure, concepts: Sequence[Concept], config: Config, images: Path | None = None, keep: Sequence[str] = ()
+    erasure: Erasure,
+    concepts: Sequence[Concept],
+    pair: Pair,
+    config: Config,
+    images: Path | None = None,
+    keep: Sequence[str] = (),
 ) -> bool:
-    """Whether `unlearn`, asked for `concepts` in this way, has made the erasure. It does not record which `images`."""
-    parts = erasure.provenance["parts"]
-    wanted = asdict(config) | ({"keep": list(keep)} if keep else {})
-    if isinstance(config, (AnchoredConfig, FewShotConfig)):
-        wanted["shots"] = wanted["shots"] if images is None else parts[0]["settings"].get("shots")
+    """Whether it is the erasure that `unlearn` makes of the same arguments, with its self-check. Of one that was learned
+    from given `images` nobody knows.
+    """
+    parts, conditioners = erasure.provenance["parts"], list(pair.conditioners().values())
+    wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
+    made_on = (pair.t2i_source, str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
+    check = erasure.provenance.get(CHECK)
+    sound = isinstance(check, dict) and isinstance(check.get("summary"), str) and isinstance(check.get("shortfalls"), list)
 
     def same(part: dict[str, Any], concept: Concept) -> bool:
-        said = (part["concept"], part["kind"], tuple(part["synonyms"]), METHODS.get(part["method"]))
-        return (
-            said == (concept.name, concept.kind, concept.synonyms, type(config))
-            and concept.anchor in (None, part.get("anchor"))
-            and part["settings"] == json.loads(json.dumps(wanted))
-            and part.get("images", "generated") == ("generated" if images is None else "given")
-        )
+        said = (part["concept"], part["kind"], tuple(part["synonyms"]), METHODS.get(part["method"]), part["settings"])
+        if said != (concept.name, concept.kind, concept.synonyms, type(config), wanted):
+            return False
+        if "anchor" not in part:
+            return concept.anchor is None
+        return part["anchor"] == anchor_for(concept, concepts, conditioners[0], pair.vocabulary)
 
-    return len(parts) == len(concepts) and all(map(same, parts, concepts))
+    return (
+        sound
+        and images is None
+        and made_on == (erasure.provenance.get("encoder"), erasure.provenance.get("dtype"))
+        and len(parts) == len(concepts)
+        and all(map(same, parts, concepts))
+    )
 
 
 def _require_readable(concepts: Sequence[Concept], conditioners: Sequence[Conditioner]) -> None:

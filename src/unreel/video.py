@@ -47,7 +47,7 @@ def _batches(
     if not len(prompts) == len(seeds) > 0:
         raise UnreelError(f"give one seed for every prompt, and at least one: there are {len(prompts)} and {len(seeds)}")
     batch = settings.batch
-    for start in tqdm(range(0, len(prompts), batch), desc=what, unit="batch", disable=not what):
+    for start in tqdm(range(0, len(prompts), batch), desc=what, unit="batch", **({} if what else {"disable": True})):
         part = prompts[start : start + batch]
         embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
         words: dict[str, Any] = {"prompt_embeds": torch.stack(embeddings)} if embeddings else {"prompt": list(part)}

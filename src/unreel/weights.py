@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -167,6 +168,10 @@ class Fingerprint:
                 out[name] = float((own - theirs).norm() / own.norm().clamp(min=1e-12))
         return out
 
+    def is_built_like(self, module: nn.Module) -> bool:
+        """Whether the module has weights of the same names and shapes."""
+        return self.structure == Fingerprint.of(module).structure
+
     def nearly_fits(self, module: nn.Module) -> bool:
         """Whether it is the module's but for matrices that are not quite the same, as after a LoRA was fused into them."""
         linear = _linear(module)
@@ -246,6 +251,16 @@ def is_quantized(weight: torch.Tensor) -> bool:
     return own_form or not weight.is_floating_point() or weight.element_size() < 2
 
 
+def precision(module: nn.Module) -> str:
+    """How the module's weights are quantized, and what numbers they became; empty if they are not."""
+    held = {name: weight for name, weight in held_weights(module).items() if is_quantized(weight)}
+    said = [
+        (name, type(it).__name__, str(it.dtype), list(it.shape), str(getattr(it, "quant_type", "")))
+        for name, it in held.items()
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16] if said else ""
+
+
 class Identified(Protocol):
     """What changes belong to; what has the same identity is the same."""
 
@@ -301,12 +316,15 @@ def put_on(module: nn.Module, owner: Identified, changes: Changes) -> None:
     """
     with locked([module]):
         weights, linear = held_weights(module), _linear(module)
-        shapes = _shapes(module, weights)
+        shapes, table = _shapes(module, weights), _token_table(module)
+        if table is not None and table in changes:
+            changes = {**changes, **dict.fromkeys(_copies(weights, table), changes[table])}
         for name, change in changes.items():
             _require_fitting(name, weights.get(name), shapes.get(name), change, name in linear)
         beside = {name: change for name, change in changes.items() if is_quantized(weights[name])}
         inside = {name: change for name, change in changes.items() if name not in beside}
         applied = _applied(module) or _Applied()
+        _require_kept(applied, weights)
         _take_in(applied, weights, inside)
         for name in inside:
             if name not in applied.base:
@@ -315,11 +333,27 @@ def put_on(module: nn.Module, owner: Identified, changes: Changes) -> None:
         setattr(module, _APPLIED, applied)
         try:
             _renew(applied, weights, inside)
-            adding = {linear[name]: change for name, change in beside.items() if isinstance(change, LowRank)}
+            adding = {linear[name]: it.to(weights[name].device) for name, it in beside.items() if isinstance(it, LowRank)}
             applied.beside[owner] = [part.register_forward_hook(partial(_add, change)) for part, change in adding.items()]
+            _compile_anew(applied, owner)
         except BaseException:
             take_off(module, owner)
             raise
+
+
+def _compile_anew(applied: _Applied, owner: Identified) -> None:
+    """What torch has compiled knows of no hook that came later; weights it looks at every time."""
+    if applied.beside.get(owner) and "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def _require_kept(applied: _Applied, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raises UnreelError if weights with changes in them have been quantized since."""
+    for name, base in applied.base.items():
+        if is_quantized(weights[name]) or weights[name].shape != base.shape:
+            raise UnreelError(
+                f"{name} was quantized while an erasure was in it, and cannot be told apart any more: load the model again"
+            )
 
 
 def _add(change: LowRank, module: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
@@ -336,9 +370,11 @@ def take_off(module: nn.Module, owner: Identified) -> None:
     with locked([module]):
         applied, weights = _applied(module), held_weights(module)
         names = applied.changes[owner]
+        _require_kept(applied, weights)
         _take_in(applied, weights, names)
         _renew(applied, weights, names, without=owner)
         del applied.changes[owner]
+        _compile_anew(applied, owner)
         for hook in applied.beside.pop(owner, ()):
             hook.remove()
         for name in names:
@@ -346,6 +382,12 @@ def take_off(module: nn.Module, owner: Identified) -> None:
                 del applied.base[name], applied.marks[name]
         if not applied.changes:
             delattr(module, _APPLIED)
+
+
+def stands_beside(module: nn.Module) -> bool:
+    """Whether some of what is on the module is in no weight of it."""
+    applied = _applied(module)
+    return bool(applied) and any(applied.beside.values())
 
 
 def owners_on(module: nn.Module) -> list[Any]:
@@ -359,15 +401,18 @@ def _applied(module: nn.Module) -> Any:
 
 
 def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
-    """What somebody else has done to weights since they were set last, such as fusing a LoRA, becomes part of the base."""
+    """What somebody else has done to weights since they were set last, such as fusing a LoRA or loading others in their
+    place, becomes part of the base.
+    """
     for name in names:
         weight, mark = weights[name], applied.marks.get(name)
         if mark is None or torch.equal(mark.to(weight), _mark(weight)):
             continue
-        if torch.equal(applied.base[name].to(weight), weight):  # put back, as by load_state_dict: nothing was added
-            continue
-        left = doubled(applied.sum(name, weight.device).to(weight.dtype))
-        applied.base[name] = (doubled(applied.base[name].to(weight.device)) + doubled(weight) - left).to(weight.dtype)
+        left, base = (doubled(it.to(weight)) for it in (applied.sum(name, weight.device), applied.base[name]))
+        added, now = doubled(weight) - left, doubled(weight)
+        # Nearer to what was there before than to that with the changes: put back or put in its place, not added to it.
+        replaced = (now - base).norm() < added.norm()
+        applied.base[name] = (now if replaced else base + added).to(weight.device, weight.dtype)
         applied.marks[name] = _mark(weight)
 
 

@@ -37,9 +37,11 @@ def load(argument: str = "", device: str = "cpu") -> "EmbeddedJudge":
         network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         quality = folder / "judge" / "quality.json"
         error = json.loads(quality.read_text()) if quality.exists() else {}
+        judge = EmbeddedJudge(network.eval().to(device), world, error)
+        judge.try_out()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as broken:
         raise UnreelError(f"the embedded judge in {folder} is broken: {' '.join(str(broken).split())[:200]}") from broken
-    return EmbeddedJudge(network.eval().to(device), world, error)
+    return judge
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class EmbeddedJudge:
     error: dict[str, Any]
     name: str = "embedded judge"
     threshold: float = 0.5
+
+    def try_out(self) -> None:
+        """Use all there is once, on a grey video. Raises whatever goes wrong, if its files do not fit together."""
+        for label in (label for labels in self.vocabulary.values() for label in labels):
+            self.wordings(label)
+        size = self.world["image_size"]
+        found = self.everything(np.full((1, self.world["frames"], size, size, 3), 128, np.uint8))
+        if not isinstance(self.error, dict) or not all(np.isfinite(values).all() for values in found.values()):
+            raise ValueError("its weights or its quality are no numbers")
 
     @property
     def vocabulary(self) -> Vocabulary:
