@@ -18,7 +18,8 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.ci[0]:.3g}, {self.ci[1]:.3g}]"
+        value, low, high = (f"{round(each, 12):.3g}" for each in (self.value, *self.ci))  # of zero, rounding leaves traces
+        return f"{value} [{low}, {high}]"
 
     @classmethod
     def share(cls, flags: np.ndarray) -> "Estimate":
