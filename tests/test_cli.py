@@ -307,6 +307,15 @@ def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [[], ["--judge", "none"]])
+def test_a_name_that_the_pair_does_not_know_is_questioned_though_no_video_is_made(command, more):
+    quick = ["--videos", "0", "--layers", "2", "--forget", "20", WEAK]
+    code, out, err = command("unlearn", "Santa Clause", *quick, *more, "--out", "made")
+    assert code == 0, err
+    assert "unknown  'Santa Clause' is not listed in this pair's world: do you mean 'santa claus'?" in out
+    assert "unknown" not in command("unlearn", "Santa Claus", *quick, *more, "--out", "other")[1]
+
+
 def test_quiet_draws_no_bars_and_says_the_same(tmp_path):
     command = [sys.executable, "-m", "unreel.cli", "unlearn", "castle", "--layers", "1", "--forget", "20", "--videos", "0"]
     loud, quiet = (

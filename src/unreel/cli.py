@@ -332,19 +332,16 @@ def unlearn(
         what = [dataclasses.replace(each, kind=kind_of(each.name, pair.vocabulary)) for each in what]
     # Only what is needed: the video model waits in main memory.
     move(pair.t2i, pair.t2i_source, device, offload=offload, text_only=from_text)
-    referee = None
-    if videos and (judge or pair.t2v_source == EMBEDDED):
-        referee = _judge(judge, t2v, device)
-        unknown = [each.name for each in what if referee and not referee.knows(each.name)]
-        if unknown:
-            if judge:
-                raise UnreelError(f"the {judge} judge does not know {unknown[0]!r}: choose another with --judge")
-            referee = None  # nobody asked for it: compare by eye
-        for name in unknown:
-            alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
-            typer.echo(
-                f"unknown  {name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else "")
-            )
+    world = _judge(None, t2v, device) if pair.t2v_source == EMBEDDED else None  # its judge knows what is in it
+    for name in (each.name for each in what if world and not world.knows(each.name)):
+        alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
+        typer.echo(f"unknown  {name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))
+    referee = (_judge(judge, t2v, device) if judge else world) if videos else None
+    unknown = [each.name for each in what if referee and not referee.knows(each.name)]
+    if unknown and judge:
+        raise UnreelError(f"the {judge} judge does not know {unknown[0]!r}: choose another with --judge")
+    if unknown:
+        referee = None  # nobody asked for it: compare by eye
     config = configure(method, given, pair.settings)
     if stopped:
         erasure = Erasure.from_pretrained(folder)

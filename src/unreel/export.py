@@ -76,7 +76,7 @@ def require(format: str, tolerance: float) -> None:
     if format not in FORMATS:
         raise UnreelError(f"unknown format {format!r}: choose from {', '.join(FORMATS)}")
     if format == "peft" and not find_spec("peft"):
-        raise UnreelError("the format peft needs the package of that name: pip install 'unreel[export]', or '.[export]' in a clone")
+        raise UnreelError("the format peft needs the package peft: pip install 'unreel[export]', or '.[export]' in a clone")
     if not 0 <= tolerance < 1:
         raise UnreelError(f"the tolerance is a share from 0 to below 1, not {tolerance}")
 
