@@ -15,7 +15,9 @@ from pipelines import PIPELINES
 
 from unreel import Erasure, __version__, cli, clips, load_pair, selfcheck, unlearning
 from unreel.attacks import names
+from unreel.errors import LONGEST, UnreelError
 from unreel.families import FAMILIES
+from unreel.files import alone_in
 from unreel.prompts import GROUPS
 
 
@@ -68,10 +70,15 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         document = json.loads(Path(folder, "metrics.json").read_text())
         assert document["sampling"] == {"steps": 2, "guidance": 5.0, "frames": 5, "size": [16, 16], "tiling": False}
     groups = ["--group", "explicit", "--videos", 1, "--judge", "none"]
-    assert command("evaluate", "text", *wan, "--steps", 2, "--tiling", *groups)[0] == 0
-    assert json.loads(Path("text", "evaluation", "metrics.json").read_text())["sampling"]["tiling"]
-    code, out, _ = command("generate", "a castle", *wan, "--steps", 2, "--erasure", "text")
-    with av.open(out.strip()) as video:
+    code, out, err = command("evaluate", "text", *wan, "--steps", 2, "--tiling", *groups, "--json")
+    metrics = json.loads(Path("text", "evaluation", "metrics.json").read_text())
+    assert code == 0 and metrics["sampling"]["tiling"]
+    assert json.loads(out) == metrics | {"report": "text/evaluation/report.html"}
+    assert "similarity to original" in err and max(map(len, err.splitlines()[-30:])) <= 80  # where no terminal is wider
+    code, out, _ = command("generate", "a castle", *wan, "--steps", 2, "--erasure", "text", "--json")
+    (made,) = json.loads(out)
+    assert (made["prompt"], made["seed"]) == ("a castle", 0)
+    with av.open(made["file"]) as video:
         assert video.streams.video[0].frames == 5 and video.streams.video[0].average_rate == 16
 
 
@@ -241,6 +248,11 @@ def test_what_falls_short_is_not_written_unless_that_is_accepted(command, tiny, 
     bars(monkeypatch, float("inf"))
     code, out, err = command(*arguments, "--overwrite")
     assert code == 0 and "check    " in out and "weak     " not in out, err
+    code, out, err = command(*arguments, "--overwrite", "--json")
+    made = json.loads(out)
+    assert code == 0 and made["erasure"] == "made" and made["check"]["shortfalls"] == [] and made["reports"] == [], err
+    assert [(part["concept"], part["method"]) for part in made["concepts"]] == [("cat", "text-ablation")]
+    assert f"check    {made['check']['summary']}" in err
     assert "Falls short" not in (tmp_path / "made" / "README.md").read_text()
 
 
@@ -283,6 +295,9 @@ def test_a_run_that_was_stopped_at_its_videos_goes_on_with_them(command, tiny, t
     assert code == 2 and "made exists" in err
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     monkeypatch.setattr(unlearning, "text_ablation", None)  # learning again would fail
+    with alone_in(tmp_path / "made" / ".clips"):  # as another process would be
+        code, _, err = command(*arguments)
+    assert code == 2 and "another process works in made" in err
     code, out, err = command(*arguments)
     assert code == 0 and "goes on  with the erasure in made" in out, err
     assert (tmp_path / "made" / "erasure.safetensors").stat().st_mtime_ns == next(iter(kept.values()))
@@ -308,16 +323,20 @@ def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):
 
 
 @pytest.mark.parametrize("more", [[], ["--judge", "none"]])
-def test_a_name_that_the_pair_does_not_know_is_questioned_though_no_video_is_made(command, more):
-    quick = ["--videos", "0", "--layers", "2", "--forget", "20", WEAK]
-    code, out, err = command("unlearn", "Santa Clause", *quick, *more, "--out", "made")
-    assert code == 0, err
+def test_a_name_that_the_pair_does_not_know_is_questioned_though_no_video_is_made(command, monkeypatch, more):
+    def learn(what, pair, *_, **__):
+        raise UnreelError("this test needs no more")
+
+    monkeypatch.setattr(unlearning, "unlearn", learn)
+    _, out, err = command("unlearn", "Santa Clause", "--videos", "0", *more, "--out", "made")
+    assert "this test needs no more" in err
     assert "unknown  'Santa Clause' is not listed in this pair's world: do you mean 'santa claus'?" in out
-    assert "unknown" not in command("unlearn", "Santa Claus", *quick, *more, "--out", "other")[1]
+    assert "unknown" not in command("unlearn", "Santa Claus", "--videos", "0", *more, "--out", "other")[1]
 
 
-def test_quiet_draws_no_bars_and_says_the_same(tmp_path):
-    command = [sys.executable, "-m", "unreel.cli", "unlearn", "castle", "--layers", "1", "--forget", "20", "--videos", "0"]
+def test_quiet_draws_no_bars_and_says_the_same(tiny, tmp_path):
+    arguments = ["unlearn", "castle", *tiny, "--layers", "1", "--forget", "20", "--videos", "0"]
+    command = [sys.executable, "-m", "unreel.cli", *map(str, arguments)]
     loud, quiet = (
         subprocess.run([*command, WEAK, "--out", name, *more], cwd=tmp_path, capture_output=True, text=True)
         for name, more in (("loud", []), ("quiet", ["--quiet"]))
@@ -361,7 +380,10 @@ def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, tmp_path):
     assert code == 0, err
     attacks = json.loads((tmp_path / "made" / "attacks" / "attacks.json").read_text())["attacks"]
     assert list(attacks) == names() and all(name in out for name in names())
+    assert max(map(len, out.splitlines())) <= 80
     assert (tmp_path / "made" / "attacks" / "report.html").is_file()
+    code, out, _ = command("attack", *arguments, "--json")
+    assert code == 0 and json.loads(out)["attacks"] == attacks
 
 
 @pytest.mark.parametrize(
@@ -447,6 +469,9 @@ def test_check_tells_which_of_several_models_share(command, tiny):
     assert ours.splitlines()[:3] == [f"text_encoder of {image}", f"text_encoder of {video}", f"{video / 'text_encoder'}"]
     assert ours.endswith(": shared") and embedded.strip().endswith(": shared")
     assert command("check", image)[1].strip().endswith(": not shared")
+    both = json.loads(command("check", image, "embedded", "--json")[1])
+    assert [(len(group["encoders"]), group["shared"]) for group in both] == [(1, False), (2, True)]
+    assert both[0]["nearest"] is None and both[1]["differs"] == []
 
 
 @pytest.mark.parametrize(
@@ -471,6 +496,12 @@ def test_families_lists_every_pipeline_in_100_columns(command):
     assert code == 0 and max(map(len, out.splitlines())) <= 100
     for family in FAMILIES:
         assert all(name in out for name in (family.name, family.text_encoder, *family.t2v, *family.t2i))
+    assert [family["name"] for family in json.loads(command("families", "--json")[1])] == [it.name for it in FAMILIES]
+
+
+def test_an_error_does_not_echo_all_that_was_said(command, tmp_path):
+    code, _, err = command("unlearn", "cat " * 5000, "--out", "made")
+    assert code == 2 and len(err.splitlines()[-1]) < LONGEST + 20 and "name it in fewer words" in err
 
 
 @pytest.mark.parametrize("argument", ["--help", "families"])

@@ -208,7 +208,8 @@ def by_hand(encoders, layer="layers.1.mlp.fc2.weight"):
         out, width = encoder.get_parameter(name).shape
         change = LowRank(torch.randn(out, 2), torch.randn(2, width))
         edits.append(Edit({name: change}, Fingerprint.of(encoder)))
-    parts = [{"concept": "cat", "kind": "object", "synonyms": [], "method": "by hand", "settings": {}}]
+    cost = {"seconds": 0, "peak_memory_gib": 0}
+    parts = [{"concept": "cat", "kind": "object", "synonyms": [], "method": "by hand", "settings": {}, **cost}]
     return Erasure(tuple(edits), {"encoder": "tiny", "versions": {"unreel": "0"}, "parts": parts})
 
 
@@ -398,8 +399,9 @@ def test_the_command_says_what_it_kept_for_either_pipeline_and_replaces_only_exp
 def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):  # noqa: F811
     made["text-ablation"].save_pretrained(tmp_path / "a")
     made["few-shot"].save_pretrained(tmp_path / "b")
-    code, out, err = command("combine", "a", "b", "--out", "both", *tiny[2:], "--accept-weak")
-    assert code == 0 and "cat, cat" in out, err
+    code, out, err = command("combine", "a", "b", "--out", "both", *tiny[2:], "--accept-weak", "--json")
+    assert code == 0 and "cat, cat" in err, err
+    assert [part["concept"] for part in json.loads(out)["concepts"]] == ["cat", "cat"]
     for erasure in made.values():
         erasure.apply(pair.t2v)
     assert worn_by(pair.t2v) == list(made.values())
@@ -450,7 +452,10 @@ def test_an_export_that_keeps_too_little_is_refused(made, command, tiny, tmp_pat
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
     code, out, err = command(*arguments, "--accept-weak")
     assert code == 0 and "kept     " in out, err
-    assert json.loads((tmp_path / "out" / EXPORT_FILE).read_text())["kept"] < 0.9999
+    document = json.loads((tmp_path / "out" / EXPORT_FILE).read_text())
+    assert document["kept"] < 0.9999
+    code, out, _ = command(*arguments, "--accept-weak", "--overwrite", "--json")
+    assert code == 0 and json.loads(out)["kept"] == document["kept"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
 from unreel.prompt_files import PromptRow
-from unreel.report import TITLES, attack_table, cell, loss_points, table, write_attack_report, write_report
+from unreel.report import TITLES, align, attack_table, cell, loss_points, table, write_attack_report, write_report
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 # Waits for every video, then leaves what it saw in the page for --dump-dom.
@@ -57,7 +57,7 @@ def test_every_figure_stands_on_the_page_and_the_ones_that_matter_in_the_table(p
     for figure in run.figures:
         assert figure.title in text and cell(figure).split(" [")[0] in text, figure
     assert "its own rates, measured apart: accuracy\n90.0 %" in text
-    lines = table(run).splitlines()
+    lines = table(run, 200).splitlines()
     assert len({line.index("concept found") for line in lines[:1]}) == 1 and len(lines) >= 7 + 2
     for group in run.groups.values():
         line = next(line for line in lines if line.startswith(TITLES[group.name]))
@@ -78,7 +78,7 @@ def test_the_page_shows_what_the_anchor_gives_beside_what_came_in_the_concepts_p
         "explicit-01-anchor.mp4",
     ]
     assert json.loads((page.parent / "metrics.json").read_text())["anchor"] == "a dog"
-    head, explicit, neighbours = table(run).splitlines()[:3]
+    head, explicit, neighbours = table(run, 200).splitlines()[:3]
     place = slice(head.index("anchor found"), head.index("what else was asked for"))
     cells = [cell(run.figure(metric, "explicit")) for metric in ("anchor_found", "fidelity_ssim")]
     assert re.split("  +", explicit[place].strip()) == cells and not neighbours[place].strip()
@@ -100,7 +100,7 @@ def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_pat
     result = attack(pair, erasure, FakeJudge(), attacks=["plain", "typos"], cases=2, budgets=[1, 2], steps=1)
     text = complete(write_attack_report(tmp_path, result), 4)
     for outcome in result.outcomes:
-        assert outcome.attack in text and outcome.attack in attack_table(result)
+        assert outcome.attack in text and outcome.attack in attack_table(result, 80)
     attacks = json.loads((tmp_path / "attacks.json").read_text())["attacks"]
     assert attacks["typos"]["edited"]["2"]["value"] == result.outcomes[1].success(2).value
     assert attacks["typos"]["edited_attempts"][0][0]["prompt"]
@@ -119,6 +119,13 @@ def test_videos_play_in_a_browser_and_nothing_is_fetched(page, tmp_path):
     seen = json.loads(found.group(1).replace("&quot;", '"'))
     assert seen["videos"] == [[192, 192, pytest.approx(0.5), None]] * 6
     assert seen["fetched"] == []
+
+
+def test_a_table_that_is_too_wide_goes_on_below():
+    rows = [["", "one", "two", "three"], ["a row", "1", "2", "3"]]
+    assert align(rows, 80).splitlines() == ["       one  two  three", "a row  1    2    3"]
+    assert align(rows, 16).split("\n\n") == ["       one  two\na row  1    2", "       three\na row  3"]
+    assert align(rows, 1).count("a row") == 3
 
 
 def test_loss_curve_spans_its_box():

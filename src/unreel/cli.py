@@ -1,6 +1,7 @@
 """The command line: each command parses, calls one public function and prints. Heavy imports wait inside commands."""
 
 import dataclasses
+import json
 import os
 import shlex
 import shutil
@@ -12,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from unreel.errors import UnreelError, summarise
-from unreel.files import file_name
+from unreel.errors import UnreelError, shortened, summarise
+from unreel.files import alone_in, file_name
 
 SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
 MOST = 100_000  # videos, steps, frames: more would never end
@@ -42,6 +43,30 @@ def common(
     ] = False,
 ) -> None:
     pass
+
+
+_as_json = False  # print one JSON document instead of lines
+
+
+def _choose_json(wanted: bool) -> None:
+    global _as_json
+    _as_json = wanted
+
+
+def _tell(line: object) -> None:
+    """A line for people; beside the output where that is for programs."""
+    typer.echo(line, err=_as_json)
+
+
+def _result(document: Any) -> None:
+    """What came of it, for programs."""
+    if _as_json:
+        typer.echo(json.dumps(document, indent=2, allow_nan=False, default=str))
+
+
+def _width() -> int:
+    """Columns that a table may take."""
+    return shutil.get_terminal_size().columns
 
 
 def _quieten(wanted: bool) -> None:
@@ -122,6 +147,12 @@ AcceptWeak = Annotated[
     bool, typer.Option("--accept-weak", help="write it though a self-check on held-out prompts falls short")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quieten, is_eager=True, help="draw no progress bars")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=_choose_json, is_eager=True, help="print one JSON document; all else goes to standard error"
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
 
@@ -148,9 +179,16 @@ def _sampled(model: Any, tiling: bool, **given: Any) -> Any:
 def _say_check(erasure: Any) -> None:
     """What the self-check said, and what falls short in it."""
     check = erasure.provenance["check"]
-    typer.echo(f"check    {check['summary']}")
+    _tell(f"check    {check['summary']}")
     for shortfall in check["shortfalls"]:
-        typer.echo(f"weak     {shortfall}")
+        _tell(f"weak     {shortfall}")
+
+
+def _described(erasure: Any) -> dict[str, Any]:
+    """An erasure for programs: what it forgets, how, and what its self-check said."""
+    said = ("concept", "kind", "synonyms", "method", "anchor", "stopped", "seconds")
+    parts = [{name: part[name] for name in said if name in part} for part in erasure.provenance["parts"]]
+    return {"concepts": parts, "check": erasure.provenance["check"], "bytes": erasure.nbytes}
 
 
 def _home(erasure: Path) -> Path:
@@ -170,6 +208,7 @@ def _judge(name: str | None, t2v: str | None, device: str):
 
 @app.command()
 def unlearn(
+    context: typer.Context,
     concept: Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")],
     kind: Annotated[
         str | None,
@@ -272,6 +311,7 @@ def unlearn(
     dtype: Dtype = Precision.float32,
     offload: Offload = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
@@ -308,16 +348,18 @@ def unlearn(
     folder = out or Path("runs") / file_name(" ".join(concept))
     clips = folder / ".clips"  # there until all videos of a run are
     stopped = bool(videos) and clips.is_dir() and not clips.is_symlink() and not overwrite
+    if stopped:
+        context.with_resource(alone_in(clips))
     if not stopped:
         require_new(folder, overwrite)
     lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
     if lost and overwrite:
-        typer.echo(f"replaces {folder}, with its {' and '.join(lost)}")
+        _tell(f"replaces {folder}, with its {' and '.join(lost)}")
 
     from unreel.evaluation import evaluate
     from unreel.methods.text_ablation import TextAblationConfig
     from unreel.pair import EMBEDDED, TextModel, load_pair, move
-    from unreel.report import table, write_report
+    from unreel.report import document, table, write_report
     from unreel.unlearning import AS_PUBLISHED, require_strong
     from unreel.unlearning import unlearn as run
     from unreel.vocabulary import kind_of, spelled_alike
@@ -335,7 +377,7 @@ def unlearn(
     world = _judge(None, t2v, device) if pair.t2v_source == EMBEDDED else None  # its judge knows what is in it
     for name in (each.name for each in what if world and not world.knows(each.name)):
         alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
-        typer.echo(f"unknown  {name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))
+        _tell(f"unknown  {name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))
     referee = (_judge(judge, t2v, device) if judge else world) if videos else None
     unknown = [each.name for each in what if referee and not referee.knows(each.name)]
     if unknown and judge:
@@ -350,7 +392,7 @@ def unlearn(
                 f"{folder} holds another erasure, whose videos are not finished: choose another folder with --out, or "
                 "replace it with --overwrite"
             )
-        typer.echo(f"goes on  with the erasure in {folder}")
+        _tell(f"goes on  with the erasure in {folder}")
     else:
         erasure = run(what, pair, config, images=images, keep=tuple(keep or ()))
     if not accept_weak and method not in AS_PUBLISHED:
@@ -360,9 +402,11 @@ def unlearn(
     _say_check(erasure)
     if videos:
         clips.mkdir(exist_ok=True)
+        if not stopped:
+            context.with_resource(alone_in(clips))
         move(pair.t2i, pair.t2i_source, "cpu")
         move(pair.t2v, pair.t2v_source, device, offload=offload)
-    pages = []
+    pages, figures = [], {}
     for each in what if videos else ():
         groups = ("explicit", "neighbours")
         options: dict[str, Any] = {"videos": videos, "seed": 1000 + seed, "groups": groups, "clips": clips}
@@ -370,21 +414,23 @@ def unlearn(
         home = folder if len(what) == 1 else folder / file_name(each.name)
         home.mkdir(exist_ok=True)
         pages.append(write_report(home, evaluation))
-        typer.echo(f"\n{each.name}\n{table(evaluation)}\n")
+        figures[each.name] = document(evaluation)
+        _tell(f"\n{each.name}\n{table(evaluation, _width())}\n")
     shutil.rmtree(clips, ignore_errors=True)
-    typer.echo(f"erasure  {folder}")
+    _tell(f"erasure  {folder}")
     for part in erasure.provenance["parts"]:
         if kind is None and part["kind"] != "object":
-            typer.echo(f"kind     of {part['concept']}: {part['kind']}")
+            _tell(f"kind     of {part['concept']}: {part['kind']}")
         if "anchor" in part:
-            typer.echo(f"instead  of {part['concept']}: {part['anchor'] or 'nothing'}")
+            _tell(f"instead  of {part['concept']}: {part['anchor'] or 'nothing'}")
         if "stopped" in part:
-            typer.echo(f"stopped  because {part['stopped']}")
+            _tell(f"stopped  because {part['stopped']}")
     for page in pages:
-        typer.echo(f"report   {page}")
+        _tell(f"report   {page}")
     if pages:
         where = shlex.quote(str(folder)) + (f" --concept {shlex.quote(what[0].name)}" if len(what) > 1 else "")
-        typer.echo(f"next     unreel evaluate {where}; unreel attack {where}")
+        _tell(f"next     unreel evaluate {where}; unreel attack {where}")
+    _result({"erasure": folder, **_described(erasure), "reports": pages, "evaluations": figures})
 
 
 @app.command()
@@ -413,6 +459,7 @@ def evaluate(
     dtype: Dtype = Precision.float32,
     offload: Offload = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Did it work, and what else broke? The same prompts and seeds without and with an erasure, judged and measured.
 
@@ -428,7 +475,7 @@ def evaluate(
     from unreel.evaluation import evaluate as run
     from unreel.pair import load_video_model
     from unreel.prompts import GROUPS
-    from unreel.report import table, write_report
+    from unreel.report import document, table, write_report
 
     what, folder = concept_of(worn, concept), out or _home(erasure) / "evaluation"
     placement = _placement(device, dtype, offload)
@@ -438,7 +485,8 @@ def evaluate(
     options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": tuple(group or GROUPS), "given": given}
     evaluation = run(model, worn, referee, concept=what, folder=folder, **options)
     page = write_report(folder, evaluation)
-    typer.echo(f"\n{table(evaluation)}\n\nreport   {page}")
+    _tell(f"\n{table(evaluation, _width())}\n\nreport   {page}")
+    _result({"report": page, **document(evaluation)})
 
 
 @app.command()
@@ -469,6 +517,7 @@ def attack(
     device: Device = "cpu",
     dtype: Dtype = Precision.float32,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try to bring the concept back, without and with the model's weights; the same attacks on the unedited model too.
 
@@ -494,7 +543,8 @@ def attack(
     options: dict[str, Any] = {"attacks": attacks or (), "cases": cases, "budgets": budget or BUDGETS, "steps": steps}
     robustness = run(pair, worn, referee, concept=what, seed=seed, folder=folder, **options)
     page = write_attack_report(folder, robustness)
-    typer.echo(f"\n{attack_table(robustness)}\n\nreport   {page}")
+    _tell(f"\n{attack_table(robustness, _width())}\n\nreport   {page}")
+    _result({"report": page, **robustness.document()})
 
 
 @app.command()
@@ -515,6 +565,7 @@ def generate(
     dtype: Dtype = Precision.float32,
     offload: Offload = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Generate videos from prompts, with any number of erasures on."""
     if not all(text.strip() for text in prompt):
@@ -538,7 +589,10 @@ def generate(
     clips = run(model.pipeline, list(prompt), [seed + i for i in range(len(prompt))], model.settings)
     for file, clip in zip(files, clips, strict=True):
         write_mp4(file, clip, model.settings.fps)
-        typer.echo(file)
+        _tell(file)
+    _result(
+        [{"prompt": text, "seed": seed + i, "file": file} for i, (text, file) in enumerate(zip(prompt, files, strict=True))]
+    )
 
 
 @app.command()
@@ -562,6 +616,7 @@ def export(
     overwrite: Overwrite = False,
     accept_weak: AcceptWeak = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
     from unreel.erasure import Erasure, require_new
@@ -580,13 +635,14 @@ def export(
     least = 0.0 if accept_weak else LEAST_KEPT
     made = run(worn, model, out, format=format, tolerance=tolerance, overwrite=overwrite, least=least)
     for name, ranks in made.ranks.items():
-        typer.echo(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
-    typer.echo(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")
+        _tell(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
+    _tell(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")
     moved, now = (f"{100 * share:.2f} %" for share in made.moved)
-    typer.echo(f"moved    unrelated prompts by {now}; by {moved} with the erasure itself")
+    _tell(f"moved    unrelated prompts by {now}; by {moved} with the erasure itself")
     if made.left_out:
-        typer.echo(f"left out {len(made.left_out)} changes that {format} cannot hold: {summarise(made.left_out)}")
-    typer.echo(f"written  {out}, {made.megabytes:.2f} MB")
+        _tell(f"left out {len(made.left_out)} changes that {format} cannot hold: {summarise(made.left_out)}")
+    _tell(f"written  {out}, {made.megabytes:.2f} MB")
+    _result({"export": out, **dataclasses.asdict(made)})
 
 
 @app.command()
@@ -600,6 +656,7 @@ def combine(
     overwrite: Overwrite = False,
     accept_weak: AcceptWeak = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make one erasure of several that were made for the same text encoder: it does what all of them do.
 
@@ -630,7 +687,8 @@ def combine(
         require_strong(total)
     total.save_pretrained(out, overwrite=overwrite)
     _say_check(total)
-    typer.echo(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
+    _tell(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
+    _result({"erasure": out, **_described(total)})
 
 
 @app.command()
@@ -641,6 +699,7 @@ def check(
             help="folders of pipelines or of text encoders, hub ids, or 'embedded' (the default)", show_default=False
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say which models share which text encoders, by comparing every weight and the tokenizers.
 
@@ -653,25 +712,27 @@ def check(
     folders: dict[str, Path] = {}
     for model in models or [EMBEDDED]:
         folders |= embedded if model == EMBEDDED else {model: fetch(model)}
-    encoders = [encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)]
-    typer.echo("\n\n".join(map(str, grouped(encoders))))
+    groups = grouped([encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)])
+    _tell("\n\n".join(map(str, groups)))
+    _result([group.document() for group in groups])
 
 
 @app.command()
-def families() -> None:
+def families(as_json: AsJson = False) -> None:
     """List the pipelines that unreel knows, by the text encoder that they read prompts with."""
     from textwrap import fill
 
     from unreel.families import FAMILIES
 
     for family in FAMILIES:
-        typer.echo(family.name)
+        _tell(family.name)
         rows = {"video": family.t2v, "image": family.t2i, "from one frame": family.one_frame}
         for label, names in {"text encoder": [family.text_encoder], **rows}.items():
-            typer.echo(fill(f"  {label:<16}{', '.join(names) or '-'}", 100, subsequent_indent=" " * 18))
-        typer.echo()
-    typer.echo("Pipelines of a family usually share the text encoder: `unreel check MODEL MODEL` tells of yours.")
-    typer.echo("From one frame: methods that need images can take single frames that the video pipeline makes.")
+            _tell(fill(f"  {label:<16}{', '.join(names) or '-'}", 100, subsequent_indent=" " * 18))
+        _tell("")
+    _tell("Pipelines of a family usually share the text encoder: `unreel check MODEL MODEL` tells of yours.")
+    _tell("From one frame: methods that need images can take single frames that the video pipeline makes.")
+    _result([dataclasses.asdict(family) for family in FAMILIES])
 
 
 def main() -> None:
@@ -684,7 +745,7 @@ def main() -> None:
         message = str(error)
     except OSError as error:  # no space, no permission: where it happened is in the file name
         message = f"{error.filename or 'the output'}: {error.strerror or error}"
-    typer.echo(f"unreel: {message}", err=True)
+    typer.echo(f"unreel: {shortened(message)}", err=True)
     sys.exit(2)
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from unreel.errors import UnreelError, summarise
 from unreel.families import text_encoders
+from unreel.record import require_record
 from unreel.weights import (
     Change,
     Fingerprint,
@@ -292,7 +293,7 @@ class Erasure:
             provenance = json.loads((folder / PROVENANCE_FILE).read_text())
             provenance.pop("encoder_identity")
             structures = [provenance.pop("structure"), *(it["structure"] for it in provenance.pop(_OTHERS_KEY, []))]
-            _require_parts(provenance)
+            require_record(provenance)
             edits = []
             for i, structure in reversed(list(enumerate(structures))):  # the first one's tensors are those that are left
                 own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
@@ -354,20 +355,6 @@ def _require_sound(tensors: dict[str, torch.Tensor]) -> None:
             up, down = tensors.get(base + _UP), tensors.get(base + _DOWN)
             if up is None or down is None or up.ndim != 2 or down.ndim != 2 or up.shape[1] != len(down):
                 raise ValueError(f"{base} is half a product")
-
-
-def _require_parts(provenance: dict[str, Any]) -> None:
-    """Raises ValueError unless a record says what every erasure's does."""
-    kinds = {"concept": str, "kind": str, "synonyms": list, "method": str, "settings": dict}
-    parts = provenance.get("parts")
-    if not isinstance(parts, list) or not parts or not isinstance(provenance.get("versions"), dict):
-        raise ValueError("its record names no concepts or versions")
-    for part in parts:
-        for name, kind in kinds.items():
-            if not isinstance(part.get(name), kind):
-                raise ValueError(f"its record has no {name}")
-    if not isinstance(provenance.get("encoder"), str):
-        raise ValueError("its record does not say which text encoder it is of")
 
 
 def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+LONGEST = 1000  # characters of a message that people read
+
 
 class UnreelError(Exception):
     """Bad input or an impossible request. The command line prints it as one line and exits with code 2."""
@@ -12,3 +14,10 @@ def summarise(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def shortened(message: str) -> str:
+    """A message on one line; of one that is too long to read, beginning and end."""
+    line = " ".join(message.split())
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"

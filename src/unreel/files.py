@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from unreel.errors import UnreelError
 
+LOCK_FILE = ".lock"
 LONGEST_NAME = 60  # letters, of what a text gives a file; bytes are at most four times as many
 
 
@@ -26,6 +27,22 @@ def file_name(text: str) -> str:
     if name == plain:
         return name
     return "-".join(part for part in (name, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]) if part)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Inside, no other process does this in `folder`. Raises UnreelError if one does; one that was killed does not."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK_FILE, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UnreelError(f"another process works in {folder.parent}: wait for it, or choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Knows the errors of torch, safetensors and the hub; knows no models.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,9 +50,9 @@ REFUSED_PICKLE = (
 
 @contextmanager
 def loading(
-    source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, size: Callable[[], float] | None = None
+    source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, size: float | None = None
 ) -> Iterator[None]:
-    """Raises what goes wrong inside as UnreelError. `size()` is how many GiB the weights take, asked if they do not fit."""
+    """Raises what goes wrong inside as UnreelError. `size` is how many GiB the weights take."""
     from huggingface_hub import errors
     from safetensors import SafetensorError
 
@@ -66,6 +66,26 @@ def loading(
         raise UnreelError(_at_the_hub(source, error) or _other(source, error)) from error
 
 
+@contextmanager
+def only_our_bars(bars: bool = False) -> Iterator[None]:
+    """Inside, other libraries draw no progress bars, unless `bars`: of what is loaded in a moment, nobody reads one."""
+    from diffusers.utils import logging as of_diffusers
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as of_transformers
+
+    shown = [logging for logging in (of_diffusers, of_transformers) if logging.is_progress_bar_enabled()]
+    downloads = not are_progress_bars_disabled()
+    try:
+        for logging in shown if not bars else ():
+            logging.disable_progress_bar()
+        yield
+    finally:
+        for logging in shown:
+            logging.enable_progress_bar()
+        if downloads and are_progress_bars_disabled():  # transformers takes the hub's along
+            enable_progress_bars()
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and those that led to it: libraries wrap what the hub raised in errors that say less."""
     while error is not None:
@@ -73,8 +93,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _too_large(source: str, device: str, dtype: torch.dtype, size: Callable[[], float] | None) -> str:
-    needs = f", its weights alone take {size():.1f} GiB in {dtype}" if size else ""
+def _too_large(source: str, device: str, dtype: torch.dtype, size: float | None) -> str:
+    needs = f", its weights alone take {size:.1f} GiB in {dtype}" if size else ""
     ways = ["--dtype bfloat16"] if dtype.itemsize > 2 else []
     ways += ["--device cpu"] if device != "cpu" else []
     return f"{source} does not fit into the memory of {device}{needs}: try {' or '.join(ways or ['a smaller model'])}"

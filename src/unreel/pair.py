@@ -16,7 +16,7 @@ from torch import nn
 from unreel.conditioner import Conditioner, words_of
 from unreel.errors import UnreelError, summarise
 from unreel.families import FAMILIES, frames_argument, known, makes_videos, text_encoders
-from unreel.loading import loading, require_place, require_source
+from unreel.loading import loading, only_our_bars, require_place, require_source
 from unreel.memory import enough_memory
 from unreel.sharing import (
     INDEX_FILE,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+LARGE = 4.0  # GiB of weights that take long enough to load for a bar to be read
 SETTINGS_FILE, WORLD_FILE = "unreel.json", "world.json"
 # What a configuration calls a model -> the class of transformers that is its encoder, without a head that writes.
 TEXT_ENCODERS = {
@@ -187,7 +188,8 @@ def load_pipeline(
     # Where there are weights by the plain name, those are loaded.
     variants = [it for it in _variants(source, folder, parts) if it]
     options |= {"variant": variants[0]} if variants else {}
-    with loading(source, device, precision, lambda: _size(folder, parts, precision)):
+    size = _size(folder, parts, precision)
+    with loading(source, device, precision, size), only_our_bars(bars=size > LARGE):
         kind = getattr(diffusers, index["_class_name"])
         try:
             pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
@@ -294,7 +296,8 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
         raise UnreelError(f"{folder} holds no text encoder that unreel knows: it knows {known_ones}, without own code")
     which = {"variant": variant_of(folder), "use_safetensors": True}
     words = tokenizer_folder(folder)
-    with loading(str(folder), device, precision, lambda: _size(folder.parent, {folder.name: "transformers"}, precision)):
+    size = _size(folder.parent, {folder.name: "transformers"}, precision)
+    with loading(str(folder), device, precision, size), only_our_bars(bars=size > LARGE):
         kind = getattr(transformers, TEXT_ENCODERS[names[0]])
         encoder, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **which)
         missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))

@@ -67,23 +67,32 @@ def cell(figure: Figure) -> str:
     return f"{' -> '.join(values)} {interval(list(figure.estimates.values())[-1], figure.unit)}".strip()
 
 
-def table(evaluation: Evaluation) -> str:
-    """The figures that matter most, as text: a row for each group, then what concerns all of them."""
+def table(evaluation: Evaluation, width: int) -> str:
+    """The figures that matter most, as text: a row for each group, then what concerns all of them. One table below the
+    other where it would be wider than `width` characters.
+    """
     found = {(figure.metric, figure.group): figure for figure in evaluation.figures}
     columns = [(metric, title) for metric, title in COLUMNS if any(key[0] == metric for key in found)]
-    rows = [["prompts: original -> edited [95 %]", *(title for _, title in columns)]]
+    rows = [["original -> edited [95 %]", *(title for _, title in columns)]]
     for name in evaluation.groups:
         cells = [cell(found[metric, name]) if (metric, name) in found else "" for metric, _ in columns]
         rows.append([TITLES.get(name, name), *cells])
     general = [[figure.title, cell(figure)] for figure in evaluation.figures if not figure.group]
-    return f"{align(rows)}\n\n{align(general)}"
+    return f"{align(rows, width)}\n\n{align(general, width)}"
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as columns two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+def align(rows: Sequence[Sequence[str]], width: int) -> str:
+    """Rows of text as columns two spaces apart; the columns that do not fit into `width` characters follow below, beside
+    the first one again.
+    """
+    columns = [[text.ljust(max(map(len, column))) for text in column] for column in zip(*rows, strict=True)]
+    first, tables = columns[0], [[columns[0]]]
+    for column in columns[1:]:
+        taken = sum(len(each[0]) + 2 for each in tables[-1])
+        if len(tables[-1]) > 1 and taken + len(column[0]) > width:
+            tables.append([first])
+        tables[-1].append(column)
+    return "\n\n".join("\n".join("  ".join(row).rstrip() for row in zip(*each, strict=True)) for each in tables)
 
 
 def document(evaluation: Evaluation) -> dict[str, Any]:
@@ -188,11 +197,11 @@ def loss_points(losses: list[float], width: int = 600, height: int = 120) -> str
     return " ".join(f"{i * width / last:.1f},{height - (loss - low) * height / span:.1f}" for i, loss in enumerate(losses))
 
 
-def attack_table(robustness: Robustness) -> str:
-    """Success of each attack at each budget, as text."""
+def attack_table(robustness: Robustness, width: int) -> str:
+    """Success of each attack at each budget, as text that is at most `width` characters wide, if it can be."""
     head = [f"{arm}, {budget} video{'s' if budget > 1 else ''}" for arm in ARMS for budget in robustness.budgets]
     rows = [[row["attack"], "yes" if row["needs_weights"] else "no", *row["cells"]] for row in _attack_rows(robustness)]
-    return align([["attack", "weights", *head], *rows])
+    return align([["attack", "weights", *head], *rows], width)
 
 
 def _attack_rows(robustness: Robustness) -> list[dict[str, Any]]:

@@ -116,6 +116,17 @@ class Group:
             lines.append(f"    differs from {self.nearest.title} in {' and in '.join(where)}")
         return "\n".join(lines)
 
+    def document(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "encoders": [{"model": it.source, "name": it.name, "precision": it.precision} for it in self.members],
+            "class": self.members[0].kind,
+            "weights": self.members[0].weights,
+            "shared": self.shared,
+            "nearest": self.nearest.title if self.nearest else None,
+            "differs": self.differs,
+        }
+
 
 def read_json(file: Path) -> dict[str, Any]:
     try:

@@ -217,8 +217,6 @@ def was_asked_for(
     parts, conditioners = erasure.provenance["parts"], list(pair.conditioners().values())
     wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
     made_on = (pair.t2i_source, str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
-    check = erasure.provenance.get(CHECK)
-    sound = isinstance(check, dict) and isinstance(check.get("summary"), str) and isinstance(check.get("shortfalls"), list)
 
     def same(part: dict[str, Any], concept: Concept) -> bool:
         said = (part["concept"], part["kind"], tuple(part["synonyms"]), METHODS.get(part["method"]), part["settings"])
@@ -229,7 +227,7 @@ def was_asked_for(
         return part["anchor"] == anchor_for(concept, concepts, conditioners[0], pair.vocabulary)
 
     return (
-        sound
+        CHECK in erasure.provenance
         and images is None
         and made_on == (erasure.provenance.get("encoder"), erasure.provenance.get("dtype"))
         and len(parts) == len(concepts)
