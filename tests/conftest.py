@@ -31,6 +31,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from unreel import selfcheck, unlearning
 from unreel.errors import UnreelError
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
 
@@ -147,6 +148,14 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Self-checks on few prompts, and few words looked at for what is near: for tests of something else."""
+    for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
+        monkeypatch.setattr(selfcheck, name, 4)
+    monkeypatch.setattr(unlearning, "LOOKED_AT", 12)
 
 
 class FakeJudge:

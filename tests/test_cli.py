@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from unreel.families import FAMILIES
 from unreel.files import alone_in
 from unreel.prompts import GROUPS
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 
 def run(capsys, monkeypatch, *arguments):
     """Exit code, standard output and standard error of one command."""
@@ -36,13 +39,32 @@ def command(capsys, monkeypatch, tmp_path):
     return lambda *arguments: run(capsys, monkeypatch, *arguments)
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    folder = tmp_path / "models"
-    pair = make_pair()
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of a tiny image and video model, which all tests share."""
+    folder, pair = tmp_path_factory.mktemp("models"), make_pair()
     pair.t2i.save_pretrained(folder / "t2i")
     pair.t2v.save_pretrained(folder / "t2v")
-    return ["--t2i", folder / "t2i", "--t2v", folder / "t2v"]
+    return folder
+
+
+@pytest.fixture
+def tiny(models):
+    return ["--t2i", models / "t2i", "--t2v", models / "t2v"]
+
+
+@pytest.fixture(scope="session")
+def cat(models, tmp_path_factory):
+    """The folder of an erasure of "cat" for the tiny models, which all tests share."""
+    pair = load_pair(str(models / "t2i"), str(models / "t2v"))
+    return unlearning.unlearn("cat", pair).save_pretrained(tmp_path_factory.mktemp("erasure") / "cat")
+
+
+@pytest.fixture
+def made(cat, tiny, tmp_path):
+    """The arguments that go with a copy of it, and make short videos."""
+    shutil.copytree(cat, tmp_path / "made")
+    return ["made", "--t2v", tiny[3], "--judge", "embedded", "--frames", "4"]
 
 
 PAPER = ["--method", "few-shot"]
@@ -344,28 +366,17 @@ def test_quiet_draws_no_bars_and_says_the_same(tiny, tmp_path):
     assert loud.returncode == quiet.returncode == 0, loud.stderr + quiet.stderr
     assert "unlearning" in loud.stderr and quiet.stderr == ""
     assert quiet.stdout == loud.stdout.replace("loud", "quiet")
-    command = [sys.executable, "-m", "unreel.cli", "generate", "a castle", "--steps", "1", "--quiet"]
-    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert made.returncode == 0 and made.stderr == ""
 
 
-def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command, tiny, tmp_path):
-    command("unlearn", "cat", *tiny, WEAK, "--out", "made", "--videos", "0")
+def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command, made, tmp_path):
     code, _, err = command("generate", "a cat", "--erasure", "made", "--out", "videos")
     assert code == 2 and "another text encoder" in err
     assert not (tmp_path / "videos").exists()
 
 
-def made(command, tiny) -> list:
-    """An erasure of "cat" for the tiny models, and the arguments that go with it."""
-    code, _, err = command("unlearn", "cat", *tiny, WEAK, "--out", "made", "--videos", "0")
-    assert code == 0, err
-    return ["made", "--t2v", tiny[3], "--judge", "embedded"]
-
-
-def test_evaluate_prints_and_saves_one_table_and_a_page(command, tiny, tmp_path):
+def test_evaluate_prints_and_saves_one_table_and_a_page(command, made, tmp_path):
     (tmp_path / "mine.csv").write_text("prompt,group,label\na dog on the moon,moon,dog\n")
-    code, out, err = command("evaluate", *made(command, tiny), "--videos", "2", "--prompts", "mine.csv")
+    code, out, err = command("evaluate", *made, "--steps", "2", "--videos", "2", "--prompts", "mine.csv")
     assert code == 0, err
     figures = json.loads((tmp_path / "made" / "evaluation" / "metrics.json").read_text())["figures"]
     assert set(figures) == {*GROUPS, "moon", "all"}
@@ -374,8 +385,8 @@ def test_evaluate_prints_and_saves_one_table_and_a_page(command, tiny, tmp_path)
     assert Erasure.from_pretrained(tmp_path / "made").concepts == ["cat"]
 
 
-def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, tmp_path):
-    arguments = [*made(command, tiny), *tiny[:2], "--cases", "2", "--steps", "1", "--budget", "1", "--budget", "2"]
+def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_path):
+    arguments = [*made, *tiny[:2], "--cases", "2", "--budget", "1", "--budget", "2", "--steps", "1", "--video-steps", "2"]
     code, out, err = command("attack", *arguments)
     assert code == 0, err
     attacks = json.loads((tmp_path / "made" / "attacks" / "attacks.json").read_text())["attacks"]
@@ -404,9 +415,7 @@ def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, tmp_path):
         (["attack", "made"], "another text encoder"),
     ],
 )
-def test_bad_input_to_evaluate_and_attack_writes_nothing(command, tiny, tmp_path, arguments, message):
-    if arguments[1] == "made":
-        made(command, tiny)
+def test_bad_input_to_evaluate_and_attack_writes_nothing(command, made, tmp_path, arguments, message):
     (tmp_path / "photo.png").write_text("mine")
     (tmp_path / "empty.csv").write_text("prompt\n")
     before = sorted(tmp_path.rglob("*"))
@@ -417,24 +426,17 @@ def test_bad_input_to_evaluate_and_attack_writes_nothing(command, tiny, tmp_path
 
 
 def test_a_judge_that_does_not_know_the_concept_is_refused(command, tiny, tmp_path):
-    command("unlearn", "submarine", *tiny, WEAK, "--out", "made", "--videos", "0")
+    learned = command("unlearn", "submarine", *tiny, *PAPER, "--shots", "1", "--out", "made", "--videos", "0")
+    assert learned[0] == 0, learned
     for verb in ("evaluate", "attack"):
         code, _, err = command(verb, "made", "--judge", "embedded")
         assert code == 2 and "does not know 'submarine'" in err
     assert not (tmp_path / "made" / "evaluation").exists() and not (tmp_path / "made" / "attacks").exists()
 
 
-def test_an_evaluation_killed_at_any_moment_goes_on_and_ends_the_same(command, tiny, tmp_path):
-    arguments = [
-        "evaluate",
-        *map(str, made(command, tiny)),
-        "--videos",
-        "4",
-        "--group",
-        "explicit",
-        "--group",
-        "neighbours",
-    ]
+def test_an_evaluation_killed_at_any_moment_goes_on_and_ends_the_same(command, made, tmp_path):
+    groups = ["--group", "explicit", "--group", "neighbours"]
+    arguments = ["evaluate", *map(str, made), "--steps", "8", "--videos", "4", *groups]
     assert command(*arguments, "--out", "whole")[0] == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "unreel.cli", *arguments, "--out", "killed"], cwd=tmp_path, stderr=subprocess.DEVNULL

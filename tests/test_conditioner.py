@@ -5,6 +5,7 @@ import diffusers
 import pytest
 import torch
 import transformers
+from pipelines import PIPELINES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from unreel import Concept, UnreelError, unlearn
@@ -42,6 +43,20 @@ def test_gradients_reach_exactly_the_chosen_parameters(pair, which, expected):
     reached = {name for name, p in conditioner.text_encoder.named_parameters() if p.grad is not None}
     assert reached == {name for name, _ in conditioner.text_encoder.named_parameters() if expected(name)}
     assert reached == set(chosen)
+
+
+def test_no_other_text_encoder_is_asked_for_what_this_one_reads():
+    """HunyuanVideo has its large one read every prompt before CLIP gets to see it."""
+    pipeline = PIPELINES["HunyuanVideoPipeline"]()
+    pipeline.set_progress_bar_config(disable=True)
+    conditioner, calls = Conditioner.of(pipeline, "text_encoder_2"), []
+    pipeline.text_encoder.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    alone = [Conditioner.of(pipeline, "text_encoder_2").tokenize([text]).ids for text in ("a cat", "a dog")]
+    before = len(calls)
+    assert [conditioner.tokenize([text]).ids.tolist() for text in ("a cat", "a dog")] == [ids.tolist() for ids in alone]
+    conditioner.tokenize(["a cat", "a dog", "a much longer prompt"])
+    assert before == 2 and len(calls) == 3  # once for each conditioner, to see what it writes
+    assert "forward" not in vars(pipeline.text_encoder)
 
 
 def test_a_copy_of_a_tokenizer_has_the_same_words(pair):

@@ -1,6 +1,7 @@
 """Guarantees of the embedded pair as shipped: it works, it transfers, and nothing is left behind."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from unreel.judges import found, load_judge
 from unreel.pair import EMBEDDED_FOLDER
 from unreel.report import write_report
 
+ROUNDING = 1e-9
+
 
 @pytest.fixture(scope="module")
 def judge():
@@ -20,6 +23,21 @@ def judge():
 @pytest.fixture(scope="module")
 def erasure(embedded):
     return unlearn("Tokyo Tower", embedded)
+
+
+@pytest.fixture(scope="module")
+def evaluated(embedded, judge, tmp_path_factory):
+    """How erasures do on the same prompts and seeds, for which the original model makes its videos once; in half as many
+    steps as it usually takes, which makes nothing easier.
+    """
+    model = replace(embedded.video, settings=replace(embedded.settings, steps=6))
+    options = {"videos": 10, "groups": ["explicit", "unrelated"], "clips": tmp_path_factory.mktemp("clips")}
+    return lambda erasure: evaluate(model, erasure, judge, **options)
+
+
+@pytest.fixture(scope="module")
+def run(evaluated, erasure):
+    return evaluated(erasure)
 
 
 def test_both_models_see_the_same_text_encoder_yet_are_models_of_their_own(embedded):
@@ -36,8 +54,7 @@ def test_weights_are_small_fp16_safetensors():
     assert not [file for file in EMBEDDED_FOLDER.rglob("*") if file.suffix in (".bin", ".pt", ".ckpt")]
 
 
-def test_unlearning_in_the_image_model_reaches_the_video_model(embedded, erasure, judge):
-    run = evaluate(embedded.video, erasure, judge, videos=10, groups=["explicit", "unrelated"])
+def test_unlearning_in_the_image_model_reaches_the_video_model(run):
     concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
     assert concept.before.value >= 0.8
     assert concept.after.value == 0
@@ -47,9 +64,8 @@ def test_unlearning_in_the_image_model_reaches_the_video_model(embedded, erasure
     assert run.figure("judge_floor").before.value <= 0.1
 
 
-def test_the_papers_method_reaches_the_video_model_too(embedded, judge):
-    erasure = unlearn("Tokyo Tower", embedded, FewShotConfig(**embedded.settings.few_shot))
-    run = evaluate(embedded.video, erasure, judge, videos=10, groups=["explicit", "unrelated"])
+def test_the_papers_method_reaches_the_video_model_too(embedded, evaluated):
+    run = evaluated(unlearn("Tokyo Tower", embedded, FewShotConfig(**embedded.settings.few_shot)))
     concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
     assert concept.before.value >= 0.8
     assert concept.after.value <= 0.3
@@ -90,17 +106,16 @@ def test_the_judge_understands_names_and_their_other_wordings(judge):
     assert judge.wordings("a submarine") == []
 
 
-def test_metrics_file_holds_what_programs_need(embedded, erasure, judge, tmp_path):
+def test_metrics_file_holds_what_programs_need(erasure, run, tmp_path):
     folder = erasure.save_pretrained(tmp_path / "run")
-    run = evaluate(embedded.video, erasure, judge, videos=2, groups=["explicit", "neighbours"])
     write_report(folder, run)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["concept"], metrics["kind"], metrics["methods"]) == ("Tokyo Tower", "object", ["text-ablation"])
     assert metrics["judge"]["error"]["concept_accuracy"] > 0.9 and metrics["versions"]["torch"]
-    for group, metric in (("explicit", "concept_found"), ("neighbours", "label_found")):
+    for group, metric in (("explicit", "concept_found"), ("unrelated", "label_found")):
         for when in ("before", "after"):
             share = metrics["figures"][group][metric][when]
-            assert share["n"] == 2 and 0 <= share["ci"][0] <= share["value"] <= share["ci"][1] <= 1
+            assert share["n"] == 10 and 0 <= share["ci"][0] <= share["value"] <= share["ci"][1] + ROUNDING <= 1 + ROUNDING
     for cost in ("unlearning_seconds", "peak_memory", "artifact_size", "generation_seconds"):
         assert metrics["figures"]["all"][cost]["after"]["value"] > 0
     assert Erasure.from_pretrained(folder).concepts == ["Tokyo Tower"]

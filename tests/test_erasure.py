@@ -7,7 +7,7 @@ from conftest import make_pair, same, weights
 from safetensors.torch import load_file, save_file
 
 from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, unlearn, worn_by
-from unreel.erasure import write_folder
+from unreel.files import write_folder
 from unreel.weights import LowRank
 
 CONFIG = FewShotConfig(learning_rate=1e-2)
@@ -138,7 +138,7 @@ def test_an_interrupted_or_failed_write_leaves_nothing_and_the_old_folder(tmp_pa
         raise error
 
     with pytest.raises((KeyboardInterrupt, UnreelError)):
-        write_folder(tmp_path / "x", fill, overwrite=True)
+        write_folder(tmp_path / "x", fill, "erasure.json", overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["erasure.json"]
 

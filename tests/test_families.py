@@ -29,6 +29,7 @@ from unreel.families import FAMILIES, known, network_of, text_encoders
 from unreel.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
 from unreel.report import write_report
 
+pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]
 QUICK = TextAblationConfig(steps=3, learning_rate=2e-2, forget=20, retain=20, solve_retain=30)
 DISTILLED = "SanaSprintPipeline"

@@ -1,5 +1,6 @@
 """Each metric says what it should of videos whose truth is known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +33,7 @@ def real(embedded):
     """Twelve prompts, said twice with other seeds."""
     names = ["cat", "rocket", "owl", "penguin", "guitar", "castle", "whale", "frog", "apple", "dog", "car", "crown"]
     prompts = [f"a photo of a {name}" for name in names] * 2
-    return generate(embedded.t2v, prompts, list(range(24)), embedded.settings)
+    return generate(embedded.t2v, prompts, list(range(24)), replace(embedded.settings, steps=5))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,9 @@ def scenes(embedded):
     """Videos of cats, and of penguins from the same and from other seeds: two each."""
     asked = {"cat": ("cat", 0), "penguin": ("penguin", 0), "other": ("penguin", 10)}
     return {
-        which: generate(embedded.t2v, [f"a photo of a {name}"] * 2, range(first, first + 2), embedded.settings)
+        which: generate(
+            embedded.t2v, [f"a photo of a {name}"] * 2, range(first, first + 2), replace(embedded.settings, steps=6)
+        )
         for which, (name, first) in asked.items()
     }
 

@@ -125,12 +125,15 @@ def of_hub(kind, message="the hub said so"):
 
 FROM_THE_HUB = [
     (of_hub(errors.GatedRepoError), "own/model is gated: ask for access at https://huggingface.co/own/model"),
-    (of_hub(errors.RepositoryNotFoundError), "the hub has no own/model, or it is private: check the name, or log in"),
-    (of_hub(errors.RemoteEntryNotFoundError), "own/model is no pipeline"),
+    (
+        of_hub(errors.RepositoryNotFoundError),
+        "there is no folder own/model, and the hub has none, or it is private",
+    ),
+    (of_hub(errors.RemoteEntryNotFoundError), "own/model lacks what it should hold"),
     (of_hub(errors.HfHubHTTPError, "429 too many requests"), "the hub refuses own/model"),
     (
         errors.LocalEntryNotFoundError("not here"),
-        "own/model is not complete in the local cache, and the hub cannot be reached",
+        "there is no folder own/model, it is not complete in the local cache, and the hub cannot be reached",
     ),
     (errors.OfflineModeIsEnabled("offline"), "not complete in the local cache, and HF_HUB_OFFLINE forbids to fetch it"),
     (errors.HTTPError("the line broke"), "the hub cannot be reached: connect and try again"),

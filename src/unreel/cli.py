@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from unreel.errors import UnreelError, shortened, summarise
-from unreel.files import alone_in, file_name
+from unreel.files import alone_in, file_name, require_new
 
 SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
 MOST = 100_000  # videos, steps, frames: more would never end
@@ -319,7 +319,7 @@ def unlearn(
     that learn from images.
     """
     from unreel.concept import Concept
-    from unreel.erasure import Erasure, require_new
+    from unreel.erasure import PROVENANCE_FILE, Erasure
     from unreel.unlearning import configure, require_offloadable, was_asked_for
 
     if synonym and len(concept) > 1:
@@ -351,7 +351,7 @@ def unlearn(
     if stopped:
         context.with_resource(alone_in(clips))
     if not stopped:
-        require_new(folder, overwrite)
+        require_new(folder, overwrite, PROVENANCE_FILE)
     lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
     if lost and overwrite:
         _tell(f"replaces {folder}, with its {' and '.join(lost)}")
@@ -619,7 +619,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
-    from unreel.erasure import Erasure, require_new
+    from unreel.erasure import Erasure
     from unreel.export import EXPORT_FILE, LEAST_KEPT, require
 
     require(format, tolerance)
@@ -666,9 +666,9 @@ def combine(
     from functools import reduce
     from operator import add
 
-    from unreel.erasure import CHECK, Erasure, require_new
+    from unreel.erasure import CHECK, PROVENANCE_FILE, Erasure
 
-    require_new(out, overwrite)
+    require_new(out, overwrite, PROVENANCE_FILE)
     parts = [Erasure.from_pretrained(folder) for folder in erasure]
     if len({part.identity for part in parts}) < max(2, len(parts)):
         raise UnreelError("give at least two erasures, each of them once")

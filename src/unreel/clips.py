@@ -18,7 +18,7 @@ from torch import nn
 from unreel.erasure import Erasure, worn_by
 from unreel.errors import UnreelError
 from unreel.families import network_of
-from unreel.files import read_tensors, write_tensors
+from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.pair import VideoModel
 from unreel.video import generate
 from unreel.weights import Fingerprint, precision
@@ -66,9 +66,8 @@ class ClipStore:
         for start in range(0, len(prompts), size):
             texts, numbers = tuple(prompts[start : start + size]), tuple(seeds[start : start + size])
             said = [text if isinstance(text, str) else _digest(text) for text in texts]
-            key = json.dumps([self.identity, erasure.identity if erasure else "", said, numbers])
-            name = hashlib.sha256(key.encode()).hexdigest()[:24]
-            out.append(Batch(self.folder / f"{name}.safetensors", texts, numbers, erasure))
+            file = tensor_file(self.folder, [self.identity, erasure.identity if erasure else "", said, numbers])
+            out.append(Batch(file, texts, numbers, erasure))
         return out
 
     def make(self, batches: Sequence[Batch], what: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from unreel.calls import first_call
+from unreel.calls import Outlines, first_call
 from unreel.errors import UnreelError
 from unreel.families import reading_part, text_encoders
 from unreel.memory import device_of, multiplies_bfloat16
@@ -150,7 +150,7 @@ class Conditioner:
 
     def _asked(self, prompts: list[str]) -> Tokens:
         """What the pipeline calls this text encoder with, the padding included."""
-        with torch.no_grad():
+        with torch.no_grad(), self._others.standing_in():
             called = self.text_encoder if self.called is None else self.called
             given = first_call(called, lambda: encode_prompt(self.pipeline, prompts))
         if given is None:
@@ -158,6 +158,13 @@ class Conditioner:
                 f"{type(self.pipeline).__name__} does not give such prompts to its {type(self.text_encoder).__name__}"
             )
         return Tokens(given.pop("input_ids"), given)
+
+    @cached_property
+    def _others(self) -> Outlines:
+        """The pipeline's other text encoders, some of which it calls before this one, for what this one never reads."""
+        parts = [getattr(self.pipeline, name) for name in text_encoders(self.pipeline)]
+        # Of what torch has compiled, calls cannot be led elsewhere.
+        return Outlines(part for part in parts if part is not self.called and not hasattr(part, "_orig_mod"))
 
     def _reads_prompts(self) -> bool:
         try:

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,8 @@ from torch import nn
 
 from unreel.errors import UnreelError, summarise
 from unreel.families import text_encoders
+from unreel.files import write_folder
+from unreel.loading import loading
 from unreel.record import require_record
 from unreel.weights import (
     Change,
@@ -249,7 +251,7 @@ class Erasure:
             (partial / PROVENANCE_FILE).write_text(json.dumps(document, indent=2) + "\n")
             (partial / CARD_FILE).write_text(_card(self))
 
-        return write_folder(Path(folder), fill, overwrite=overwrite)
+        return write_folder(Path(folder), fill, PROVENANCE_FILE, overwrite=overwrite)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, token: str | None = None, folder: str | Path | None = None
@@ -262,7 +264,7 @@ class Erasure:
         """
         from huggingface_hub import create_repo, upload_folder
 
-        with tempfile.TemporaryDirectory() as parent, _hub(repo_id):
+        with tempfile.TemporaryDirectory() as parent, loading(repo_id):
             made = self.save_pretrained(Path(parent) / "erasure")
             for name in (METRICS_FILE, REPORT_FILE):
                 if folder and (Path(folder) / name).is_file():
@@ -282,7 +284,7 @@ class Erasure:
         if _HUB_ID.fullmatch(str(folder)) and not Path(folder).exists():
             from huggingface_hub import snapshot_download
 
-            with _hub(str(folder)):
+            with loading(str(folder)):
                 folder = snapshot_download(str(folder), allow_patterns=[WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE])
         folder = Path(folder)
         for file in (WEIGHTS_FILE, PROVENANCE_FILE):
@@ -313,29 +315,6 @@ def _note(encoder: nn.Module) -> None:
         setattr(encoder.config, _SAVED, concepts)
     elif hasattr(encoder.config, _SAVED):
         delattr(encoder.config, _SAVED)
-
-
-@contextmanager
-def _hub(repo_id: str) -> Iterator[None]:
-    """What the hub refuses becomes an UnreelError that says what to do."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    page = f"https://huggingface.co/{repo_id}"
-    try:
-        yield
-    except UnreelError:
-        raise
-    except GatedRepoError as error:
-        raise UnreelError(f"{repo_id} is gated: accept its terms on {page} and log in with `hf auth login`") from error
-    except RepositoryNotFoundError as error:
-        raise UnreelError(
-            f"there is no folder {repo_id}, and on the hub it is missing or private: check the name, or log in with "
-            "`hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise UnreelError(f"there is no folder {repo_id}, and the hub cannot be reached to look for it there") from error
-    except Exception as error:  # a broken connection has the class of whatever library huggingface_hub speaks through
-        raise UnreelError(f"no luck with {repo_id} on the hub: {' '.join(str(error).split())[:300]}") from error
 
 
 def _numbered(i: int, name: str) -> str:
@@ -382,52 +361,6 @@ def worn_by(pipeline: "DiffusionPipeline") -> list[Erasure]:
 def worn_on(text_encoder: nn.Module) -> list[Erasure]:
     """The erasures that are on a text encoder, in the order in which they were put on."""
     return owners_on(text_encoder)
-
-
-def require_new(folder: Path, overwrite: bool, marker: str = PROVENANCE_FILE) -> None:
-    """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created.
-
-    Only a folder of the same sort is ever replaced, which the file `marker` tells, or an empty one, so that a slip of the
-    hand loses nothing else.
-    """
-    if folder.exists() and not overwrite:
-        raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
-    if folder.exists() and not (folder / marker).is_file() and (folder.is_file() or any(folder.iterdir())):
-        kind = Path(marker).stem
-        raise UnreelError(f"{folder} exists and is no {kind}, so --overwrite does not replace it: choose another folder")
-    parent = folder.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent):
-            pass
-    except OSError as error:
-        raise UnreelError(f"cannot write to {parent}: {error.strerror}") from error
-
-
-def write_folder(
-    folder: Path, fill: Callable[[Path], None], *, overwrite: bool = False, marker: str = PROVENANCE_FILE
-) -> Path:
-    """Fill a temporary folder beside `folder`, then rename it: a killed or failed write leaves nothing behind."""
-    from safetensors import SafetensorError
-
-    require_new(folder, overwrite, marker)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
-    try:
-        fill(partial)
-        for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
-            file.chmod(0o755 if file.is_dir() else 0o644)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=partial.parent))
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            partial.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
 
 def _card(erasure: Erasure, source: str = "path/to/this/folder", figures: str = "") -> str:

@@ -15,10 +15,10 @@ from torch import nn
 
 from unreel.concept import Concept
 from unreel.conditioner import Conditioner, encode_prompt
-from unreel.erasure import Edit, Erasure, require_new, worn_by, write_folder
+from unreel.erasure import Edit, Erasure, worn_by
 from unreel.errors import UnreelError
 from unreel.families import text_encoders
-from unreel.files import write_json
+from unreel.files import require_new, write_folder, write_json
 from unreel.vocabulary import EVERYDAY
 from unreel.weights import Change, LowRank, portable
 
@@ -142,7 +142,7 @@ def export(
         made.append(Export(format, erasure.concepts, size / 1e6, ranks, lost, kept, moved))
         write_json(partial / EXPORT_FILE, asdict(made[0]))
 
-    write_folder(folder, fill, overwrite=overwrite, marker=EXPORT_FILE)
+    write_folder(folder, fill, EXPORT_FILE, overwrite=overwrite)
     return made[0]
 
 

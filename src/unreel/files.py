@@ -5,8 +5,10 @@ they mean.
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,53 @@ def replacing(file: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def require_new(folder: Path, overwrite: bool, marker: str) -> None:
+    """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created.
+
+    Only a folder of the same sort is ever replaced, which the file `marker` tells, or an empty one, so that a slip of the
+    hand loses nothing else.
+    """
+    if folder.exists() and not overwrite:
+        raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
+    if folder.exists() and not (folder / marker).is_file() and (folder.is_file() or any(folder.iterdir())):
+        kind = Path(marker).stem
+        raise UnreelError(f"{folder} exists and is no {kind}, so --overwrite does not replace it: choose another folder")
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent):
+            pass
+    except OSError as error:
+        raise UnreelError(f"cannot write to {parent}: {error.strerror}") from error
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, overwrite: bool = False) -> Path:
+    """Fill a temporary folder beside `folder`, then rename it: a killed or failed write leaves nothing behind.
+
+    Raises UnreelError as `require_new` does, and if it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    require_new(folder, overwrite, marker)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
+    try:
+        fill(partial)
+        for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=partial.parent))
+            folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
 def write_bytes(file: Path, content: bytes) -> None:
     """Write atomically."""
     with replacing(file) as partial:
@@ -77,6 +126,12 @@ def write_text(file: Path, text: str) -> None:
 def write_json(file: Path, document: Any) -> None:
     """Write atomically."""
     write_text(file, json.dumps(document, indent=2) + "\n")
+
+
+def tensor_file(folder: Path, key: Any, prefix: str = "") -> Path:
+    """Where in `folder` the tensors belong that `key`, plain data, decides, so that a cache never mixes them up."""
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    return folder / f"{prefix}{name}.safetensors"
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:

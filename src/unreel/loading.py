@@ -112,17 +112,20 @@ def _at_the_hub(source: str, error: BaseException) -> str | None:
     if met(errors.GatedRepoError):
         return f"{source} is gated: ask for access at https://huggingface.co/{source}, then log in with `hf auth login`"
     if met(errors.RepositoryNotFoundError):
-        return f"the hub has no {source}, or it is private: check the name, or log in with `hf auth login`"
+        return (
+            f"there is no folder {source}, and the hub has none, or it is private: check the name, or log in with "
+            "`hf auth login`"
+        )
     if met(errors.OfflineModeIsEnabled):
         return f"{source} is not complete in the local cache, and HF_HUB_OFFLINE forbids to fetch it: unset it"
     if met(errors.RemoteEntryNotFoundError):
-        return f"{source} is no pipeline: {_reason(error)}"
+        return f"{source} lacks what it should hold: {_reason(error)}"
     if met(errors.HfHubHTTPError):
         return f"the hub refuses {source}: {_reason(error)}"
     if met(errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError, errors.HTTPError, ConnectionError):
         return (
-            f"{source} is not complete in the local cache, and the hub cannot be reached: connect and try again, what "
-            "has been fetched is kept"
+            f"there is no folder {source}, it is not complete in the local cache, and the hub cannot be reached: connect "
+            "and try again, what has been fetched is kept"
         )
     return None
 

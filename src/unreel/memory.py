@@ -26,6 +26,20 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 @contextmanager
+def forwarding(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, calls of the module are calls of `forward`."""
+    own = vars(module).get("forward")  # somebody's own, as accelerate's hooks
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward  # and the class's own is back
+        else:
+            module.forward = own
+
+
+@contextmanager
 def checkpointing(layers: Iterable[nn.Module], network: Any = None) -> Iterator[None]:
     """Keep no activations inside `layers` of text encoders and the blocks of a denoising `network`: the way back computes
     them again, to the same numbers (Chen et al., arXiv 1604.06174). Raises UnreelError for a network that cannot.
@@ -39,11 +53,7 @@ def checkpointing(layers: Iterable[nn.Module], network: Any = None) -> Iterator[
                 raise UnreelError(f"{type(network).__name__} has no gradient checkpointing: leave it out") from error
             afterwards.callback(network.disable_gradient_checkpointing)
         for layer in layers:
-            if "forward" in vars(layer):  # somebody's own, as accelerate's hooks
-                afterwards.callback(setattr, layer, "forward", layer.forward)
-            else:
-                afterwards.callback(delattr, layer, "forward")  # and the class's own is back
-            layer.forward = partial(_twice, layer.forward)
+            afterwards.enter_context(forwarding(layer, partial(_twice, layer.forward)))
         yield
 
 

@@ -15,10 +15,15 @@ _PART: dict[str, Shape] = {
     "synonyms": [str],
     "method": str,
     "settings": dict,
+}
+_ALSO_IN_PART: dict[str, Shape] = {
+    "anchor": str,
+    "losses": [float, [float]],
+    "stopped": str,
+    "images": str,
     "seconds": float,
     "peak_memory_gib": float,
 }
-_ALSO_IN_PART: dict[str, Shape] = {"anchor": str, "losses": [float, [float]], "stopped": str, "images": str}
 _RECORD: dict[str, Shape] = {"encoder": str, "versions": {"unreel": str}, "parts": [dict]}
 _ALSO_IN_RECORD: dict[str, Shape] = {
     "device": str,

@@ -4,8 +4,6 @@ Knows attacks as functions that hand out attempts; knows nothing about how they 
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +24,7 @@ from unreel.errors import UnreelError
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of
 from unreel.families import makes_pictures, text_encoders
-from unreel.files import read_tensors, write_tensors
+from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.judges import Judge
 from unreel.pair import Pair
 from unreel.video import generate_images, to_tensor
@@ -203,8 +201,7 @@ def _attempt(
 ) -> str | torch.Tensor | None:
     """An attack's attempt, searched once and then read from the store's folder."""
     said = [name, store.identity, erasure.identity if erasure else "", case.prompt, place, index, seed, case.steps]
-    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
-    file = store.folder / f"attempt-{key}.safetensors"
+    file = tensor_file(store.folder, said, "attempt-")
     if not file.is_file():
         found = load_attack(name).attempt(case, index, seed + SEEDS_PER_CASE * place)
         if found is None:

@@ -10,8 +10,9 @@ from unreel.metrics import Figure
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     parts = run.erasure.provenance["parts"]
-    yield _exact("unlearning_seconds", "time to unlearn", sum(part["seconds"] for part in parts), "s")
-    yield _exact("peak_memory", "peak memory while unlearning", max(part["peak_memory_gib"] for part in parts), "GiB")
+    if all("seconds" in part and "peak_memory_gib" in part for part in parts):
+        yield _exact("unlearning_seconds", "time to unlearn", sum(part["seconds"] for part in parts), "s")
+        yield _exact("peak_memory", "peak memory while unlearning", max(part["peak_memory_gib"] for part in parts), "GiB")
     yield _exact("artifact_size", "size of the erasure", run.erasure.nbytes / 1e6, "MB")
     before, after = (Estimate.mean(run.seconds(when)) for when in ("before", "after"))
     yield Figure("generation_seconds", "time to generate a video", "", before, after, "s", "lower")
