@@ -33,6 +33,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unreel import selfcheck, unlearning
 from unreel.errors import UnreelError
+from unreel.methods import text_ablation
 from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
@@ -152,7 +153,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Self-checks on few prompts, and few words looked at for what is near: for tests of something else."""
+    """Few steps, self-checks on few prompts, and few words looked at for what is near: for tests of something else."""
+    monkeypatch.setattr(text_ablation, "STEPS", 5)
     for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
         monkeypatch.setattr(selfcheck, name, 4)
     monkeypatch.setattr(unlearning, "LOOKED_AT", 12)

@@ -68,6 +68,7 @@ def made(cat, tiny, tmp_path):
 
 
 PAPER = ["--method", "few-shot"]
+SHORT = ["--steps", "2", "--frames", "4"]
 WEAK = "--accept-weak"  # of networks with random weights nothing is known that would hold
 
 
@@ -219,7 +220,7 @@ def test_only_one_model_at_a_time_is_on_the_device(command, tiny, monkeypatch, m
         return plainly(self, *args, **kwargs)
 
     monkeypatch.setattr(DiffusionPipeline, "to", to)
-    options = ["--method", method, WEAK, "--videos", "1", "--device", "cpu:0"]
+    options = ["--method", method, WEAK, "--videos", "1", "--device", "cpu:0", *SHORT]
     code, _out, err = command("unlearn", "cat", *tiny, "--out", "made", *options)
     assert code == 0, err
     image, video = "StableDiffusion", "AnimateDiff"
@@ -241,6 +242,7 @@ def test_several_concepts_go_into_one_erasure(command, tiny, tmp_path):
         "--videos",
         "1",
         WEAK,
+        *SHORT,
     ]
     code, said, err = command("unlearn", *arguments, "--out", "made")
     assert code == 0, err
@@ -287,7 +289,7 @@ def test_what_others_published_is_written_and_marked(command, tiny, tmp_path, mo
 
 
 def test_the_anchored_method_says_why_it_stopped(command, tiny, tmp_path):
-    arguments = ["cat", *tiny, "--method", "anchored", "--videos", "1", "--judge", "none"]
+    arguments = ["cat", *tiny, "--method", "anchored", "--videos", "1", "--judge", "none", *SHORT]
     code, said, err = command("unlearn", *arguments, "--out", "made")
     assert code == 0, err
     (part,) = Erasure.from_pretrained(tmp_path / "made").provenance["parts"]
@@ -296,7 +298,21 @@ def test_the_anchored_method_says_why_it_stopped(command, tiny, tmp_path):
 
 
 def test_a_run_that_was_stopped_at_its_videos_goes_on_with_them(command, tiny, tmp_path, monkeypatch):
-    arguments = ["unlearn", "cat", *tiny, "--forget", "20", "--judge", "none", "--videos", "2", "--out", "made", WEAK]
+    arguments = [
+        "unlearn",
+        "cat",
+        *tiny,
+        "--forget",
+        "20",
+        "--judge",
+        "none",
+        "--videos",
+        "2",
+        "--out",
+        "made",
+        WEAK,
+        *SHORT,
+    ]
     write = clips.write_tensors
     finished = []
 
