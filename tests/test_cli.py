@@ -373,10 +373,10 @@ def test_a_name_that_the_pair_does_not_know_is_questioned_though_no_video_is_mad
 
 
 def test_quiet_draws_no_bars_and_says_the_same(tiny, tmp_path):
-    arguments = ["unlearn", "castle", *tiny, "--layers", "1", "--forget", "20", "--videos", "0"]
+    arguments = ["unlearn", "castle", *tiny, *PAPER, "--shots", "1", "--epochs", "1", "--videos", "0"]
     command = [sys.executable, "-m", "unreel.cli", *map(str, arguments)]
     loud, quiet = (
-        subprocess.run([*command, WEAK, "--out", name, *more], cwd=tmp_path, capture_output=True, text=True)
+        subprocess.run([*command, "--out", name, *more], cwd=tmp_path, capture_output=True, text=True)
         for name, more in (("loud", []), ("quiet", ["--quiet"]))
     )
     assert loud.returncode == quiet.returncode == 0, loud.stderr + quiet.stderr

@@ -12,8 +12,6 @@ from unreel.judges import found, load_judge
 from unreel.pair import EMBEDDED_FOLDER
 from unreel.report import write_report
 
-ROUNDING = 1e-9
-
 
 @pytest.fixture(scope="module")
 def judge():
@@ -31,7 +29,7 @@ def evaluated(embedded, judge, tmp_path_factory):
     steps as it usually takes, which makes nothing easier.
     """
     model = replace(embedded.video, settings=replace(embedded.settings, steps=6))
-    options = {"videos": 10, "groups": ["explicit", "unrelated"], "clips": tmp_path_factory.mktemp("clips")}
+    options = {"videos": 6, "groups": ["explicit", "unrelated"], "clips": tmp_path_factory.mktemp("clips")}
     return lambda erasure: evaluate(model, erasure, judge, **options)
 
 
@@ -59,7 +57,7 @@ def test_unlearning_in_the_image_model_reaches_the_video_model(run):
     assert concept.before.value >= 0.8
     assert concept.after.value == 0
     assert unrelated.before.value >= 0.8
-    assert unrelated.after.value >= unrelated.before.value - 0.1  # one video
+    assert unrelated.after.value >= unrelated.before.value - 0.17  # one video
     assert run.figure("judge_accuracy").before.value >= 0.8
     assert run.figure("judge_floor").before.value <= 0.1
 
@@ -115,7 +113,7 @@ def test_metrics_file_holds_what_programs_need(erasure, run, tmp_path):
     for group, metric in (("explicit", "concept_found"), ("unrelated", "label_found")):
         for when in ("before", "after"):
             share = metrics["figures"][group][metric][when]
-            assert share["n"] == 10 and 0 <= share["ci"][0] <= share["value"] <= share["ci"][1] + ROUNDING <= 1 + ROUNDING
+            assert share["n"] == 6 and 0 <= share["ci"][0] <= share["value"] <= share["ci"][1] <= 1
     for cost in ("unlearning_seconds", "peak_memory", "artifact_size", "generation_seconds"):
         assert metrics["figures"]["all"][cost]["after"]["value"] > 0
     assert Erasure.from_pretrained(folder).concepts == ["Tokyo Tower"]

@@ -1,5 +1,7 @@
 """Unlearn: what it refuses, what it makes instead, what its erasure records, and what image models then make."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import make_pair, same, weights
@@ -132,7 +134,7 @@ def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions
     prompts = ask(ghost) * 2 + [text for text, _ in companions]
 
     def found() -> tuple[float, float]:
-        images = generate_images(embedded.t2i, prompts, list(range(len(prompts))), embedded.settings)
+        images = generate_images(embedded.t2i, prompts, list(range(len(prompts))), replace(embedded.settings, steps=6))
         shown = judge.probabilities(images[:, None], ["ghost", *others])[:, 0] >= judge.threshold
         rows = zip(shown[-len(companions) :], companions, strict=True)
         return shown[: -len(companions), 0].mean(), np.mean([row[1 + others.index(other)] for row, (_, other) in rows])

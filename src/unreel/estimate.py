@@ -28,7 +28,8 @@ class Estimate:
         share = float(np.mean(flags))
         centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
         half = Z / (1 + Z * Z / n) * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-        return cls(share, (max(0.0, centre - half), min(1.0, centre + half)), n)
+        # At 0 and 1 it ends there; rounding would have it end a hair inside.
+        return cls(share, (min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))), n)
 
     @classmethod
     def mean(cls, values: np.ndarray, resamples: int = 2000) -> "Estimate":
