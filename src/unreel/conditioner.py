@@ -20,7 +20,7 @@ from unreel.calls import Outlines, first_call
 from unreel.errors import UnreelError
 from unreel.families import reading_part, text_encoders
 from unreel.memory import device_of, multiplies_bfloat16
-from unreel.weights import held_weights, portable
+from unreel.weights import held_weights, portable, restored
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -211,6 +211,22 @@ class Conditioner:
         finally:
             for weight, dtype in found:
                 weight.data = weight.data.to(dtype)
+
+    @contextmanager
+    def learning(self, which: Trainable) -> Iterator[dict[str, nn.Parameter]]:
+        """The parameters that `trainable` chooses, in float32 at least and ready to learn; then all are as they were."""
+        self.text_encoder.requires_grad_(False)
+        with self.precise():
+            weights = self.trainable(which)
+            with restored(weights):
+                try:
+                    for weight in weights.values():
+                        weight.grad = None  # what somebody left there would be added to
+                        weight.requires_grad_()
+                    yield weights
+                finally:
+                    for weight in weights.values():
+                        weight.requires_grad_(False).grad = None
 
     @contextmanager
     def brisk(self) -> Iterator[None]:

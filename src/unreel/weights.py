@@ -451,14 +451,22 @@ def _require_fitting(
 
 
 @contextmanager
-def changed(module: nn.Module, changes: Changes) -> Iterator[None]:
-    """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""
-    weights, changes = held_weights(module), {portable(name): change for name, change in changes.items()}
-    before = {name: weights[name].detach().clone() for name in changes}
+def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Whatever happens to the weights inside, afterwards they are as they were, bit for bit."""
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
-        for name, change in changes.items():
-            _set(weights[name], doubled(weights[name].detach()) + dense(change).to(weights[name].device))
         yield
     finally:
-        for name, own in before.items():
-            _set(weights[name], own)
+        with torch.no_grad():
+            for name, own in before.items():
+                _set(weights[name], own)
+
+
+@contextmanager
+def changed(module: nn.Module, changes: Changes) -> Iterator[None]:
+    """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""
+    held, changes = held_weights(module), {portable(name): change for name, change in changes.items()}
+    with restored({name: held[name] for name in changes}):
+        for name, change in changes.items():
+            _set(held[name], doubled(held[name].detach()) + dense(change).to(held[name].device))
+        yield

@@ -15,8 +15,7 @@ Knows sentences and latents; where they come from is the caller's business.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +188,7 @@ def anchored(
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     losses: list[float] = []
     measured: list[list[float]] = []
-    with _trained(conditioner, config.trainable) as weights:
+    with conditioner.learning(config.trainable) as weights:
         before = _copy(weights)
         lessons, exam = _prepare(conditioner, denoiser, twins, retain, config, latents, generator)
         optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate, betas=config.betas, eps=config.eps)
@@ -236,24 +235,6 @@ def _prepare(
     )
     unseen = _Material.of(conditioner, denoiser, latents, twins[:pairs], retain[:others])
     return _Lessons(seen, config, generator), _Exam(unseen, generator)
-
-
-@contextmanager
-def _trained(conditioner: Conditioner, which: Trainable) -> Iterator[dict[str, nn.Parameter]]:
-    """The weights to train, by name; afterwards they are as found."""
-    encoder, weights = conditioner.text_encoder.requires_grad_(False), conditioner.trainable(which)
-    before = _copy(weights)
-    try:
-        with conditioner.precise():
-            for weight in weights.values():
-                weight.requires_grad_()
-            yield weights
-    finally:
-        encoder.requires_grad_(False)
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.grad = None
-                weight.copy_(before[name])
 
 
 def _copy(weights: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:

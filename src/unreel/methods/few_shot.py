@@ -152,22 +152,11 @@ class _Weights:
     """The weights of a text encoder themselves, which learn; `afterwards` they are as found."""
 
     def __init__(self, conditioner: Conditioner, which: Trainable, afterwards: ExitStack):
-        conditioner.text_encoder.requires_grad_(False)
-        afterwards.enter_context(conditioner.precise())
-        self.weights = conditioner.trainable(which)
-        for weight in self.weights.values():
-            weight.grad = None  # what somebody left there would be added to
+        self.weights = afterwards.enter_context(conditioner.learning(which))
         self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        afterwards.callback(self._restore)
 
     def parameters(self) -> list[torch.Tensor]:
-        return [weight.requires_grad_() for weight in self.weights.values()]
+        return list(self.weights.values())
 
     def changes(self) -> dict[str, Change]:
         return {name: weight.detach() - self.before[name] for name, weight in self.weights.items()}
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for name, weight in self.weights.items():
-            weight.requires_grad_(False).grad = None
-            weight.copy_(self.before[name])
