@@ -19,11 +19,11 @@ import torch
 from benchmarks.common import resume, write_result
 from benchmarks.methods import CONCEPTS
 from unreel import load_pair
-from unreel.conditioner import Conditioner, whole_words
 from unreel.estimate import Estimate
 from unreel.judges import load_judge
+from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.sampling import generate_images
 from unreel.prompts import COMPANIONS, SUBJECT_PROMPTS
-from unreel.video import generate_images
 from unreel.vocabulary import nearest
 
 IMAGES = {"plain": 40, "companions": 40, "random words": 60}  # of each thing

@@ -18,19 +18,19 @@ from tqdm.auto import tqdm
 
 from benchmarks.common import write_result
 from unreel import Concept, FewShotConfig, load_pair
-from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
-from unreel.denoiser import Denoiser
 from unreel.erasure import Edit, Erasure
 from unreel.estimate import Estimate
 from unreel.evaluation import build_suite
 from unreel.judges import found, load_judge
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.few_shot import few_shot
+from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.denoiser import Denoiser
+from unreel.models.sampling import generate_images, to_tensor
+from unreel.models.weights import Fingerprint
 from unreel.prompts import Prompt
 from unreel.unlearning import make_shots
-from unreel.video import generate_images, to_tensor
-from unreel.weights import Fingerprint
 
 ANCHORS = {
     Concept("castle"): "house",

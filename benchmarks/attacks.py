@@ -14,7 +14,7 @@ from benchmarks.common import FOLDER, resume, write_result
 from benchmarks.methods import CONCEPTS, METHODS
 from unreel import attack, load_pair
 from unreel.judges import load_judge
-from unreel.pair import Pair, load_video_model
+from unreel.models.pair import Pair, load_video_model
 from unreel.robustness import BUDGETS
 
 CASES = 4

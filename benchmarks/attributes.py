@@ -18,7 +18,7 @@ from benchmarks.common import FOLDER, resume, write_result
 from unreel import Concept, evaluate, load_pair, unlearn
 from unreel.concept import Kind
 from unreel.judges import load_judge
-from unreel.pair import load_video_model
+from unreel.models.pair import load_video_model
 from unreel.prompt_files import PromptRow
 from unreel.unlearning import configure
 

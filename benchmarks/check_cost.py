@@ -22,16 +22,16 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.common import write_result
-from unreel.pair import EMBEDDED_FOLDER
+from unreel.models.pair import EMBEDDED_FOLDER
 
 RUNS = 3
 CHECK = """
-from unreel.sharing import encoders_of, fetch, grouped
+from unreel.models.compare import encoders_of, fetch, grouped
 groups = lambda *sources: grouped([encoder for it in sources for encoder in encoders_of(fetch(it), it)])
 """
 LOAD = """
 import transformers
-from unreel.pair import differences, load_text_model
+from unreel.models.pair import differences, load_text_model
 def groups(*sources):
     a, b = (load_text_model(Path(it)) for it in sources)
     return differences(a.text_encoder, b.text_encoder, a.tokenizer, b.tokenizer) or [a]

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from unreel.files import write_json
-from unreel.pair import Pair
+from unreel.models.pair import Pair
+from unreel.models.weights import Fingerprint
 from unreel.unlearning import versions
-from unreel.weights import Fingerprint
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parents[1] / "docs" / "images"

@@ -21,8 +21,8 @@ from unreel.estimate import Estimate
 from unreel.judges import found
 from unreel.judges.embedded import EmbeddedJudge
 from unreel.judges.embedded import load as load_judge
-from unreel.pair import EMBEDDED_FOLDER, load_pair
-from unreel.video import generate, generate_images, to_tensor
+from unreel.models.pair import EMBEDDED_FOLDER, load_pair
+from unreel.models.sampling import generate, generate_images, to_tensor
 
 SEED = 7_000_000
 SAMPLES = 540

@@ -22,10 +22,10 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from benchmarks.common import machine, write_entry
 from unreel import Concept, unlearn, unlearning
-from unreel.conditioner import Conditioner
 from unreel.cost import Cost
 from unreel.methods import text_ablation
-from unreel.pair import EMBEDDED_FOLDER, Pair
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import EMBEDDED_FOLDER, Pair
 from unreel.vocabulary import EVERYDAY
 
 NAME = "encoder_cost"

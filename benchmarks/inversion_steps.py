@@ -19,7 +19,7 @@ from unreel import Concept, attack, load_pair
 from unreel.attacks.embedding_inversion import STEPS as ADAM_STEPS
 from unreel.estimate import Estimate
 from unreel.judges import load_judge
-from unreel.pair import Pair, load_video_model
+from unreel.models.pair import Pair, load_video_model
 
 CONCEPTS = (
     Concept("Tokyo Tower"),

@@ -17,7 +17,7 @@ from training.scenes import Renderer
 from training.world import sample_scene
 from unreel.estimate import Estimate
 from unreel.judges.embedded import load as load_judge
-from unreel.video import to_tensor
+from unreel.models.sampling import to_tensor
 
 SEED = 9_000_000
 PICTURES = 500

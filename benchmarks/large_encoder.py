@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 from benchmarks.common import machine, stored_entries, write_entry
 from unreel import FewShotConfig, TextAblationConfig, unlearn
 from unreel.cost import Cost
-from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, move
+from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, move
 from unreel.vocabulary import EVERYDAY
 
 NAME = "large_encoder"

@@ -18,11 +18,11 @@ import typer
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
 from benchmarks.rivals import NegativePrompt, PromptRewrite, others, uce
 from unreel import AnchoredConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
-from unreel.conditioner import Conditioner
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import Evaluation
 from unreel.judges import load_judge
-from unreel.pair import Pair, load_video_model
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import Pair, load_video_model
 from unreel.prompts import GROUPS
 from unreel.report import document
 from unreel.unlearning import anchor_for

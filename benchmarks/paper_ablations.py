@@ -22,7 +22,7 @@ from training.world import Scene, load_world
 from unreel import Concept, Erasure, FewShotConfig, evaluate, load_pair, unlearn
 from unreel.estimate import Estimate, in_video
 from unreel.judges import Judge, load_judge
-from unreel.pair import VideoModel, load_video_model
+from unreel.models.pair import VideoModel, load_video_model
 
 CONCEPTS = (Concept("Tokyo Tower"), Concept("Santa Claus", "character"), Concept("clown", "face"), Concept("ink", "style"))
 IN_TURN = (Concept("Tokyo Tower"), Concept("Santa Claus", "character"), Concept("clown", "face"), Concept("pizza"))

@@ -18,7 +18,7 @@ from benchmarks.paper_ablations import CONCEPTS, SEED, VIDEOS, seen, summarise
 from benchmarks.tables import MEASURED
 from unreel import load_pair
 from unreel.judges import load_judge
-from unreel.pair import load_video_model
+from unreel.models.pair import load_video_model
 
 NAME = "pareto"
 OTHERS = ("text_ablation", "anchored", "uce", "negative_prompt")

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.common import write_result
 from unreel import load_pair, unlearn
-from unreel.conditioner import Conditioner
+from unreel.models.conditioner import Conditioner
 
 NAME = "quantized"
 CONCEPT = "castle"

@@ -18,12 +18,12 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner
 from unreel.cost import Cost
 from unreel.errors import UnreelError
+from unreel.models.conditioner import Conditioner
+from unreel.models.weights import Fingerprint
 from unreel.unlearning import versions
 from unreel.vocabulary import Vocabulary
-from unreel.weights import Fingerprint
 
 
 class _OnThePrompt(ABC):

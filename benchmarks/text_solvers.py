@@ -24,8 +24,8 @@ from benchmarks.real_encoders import SEEN_IN_TUNING, SENTENCES, Measure
 from unreel import Concept, Pair, TextAblationConfig, load_pair, unlearn
 from unreel.methods.least_squares import least_squares
 from unreel.methods.text_ablation import NEAR, first_layers
+from unreel.models.weights import Change, changed
 from unreel.unlearning import near_to, prompts_for
-from unreel.weights import Change, changed
 
 ENCODER, DEFAULT = "smollm2", "gradients from least squares"
 WAYS = ("least squares", "gradients")

@@ -34,7 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from unreel import selfcheck, unlearning
 from unreel.errors import UnreelError
 from unreel.methods import text_ablation
-from unreel.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
+from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
 SLOW = (

@@ -10,8 +10,8 @@ import transformers
 from safetensors.torch import save_file
 
 from unreel import Erasure, TextAblationConfig, load_pair, unlearn
-from unreel.conditioner import Conditioner
 from unreel.export import export
+from unreel.models.conditioner import Conditioner
 
 PROMPTS = ["a photo of a castle", "a castle and a cat", "a cat"]
 CONFIG = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)

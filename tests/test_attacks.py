@@ -12,9 +12,9 @@ from unreel.attacks import _words as words_module
 from unreel.attacks import ring_a_bell as ring_a_bell_module
 from unreel.attacks._objective import generator_for, objective
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner
-from unreel.denoiser import Denoiser
-from unreel.video import generate_images
+from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
+from unreel.models.sampling import generate_images
 
 PROMPT = "a photo of a Tokyo Tower"
 CONCEPT = Concept("tokyo tower")

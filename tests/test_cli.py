@@ -17,8 +17,8 @@ from pipelines import PIPELINES
 from unreel import Erasure, __version__, cli, clips, load_pair, selfcheck, unlearning
 from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
-from unreel.families import FAMILIES
 from unreel.files import alone_in
+from unreel.models.families import FAMILIES
 from unreel.prompts import GROUPS
 
 pytestmark = pytest.mark.usefixtures("hasty")

@@ -89,7 +89,7 @@ def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):
 
 
 def test_embeddings_make_the_video_that_their_words_make(pair):
-    from unreel.conditioner import Conditioner
+    from unreel.models.conditioner import Conditioner
 
     store = ClipStore(pair.video)
     with torch.no_grad():

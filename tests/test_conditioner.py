@@ -9,9 +9,9 @@ from pipelines import PIPELINES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from unreel import Concept, UnreelError, unlearn
-from unreel.conditioner import Conditioner, Tokens, whole_words
 from unreel.methods.text_ablation import TextAblationConfig
-from unreel.pair import Pair, TextModel
+from unreel.models.conditioner import Conditioner, Tokens, whole_words
+from unreel.models.pair import Pair, TextModel
 
 PROMPTS = ["a cat next to Tokyo Tower", "", "word " * 50]
 
@@ -271,13 +271,13 @@ def test_a_language_model_forgets_whatever_its_tokenizer_lacks(side):
 
 
 def test_while_brisk_large_matrices_multiply_in_bfloat16_and_are_then_as_they_were(pair, monkeypatch):
-    monkeypatch.setattr("unreel.conditioner.LARGE", 100)
+    monkeypatch.setattr("unreel.models.conditioner.LARGE", 100)
     conditioner = Conditioner.of(copy.deepcopy(pair.t2i))
     encoder = conditioner.text_encoder
     before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
     exact = conditioner.encode(PROMPTS)
     for able in (True, False):
-        monkeypatch.setattr("unreel.conditioner.multiplies_bfloat16", lambda able=able: able)
+        monkeypatch.setattr("unreel.models.conditioner.multiplies_bfloat16", lambda able=able: able)
         with pytest.raises(RuntimeError), conditioner.brisk():
             half = {name for name, weight in encoder.state_dict().items() if weight.dtype == torch.bfloat16}
             whole = {name for name in before if ".layers." in name and "norm" not in name}

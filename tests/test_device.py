@@ -9,8 +9,8 @@ from another_device import another_device
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import AnchoredConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
-from unreel.pair import move
-from unreel.weights import LowRank
+from unreel.models.pair import move
+from unreel.models.weights import LowRank
 
 TEXT = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)
 METHODS = {

@@ -9,7 +9,7 @@ import torch
 
 from unreel import Erasure, FewShotConfig, UnreelError, evaluate, generate, unlearn
 from unreel.judges import found, load_judge
-from unreel.pair import EMBEDDED_FOLDER
+from unreel.models.pair import EMBEDDED_FOLDER
 from unreel.report import write_report
 
 

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks import encoders
 from benchmarks.encoders import ENCODERS, MINILM, PROMPTS, VBENCH, Wheel, bring, encoder, everyday_prompts, main
-from unreel.conditioner import Conditioner
 from unreel.errors import UnreelError
-from unreel.pair import TextModel
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import TextModel
 
 
 def pack(folder: Path, wheel: Wheel, content: str, names: list[str] | None = None) -> None:

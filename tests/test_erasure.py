@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, unlearn, worn_by
 from unreel.files import write_folder
-from unreel.weights import LowRank
+from unreel.models.weights import LowRank
 
 CONFIG = FewShotConfig(learning_rate=1e-2)
 

@@ -13,9 +13,9 @@ from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlea
 from unreel.erasure import Edit
 from unreel.evaluation import concept_of
 from unreel.metrics import Figure
+from unreel.models.sampling import generate
 from unreel.prompt_files import PromptRow
 from unreel.prompts import GROUPS
-from unreel.video import generate
 
 VIDEOS = 4
 

@@ -16,12 +16,12 @@ from test_cli import bars, command, models, tiny  # noqa: F401  (fixtures)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UMT5Config, UMT5EncoderModel
 
 from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, load_pair, unlearn, worn_by
-from unreel.conditioner import Conditioner
 from unreel.erasure import Edit
 from unreel.export import EXPORT_FILE, export, file_name, low_rank
-from unreel.families import text_encoders
-from unreel.pair import EMBEDDED_FOLDER, TextModel, load_text_model
-from unreel.weights import Fingerprint, LowRank
+from unreel.models.adapter import text_encoders
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import EMBEDDED_FOLDER, TextModel, load_text_model
+from unreel.models.weights import Fingerprint, LowRank
 
 PROMPTS = ["a photo of a cat", "the cat is running next to a house", "a castle"]
 DOCUMENT = EMBEDDED_FOLDER.parents[2] / "docs" / "using.md"

@@ -23,10 +23,11 @@ from unreel import (
     unlearn,
     worn_by,
 )
-from unreel.conditioner import Conditioner, encode_prompt
-from unreel.denoiser import Denoiser
-from unreel.families import FAMILIES, known, network_of, text_encoders
-from unreel.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
+from unreel.models.adapter import encode_prompt, network_of, text_encoders
+from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
+from unreel.models.families import FAMILIES, known
+from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
 from unreel.report import write_report
 
 pytestmark = pytest.mark.usefixtures("hasty")

@@ -8,13 +8,13 @@ import transformers
 from conftest import make_pair, same, weights
 
 from unreel import UnreelError
-from unreel.conditioner import Conditioner
 from unreel.methods import least_squares as module
 from unreel.methods.least_squares import least_squares
-from unreel.pair import TextModel
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import TextModel
+from unreel.models.reading import as_anchors, as_read
+from unreel.models.weights import changed
 from unreel.prompt_pairs import PromptPair
-from unreel.reading import as_anchors, as_read
-from unreel.weights import changed
 
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")
 PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for text in TEMPLATES]

@@ -9,11 +9,11 @@ import torch
 from conftest import SETTINGS, same, weights
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, generate, unlearn, unlearning
-from unreel.conditioner import Conditioner
-from unreel.denoiser import Denoiser
-from unreel.memory import enough_memory
 from unreel.methods.few_shot import few_shot
-from unreel.pair import load_video_model, move
+from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
+from unreel.models.memory import enough_memory
+from unreel.models.pair import load_video_model, move
 
 CONCEPT = Concept("Tokyo Tower")
 LOW_RANK = FewShotConfig(epochs=1, rank=2)

@@ -12,7 +12,7 @@ from unreel.metrics.distance import similarity
 from unreel.metrics.fidelity import measure as fidelity
 from unreel.metrics.frechet import frechet
 from unreel.metrics.motion import consistency, motion
-from unreel.video import generate
+from unreel.models.sampling import generate
 
 RNG = np.random.default_rng(0)
 

@@ -12,8 +12,8 @@ from huggingface_hub import errors
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from unreel import UnreelError, load_pair
-from unreel.conditioner import Conditioner
-from unreel.pair import TEXT_ENCODERS, load_pipeline, load_text_model
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import TEXT_ENCODERS, load_pipeline, load_text_model
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_a_model_too_large_for_the_memory_says_what_it_takes_and_what_lowers_it(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("unreel.pair.require_place", lambda *_: None)
+    monkeypatch.setattr("unreel.models.pair.require_place", lambda *_: None)
     monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", fail)
     message = (
         r"does not fit into the memory of cuda, its weights alone take 0.0 GiB in torch.float32: try --dtype bfloat16 or"

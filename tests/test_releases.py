@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 from unreel import Erasure, load_pair, unlearn
-from unreel.conditioner import Conditioner
+from unreel.models.conditioner import Conditioner
 
 OTHER = Path(sys.prefix) / "transformers-5.5"
 needs_other = pytest.mark.skipif(

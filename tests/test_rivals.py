@@ -7,8 +7,8 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, UnreelError, evaluate, generate
-from unreel.conditioner import Conditioner
-from unreel.pair import EMBEDDED_FOLDER
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import EMBEDDED_FOLDER
 from unreel.report import document
 
 sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))

@@ -11,12 +11,12 @@ from conftest import make_pair, same, weights
 from test_conditioner import bert, words_tokenizer
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, selfcheck, unlearn
-from unreel.conditioner import Conditioner
 from unreel.erasure import CHECK, Erasure
+from unreel.models.conditioner import Conditioner
+from unreel.models.weights import LowRank, changed
 from unreel.prompt_pairs import PromptPair
 from unreel.selfcheck import Exam, SelfCheck
 from unreel.unlearning import check, require_strong
-from unreel.weights import LowRank, changed
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {} by night", "the {}", "a {} and a tree")

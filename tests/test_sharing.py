@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from unreel import UnreelError
-from unreel.pair import EMBEDDED_FOLDER
-from unreel.sharing import Stored, encoders_of, fetch, grouped
+from unreel.models.compare import Stored, encoders_of, fetch, grouped
+from unreel.models.pair import EMBEDDED_FOLDER
 
 TOKENIZER = EMBEDDED_FOLDER / "image" / "tokenizer"
 

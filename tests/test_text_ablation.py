@@ -10,16 +10,16 @@ import transformers
 from conftest import make_pair, same, weights
 
 from unreel import Concept, Pair, TextAblationConfig, UnreelError, unlearn
-from unreel.conditioner import Conditioner
 from unreel.erasure import CHECK
 from unreel.methods import text_ablation as module
 from unreel.methods.low_rank import Factors
 from unreel.methods.text_ablation import text_ablation
-from unreel.pair import TextModel
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import TextModel
+from unreel.models.reading import SPARE, Aim
+from unreel.models.weights import LowRank
 from unreel.prompt_pairs import PromptPair
-from unreel.reading import SPARE, Aim
 from unreel.unlearning import _words_to_keep
-from unreel.weights import LowRank
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30, forget_batch=5)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")

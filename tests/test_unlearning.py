@@ -7,11 +7,11 @@ import pytest
 from conftest import make_pair, same, weights
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
-from unreel.conditioner import Conditioner
 from unreel.judges import load_judge
+from unreel.models.conditioner import Conditioner
+from unreel.models.sampling import generate_images
 from unreel.prompts import UNSAFE_COMPANIONS, ask
 from unreel.unlearning import anchor_for
-from unreel.video import generate_images
 from unreel.vocabulary import EVERYDAY, nearest
 
 CONFIG = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=60)

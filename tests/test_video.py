@@ -8,7 +8,7 @@ from conftest import SETTINGS
 from PIL import Image
 
 from unreel import UnreelError, generate
-from unreel.video import encode_mp4, generate_images, load_images
+from unreel.models.sampling import encode_mp4, generate_images, load_images
 
 
 def test_a_seed_means_the_same_video_wherever_it_stands(pair):

@@ -17,8 +17,8 @@ from test_conditioner import t5, words_tokenizer
 
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, generate, unlearn, worn_by
 from unreel.erasure import Edit
-from unreel.pair import TextModel
-from unreel.weights import Fingerprint, LowRank, held_weights, portable, precision
+from unreel.models.pair import TextModel
+from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision
 
 MATRICES = ("q_proj", "fc1", "fc2")
 
@@ -622,7 +622,7 @@ def test_threads_that_apply_and_remove_see_whole_erasures_only(pair):
 
 def test_a_generation_waits_for_its_turn(pair, erasure, monkeypatch):
     order = []
-    monkeypatch.setattr("unreel.video._batches", lambda *_, **__: order.append("made") or [])
+    monkeypatch.setattr("unreel.models.sampling._batches", lambda *_, **__: order.append("made") or [])
 
     def other():
         with contextlib.suppress(Exception):

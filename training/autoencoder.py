@@ -10,7 +10,7 @@ from torch import nn
 from training.loop import Schedule, autocast, train
 from training.scenes import Renderer
 from training.world import load_world, sample_scene
-from unreel.video import to_tensor
+from unreel.models.sampling import to_tensor
 
 LATENT_CHANNELS = 16
 SCHEDULE = Schedule(steps=3200, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)

@@ -11,7 +11,7 @@ from training.loop import Schedule, autocast, train
 from training.scenes import Renderer
 from training.world import STILL, Scene, load_world, sample_scene
 from unreel.judges._network import JudgeNetwork
-from unreel.video import to_tensor
+from unreel.models.sampling import to_tensor
 
 SCHEDULE = Schedule(steps=3000, batch=64, lr=2e-3, ema=0.998)
 CLIP_SHARE = 8  # one clip for every 8 images

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from training.loop import autocast
 from training.scenes import Renderer
 from training.world import Scene, load_world, sample_scene
-from unreel.video import to_tensor
+from unreel.models.sampling import to_tensor
 
 
 def image_scenes(count: int) -> list[tuple[Scene, int]]:

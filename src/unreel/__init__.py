@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from unreel.methods.anchored import AnchoredConfig
     from unreel.methods.few_shot import FewShotConfig
     from unreel.methods.text_ablation import TextAblationConfig
-    from unreel.pair import Pair, VideoModel, load_pair, load_video_model
+    from unreel.models.pair import Pair, VideoModel, load_pair, load_video_model
+    from unreel.models.sampling import generate
     from unreel.robustness import attack
     from unreel.unlearning import unlearn
-    from unreel.video import generate
 
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
@@ -30,16 +30,16 @@ _HOME = {
     "Concept": "concept",
     "Erasure": "erasure",
     "FewShotConfig": "methods.few_shot",
-    "Pair": "pair",
+    "Pair": "models.pair",
     "TextAblationConfig": "methods.text_ablation",
     "UnreelError": "errors",
-    "VideoModel": "pair",
+    "VideoModel": "models.pair",
     "attack": "robustness",
     "evaluate": "evaluation",
-    "generate": "video",
+    "generate": "models.sampling",
     "load_judge": "judges",
-    "load_pair": "pair",
-    "load_video_model": "pair",
+    "load_pair": "models.pair",
+    "load_video_model": "models.pair",
     "undisturbed": "erasure",
     "unlearn": "unlearning",
     "worn_by": "erasure",

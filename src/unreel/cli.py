@@ -160,7 +160,7 @@ def _placement(device: str, dtype: Precision, offload: bool = False) -> dict[str
     """Device and torch dtype, checked before anything is loaded onto them."""
     import torch
 
-    from unreel.loading import require_place
+    from unreel.models.loading import require_place
 
     require_place(device, getattr(torch, dtype.value))
     if offload and device == "cpu":
@@ -199,7 +199,7 @@ def _home(erasure: Path) -> Path:
 def _judge(name: str | None, t2v: str | None, device: str):
     """The judge asked for, None for "none"; by default the embedded one for the embedded pair, CLIP for all else."""
     from unreel.judges import load_judge
-    from unreel.pair import EMBEDDED
+    from unreel.models.pair import EMBEDDED
 
     if name == "none":
         return None
@@ -358,7 +358,7 @@ def unlearn(
 
     from unreel.evaluation import evaluate
     from unreel.methods.text_ablation import TextAblationConfig
-    from unreel.pair import EMBEDDED, TextModel, load_pair, move
+    from unreel.models.pair import EMBEDDED, TextModel, load_pair, move
     from unreel.report import document, table, write_report
     from unreel.unlearning import AS_PUBLISHED, require_strong
     from unreel.unlearning import unlearn as run
@@ -473,7 +473,7 @@ def evaluate(
 
     from unreel.evaluation import concept_of
     from unreel.evaluation import evaluate as run
-    from unreel.pair import load_video_model
+    from unreel.models.pair import load_video_model
     from unreel.prompts import GROUPS
     from unreel.report import document, table, write_report
 
@@ -528,7 +528,7 @@ def attack(
     worn = Erasure.from_pretrained(erasure)
 
     from unreel.evaluation import concept_of
-    from unreel.pair import load_pair
+    from unreel.models.pair import load_pair
     from unreel.report import attack_table, write_attack_report
     from unreel.robustness import BUDGETS
     from unreel.robustness import attack as run
@@ -576,9 +576,9 @@ def generate(
         raise UnreelError(f"{taken[0]} exists: choose another --out or --seed, or replace it with --overwrite")
 
     from unreel.erasure import Erasure
-    from unreel.pair import load_video_model
-    from unreel.video import generate as run
-    from unreel.video import write_mp4
+    from unreel.models.pair import load_video_model
+    from unreel.models.sampling import generate as run
+    from unreel.models.sampling import write_mp4
 
     erasures = [Erasure.from_pretrained(folder) for folder in erasure or ()]
     model = load_video_model(t2v, **_placement(device, dtype, offload))
@@ -627,7 +627,7 @@ def export(
     worn = Erasure.from_pretrained(erasure)
 
     from unreel.export import export as run
-    from unreel.pair import load_pair, load_pipeline
+    from unreel.models.pair import load_pair, load_pipeline
 
     options: dict[str, Any] = {"dtype": None, "text_only": True}
     alone = t2i is not None and t2v is None
@@ -674,7 +674,7 @@ def combine(
         raise UnreelError("give at least two erasures, each of them once")
     total: Erasure = reduce(add, parts)
 
-    from unreel.pair import load_pair
+    from unreel.models.pair import load_pair
     from unreel.unlearning import check, require_strong
 
     source = t2v or total.provenance["encoder"]
@@ -705,8 +705,8 @@ def check(
 
     Reads the files tensor by tensor and loads no model; of models on the hub it fetches text encoders and tokenizers only.
     """
-    from unreel.pair import EMBEDDED, EMBEDDED_FOLDER
-    from unreel.sharing import encoders_of, fetch, grouped
+    from unreel.models.compare import encoders_of, fetch, grouped
+    from unreel.models.pair import EMBEDDED, EMBEDDED_FOLDER
 
     embedded = {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in ("image", "video")}
     folders: dict[str, Path] = {}
@@ -722,7 +722,7 @@ def families(as_json: AsJson = False) -> None:
     """List the pipelines that unreel knows, by the text encoder that they read prompts with."""
     from textwrap import fill
 
-    from unreel.families import FAMILIES
+    from unreel.models.families import FAMILIES
 
     for family in FAMILIES:
         _tell(family.name)

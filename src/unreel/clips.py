@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from unreel.erasure import Erasure, worn_by
 from unreel.errors import UnreelError
-from unreel.families import network_of
 from unreel.files import read_tensors, tensor_file, write_tensors
-from unreel.pair import VideoModel
-from unreel.video import generate
-from unreel.weights import Fingerprint, precision
+from unreel.models.adapter import modules_of, network_of
+from unreel.models.pair import VideoModel
+from unreel.models.sampling import generate
+from unreel.models.weights import Fingerprint, precision
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ class ClipStore:
         self.model = model
         self.folder.mkdir(parents=True, exist_ok=True)
         pipeline, settings = model.pipeline, model.settings
-        parts = (part for _, part in sorted(pipeline.components.items()) if isinstance(part, nn.Module))
-        weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in parts]
+        weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in modules_of(pipeline).values()]
         weights += [on.identity for on in worn_by(pipeline)]
         sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)}
         self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)

@@ -21,11 +21,10 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError, summarise
-from unreel.families import text_encoders
 from unreel.files import write_folder
-from unreel.loading import loading
-from unreel.record import require_record
-from unreel.weights import (
+from unreel.models.adapter import text_encoders
+from unreel.models.loading import loading
+from unreel.models.weights import (
     Change,
     Fingerprint,
     LowRank,
@@ -38,6 +37,7 @@ from unreel.weights import (
     take_off,
     total,
 )
+from unreel.record import require_record
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

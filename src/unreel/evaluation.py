@@ -16,14 +16,14 @@ import numpy as np
 
 from unreel.clips import Batch, ClipStore
 from unreel.concept import OBJECT_TEMPLATES, Concept
-from unreel.conditioner import Conditioner
 from unreel.erasure import Erasure
 from unreel.errors import UnreelError
 from unreel.files import write_json
 from unreel.grammar import bare
 from unreel.judges import Judge
 from unreel.metrics import Figure, measure
-from unreel.pair import VideoModel
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import VideoModel
 from unreel.prompt_files import PromptRow
 from unreel.prompts import GROUPS, Prompt, suite, vocabulary_kind
 from unreel.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest

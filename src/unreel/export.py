@@ -3,7 +3,6 @@
 Knows what other tools call the weights of a text encoder; knows nothing about how the change was found.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -14,13 +13,13 @@ import torch
 from torch import nn
 
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner, encode_prompt
 from unreel.erasure import Edit, Erasure, worn_by
 from unreel.errors import UnreelError
-from unreel.families import text_encoders
 from unreel.files import require_new, write_folder, write_json
+from unreel.models.adapter import encode_prompt, takes_lora, text_encoders
+from unreel.models.conditioner import Conditioner
+from unreel.models.weights import Change, LowRank, portable
 from unreel.vocabulary import EVERYDAY
-from unreel.weights import Change, LowRank, portable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -178,19 +177,13 @@ def file_name(format: str, model: Any, component: str, module: str) -> str | Non
     if kind in CLIP:
         # Some versions of transformers have no such module, but all files call it so.
         name = f"text_model.{module.removeprefix('text_model.')}"
-        if not name.endswith(CLIP_MATRICES) or (format == "lora" and not _takes_lora(model, component)):
+        if not name.endswith(CLIP_MATRICES) or (format == "lora" and not takes_lora(model, component)):
             return None
         return name if format == "lora" else f"{_kohya(model, component)}_{name.replace('.', '_')}"
     place, within = COMFYUI.get(kind, ("", ""))
     if format == "comfyui" and place and module.startswith(within):
         return f"text_encoders.{place}{module.removeprefix(within)}"
     return None
-
-
-def _takes_lora(model: Any, component: str) -> bool:
-    """Whether diffusers loads LoRA into this text encoder: what a pipeline saves it loads."""
-    save = getattr(model, "save_lora_weights", None)
-    return save is not None and f"{component}_lora_layers" in inspect.signature(save).parameters
 
 
 def _kohya(model: Any, component: str) -> str:

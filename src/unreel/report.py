@@ -14,12 +14,12 @@ import numpy as np
 from unreel.erasure import METRICS_FILE, REPORT_FILE
 from unreel.estimate import Estimate
 from unreel.evaluation import Evaluation, Group
-from unreel.families import network_of
 from unreel.files import file_name, write_bytes, write_json, write_text
 from unreel.metrics import Figure
+from unreel.models.adapter import network_of
+from unreel.models.sampling import encode_mp4
 from unreel.robustness import ARMS, Robustness
 from unreel.unlearning import versions
-from unreel.video import encode_mp4
 
 ATTACKS_FILE = "attacks.json"
 ARM_TITLES = {"before": "original", "after": "edited"}

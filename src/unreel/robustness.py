@@ -17,17 +17,17 @@ from tqdm.auto import tqdm
 from unreel.attacks import Case, load_attack, names
 from unreel.clips import Batch, ClipStore
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner
-from unreel.denoiser import Denoiser
 from unreel.erasure import Erasure
 from unreel.errors import UnreelError
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of
-from unreel.families import makes_pictures, text_encoders
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.judges import Judge
-from unreel.pair import Pair
-from unreel.video import generate_images, to_tensor
+from unreel.models.adapter import makes_pictures, text_encoders
+from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
+from unreel.models.pair import Pair
+from unreel.models.sampling import generate_images, to_tensor
 
 BUDGETS = (1, 3)
 STEPS = 30

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from unreel.conditioner import Conditioner
+from unreel.models.conditioner import Conditioner
+from unreel.models.reading import Aim, as_anchors, as_read
+from unreel.models.weights import Change, changed
 from unreel.progress import watched
 from unreel.prompt_pairs import PromptPair, Prompts
-from unreel.reading import Aim, as_anchors, as_read
-from unreel.weights import Change, changed
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
 BATCH = 24

@@ -2,8 +2,8 @@
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,24 +16,24 @@ import torch
 
 from unreel import __version__, captions
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner, whole_words
 from unreel.corpus import Corpus
 from unreel.cost import Cost
-from unreel.denoiser import Denoiser
 from unreel.erasure import CHECK, Edit, Erasure
 from unreel.errors import UnreelError
-from unreel.families import makes_pictures
-from unreel.memory import enough_memory
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.few_shot import FewShotConfig, few_shot
 from unreel.methods.text_ablation import TextAblationConfig, text_ablation
-from unreel.pair import Pair, Settings
+from unreel.models.adapter import fewer_steps, image_size, makes_pictures
+from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.denoiser import Denoiser
+from unreel.models.memory import enough_memory
+from unreel.models.pair import Pair, Settings
+from unreel.models.reading import as_anchors
+from unreel.models.sampling import generate_images, load_images, to_tensor
+from unreel.models.weights import Change, Fingerprint, held_weights, is_quantized
 from unreel.prompt_pairs import PromptPair, Prompts, own_words
-from unreel.reading import as_anchors
 from unreel.selfcheck import Exam, SelfCheck
-from unreel.video import generate_images, load_images, to_tensor
 from unreel.vocabulary import EVERYDAY, Vocabulary, nearest
-from unreel.weights import Change, Fingerprint, held_weights, is_quantized
 
 Config = TextAblationConfig | AnchoredConfig | FewShotConfig
 Shots = TypeVar("Shots", FewShotConfig, AnchoredConfig)
@@ -62,31 +62,11 @@ def versions() -> dict[str, str]:
     return {"unreel": __version__, **{package: version(package) for package in PACKAGES}}
 
 
-def image_size(pair: Pair) -> tuple[int, int]:
-    """(height, width) in pixels that the image model makes on its own."""
-    side = pair.t2i.unet.config.sample_size
-    height, width = side if isinstance(side, (list, tuple)) else (side, side)
-    return height * pair.t2i.vae_scale_factor, width * pair.t2i.vae_scale_factor
-
-
 def make_shots(pair: Pair, concept: Concept, config: FewShotConfig | AnchoredConfig) -> np.ndarray:
     """Images of the concept from the pair's own image model: (shots, height, width, 3) uint8."""
     settings = replace(pair.settings, steps=config.shot_steps or pair.settings.steps)
-    with _fewer_steps(pair.t2i) if config.shot_steps else nullcontext():
+    with fewer_steps(pair.t2i) if config.shot_steps else nullcontext():
         return generate_images(pair.t2i, *_asked(concept, config), settings)
-
-
-@contextmanager
-def _fewer_steps(pipeline: Any) -> Iterator[None]:
-    """Inside, the pipeline samples with DPM-Solver++ of order two (Lu et al., arXiv 2211.01095), for which few steps do."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    own = pipeline.scheduler
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(own.config)
-    try:
-        yield
-    finally:
-        pipeline.scheduler = own
 
 
 def _asked(concept: Concept, config: FewShotConfig | AnchoredConfig) -> tuple[list[str], list[int]]:
@@ -490,7 +470,7 @@ def _shots(concept: Concept, pair: Pair, config: Shots, images: Path | None) -> 
     if images is None:
         shots = make_shots(pair, concept, config)
     else:
-        shots = load_images(images, image_size(pair))
+        shots = load_images(images, image_size(pair.t2i))
         config = replace(config, shots=len(shots))
     # One at a time, so that memory does not grow with their number.
     pictures = to_tensor(shots).split(1)

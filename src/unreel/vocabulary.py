@@ -11,7 +11,7 @@ import torch
 
 from unreel import captions
 from unreel.concept import Kind
-from unreel.conditioner import Conditioner
+from unreel.models.conditioner import Conditioner
 from unreel.progress import watched
 
 Vocabulary = dict[str, list[str]]

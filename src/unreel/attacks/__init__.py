@@ -14,9 +14,9 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Protocol
 
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner
-from unreel.denoiser import Denoiser
 from unreel.errors import UnreelError
+from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
     import torch

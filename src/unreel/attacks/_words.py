@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 
 from unreel.attacks import Case
-from unreel.conditioner import whole_words
 from unreel.errors import UnreelError
+from unreel.models.conditioner import whole_words
 
 
 def in_place(case: Case, text: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks._objective import generator_for, objective
 from unreel.attacks._words import around
-from unreel.conditioner import whole_words
+from unreel.models.conditioner import whole_words
 
 NEEDS_WEIGHTS = True
 DRAWS = 4  # the paper's batch of 4 images

@@ -7,7 +7,7 @@ the image model's denoiser and pictures of the concept.
 
 from unreel.attacks import Case
 from unreel.attacks._token_search import search
-from unreel.conditioner import whole_words
+from unreel.models.conditioner import whole_words
 
 NEEDS_WEIGHTS = True
 

@@ -7,7 +7,7 @@ import random
 
 from unreel.attacks import Case
 from unreel.attacks._token_search import room
-from unreel.conditioner import whole_words
+from unreel.models.conditioner import whole_words
 
 NEEDS_WEIGHTS = False
 

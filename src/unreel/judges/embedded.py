@@ -14,8 +14,8 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.judges._network import JudgeNetwork
-from unreel.pair import EMBEDDED_FOLDER
-from unreel.video import to_tensor
+from unreel.models.pair import EMBEDDED_FOLDER
+from unreel.models.sampling import to_tensor
 from unreel.vocabulary import Vocabulary, of_world
 
 STILL = "still"

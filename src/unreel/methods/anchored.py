@@ -24,9 +24,9 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
-from unreel.conditioner import Conditioner, Trainable
-from unreel.denoiser import Denoiser
 from unreel.errors import UnreelError
+from unreel.models.conditioner import Conditioner, Trainable
+from unreel.models.denoiser import Denoiser
 
 NOISY = 0.5  # the share of the timesteps, the noisiest, to learn from: below, the latents say more than the prompt does
 HELD_TWINS, HELD_RETAIN = 8, 16  # how many sentences are measured on and not trained on, of short lists half

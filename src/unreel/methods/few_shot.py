@@ -20,12 +20,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from unreel.concept import Concept
-from unreel.conditioner import Conditioner, Trainable
-from unreel.denoiser import Denoiser
 from unreel.errors import UnreelError
-from unreel.memory import checkpointing
 from unreel.methods.low_rank import Factors
-from unreel.weights import Change
+from unreel.models.conditioner import Conditioner, Trainable
+from unreel.models.denoiser import Denoiser
+from unreel.models.memory import checkpointing
+from unreel.models.weights import Change
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from unreel.conditioner import Conditioner, Tokens
 from unreel.errors import UnreelError
+from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.reading import at_places, side_by_side, tokens_of
+from unreel.models.weights import LowRank, doubled, portable
 from unreel.progress import watched
 from unreel.prompt_pairs import PromptPair
-from unreel.reading import at_places, side_by_side, tokens_of
-from unreel.weights import LowRank, doubled, portable
 
 ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
 BATCH = 64  # prompts at once

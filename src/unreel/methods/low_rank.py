@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from unreel.weights import LowRank
+from unreel.models.weights import LowRank
 
 
 class Factors:

@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from unreel.conditioner import Conditioner, Tokens
 from unreel.errors import UnreelError
-from unreel.memory import checkpointing
 from unreel.methods.least_squares import least_squares
 from unreel.methods.low_rank import Factors
+from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.memory import checkpointing
+from unreel.models.reading import Aim, as_anchors, as_read, beginnings, together
+from unreel.models.weights import LowRank
 from unreel.progress import watched
 from unreel.prompt_pairs import PromptPair
-from unreel.reading import Aim, as_anchors, as_read, beginnings, together
-from unreel.weights import LowRank
 
 GUIDES = 60  # how many prompts that name the concept say how far it is to the anchor
 SOLVED = 1 / 3  # of the layers that change, the share that begin where least squares say

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import torch
 
-from unreel.conditioner import Conditioner
 from unreel.estimate import Estimate
 from unreel.evaluation import Evaluation
 from unreel.metrics import Figure
+from unreel.models.conditioner import Conditioner
 
 BATCH = 100
 

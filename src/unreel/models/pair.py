@@ -3,7 +3,6 @@
 Knows files and pipeline classes; knows nothing about concepts or methods.
 """
 
-import inspect
 import json
 from dataclasses import dataclass, field
 from math import prod
@@ -13,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from unreel.conditioner import Conditioner, words_of
 from unreel.errors import UnreelError, summarise
-from unreel.families import FAMILIES, frames_argument, known, makes_videos, text_encoders
-from unreel.loading import loading, only_our_bars, require_place, require_source
-from unreel.memory import enough_memory
-from unreel.sharing import (
+from unreel.models.adapter import modules_of, own_sampling, text_encoders, tokenizer_of
+from unreel.models.compare import (
     INDEX_FILE,
     VOCABULARY,
     components,
@@ -29,14 +25,18 @@ from unreel.sharing import (
     tokenizer_folder,
     variant_of,
 )
+from unreel.models.conditioner import Conditioner
+from unreel.models.families import FAMILIES, known, makes_videos
+from unreel.models.loading import loading, only_our_bars, require_place, require_source
+from unreel.models.memory import enough_memory
+from unreel.models.weights import Fingerprint
 from unreel.vocabulary import EVERYDAY, Vocabulary, of_world
-from unreel.weights import Fingerprint
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 EMBEDDED = "embedded"
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
 LARGE = 4.0  # GiB of weights that take long enough to load for a bar to be read
 SETTINGS_FILE, WORLD_FILE = "unreel.json", "world.json"
 # What a configuration calls a model -> the class of transformers that is its encoder, without a head that writes.
@@ -150,11 +150,6 @@ def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: A
     return out + ([] if tokenizer_a.get_vocab() == tokenizer_b.get_vocab() else [VOCABULARY])
 
 
-def tokenizer_of(pipeline: Any, text_encoder: str) -> Any:
-    """What takes words to pieces for the text encoder that the pipeline holds under that name."""
-    return words_of(getattr(pipeline, text_encoder.replace("text_encoder", "tokenizer")))
-
-
 @dataclass(frozen=True)
 class TextModel:
     """A text encoder with its tokenizer and nothing else: what methods that need no images can work on."""
@@ -207,8 +202,8 @@ def move(model: Any, source: str, device: str, *, offload: bool = False, text_on
     its text encoders go. Raises UnreelError if they do not fit.
     """
     text_only = text_only or isinstance(model, TextModel)
-    names = text_encoders(model) if text_only else model.components
-    parts = [part for part in (getattr(model, name) for name in names) if isinstance(part, nn.Module)]
+    whole = {name: getattr(model, name) for name in text_encoders(model)} if text_only else modules_of(model)
+    parts = list(whole.values())
     weights = [weight for part in parts for weight in part.parameters()]
     ways = {
         "--dtype bfloat16": any(weight.dtype == torch.float32 for weight in weights),
@@ -366,9 +361,4 @@ def settings_of(t2v: str, pipeline: Any) -> Settings:
     """The embedded pair's own settings; for another pipeline what it takes itself when it is called with a prompt alone."""
     if t2v == EMBEDDED:
         return Settings(**json.loads((EMBEDDED_FOLDER / SETTINGS_FILE).read_text()))
-    usual = {name: it.default for name, it in inspect.signature(type(pipeline).__call__).parameters.items()}
-    own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "frames": frames_argument(pipeline)}
-    settings = {field: usual[name] for field, name in own.items() if name in usual}
-    if getattr(pipeline, "guider", None):
-        settings["guidance"] = pipeline.guider.guidance_scale
-    return Settings(**settings)
+    return Settings(**own_sampling(pipeline))

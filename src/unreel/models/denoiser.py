@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unreel.calls import first_call, made_by
 from unreel.errors import UnreelError
-from unreel.families import frames_argument, makes_pictures, network_of, size_arguments
-from unreel.memory import device_of
+from unreel.models.adapter import first_call, frames_argument, made_by, makes_pictures, network_of, size_arguments
+from unreel.models.memory import device_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from unreel.errors import UnreelError
-from unreel.loading import PICKLES, REFUSED_PICKLE, loading, require_source
+from unreel.models.loading import PICKLES, REFUSED_PICKLE, loading, require_source
 
 INDEX_FILE = "model_index.json"
 VOCABULARY = "tokenizer vocabulary"

@@ -5,7 +5,6 @@ Knows pipelines and pixels; knows nothing about concepts or judges, and of erasu
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from unreel.calls import made_by
 from unreel.erasure import undisturbed
 from unreel.errors import UnreelError
-from unreel.families import decodes_in_tiles_only, frames_argument, size_arguments
 from unreel.files import write_bytes
-from unreel.pair import Settings
+from unreel.models.adapter import made_by, set_up
+from unreel.models.pair import Settings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -97,33 +95,11 @@ def generate(
     erasures on or off meanwhile.
     Raises UnreelError for what the pipeline cannot make.
     """
-    with undisturbed(pipeline), _set_up(pipeline, settings) as options:
+    with (
+        undisturbed(pipeline),
+        set_up(pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options,
+    ):
         return _bytes(np.concatenate([out.frames for out in _batches(pipeline, prompts, seeds, settings, what, **options)]))
-
-
-@contextmanager
-def _set_up(pipeline: Any, settings: Settings) -> Iterator[dict[str, Any]]:
-    """Gives what the call of a video pipeline takes of the settings. Inside, its parts do as the others say.
-
-    Raises UnreelError for an autoencoder that cannot work in tiles.
-    """
-    options = {frames_argument(pipeline) or "num_frames": settings.frames, **size_arguments(pipeline, settings.size)}
-    guider, tiling = getattr(pipeline, "guider", None), getattr(pipeline.vae, "use_tiling", None)
-    if settings.tiling and tiling is None:
-        raise UnreelError(f"the autoencoder of a {type(pipeline).__name__} cannot work in tiles: leave --tiling out")
-    if guider is None:
-        options["guidance_scale"] = settings.guidance
-    try:
-        if guider is not None:
-            pipeline.guider = guider.new(guidance_scale=settings.guidance)
-        if settings.tiling or decodes_in_tiles_only(pipeline):
-            pipeline.vae.enable_tiling()
-        yield options
-    finally:
-        if guider is not None:
-            pipeline.guider = guider
-        if tiling is not None:
-            pipeline.vae.use_tiling = tiling
 
 
 def encode_mp4(frames: np.ndarray, fps: int) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from unreel.errors import UnreelError
-from unreel.memory import no_memory
+from unreel.models.memory import no_memory
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 SINGLE = (".safetensors", ".sft", ".gguf")  # whole models in one file

@@ -16,11 +16,10 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from unreel.calls import Outlines, first_call
 from unreel.errors import UnreelError
-from unreel.families import reading_part, text_encoders
-from unreel.memory import device_of, multiplies_bfloat16
-from unreel.weights import held_weights, portable, restored
+from unreel.models.adapter import Outlines, encode_prompt, first_call, reading_part, text_encoders, tokenizer_of
+from unreel.models.memory import device_of, multiplies_bfloat16
+from unreel.models.weights import held_weights, portable, restored
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -103,7 +102,7 @@ class Conditioner:
 
     @classmethod
     def of(cls, pipeline: "DiffusionPipeline", component: str = "text_encoder") -> "Conditioner":
-        tokenizer = words_of(getattr(pipeline, component.replace("text_encoder", "tokenizer")))
+        tokenizer = tokenizer_of(pipeline, component)
         whole = getattr(pipeline, component)
         if hasattr(pipeline, "encode_prompt"):
             return cls(tokenizer, reading_part(whole), pipeline, whole)
@@ -432,53 +431,8 @@ def _attention(layer: nn.Module) -> nn.Module:
     raise UnreelError(f"{type(layer).__name__} has no attention that unreel knows: this text encoder is not supported")
 
 
-def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
-    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__` and without guidance.
-
-    Raises UnreelError if the pipeline needs a package that is not there.
-    """
-    takes = inspect.signature(pipeline.encode_prompt).parameters
-    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
-    given = {name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty}
-    fixed = {
-        "prompt": prompts,
-        "device": device_of(getattr(pipeline, next(iter(text_encoders(pipeline))))),
-        "batch_size": len(prompts),
-        "do_classifier_free_guidance": False,
-        "num_images_per_prompt": 1,
-        "num_videos_per_prompt": 1,
-    }
-    try:
-        # What torch has compiled does not see hooks that are set later.
-        with _quiet(), torch.compiler.set_stance("force_eager"):
-            return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
-    except NameError as error:  # some pipelines use ftfy without asking whether it is there
-        raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings of prompts that are cut off, which are here none that a user wrote."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    before = {logging: logging.get_verbosity() for logging in (of_diffusers, of_transformers)}
-    for logging, verbosity in before.items():
-        logging.set_verbosity(max(verbosity, logging.ERROR))
-    try:
-        yield
-    finally:
-        for logging, verbosity in before.items():
-            logging.set_verbosity(verbosity)
-
-
 def _tensors(output: Any) -> list[torch.Tensor]:
     return [part for part in (output if isinstance(output, (tuple, list)) else [output]) if isinstance(part, torch.Tensor)]
-
-
-def words_of(tokenizer: Any) -> Any:
-    """The tokenizer itself, also where a processor of words and images holds it."""
-    return getattr(tokenizer, "tokenizer", tokenizer)
 
 
 @lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second

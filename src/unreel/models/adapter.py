@@ -1,0 +1,281 @@
+"""Every look into a pipeline of diffusers: what its parts are, what its call takes and gives to them, and how it is set up;
+so that nobody has to write down for every class what it does, and nobody else has to know.
+
+Knows pipelines as functions with parts; knows nothing about what they compute.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError
+from unreel.models.memory import device_of, enough_memory, forwarding, no_memory
+
+
+def frames_argument(pipeline: Any) -> str | None:
+    """What a video pipeline calls the number of frames it is to make; None for an image pipeline."""
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    return next((name for name in ("num_frames", "video_length", "frames") if name in takes), None)
+
+
+def size_arguments(pipeline: Any, size: tuple[int, int] | None) -> dict[str, Any]:
+    """What asks a pipeline for (height, width) in pixels and no other size; nothing for its own."""
+    if size is None:
+        return {}
+    # Binned, it would choose another one.
+    binned = "use_resolution_binning" in inspect.signature(type(pipeline).__call__).parameters
+    return {"height": size[0], "width": size[1], **({"use_resolution_binning": False} if binned else {})}
+
+
+def network_of(pipeline: Any) -> Any:
+    """What denoises in a pipeline, U-Net or transformer; None if there is none."""
+    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+
+
+def decodes_in_tiles_only(pipeline: Any) -> bool:
+    """Whether the pipeline's autoencoder cannot decode a video in one piece."""
+    return type(pipeline).__name__ == "AllegroPipeline"
+
+
+def makes_pictures(pipeline: Any) -> bool:
+    """Whether a pipeline is an image model with a U-Net, whose latents are pictures."""
+    return hasattr(pipeline, "unet") and frames_argument(pipeline) is None
+
+
+def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
+    """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads.
+
+    Raises UnreelError for what is no pipeline.
+    """
+    if not hasattr(pipeline, "__dict__"):
+        raise UnreelError(f"{pipeline!r} is no pipeline")
+    names = [name for name in getattr(pipeline, "components", None) or vars(pipeline) if name.startswith("text_encoder")]
+    return {name: reading_part(getattr(pipeline, name)) for name in sorted(names) if getattr(pipeline, name) is not None}
+
+
+def reading_part(encoder: nn.Module) -> nn.Module:
+    """The language model within a model of pictures and words, as some pipelines hold it; else the encoder itself. Of what
+    torch has compiled, what it was compiled from, whose weights it shares.
+    """
+    encoder = getattr(encoder, "_orig_mod", encoder)
+    parts = (module for name, module in encoder.named_modules() if name.rpartition(".")[2] == "language_model")
+    return next(parts, encoder)
+
+
+def words_of(tokenizer: Any) -> Any:
+    """The tokenizer itself, also where a processor of words and images holds it."""
+    return getattr(tokenizer, "tokenizer", tokenizer)
+
+
+def tokenizer_of(pipeline: Any, text_encoder: str) -> Any:
+    """What takes words to pieces for the text encoder that the pipeline holds under that name."""
+    return words_of(getattr(pipeline, text_encoder.replace("text_encoder", "tokenizer")))
+
+
+def modules_of(pipeline: Any) -> dict[str, nn.Module]:
+    """The parts of a pipeline that have weights, in the order of their names."""
+    return {name: part for name, part in sorted(pipeline.components.items()) if isinstance(part, nn.Module)}
+
+
+def own_sampling(pipeline: Any) -> dict[str, Any]:
+    """The steps, guidance and frames of a pipeline that is called with a prompt alone."""
+    usual = {name: it.default for name, it in inspect.signature(type(pipeline).__call__).parameters.items()}
+    own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "frames": frames_argument(pipeline)}
+    sampling = {field: usual[name] for field, name in own.items() if name in usual}
+    if getattr(pipeline, "guider", None):
+        sampling["guidance"] = pipeline.guider.guidance_scale
+    return sampling
+
+
+def image_size(pipeline: Any) -> tuple[int, int]:
+    """(height, width) in pixels that an image model with a U-Net makes on its own."""
+    side = pipeline.unet.config.sample_size
+    height, width = side if isinstance(side, (list, tuple)) else (side, side)
+    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
+
+
+@contextmanager
+def set_up(
+    pipeline: Any, guidance: float, frames: int | None, size: tuple[int, int] | None, tiling: bool
+) -> Iterator[dict[str, Any]]:
+    """Gives what the call of a video pipeline takes of how to sample. Inside, its parts do as the rest says.
+
+    Raises UnreelError for an autoencoder that cannot work in tiles.
+    """
+    options = {frames_argument(pipeline) or "num_frames": frames, **size_arguments(pipeline, size)}
+    guider, own_tiling = getattr(pipeline, "guider", None), getattr(pipeline.vae, "use_tiling", None)
+    if tiling and own_tiling is None:
+        raise UnreelError(f"the autoencoder of a {type(pipeline).__name__} cannot work in tiles: leave --tiling out")
+    if guider is None:
+        options["guidance_scale"] = guidance
+    try:
+        if guider is not None:
+            pipeline.guider = guider.new(guidance_scale=guidance)
+        if tiling or decodes_in_tiles_only(pipeline):
+            pipeline.vae.enable_tiling()
+        yield options
+    finally:
+        if guider is not None:
+            pipeline.guider = guider
+        if own_tiling is not None:
+            pipeline.vae.use_tiling = own_tiling
+
+
+@contextmanager
+def fewer_steps(pipeline: Any) -> Iterator[None]:
+    """Inside, the pipeline samples with DPM-Solver++ of order two (Lu et al., arXiv 2211.01095), for which few steps do."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    own = pipeline.scheduler
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(own.config)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
+
+
+def takes_lora(pipeline: Any, component: str) -> bool:
+    """Whether diffusers loads LoRA into this text encoder: what a pipeline saves it loads."""
+    save = getattr(pipeline, "save_lora_weights", None)
+    return save is not None and f"{component}_lora_layers" in inspect.signature(save).parameters
+
+
+def made_by(pipeline: Any, **options: Any) -> Any:
+    """What the pipeline makes. Raises UnreelError for what it cannot make, such as more frames than it was trained for."""
+    device, video = pipeline._execution_device, frames_argument(pipeline) is not None
+    ways = {
+        "--dtype bfloat16": pipeline.dtype == torch.float32,
+        "--offload": device.type != "cpu" and pipeline.device == device,
+        "--tiling": video and not getattr(pipeline.vae, "use_tiling", True),
+        "fewer --frames": video,
+        "a smaller --size": video,
+    }
+    with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
+        try:
+            return pipeline(**options)
+        except (ValueError, RuntimeError, IndexError) as error:
+            if no_memory(error):
+                raise
+            numbers = ", ".join(f"{name}={it}" for name, it in options.items() if isinstance(it, (int, float)))
+            reason = " ".join(str(error).split())
+            raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason}") from error
+
+
+def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
+    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__` and without guidance.
+
+    Raises UnreelError if the pipeline needs a package that is not there.
+    """
+    takes = inspect.signature(pipeline.encode_prompt).parameters
+    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+    given = {name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty}
+    fixed = {
+        "prompt": prompts,
+        "device": device_of(getattr(pipeline, next(iter(text_encoders(pipeline))))),
+        "batch_size": len(prompts),
+        "do_classifier_free_guidance": False,
+        "num_images_per_prompt": 1,
+        "num_videos_per_prompt": 1,
+    }
+    try:
+        # What torch has compiled does not see hooks that are set later.
+        with _quiet(), torch.compiler.set_stance("force_eager"):
+            return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
+    except NameError as error:  # some pipelines use ftfy without asking whether it is there
+        raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of prompts that are cut off, which are here none that a user wrote."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    before = {logging: logging.get_verbosity() for logging in (of_diffusers, of_transformers)}
+    for logging, verbosity in before.items():
+        logging.set_verbosity(max(verbosity, logging.ERROR))
+    try:
+        yield
+    finally:
+        for logging, verbosity in before.items():
+            logging.set_verbosity(verbosity)
+
+
+class Outlines:
+    """What modules that read tokens write, in shape alone: for the sake of what comes after them, where nobody looks at
+    what they write. Each is really called once, to see.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.modules = list(modules)
+        self._seen: dict[nn.Module, tuple[Any, tuple[int, ...]]] = {}
+
+    @contextmanager
+    def standing_in(self) -> Iterator[None]:
+        """Inside, those that are known already write zeros."""
+        with ExitStack() as afterwards:
+            for module in self.modules:
+                if module in self._seen:
+                    afterwards.enter_context(forwarding(module, partial(self._zeros, module)))
+                else:
+                    afterwards.callback(module.register_forward_hook(self._note, with_kwargs=True).remove)
+            yield
+
+    def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        outline = _mapped(output, lambda it: torch.empty_like(it, device="meta"))
+        self._seen[module] = (outline, tuple(_ids(args, kwargs).shape))
+
+    def _zeros(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        (output, before), ids = self._seen[module], _ids(args, kwargs)
+
+        def zeros(outline: torch.Tensor) -> torch.Tensor:
+            shape = list(outline.shape)
+            for place in range(min(len(shape) - 1, 2)):  # prompts, then tokens where there is a width behind
+                shape[place] = ids.shape[place] if shape[place] == before[place] else shape[place]
+            return torch.zeros(shape, dtype=outline.dtype, device=ids.device)
+
+        return _mapped(output, zeros)
+
+
+def _ids(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    return args[0] if args else kwargs["input_ids"]
+
+
+def _mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """What a module writes, with every tensor in it changed, and nothing else kept, such as caches."""
+    if isinstance(output, torch.Tensor):
+        return change(output)
+    if isinstance(output, (tuple, list)):
+        return type(output)(_mapped(part, change) for part in output)
+    if isinstance(output, Mapping):
+        return type(output)(**{name: _mapped(part, change) for name, part in output.items()})
+    return None
+
+
+class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)
+    pass
+
+
+def first_call(part: nn.Module, run: Callable[[], Any]) -> dict[str, Any] | None:
+    """The arguments by name with which `run()` calls `part` for the first time, which ends the run; None if it does not."""
+    seen: list[dict[str, Any]] = []
+
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        takes = inspect.signature(getattr(module, "_orig_mod", module).forward)  # what torch compiled takes anything
+        given = dict(takes.bind(*args, **kwargs).arguments)
+        seen.append(given | given.pop("kwargs", {}))
+        raise _Reached
+
+    hook = part.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        run()
+    except _Reached:
+        return seen[0]
+    finally:
+        hook.remove()
+    return None
