@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 from benchmarks.common import write_result
 from unreel import Concept, FewShotConfig, load_pair
 from unreel.corpus import Corpus
-from unreel.erasure import Edit, Erasure
 from unreel.estimate import Estimate
 from unreel.evaluation import build_suite
+from unreel.interventions.erasure import Edit, Erasure
 from unreel.judges import found, load_judge
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.few_shot import few_shot

@@ -13,7 +13,7 @@ import typer
 
 from benchmarks.common import write_result
 from unreel import load_pair, unlearn
-from unreel.export import export
+from unreel.interventions.export import export
 from unreel.unlearning import configure
 
 NAME = "exports"

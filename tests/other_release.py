@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import save_file
 
 from unreel import Erasure, TextAblationConfig, load_pair, unlearn
-from unreel.export import export
+from unreel.interventions.export import export
 from unreel.models.conditioner import Conditioner
 
 PROMPTS = ["a photo of a castle", "a castle and a cat", "a cat"]

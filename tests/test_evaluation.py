@@ -10,8 +10,8 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlearn
-from unreel.erasure import Edit
 from unreel.evaluation import concept_of
+from unreel.interventions.erasure import Edit
 from unreel.metrics import Figure
 from unreel.models.sampling import generate
 from unreel.prompt_files import PromptRow

@@ -16,8 +16,8 @@ from test_cli import bars, command, models, tiny  # noqa: F401  (fixtures)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UMT5Config, UMT5EncoderModel
 
 from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, load_pair, unlearn, worn_by
-from unreel.erasure import Edit
-from unreel.export import EXPORT_FILE, export, file_name, low_rank
+from unreel.interventions.erasure import Edit
+from unreel.interventions.export import EXPORT_FILE, export, file_name, low_rank
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import EMBEDDED_FOLDER, TextModel, load_text_model
@@ -444,7 +444,7 @@ def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, t
 def test_an_export_that_keeps_too_little_is_refused(made, command, tiny, tmp_path, monkeypatch):  # noqa: F811
     made["few-shot"].save_pretrained(tmp_path / "cat")
     arguments = ["export", "cat", "--format", "peft", "--out", "out", "--tolerance", "0.2", *tiny[2:]]
-    monkeypatch.setattr("unreel.export.LEAST_KEPT", 0.9999)
+    monkeypatch.setattr("unreel.interventions.export.LEAST_KEPT", 0.9999)
     code, _, err = command(*arguments)
     (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
     assert code == 2 and re.search(r"would keep \d+ % of what this erasure does \(bar: 100 %\)", line)

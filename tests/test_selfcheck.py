@@ -11,7 +11,8 @@ from conftest import make_pair, same, weights
 from test_conditioner import bert, words_tokenizer
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, selfcheck, unlearn
-from unreel.erasure import CHECK, Erasure
+from unreel.interventions.card import CHECK
+from unreel.interventions.erasure import Erasure
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import LowRank, changed
 from unreel.prompt_pairs import PromptPair

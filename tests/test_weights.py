@@ -16,7 +16,7 @@ from peft import LoraConfig
 from test_conditioner import t5, words_tokenizer
 
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, generate, unlearn, worn_by
-from unreel.erasure import Edit
+from unreel.interventions.erasure import Edit
 from unreel.models.pair import TextModel
 from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision
 

@@ -12,9 +12,11 @@ for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
 
 if TYPE_CHECKING:
     from unreel.concept import Concept
-    from unreel.erasure import Erasure, undisturbed, worn_by
     from unreel.errors import UnreelError
     from unreel.evaluation import evaluate
+    from unreel.interventions import worn_by
+    from unreel.interventions.base import undisturbed
+    from unreel.interventions.erasure import Erasure
     from unreel.judges import load_judge
     from unreel.methods.anchored import AnchoredConfig
     from unreel.methods.few_shot import FewShotConfig
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AnchoredConfig": "methods.anchored",
     "Concept": "concept",
-    "Erasure": "erasure",
+    "Erasure": "interventions.erasure",
     "FewShotConfig": "methods.few_shot",
     "Pair": "models.pair",
     "TextAblationConfig": "methods.text_ablation",
@@ -40,9 +42,9 @@ _HOME = {
     "load_judge": "judges",
     "load_pair": "models.pair",
     "load_video_model": "models.pair",
-    "undisturbed": "erasure",
+    "undisturbed": "interventions.base",
     "unlearn": "unlearning",
-    "worn_by": "erasure",
+    "worn_by": "interventions",
 }
 
 __all__ = [

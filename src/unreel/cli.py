@@ -319,7 +319,8 @@ def unlearn(
     that learn from images.
     """
     from unreel.concept import Concept
-    from unreel.erasure import PROVENANCE_FILE, Erasure
+    from unreel.interventions.base import RECORD_FILE
+    from unreel.interventions.erasure import Erasure
     from unreel.unlearning import configure, require_offloadable, was_asked_for
 
     if synonym and len(concept) > 1:
@@ -351,7 +352,7 @@ def unlearn(
     if stopped:
         context.with_resource(alone_in(clips))
     if not stopped:
-        require_new(folder, overwrite, PROVENANCE_FILE)
+        require_new(folder, overwrite, RECORD_FILE)
     lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
     if lost and overwrite:
         _tell(f"replaces {folder}, with its {' and '.join(lost)}")
@@ -465,7 +466,7 @@ def evaluate(
 
     Writes metrics.json and report.html into ERASURE/evaluation. Run it again to go on where it was stopped.
     """
-    from unreel.erasure import Erasure
+    from unreel.interventions.erasure import Erasure
     from unreel.prompt_files import read_prompts
 
     given = [row for file in prompts or () for row in read_prompts(file)]
@@ -523,7 +524,7 @@ def attack(
 
     Writes attacks.json and report.html into ERASURE/attacks. Run it again to go on where it was stopped.
     """
-    from unreel.erasure import Erasure
+    from unreel.interventions.erasure import Erasure
 
     worn = Erasure.from_pretrained(erasure)
 
@@ -575,7 +576,7 @@ def generate(
     if taken and not overwrite:
         raise UnreelError(f"{taken[0]} exists: choose another --out or --seed, or replace it with --overwrite")
 
-    from unreel.erasure import Erasure
+    from unreel.interventions.erasure import Erasure
     from unreel.models.pair import load_video_model
     from unreel.models.sampling import generate as run
     from unreel.models.sampling import write_mp4
@@ -619,14 +620,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
-    from unreel.erasure import Erasure
-    from unreel.export import EXPORT_FILE, LEAST_KEPT, require
+    from unreel.interventions.erasure import Erasure
+    from unreel.interventions.export import EXPORT_FILE, LEAST_KEPT, require
 
     require(format, tolerance)
     require_new(out, overwrite, EXPORT_FILE)
     worn = Erasure.from_pretrained(erasure)
 
-    from unreel.export import export as run
+    from unreel.interventions.export import export as run
     from unreel.models.pair import load_pair, load_pipeline
 
     options: dict[str, Any] = {"dtype": None, "text_only": True}
@@ -666,9 +667,11 @@ def combine(
     from functools import reduce
     from operator import add
 
-    from unreel.erasure import CHECK, PROVENANCE_FILE, Erasure
+    from unreel.interventions.base import RECORD_FILE
+    from unreel.interventions.card import CHECK
+    from unreel.interventions.erasure import Erasure
 
-    require_new(out, overwrite, PROVENANCE_FILE)
+    require_new(out, overwrite, RECORD_FILE)
     parts = [Erasure.from_pretrained(folder) for folder in erasure]
     if len({part.identity for part in parts}) < max(2, len(parts)):
         raise UnreelError("give at least two erasures, each of them once")

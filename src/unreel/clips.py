@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unreel.erasure import Erasure, worn_by
 from unreel.errors import UnreelError
 from unreel.files import read_tensors, tensor_file, write_tensors
+from unreel.interventions import worn_by
+from unreel.interventions.erasure import Erasure
 from unreel.models.adapter import modules_of, network_of
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import generate

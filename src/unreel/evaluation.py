@@ -16,10 +16,10 @@ import numpy as np
 
 from unreel.clips import Batch, ClipStore
 from unreel.concept import OBJECT_TEMPLATES, Concept
-from unreel.erasure import Erasure
 from unreel.errors import UnreelError
 from unreel.files import write_json
 from unreel.grammar import bare
+from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge
 from unreel.metrics import Figure, measure
 from unreel.models.conditioner import Conditioner

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from unreel.erasure import METRICS_FILE, REPORT_FILE
 from unreel.estimate import Estimate
 from unreel.evaluation import Evaluation, Group
 from unreel.files import file_name, write_bytes, write_json, write_text
+from unreel.interventions.erasure import METRICS_FILE, REPORT_FILE
 from unreel.metrics import Figure
 from unreel.models.adapter import network_of
 from unreel.models.sampling import encode_mp4

@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 from unreel.attacks import Case, load_attack, names
 from unreel.clips import Batch, ClipStore
 from unreel.concept import Concept
-from unreel.erasure import Erasure
 from unreel.errors import UnreelError
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of
 from unreel.files import read_tensors, tensor_file, write_tensors
+from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge
 from unreel.models.adapter import makes_pictures, text_encoders
 from unreel.models.conditioner import Conditioner

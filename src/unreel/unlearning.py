@@ -18,8 +18,9 @@ from unreel import __version__, captions
 from unreel.concept import Concept
 from unreel.corpus import Corpus
 from unreel.cost import Cost
-from unreel.erasure import CHECK, Edit, Erasure
 from unreel.errors import UnreelError
+from unreel.interventions.card import CHECK
+from unreel.interventions.erasure import Edit, Erasure
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.few_shot import FewShotConfig, few_shot
 from unreel.methods.text_ablation import TextAblationConfig, text_ablation

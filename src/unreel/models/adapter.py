@@ -37,6 +37,12 @@ def network_of(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 
+def networks(pipeline: Any) -> dict[str, nn.Module]:
+    """All that denoises in a pipeline, by the names of its components: some have one for every half of the way."""
+    found = {name: getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet")}
+    return {name: network for name, network in found.items() if isinstance(network, nn.Module)}
+
+
 def decodes_in_tiles_only(pipeline: Any) -> bool:
     """Whether the pipeline's autoencoder cannot decode a video in one piece."""
     return type(pipeline).__name__ == "AllegroPipeline"

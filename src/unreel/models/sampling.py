@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from unreel.erasure import undisturbed
 from unreel.errors import UnreelError
 from unreel.files import write_bytes
+from unreel.interventions.base import undisturbed
 from unreel.models.adapter import made_by, set_up
 from unreel.models.pair import Settings
 

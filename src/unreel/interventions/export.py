@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from unreel.concept import Concept
-from unreel.erasure import Edit, Erasure, worn_by
 from unreel.errors import UnreelError
 from unreel.files import require_new, write_folder, write_json
+from unreel.interventions import worn_by
+from unreel.interventions.erasure import Edit, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import Change, LowRank, portable

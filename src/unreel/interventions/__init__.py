@@ -1,0 +1,46 @@
+"""What makes a model forget, as things that go on pipelines and come off again, are saved, loaded and shipped."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unreel.errors import UnreelError
+from unreel.interventions.base import KIND, RECORD_FILE, Intervention
+from unreel.interventions.erasure import Erasure, worn_on
+from unreel.interventions.prompt import NegativePrompt, PromptIntervention, PromptRewrite, on_prompts
+from unreel.interventions.record import require_record
+from unreel.models.adapter import networks, text_encoders
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+ON_PROMPTS: dict[str, type[PromptIntervention]] = {kind.KIND: kind for kind in (NegativePrompt, PromptRewrite)}
+
+
+def load_intervention(folder: str | Path) -> Intervention:
+    """What was saved in a folder, or under a hub id: an erasure, or what else makes models forget.
+
+    Raises UnreelError for what cannot be fetched, is broken, or is of no kind that unreel knows.
+    """
+    file = Path(folder) / RECORD_FILE
+    if not file.is_file():
+        return Erasure.from_pretrained(folder)
+    try:
+        record = json.loads(file.read_text())
+        kind = record.pop(KIND, None)
+        if kind is None:
+            return Erasure.from_pretrained(folder)
+        if kind not in ON_PROMPTS:
+            raise UnreelError(f"{folder} holds a {kind!r}, which this version of unreel does not know")
+        require_record(record)
+        if ON_PROMPTS[kind] is PromptRewrite and any("anchor" not in part for part in record["parts"]):
+            raise ValueError("it does not say what to ask for instead")
+        return ON_PROMPTS[kind](record)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UnreelError(f"{file} is broken ({error}): fetch or make it again") from error
+
+
+def worn_by(pipeline: "DiffusionPipeline") -> list[Intervention]:
+    """What is on the pipeline, in the order in which it was put on; what changes prompts comes last."""
+    parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
+    return [*dict.fromkeys(on for part in parts for on in worn_on(part)), *on_prompts(pipeline)]

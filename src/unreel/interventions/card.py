@@ -1,0 +1,98 @@
+"""The model card that goes with every intervention.
+
+Knows records and stored figures; knows no weights.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from unreel.interventions.base import Intervention
+
+CARD_FILE = "README.md"
+CHECK = "check"  # what a self-check said, in a record
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def card(of: Intervention, source: str = "path/to/this/folder", figures: str = "") -> str:
+    concepts = ", ".join(of.concepts)
+    rows = "\n".join(
+        f"- **{part['concept']}** ({part['kind']}): {part['method']}, {_instead(part)}"
+        + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
+        for part in of.provenance["parts"]
+    )
+    encoder = of.provenance["encoder"]
+    on_hub = HUB_ID.fullmatch(encoder) and not Path(encoder).exists()
+    return f"""---
+library_name: unreel
+tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {encoder}" if on_hub else ""}
+---
+# Erasure: {concepts}
+
+Weight changes for the text encoder of `{encoder}`, to make the models that share it forget the
+concept. Made with unreel {of.provenance["versions"]["unreel"]}. What that did to videos stands in `metrics.json` and
+`report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them, nobody looked at
+any video.
+
+{rows}
+
+{_checked(of)}
+{figures}
+## Use
+
+```python
+from unreel import Erasure
+
+erasure = Erasure.from_pretrained("{source}")
+erasure.apply(pipeline)   # any diffusers pipeline with this text encoder
+erasure.remove(pipeline)  # bit for bit the original again
+```
+
+## Limits
+
+Only the text encoder changes; the denoiser still knows the concept. This protects a service that hosts the model, or a
+release of the changed weights, against prompts that name the concept, as far as its figures go; `unreel attack` tries
+adversarial ones, with results in `attacks/` if it was run. It does not withstand someone who holds all weights and puts the
+original text encoder back, fine-tunes, or searches the encoder's output space.
+"""
+
+
+def _checked(of: Intervention) -> str:
+    """What a card says of the self-check."""
+    check = of.provenance.get(CHECK)
+    if not check:
+        return "**No self-check was made of this erasure.**"
+    weak = "".join(f"\n- **Falls short:** {shortfall}" for shortfall in check["shortfalls"])
+    return f"Self-check on prompts that nothing was learned from: {check['summary']}.{weak}"
+
+
+def figures_of(file: Path) -> str:
+    """What a card says of an evaluation's figures; nothing without them."""
+    if not file.is_file():
+        return ""
+    document = json.loads(file.read_text())
+
+    def cell(estimates: dict[str, dict[str, Any]] | None) -> str:
+        if not estimates:
+            return ""
+        low, high = list(estimates.values())[-1]["ci"]
+        return " → ".join(f"{100 * it['value']:.0f}" for it in estimates.values()) + f" [{100 * low:.0f}, {100 * high:.0f}]"
+
+    found = {group: (it.get("concept_found"), it.get("label_found")) for group, it in document["figures"].items()}
+    rows = [f"| {group} | {cell(concept)} | {cell(other)} |" for group, (concept, other) in found.items() if concept]
+    if not rows:
+        return ""
+    head = [
+        "| prompts | concept found, % | what else was asked for found, % |",
+        "| --- | --- | --- |",
+    ]
+    note = f"Without → with the erasure [95 % interval], judged by the {document['judge']['name']}, on {document['model']}."
+    return "\n".join(["", "## Figures", "", *head, *rows, "", note, ""])
+
+
+def _instead(part: dict[str, Any]) -> str:
+    """What a card says of the anchor."""
+    if "anchor" not in part:
+        return ""
+    return f"{part['anchor']!r} in its place, " if part["anchor"] else "nothing in its place, "

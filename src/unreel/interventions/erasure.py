@@ -1,0 +1,354 @@
+"""The artifact: what unlearning changed in weights, with its provenance, and how to put it on and take it off.
+
+Knows text encoders and denoising networks as named tensors; knows nothing about how the change was found.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError, summarise
+from unreel.files import write_folder
+from unreel.interventions.base import RECORD_FILE, Intervention, undisturbed
+from unreel.interventions.card import CARD_FILE, CHECK, HUB_ID, card, figures_of
+from unreel.interventions.record import require_record
+from unreel.models.adapter import networks, text_encoders
+from unreel.models.loading import loading
+from unreel.models.weights import (
+    Change,
+    Fingerprint,
+    LowRank,
+    is_quantized,
+    owners_on,
+    portable,
+    put_on,
+    stands_beside,
+    take_off,
+    total,
+)
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+WEIGHTS_FILE = "erasure.safetensors"
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+_SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "component"
+TEXT_ENCODER, NETWORK = "text encoder", "network"  # what an edit is of
+_UP, _DOWN = ":up", ":down"
+_SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
+
+
+def _tensors(name: str, change: Change) -> dict[str, torch.Tensor]:
+    """What to store of a change, by the names to store it under."""
+    return {name + _UP: change.up, name + _DOWN: change.down} if isinstance(change, LowRank) else {name: change}
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What changes in one `component`, a text encoder or what denoises: `changes` maps the names of weights, without what
+    libraries put around them, to what is added to them.
+    """
+
+    changes: dict[str, Change]
+    fingerprint: Fingerprint
+    component: str = TEXT_ENCODER
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "changes", {portable(name): change for name, change in self.changes.items()})
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        return {key: tensor for name, change in self.changes.items() for key, tensor in _tensors(name, change).items()}
+
+    def __add__(self, other: "Edit") -> "Edit":
+        changes = dict(self.changes)
+        for name, change in other.changes.items():
+            changes[name] = total(changes[name], change) if name in changes else change
+        return Edit(changes, self.fingerprint, self.component)
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure(Intervention):
+    """A frozen set of weight changes: one edit for each of the components that it changes, mostly the text encoder.
+
+    `provenance` holds the concepts, the method, its settings, the losses and the versions of everything that mattered.
+    """
+
+    edits: tuple[Edit, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def edits_text_encoder(self) -> bool:
+        return any(edit.component == TEXT_ENCODER for edit in self.edits)
+
+    @property
+    def changes(self) -> dict[str, Change]:
+        """Of the first component."""
+        return self.edits[0].changes
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the first component."""
+        return self.edits[0].fingerprint
+
+    @cached_property
+    def identity(self) -> str:
+        """A short name for exactly these changes."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._stored().items()):
+            digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _stored(self) -> dict[str, torch.Tensor]:
+        """The first component's tensors by name, those of others with their number before it."""
+        return {_numbered(i, key): tensor for i, edit in enumerate(self.edits) for key, tensor in edit.stored().items()}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._stored().values())
+
+    def __add__(self, other: "Erasure") -> "Erasure":
+        """One erasure that does what both do. Raises UnreelError if they are the same, or share no component."""
+        if self == other:
+            raise UnreelError(f"they are the same erasure of {', '.join(self.concepts)}: once is enough")
+        edits = list(self.edits)
+        for new in other.edits:
+            same = [i for i, edit in enumerate(self.edits) if edit.fingerprint.matches(new.fingerprint)]
+            if same:
+                edits[same[0]] += new
+            else:
+                edits.append(new)
+        if len(edits) == len(self.edits) + len(other.edits):
+            raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
+        parts = self.provenance["parts"] + other.provenance["parts"]
+        # What was said of each does not hold for both together.
+        provenance = {name: value for name, value in self.provenance.items() if name != CHECK}
+        return Erasure(tuple(edits), {**provenance, "parts": parts})
+
+    def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
+        """Put the erasure on those of the pipeline's parts that it has edits for, whatever the pipeline calls them, on top
+        of any other; returns the pipeline.
+
+        Raises UnreelError if it has an edit for none of them, and for an erasure that is already on.
+        """
+        with undisturbed(pipeline):
+            fitting = self.fitting(pipeline)
+            if any(self in worn_on(encoder) for encoder in fitting):
+                raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
+            with ExitStack() as undo:  # on all of them or on none
+                for encoder, edit in fitting.items():
+                    put_on(encoder, self, edit.changes)
+                    undo.callback(take_off, encoder, self)
+                undo.pop_all()
+            for encoder in text_encoders(pipeline).values():
+                _note(encoder)
+        return pipeline
+
+    def require_matching(self, pipeline: "DiffusionPipeline") -> None:
+        self.fitting(pipeline)
+
+    def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, Edit]:
+        """Those of the pipeline's text encoders and networks that the erasure has an edit for, with it.
+
+        Raises UnreelError, saying what differs, if there is none.
+        """
+        found: dict[nn.Module, Edit] = {}
+        for component, parts_of in {TEXT_ENCODER: text_encoders, NETWORK: networks}.items():
+            edits = [edit for edit in self.edits if edit.component == component]
+            if edits:
+                parts = parts_of(pipeline)
+                if not parts:
+                    raise UnreelError(
+                        f"this {type(pipeline).__name__} has no {component}: an erasure has nothing to change in it"
+                    )
+                found |= self._fitting(parts, edits, component)
+        return found
+
+    def _fitting(self, parts: dict[str, nn.Module], edits: list[Edit], component: str) -> dict[nn.Module, Edit]:
+        """Those of the parts that some of the edits are for, all of one component. Raises UnreelError if there is none."""
+        found: dict[nn.Module, Edit] = {}
+        for part, edit in product(parts.values(), edits):
+            if edit.fingerprint.fits(part) or edit.fingerprint.fits_quantized(part):
+                found[part] = edit
+        left = [edit for edit in edits if all(edit is not other for other in found.values())]
+        for name, part in parts.items():
+            for edit in (edit for edit in left if part not in found and edit.fingerprint.nearly_fits(part)):
+                found[part] = edit
+                warnings.warn(
+                    f"matrices of this {name} are not quite those that the erasure of {', '.join(self.concepts)} was made "
+                    "for, as after a fused LoRA: it goes on top, but nobody has measured what it does there",
+                    stacklevel=4,
+                )
+        # One that is built like one that an edit is for, and is another, would go without it.
+        missing = {
+            name: part
+            for name, part in parts.items()
+            if part not in found and (not found or any(edit.fingerprint.is_built_like(part) for edit in left))
+        }
+        if missing:
+            why = "; ".join(f"{name} {_mismatch(part, edits)}" for name, part in missing.items())
+            raise UnreelError(
+                f"the erasure of {', '.join(self.concepts)} was made for another {component} than this pipeline's: {why}"
+            )
+        return found
+
+    def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
+        """As the protocol says; without any left, the weights are the original ones bit for bit."""
+        with undisturbed(pipeline):
+            parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
+            wearing = [part for part in parts if self in worn_on(part)]
+            if not wearing:
+                raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
+            for part in wearing:
+                take_off(part, self)
+            for encoder in text_encoders(pipeline).values():
+                _note(encoder)
+        return pipeline
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write weights, provenance and model card; the folder appears complete or not at all."""
+        from safetensors.torch import save_file
+
+        def fill(partial: Path) -> None:
+            tensors = {name: tensor.contiguous() for name, tensor in self._stored().items()}
+            tensors |= {_numbered(i, _SAMPLES_KEY): edit.fingerprint.samples for i, edit in enumerate(self.edits)}
+            save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+            prints = [edit.fingerprint for edit in self.edits]
+            first, *others = [
+                {"encoder_identity": one.identity, "structure": one.structure}
+                | ({} if edit.component == TEXT_ENCODER else {_COMPONENT_KEY: edit.component})
+                for edit, one in zip(self.edits, prints, strict=True)
+            ]
+            document = {**first, **({_OTHERS_KEY: others} if others else {}), **self.provenance}
+            (partial / RECORD_FILE).write_text(json.dumps(document, indent=2) + "\n")
+            (partial / CARD_FILE).write_text(card(self))
+
+        return write_folder(Path(folder), fill, RECORD_FILE, overwrite=overwrite)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, folder: str | Path | None = None
+    ) -> str:
+        """Upload weights, provenance and model card to the hub, to be loaded with `from_pretrained(repo_id)`; returns where
+        they are.
+
+        `folder` is where the erasure was saved: the figures and the report that lie there, if it was evaluated, go with it.
+        Raises UnreelError if the hub cannot be reached or refuses.
+        """
+        from huggingface_hub import create_repo, upload_folder
+
+        with tempfile.TemporaryDirectory() as parent, loading(repo_id):
+            made = self.save_pretrained(Path(parent) / "erasure")
+            for name in (METRICS_FILE, REPORT_FILE):
+                if folder and (Path(folder) / name).is_file():
+                    shutil.copy(Path(folder) / name, made)
+            (made / CARD_FILE).write_text(card(self, repo_id, figures_of(made / METRICS_FILE)))
+            create_repo(repo_id, private=private, token=token, exist_ok=True)
+            message = f"Erasure of {', '.join(self.concepts)}"
+            upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token)
+        return f"https://huggingface.co/{repo_id}"
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Erasure":
+        """Load an erasure from a folder or a hub id. Raises UnreelError for what cannot be fetched or is broken."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if HUB_ID.fullmatch(str(folder)) and not Path(folder).exists():
+            from huggingface_hub import snapshot_download
+
+            with loading(str(folder)):
+                folder = snapshot_download(str(folder), allow_patterns=[WEIGHTS_FILE, RECORD_FILE, CARD_FILE])
+        folder = Path(folder)
+        for file in (WEIGHTS_FILE, RECORD_FILE):
+            if not (folder / file).is_file():
+                raise UnreelError(f"{folder} is no erasure: it has no {file}")
+        try:
+            tensors = load_file(folder / WEIGHTS_FILE)
+            provenance = json.loads((folder / RECORD_FILE).read_text())
+            provenance.pop("encoder_identity")
+            first = {name: provenance.pop(name) for name in ("structure", _COMPONENT_KEY) if name in provenance}
+            others = provenance.pop(_OTHERS_KEY, [])
+            require_record(provenance)
+            return cls(_edits(tensors, [first, *others]), provenance)
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
+
+
+def _mismatch(part: nn.Module, edits: list[Edit]) -> str:
+    """Why none of the edits is for a part like this one, and what to do."""
+    saved = getattr(getattr(part, "config", None), _SAVED, None)
+    if saved and not worn_on(part):
+        return f"was saved with an erasure of {', '.join(saved)} in it: load the original"
+    if any(is_quantized(weight) for weight in part.parameters()):
+        return "is quantized, and of another model in what is not: unlearn the concept again with the model it was made of"
+    differing = min((edit.fingerprint.differing(part) for edit in edits), key=len)
+    if len(differing) <= sum(weight.ndim > 1 for weight in part.parameters()) / 2:
+        return f"has other weights in {summarise(differing)}: unlearn the concept again with this model"
+    return "is another model: unlearn the concept again with it"
+
+
+def _note(encoder: nn.Module) -> None:
+    """Let the encoder's configuration say what is on it, so that whoever saves it and loads it elsewhere can be told."""
+    concepts = [concept for erasure in worn_on(encoder) for concept in erasure.concepts]
+    if concepts and not stands_beside(encoder):  # which no file would hold
+        setattr(encoder.config, _SAVED, concepts)
+    elif hasattr(encoder.config, _SAVED):
+        delattr(encoder.config, _SAVED)
+
+
+def _numbered(i: int, name: str) -> str:
+    """How a tensor of the text encoder number `i` is called in the file."""
+    return f"{i}/{name}" if i else name
+
+
+def _edits(tensors: dict[str, torch.Tensor], built: list[dict[str, Any]]) -> tuple[Edit, ...]:
+    """The edits that were stored as `tensors`, of components that are `built` so. Raises ValueError for damaged ones."""
+    edits: list[Edit] = []
+    for i, one in reversed(list(enumerate(built))):  # the first one's tensors are those that are left
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
+        own = {name.removeprefix(_numbered(i, "")): tensor for name, tensor in own.items()}
+        fingerprint, component = Fingerprint(one["structure"], own.pop(_SAMPLES_KEY)), one.get(_COMPONENT_KEY, TEXT_ENCODER)
+        if component not in (TEXT_ENCODER, NETWORK):
+            raise ValueError(f"it changes a {component!r}")
+        _require_sound(own)
+        edits.insert(0, Edit(_changes(own), fingerprint, component))
+    return tuple(edits)
+
+
+def _require_sound(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError unless these are the tensors of a change."""
+    if not tensors:
+        raise ValueError("it changes nothing")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{name} is not made of numbers")
+        base = name.removesuffix(_UP).removesuffix(_DOWN)
+        if base != name:
+            up, down = tensors.get(base + _UP), tensors.get(base + _DOWN)
+            if up is None or down is None or up.ndim != 2 or down.ndim != 2 or up.shape[1] != len(down):
+                raise ValueError(f"{base} is half a product")
+
+
+def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
+    """The changes that were stored as `tensors`."""
+    out: dict[str, Change] = {name: tensor for name, tensor in tensors.items() if not name.endswith((_UP, _DOWN))}
+    for name in tensors:
+        if name.endswith(_UP):
+            name = name.removesuffix(_UP)
+            out[name] = LowRank(tensors[name + _UP], tensors[name + _DOWN])
+    return out
+
+
+def worn_on(part: nn.Module) -> list[Erasure]:
+    """The erasures that are on a text encoder or network, in the order in which they were put on."""
+    return owners_on(part)

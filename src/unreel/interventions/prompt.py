@@ -1,0 +1,146 @@
+"""Interventions that leave all weights alone and change what a pipeline is asked for: a negative prompt, and rewriting.
+
+They guard less than an erasure does: nothing reaches another model, and whoever runs the model may leave them out.
+Embeddings that are given in place of words go through untouched.
+"""
+
+import inspect
+import re
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unreel.errors import UnreelError
+from unreel.files import write_folder, write_json, write_text
+from unreel.interventions.base import KIND, RECORD_FILE, Intervention, undisturbed
+from unreel.interventions.card import CARD_FILE, card
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_ON = "_unreel_on_prompts"  # where a pipeline keeps what is on it
+
+
+@dataclass(frozen=True, eq=False)
+class PromptIntervention(Intervention):
+    """Changes what a pipeline's `encode_prompt` is called with."""
+
+    provenance: dict[str, Any]
+
+    KIND = ""  # in the record
+
+    @abstractmethod
+    def change(self, given: dict[str, Any]) -> None:
+        """Change what `encode_prompt` is called with, in place."""
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    @property
+    def wordings(self) -> list[str]:
+        """Everything that names the concepts."""
+        return [wording for part in self.provenance["parts"] for wording in (part["concept"], *part["synonyms"])]
+
+    def require_matching(self, pipeline: "DiffusionPipeline") -> None:
+        if not hasattr(pipeline, "encode_prompt"):
+            raise UnreelError(
+                f"a {self.KIND} changes what pipelines are asked for, and a {type(pipeline).__name__} is none"
+            )
+
+    def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
+        self.require_matching(pipeline)
+        with undisturbed(pipeline):
+            if on_prompts(pipeline):
+                raise UnreelError(f"a {on_prompts(pipeline)[0].KIND} is already on this pipeline: take it off first")
+            encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
+
+            @wraps(encode)
+            def encode_prompt(*args: Any, **options: Any) -> Any:
+                given = signature.bind(*args, **options).arguments
+                self.change(given)
+                return encode(**given)
+
+            pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
+            setattr(pipeline, _ON, [self])
+        return pipeline
+
+    def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
+        with undisturbed(pipeline):
+            if self not in on_prompts(pipeline):
+                raise UnreelError(f"this {self.KIND} is not on this pipeline")
+            del pipeline.encode_prompt
+            delattr(pipeline, _ON)
+        return pipeline
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        def fill(partial: Path) -> None:
+            write_json(partial / RECORD_FILE, {KIND: self.KIND, **self.provenance})
+            write_text(partial / CARD_FILE, card(self))
+
+        return write_folder(Path(folder), fill, RECORD_FILE, overwrite=overwrite)
+
+
+def on_prompts(pipeline: Any) -> list[PromptIntervention]:
+    """What changes the pipeline's prompts."""
+    return list(vars(pipeline).get(_ON, ()))
+
+
+@dataclass(frozen=True, eq=False)
+class NegativePrompt(PromptIntervention):
+    """Forgets nothing, but guides away from the concepts: classifier-free guidance against their wordings (Ho & Salimans,
+    arXiv 2207.12598, with the wordings where the empty prompt was), unless the caller has a negative prompt of their own.
+
+    Does nothing at guidance 1 or below, where pipelines do not guide.
+    """
+
+    KIND = "negative-prompt"
+
+    @property
+    def text(self) -> str:
+        return ", ".join(self.wordings)
+
+    @property
+    def identity(self) -> str:
+        return f"negative prompt: {self.text}"
+
+    def require_matching(self, pipeline: "DiffusionPipeline") -> None:
+        super().require_matching(pipeline)
+        if "negative_prompt" not in inspect.signature(pipeline.encode_prompt).parameters:
+            raise UnreelError(f"a {type(pipeline).__name__} takes no negative prompt: choose another method")
+
+    def change(self, given: dict[str, Any]) -> None:
+        if given.get("negative_prompt") is None:
+            prompt = given["prompt"]
+            # One for each prompt, and text for text: pipelines insist on both.
+            count = len(given["prompt_embeds"] if prompt is None else prompt)
+            given["negative_prompt"] = self.text if isinstance(prompt, str) else [self.text] * count
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRewrite(PromptIntervention):
+    """Forgets nothing, but puts the anchor where a prompt names the concept, as a filter in front of a service would.
+
+    What text ablation aims for: the original model, asked for the anchor.
+    """
+
+    KIND = "prompt-rewrite"
+
+    @property
+    def identity(self) -> str:
+        pairs = [f"{', '.join([p['concept'], *p['synonyms']])} as {p['anchor']!r}" for p in self.provenance["parts"]]
+        return f"prompt rewrite: {'; '.join(pairs)}"
+
+    def change(self, given: dict[str, Any]) -> None:
+        prompt = given["prompt"]
+        if prompt is not None:
+            given["prompt"] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
+
+    def rewritten(self, prompt: str) -> str:
+        for part in self.provenance["parts"]:
+            wordings = "|".join(map(re.escape, [part["concept"], *part["synonyms"]]))
+            named = re.compile(rf"(?<!\w)(?:{wordings})(?!\w)", re.IGNORECASE)
+            prompt = named.sub(part["anchor"].replace("\\", r"\\"), prompt)
+        return " ".join(prompt.split())
