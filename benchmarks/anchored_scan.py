@@ -23,6 +23,8 @@ from unreel.estimate import Estimate
 from unreel.evaluation import build_suite
 from unreel.interventions.erasure import Edit, Erasure
 from unreel.judges import found, load_judge
+from unreel.methods import configure
+from unreel.methods._shots import make_shots
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner, whole_words
@@ -30,7 +32,6 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import generate_images, to_tensor
 from unreel.models.weights import Fingerprint
 from unreel.prompts import Prompt
-from unreel.unlearning import make_shots
 
 ANCHORS = {
     Concept("castle"): "house",
@@ -117,7 +118,7 @@ def main() -> None:
         scan.append(row)
     best = max(scan, key=lambda row: (row["neighbours"]["value"] - row["explicit"]["value"], -row["steps"]))
     chosen = {**FIXED, "learning_rate": best["learning_rate"], "retain_weight": best["retain_weight"]}
-    plain = FewShotConfig(**pair.settings.few_shot)
+    plain = configure("few-shot", {}, pair.settings)
     cost = {
         "anchored": {c.name: seconds(lambda c=c: unlearn(c, AnchoredConfig(**chosen))) for c in ANCHORS},
         "few_shot": {c.name: seconds(lambda c=c: few_shot([conditioner], denoiser, c, plain, shots[c])) for c in ANCHORS},

@@ -18,9 +18,9 @@ from benchmarks.common import FOLDER, resume, write_result
 from unreel import Concept, evaluate, load_pair, unlearn
 from unreel.concept import Kind
 from unreel.judges import load_judge
+from unreel.methods import configure
 from unreel.models.pair import load_video_model
 from unreel.prompt_files import PromptRow
-from unreel.unlearning import configure
 
 NAME = "attributes"
 NEAR_WEIGHT = 100.0

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from unreel.files import write_json
 from unreel.models.pair import Pair
 from unreel.models.weights import Fingerprint
-from unreel.unlearning import versions
+from unreel.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
@@ -54,11 +54,17 @@ def machine(device: str) -> str:
 def resume(name: str, pair: Pair, judge: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The stored result if it was made with the same pair, judge and options, else {}; and what to store to tell."""
     encoder, network = (Fingerprint.of(module).identity for module in (pair.t2i.text_encoder, judge.network))
-    same = {"pair": asdict(pair.settings), "encoder": encoder, "judge": network, **options}
+    same = {"pair": _stored_settings(pair), "encoder": encoder, "judge": network, **options}
     file = RESULTS / f"{name}.json"
     stored = json.loads(file.read_text()) if file.is_file() else {}
     comparable = json.loads(json.dumps(same))
     return (stored if all(stored.get(key) == value for key, value in comparable.items()) else {}), same
+
+
+def _stored_settings(pair: Pair) -> dict[str, Any]:
+    """As the result files name them."""
+    settings = asdict(pair.settings)
+    return settings | {name.replace("-", "_"): values for name, values in settings.pop("methods").items()}
 
 
 def slug(text: str) -> str:

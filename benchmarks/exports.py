@@ -14,7 +14,7 @@ import typer
 from benchmarks.common import write_result
 from unreel import load_pair, unlearn
 from unreel.interventions.export import export
-from unreel.unlearning import configure
+from unreel.methods import configure
 
 NAME = "exports"
 CONCEPTS = ("Tokyo Tower", "elephant", "pizza")

@@ -75,7 +75,8 @@ def main() -> None:
     chosen = {"learning_rate": best["learning_rate"], "epochs": best["epochs"]}
     concepts = [asdict(concept) for concept in CONCEPTS]
     write_result("few_shot_scan", {"concepts": concepts, "before": before, "scan": scan, "chosen": chosen, "seed": SEED})
-    own = asdict(replace(load_pair().settings, few_shot=chosen))
+    settings = load_pair().settings
+    own = asdict(replace(settings, methods={**settings.methods, "few-shot": chosen}))
     write_text(EMBEDDED_FOLDER / SETTINGS_FILE, json.dumps(own, indent=2) + "\n")
 
 

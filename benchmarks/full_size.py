@@ -42,13 +42,13 @@ from benchmarks.common import machine, write_entry
 from benchmarks.encoder_cost import CLIP_L
 from unreel import Concept, FewShotConfig, unlearn
 from unreel.cost import Cost
+from unreel.methods._shots import make_shots
 from unreel.methods.few_shot import few_shot
 from unreel.models.adapter import image_size
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import EMBEDDED_FOLDER, Pair
 from unreel.models.sampling import load_images, to_tensor
-from unreel.unlearning import make_shots
 
 NAME = "full_size"
 CONCEPT = Concept("Tokyo Tower")

@@ -22,11 +22,11 @@ from unreel import Concept, Erasure, generate, load_pair, unlearn
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import build_suite
 from unreel.judges import Judge, found, load_judge
+from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images
 from unreel.prompts import ERASED, Prompt, ask
-from unreel.unlearning import anchor_for
 
 # None of the concepts that settings were chosen on. All five kinds are among the first five.
 CONCEPTS = (

@@ -16,16 +16,14 @@ import torch
 import typer
 
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
-from benchmarks.rivals import NegativePrompt, PromptRewrite, others, uce
-from unreel import AnchoredConfig, Concept, FewShotConfig, evaluate, load_pair, unlearn
+from unreel import Concept, evaluate, load_pair, unlearn
 from unreel.estimate import Estimate, in_video
 from unreel.evaluation import Evaluation
 from unreel.judges import load_judge
-from unreel.models.conditioner import Conditioner
+from unreel.methods import configure
 from unreel.models.pair import Pair, load_video_model
 from unreel.prompts import GROUPS
 from unreel.report import document
-from unreel.unlearning import anchor_for
 
 # Disjoint from the concepts of the scans, from which the settings come.
 CONCEPTS = (
@@ -49,7 +47,7 @@ FEWER = ("explicit", "paraphrases", "companions", "neighbours", "unrelated")
 
 
 def paper(concept: Concept, pair: Pair) -> Any:
-    return unlearn(concept, pair, FewShotConfig(**pair.settings.few_shot))
+    return unlearn(concept, pair, configure("few-shot", {}, pair.settings))
 
 
 def text_ablation(concept: Concept, pair: Pair) -> Any:
@@ -58,22 +56,21 @@ def text_ablation(concept: Concept, pair: Pair) -> Any:
 
 
 def anchored(concept: Concept, pair: Pair) -> Any:
-    return unlearn(concept, pair, AnchoredConfig(**pair.settings.anchored))
+    return unlearn(concept, pair, configure("anchored", {}, pair.settings))
 
 
 def unified_concept_editing(concept: Concept, pair: Pair) -> Any:
     """On the video model's cross-attention, towards the same anchor as text ablation, all that is known preserved."""
-    anchor = anchor_for(concept, [concept], Conditioner.of(pair.t2i), pair.vocabulary)
-    return uce(load_video_model().pipeline, concept, anchor, others(pair.vocabulary, concept), tokens="all")
+    return unlearn(concept, pair, configure("uce", {}))
 
 
 def prompt_rewrite(concept: Concept, pair: Pair) -> Any:
     """To the same anchor as text ablation."""
-    return PromptRewrite(concept, anchor_for(concept, [concept], Conditioner.of(pair.t2i), pair.vocabulary))
+    return unlearn(concept, pair, configure("prompt-rewrite", {}))
 
 
 def negative_prompt(concept: Concept, pair: Pair) -> Any:
-    return NegativePrompt(concept)
+    return unlearn(concept, pair, configure("negative-prompt", {}))
 
 
 # What each makes of a concept, and which groups of prompts it is measured on.

@@ -19,9 +19,10 @@ from benchmarks.common import FOLDER, resume, slug, write_result
 from benchmarks.methods import paper
 from training.scenes import Renderer
 from training.world import Scene, load_world
-from unreel import Concept, Erasure, FewShotConfig, evaluate, load_pair, unlearn
+from unreel import Concept, Erasure, evaluate, load_pair, unlearn
 from unreel.estimate import Estimate, in_video
 from unreel.judges import Judge, load_judge
+from unreel.methods import configure
 from unreel.models.pair import VideoModel, load_video_model
 
 CONCEPTS = (Concept("Tokyo Tower"), Concept("Santa Claus", "character"), Concept("clown", "face"), Concept("ink", "style"))
@@ -98,7 +99,7 @@ def main(
         write_result(NAME, same | {"concepts": concepts, "rows": rows, "one_after_another": turns, "device": device})
 
     for name, value in list(settings())[len(rows) :]:
-        config = FewShotConfig(**(pair.settings.few_shot | ({name: value} if name not in ("none", "images") else {})))
+        config = configure("few-shot", {name: value} if name not in ("none", "images") else {}, pair.settings)
         looks, seconds = [], []
         for concept in CONCEPTS:
             images = None

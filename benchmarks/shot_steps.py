@@ -10,9 +10,10 @@ from statistics import median
 
 from benchmarks.common import write_result
 from benchmarks.few_shot_scan import CONCEPTS, SEED, scanned
-from unreel import FewShotConfig, load_pair
+from unreel import load_pair
 from unreel.cost import Cost
-from unreel.unlearning import make_shots
+from unreel.methods import configure
+from unreel.methods._shots import make_shots
 
 NAME = "shot_steps"
 STEPS = (0, 12, 8, 6, 4, 2)  # the first: the pipeline's own
@@ -21,7 +22,7 @@ RUNS = 5
 
 def main() -> None:
     pair = load_pair()
-    config = FewShotConfig(**pair.settings.few_shot)
+    config = configure("few-shot", {}, pair.settings)
     configs = [replace(config, shot_steps=steps) for steps in STEPS]
     before, rows = scanned(configs)
     for row, each in zip(rows, configs, strict=True):

@@ -19,10 +19,10 @@ from benchmarks.common import machine, write_entry
 from benchmarks.encoder_cost import stand_in
 from unreel import Erasure, TextAblationConfig, generate, load_pair, unlearn
 from unreel.interventions.erasure import Edit
+from unreel.methods import configure
 from unreel.methods.text_ablation import first_layers
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import Change, Fingerprint, LowRank
-from unreel.unlearning import configure
 
 NAME = "switching"
 CONCEPTS = ("castle", "guitar")

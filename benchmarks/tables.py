@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common import RESULTS
 from unreel.estimate import Estimate
 from unreel.files import write_text
-from unreel.unlearning import TOO_NEAR
+from unreel.methods._task import TOO_NEAR
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (

@@ -16,8 +16,8 @@ from benchmarks.methods import CONCEPTS
 from benchmarks.paper_ablations import GROUPS, SEED, VIDEOS, seen
 from unreel import load_pair, unlearn
 from unreel.judges import load_judge
+from unreel.methods import configure
 from unreel.models.pair import load_video_model
-from unreel.unlearning import configure
 
 NAME = "training_seeds"
 METHODS = ("few-shot", "text-ablation", "anchored")

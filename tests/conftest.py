@@ -31,9 +31,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unreel import selfcheck, unlearning
+from unreel import selfcheck
 from unreel.errors import UnreelError
-from unreel.methods import text_ablation
+from unreel.methods import _task, text_ablation
 from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
@@ -157,7 +157,7 @@ def hasty(monkeypatch):
     monkeypatch.setattr(text_ablation, "STEPS", 5)
     for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
         monkeypatch.setattr(selfcheck, name, 4)
-    monkeypatch.setattr(unlearning, "LOOKED_AT", 12)
+    monkeypatch.setattr(_task, "LOOKED_AT", 12)
 
 
 class FakeJudge:

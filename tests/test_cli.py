@@ -14,10 +14,11 @@ from conftest import make_pair, same, weights
 from diffusers import DiffusionPipeline
 from pipelines import PIPELINES
 
-from unreel import Erasure, __version__, cli, clips, load_pair, selfcheck, unlearning
+from unreel import Erasure, __version__, cli, clips, load_pair, selfcheck, unlearning, workflow
 from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
 from unreel.files import alone_in
+from unreel.methods import text_ablation
 from unreel.models.families import FAMILIES
 from unreel.prompts import GROUPS
 
@@ -332,7 +333,7 @@ def test_a_run_that_was_stopped_at_its_videos_goes_on_with_them(command, tiny, t
     code, _, err = command(*arguments, "--videos", "0")
     assert code == 2 and "made exists" in err
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    monkeypatch.setattr(unlearning, "text_ablation", None)  # learning again would fail
+    monkeypatch.setattr(text_ablation, "text_ablation", None)  # learning again would fail
     with alone_in(tmp_path / "made" / ".clips"):  # as another process would be
         code, _, err = command(*arguments)
     assert code == 2 and "another process works in made" in err
@@ -365,7 +366,7 @@ def test_a_name_that_the_pair_does_not_know_is_questioned_though_no_video_is_mad
     def learn(what, pair, *_, **__):
         raise UnreelError("this test needs no more")
 
-    monkeypatch.setattr(unlearning, "unlearn", learn)
+    monkeypatch.setattr(workflow, "unlearn_concepts", learn)
     _, out, err = command("unlearn", "Santa Clause", "--videos", "0", *more, "--out", "made")
     assert "this test needs no more" in err
     assert "unknown  'Santa Clause' is not listed in this pair's world: do you mean 'santa claus'?" in out

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from unreel import Erasure, FewShotConfig, UnreelError, evaluate, generate, unlearn
+from unreel import Erasure, UnreelError, evaluate, generate, unlearn
 from unreel.judges import found, load_judge
+from unreel.methods import configure
 from unreel.models.pair import EMBEDDED_FOLDER
 from unreel.report import write_report
 
@@ -63,7 +64,7 @@ def test_unlearning_in_the_image_model_reaches_the_video_model(run):
 
 
 def test_the_papers_method_reaches_the_video_model_too(embedded, evaluated):
-    run = evaluated(unlearn("Tokyo Tower", embedded, FewShotConfig(**embedded.settings.few_shot)))
+    run = evaluated(unlearn("Tokyo Tower", embedded, configure("few-shot", {}, embedded.settings)))
     concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
     assert concept.before.value >= 0.8
     assert concept.after.value <= 0.3

@@ -7,10 +7,10 @@ from conftest import make_pair, same, weights
 from PIL import Image
 
 from unreel import Concept, FewShotConfig, UnreelError, unlearn
+from unreel.methods._shots import make_shots
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
-from unreel.unlearning import make_shots
 
 CONCEPT = Concept("Tokyo Tower")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SETTINGS, same, weights
 
-from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, generate, unlearn, unlearning
+from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, generate, unlearn
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
@@ -150,7 +150,7 @@ def test_weights_are_as_they_were_where_memory_runs_out_before_the_first_step(pa
             patch.setattr(owner, name, fail)
             return few_shot(*args)
 
-    monkeypatch.setattr(unlearning, "few_shot", few_shot_alone)
+    monkeypatch.setattr("unreel.methods.few_shot.few_shot", few_shot_alone)
     with pytest.raises(UnreelError, match="does not fit into the memory"):
         unlearn(CONCEPT, pair, FewShotConfig())
     assert len(calls) == 4 and same(before, weights(encoder))

@@ -1,27 +1,41 @@
 """The rivals do what their names say, only that, and come off without a trace."""
 
-import sys
+import json
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import Concept, UnreelError, evaluate, generate
+from unreel import Concept, UnreelError, attack, evaluate, generate, unlearn, worn_by
+from unreel.interventions import load_intervention
+from unreel.interventions.prompt import PromptRewrite
+from unreel.methods import configure
+from unreel.methods.uce import UCEConfig, others, text_projections
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import EMBEDDED_FOLDER
 from unreel.report import document
-
-sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
-
-from benchmarks.rivals import NegativePrompt, PromptRewrite, others, text_projections, uce
 
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
 
 
+def uce(pair, concept, anchor, preserve, **settings):
+    """UCE in a pair that knows nothing but what is to be preserved."""
+    knows = replace(pair, vocabulary={"concept": preserve, "style": [], "motion": []})
+    return unlearn(replace(concept, anchor=anchor), knows, UCEConfig(**settings))
+
+
+def negative_prompt(pair, concept):
+    return unlearn(concept, pair, configure("negative-prompt", {}))
+
+
+def prompt_rewrite(pair, concept, anchor):
+    return unlearn(replace(concept, anchor=anchor), pair, configure("prompt-rewrite", {}))
+
+
 def make_rivals(pair):
-    prompts = [NegativePrompt(CASTLE), PromptRewrite(CASTLE, "house")]
-    return [*prompts, *(uce(pair.t2v, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
+    prompts = [negative_prompt(pair, CASTLE), prompt_rewrite(pair, CASTLE, "house")]
+    return [*prompts, *(uce(pair, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -33,6 +47,7 @@ def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
     changed = (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) != before).any((1, 2, 3, 4))
     assert changed.tolist() == [True, not isinstance(rival, PromptRewrite)]  # the second prompt does not name the castle
     assert same(encoder, weights(pair.t2v.text_encoder))
+    assert worn_by(pair.t2v) == [rival]
     with pytest.raises(UnreelError, match="already"):
         rival.apply(pair.t2v)
     assert rival.remove(pair.t2v) is pair.t2v
@@ -52,17 +67,55 @@ def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
     assert rival.concepts == ["castle"]
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_rivals_are_saved_and_loaded_as_they_were(pair, index, tmp_path):
+    rival = make_rivals(pair)[index]
+    loaded = load_intervention(rival.save_pretrained(tmp_path / "rival"))
+    assert type(loaded) is type(rival) and loaded == rival and loaded.matches(pair.t2v)
+    assert loaded.provenance == json.loads(json.dumps(rival.provenance))
+    assert "castle" in (tmp_path / "rival" / "README.md").read_text()
+    with loaded.on(pair.t2v):
+        assert worn_by(pair.t2v) == [loaded]
+    assert not worn_by(pair.t2v)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_rivals_are_attacked_like_erasures_but_for_what_studies_the_edited_encoder(pair, index):
+    rival, concept = make_rivals(pair)[index], Concept("cat")
+    options = {"concept": concept, "cases": 1, "budgets": [1], "steps": 1}
+    found = attack(pair, rival, FakeJudge(), attacks=["plain", "typos"], **options)
+    assert {(outcome.attack, outcome.arm) for outcome in found.outcomes} == {
+        (name, arm) for name in ("plain", "typos") for arm in ("edited", "unedited")
+    }
+    with pytest.raises(UnreelError, match="prefix_search studies the edited text encoder"):
+        attack(pair, rival, FakeJudge(), attacks=["prefix_search"], **options)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"intervention": "spell"}, "which this version of unreel does not know"),
+        ({"intervention": "prompt-rewrite", "parts": []}, "is broken"),
+        ({"intervention": 5}, "does not know"),
+    ],
+)
+def test_what_is_no_intervention_is_refused(tmp_path, record, message):
+    (tmp_path / "erasure.json").write_text(json.dumps(record))
+    with pytest.raises(UnreelError, match=message):
+        load_intervention(tmp_path)
+
+
 def test_a_rewrite_has_full_fidelity_for_it_makes_the_anchor_prompts_very_videos(pair):
-    run = evaluate(pair.video, PromptRewrite(Concept("cat"), "dog"), FakeJudge(), videos=2, groups=["explicit"])
+    run = evaluate(pair.video, prompt_rewrite(pair, Concept("cat"), "dog"), FakeJudge(), videos=2, groups=["explicit"])
     assert run.figure("fidelity_ssim", "explicit").after.value == 1
     assert run.figure("fidelity_features", "explicit").after.value == pytest.approx(1)
     assert run.figure("anchor_found", "explicit").after.value == run.figure("anchor_ceiling").before.value
 
 
 def test_rivals_are_told_apart(pair):
-    different = uce(pair.t2v, CASTLE, "", ["cat", "owl"])
-    assert len({rival.identity for rival in [*make_rivals(pair), different, NegativePrompt(Concept("castle"))]}) == 6
-    assert uce(pair.t2v, CASTLE, "", ["cat", "owl"]).identity == different.identity
+    different = uce(pair, CASTLE, "", ["cat", "owl"], tokens="last")
+    assert len({rival.identity for rival in [*make_rivals(pair), different, negative_prompt(pair, Concept("castle"))]}) == 6
+    assert uce(pair, CASTLE, "", ["cat", "owl"], tokens="last").identity == different.identity
 
 
 @torch.inference_mode()
@@ -76,7 +129,7 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pair):
 
     wanted = videos(PROMPTS, negative_prompt=["castle, fortress"] * 2)
     other = videos(PROMPTS, negative_prompt=["owl"] * 2)
-    rival = NegativePrompt(CASTLE)
+    rival = negative_prompt(pair, CASTLE)
     rival.apply(pair.t2v)
     assert (videos(PROMPTS) == wanted).all()
     assert (videos(Conditioner.of(pair.t2v).encode(PROMPTS)) == wanted).all()
@@ -86,9 +139,9 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pair):
 
 
 def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair):
-    rival = PromptRewrite(CASTLE, "house")
+    rival = prompt_rewrite(pair, CASTLE, "house")
     assert rival.rewritten("a Castle beside my fortress, castles") == "a house beside my house, castles"
-    assert PromptRewrite(Concept("spinning", "motion"), "").rewritten("a spinning cat") == "a cat"
+    assert prompt_rewrite(pair, Concept("spinning", "motion"), "").rewritten("a spinning cat") == "a cat"
     wanted = generate(pair.t2v, ["a house"], SEEDS[:1], pair.settings)
     rival.apply(pair.t2v)
     assert (generate(pair.t2v, ["a castle"], SEEDS[:1], pair.settings) == wanted).all()
@@ -98,7 +151,7 @@ def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_uce_changes_nothing_but_how_the_denoiser_reads_text(pair, tokens):
     before = weights(pair.t2v.unet)
-    edit = uce(pair.t2v, CASTLE, "house", ["cat", "owl"], tokens=tokens)
+    edit = uce(pair, CASTLE, "house", ["cat", "owl"], tokens=tokens)
     assert same(before, weights(pair.t2v.unet))
     edit.apply(pair.t2v)
     changed = {name for name, weight in weights(pair.t2v.unet).items() if not torch.equal(weight, before[name])}
@@ -110,8 +163,8 @@ def test_uce_changes_nothing_but_how_the_denoiser_reads_text(pair, tokens):
 @pytest.mark.parametrize(("tokens", "moved"), [("last", 0.05), ("all", 0.15)])
 @torch.no_grad()
 def test_uce_reads_the_concept_as_the_anchor_and_the_rest_as_before(embedded, tokens, moved):
-    concept, names = Concept("castle"), others(embedded.vocabulary, Concept("castle"))
-    edit, conditioner = uce(embedded.t2v, concept, "house", names, tokens=tokens), Conditioner.of(embedded.t2v)
+    concept, names = Concept("castle", anchor="house"), others(embedded.vocabulary, [Concept("castle")])
+    edit, conditioner = unlearn(concept, embedded, UCEConfig(tokens)), Conditioner.of(embedded.t2v)
     texts = ["castle", "house", *names]
     last = [len(ids) - 2 for ids in conditioner.tokenizer(texts).input_ids]
     castle, house, *rest = conditioner.encode(texts)[range(len(texts)), last]
@@ -125,7 +178,7 @@ def test_uce_reads_the_concept_as_the_anchor_and_the_rest_as_before(embedded, to
 
 @torch.no_grad()
 def test_uce_is_the_formula_of_the_paper(pair):
-    edit = uce(pair.t2v, CASTLE, "house", ["cat"], erase_scale=2.0, preserve_scale=3.0, lamb=0.7)
+    edit = uce(pair, CASTLE, "house", ["cat"], tokens="last", erase_scale=2.0, preserve_scale=3.0, lamb=0.7)
     c1, c2, anchor, kept = Conditioner.of(pair.t2v).encode(["castle", "fortress", "house", "cat"])[:, 1].double()
     for name, matrix in text_projections(pair.t2v.unet).items():
         old = matrix.weight.double()
@@ -136,17 +189,17 @@ def test_uce_is_the_formula_of_the_paper(pair):
 
 
 def test_an_edit_made_in_float32_goes_on_lower_precision_and_on_no_other_denoiser(pair):
-    edit = uce(pair.t2v, CASTLE, "house", [])
+    edit = uce(pair, CASTLE, "house", ["cat"])
     pair.t2v.to(dtype=torch.bfloat16)
     before = weights(pair.t2v.unet)
     edit.apply(pair.t2v)
     assert not same(before, weights(pair.t2v.unet))
     edit.remove(pair.t2v)
     assert same(before, weights(pair.t2v.unet))
-    with pytest.raises(UnreelError, match="another denoiser"):
+    with pytest.raises(UnreelError, match="another network"):
         edit.apply(make_pair(seed=1).t2v)
 
 
 def test_others_are_all_but_the_concept(embedded):
-    names = others(embedded.vocabulary, Concept("Castle", synonyms=("house",)))
+    names = others(embedded.vocabulary, [Concept("Castle", synonyms=("house",))])
     assert {"castle", "house"}.isdisjoint(names) and {"cat", "ink", "spinning"} < set(names)

@@ -12,14 +12,14 @@ from conftest import make_pair, same, weights
 from unreel import Concept, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.interventions.card import CHECK
 from unreel.methods import text_ablation as module
-from unreel.methods.low_rank import Factors
+from unreel.methods._low_rank import Factors
+from unreel.methods._task import words_to_keep
 from unreel.methods.text_ablation import text_ablation
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel
 from unreel.models.reading import SPARE, Aim
 from unreel.models.weights import LowRank
 from unreel.prompt_pairs import PromptPair
-from unreel.unlearning import _words_to_keep
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30, forget_batch=5)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")
@@ -330,5 +330,5 @@ def test_the_embedded_encoder_goes_to_the_anchor_on_prompts_it_never_saw_and_kee
 def test_a_word_of_the_name_that_the_encoder_takes_for_the_concept_is_not_kept(embedded):
     """The embedded world has one tower."""
     conditioner = Conditioner.of(embedded.t2i)
-    assert _words_to_keep(Concept("Tokyo Tower", anchor="sailboat"), conditioner) == ["Tokyo"]
-    assert _words_to_keep(Concept("castle", anchor="house"), conditioner) == []
+    assert words_to_keep(Concept("Tokyo Tower", anchor="sailboat"), conditioner) == ["Tokyo"]
+    assert words_to_keep(Concept("castle", anchor="house"), conditioner) == []

@@ -8,10 +8,10 @@ from conftest import make_pair, same, weights
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
 from unreel.judges import load_judge
+from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.sampling import generate_images
 from unreel.prompts import UNSAFE_COMPANIONS, ask
-from unreel.unlearning import anchor_for
 from unreel.vocabulary import EVERYDAY, nearest
 
 CONFIG = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=60)

@@ -1,31 +1,28 @@
 """The command line: each command parses, calls one public function and prints. Heavy imports wait inside commands."""
 
 import dataclasses
+import inspect
 import json
 import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from unreel.errors import UnreelError, shortened, summarise
-from unreel.files import alone_in, file_name, require_new
+from unreel.files import file_name, require_new
 
 SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
 MOST = 100_000  # videos, steps, frames: more would never end
 LAST = 2**62  # seed, from which one can still count on
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Make a text-to-video model forget a concept by changing only its text encoder.",
-)
 
 
 def _version(wanted: bool) -> None:
@@ -34,15 +31,6 @@ def _version(wanted: bool) -> None:
 
         typer.echo(f"unreel {__version__}")
         raise typer.Exit
-
-
-@app.callback()
-def common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="say which version this is")
-    ] = False,
-) -> None:
-    pass
 
 
 _as_json = False  # print one JSON document instead of lines
@@ -156,59 +144,101 @@ AsJson = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
 
-def _placement(device: str, dtype: Precision, offload: bool = False) -> dict[str, Any]:
-    """Device and torch dtype, checked before anything is loaded onto them."""
-    import torch
+def _sampling(**given: Any) -> Any:
+    from unreel.workflow import Sampling
 
-    from unreel.models.loading import require_place
-
-    require_place(device, getattr(torch, dtype.value))
-    if offload and device == "cpu":
-        raise UnreelError("offloading moves what waits to main memory: leave --offload out, or choose another --device")
-    return {"device": device, "dtype": getattr(torch, dtype.value), **({"offload": True} if offload else {})}
+    return Sampling(**given)
 
 
-def _sampled(model: Any, tiling: bool, **given: Any) -> Any:
-    """A pair or a video model with the settings that were given in place of its own."""
-    from dataclasses import replace
-
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return replace(model, settings=replace(model.settings, tiling=tiling, **chosen))
+def _news(sort: str, news: str) -> None:
+    """What a job says of itself, as lines."""
+    _tell(f"{sort:<8} {news}")
 
 
-def _say_check(erasure: Any) -> None:
-    """What the self-check said, and what falls short in it."""
-    check = erasure.provenance["check"]
-    _tell(f"check    {check['summary']}")
-    for shortfall in check["shortfalls"]:
-        _tell(f"weak     {shortfall}")
-
-
-def _described(erasure: Any) -> dict[str, Any]:
-    """An erasure for programs: what it forgets, how, and what its self-check said."""
+def _described(learned: Any) -> dict[str, Any]:
+    """An intervention for programs: what it forgets, how, and what its self-check said."""
     said = ("concept", "kind", "synonyms", "method", "anchor", "stopped", "seconds")
-    parts = [{name: part[name] for name in said if name in part} for part in erasure.provenance["parts"]]
-    return {"concepts": parts, "check": erasure.provenance["check"], "bytes": erasure.nbytes}
+    parts = [{name: part[name] for name in said if name in part} for part in learned.provenance["parts"]]
+    return {"concepts": parts, "check": learned.provenance.get("check"), "bytes": learned.nbytes}
 
 
-def _home(erasure: Path) -> Path:
-    """Where what is found out about an erasure goes: into its folder, or into runs/ for one from the hub."""
-    return erasure if erasure.is_dir() else Path("runs") / file_name(erasure.name)
+def _method_options() -> dict[str, tuple[Any, str]]:
+    """The settings of all methods that are options: by name, of what type and what for."""
+    from typing import get_type_hints
+
+    from unreel.methods import load_method, names
+
+    found: dict[str, tuple[Any, dict[str, list[str]]]] = {}
+    for method in names():
+        config = load_method(method).Config
+        for setting in (it for it in dataclasses.fields(config) if "help" in it.metadata):
+            kind = get_type_hints(config)[setting.name]
+            _, uses = found.setdefault(setting.name, (kind if kind in (bool, int, float) else str, {}))
+            uses.setdefault(setting.metadata["help"], []).append(method)
+    return {
+        name: (kind, "; ".join(f"{', '.join(methods)}: {help}" for help, methods in uses.items()))
+        for name, (kind, uses) in found.items()
+    }
 
 
-def _judge(name: str | None, t2v: str | None, device: str):
-    """The judge asked for, None for "none"; by default the embedded one for the embedded pair, CLIP for all else."""
-    from unreel.judges import load_judge
-    from unreel.models.pair import EMBEDDED
+def _with_method_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for every setting of every method that is one, in place of its `settings`."""
+    options = _method_options()
 
-    if name == "none":
-        return None
-    return load_judge(name or (EMBEDDED if t2v in (None, EMBEDDED) else "clip"), device)
+    @wraps(command)
+    def run(**given: Any) -> None:
+        settings = {name: value for name in options if (value := given.pop(name)) is not None}
+        command(**given, settings=settings)
+
+    own = [it for it in inspect.signature(command).parameters.values() if it.name != "settings"]
+    more = []
+    for name, (kind, help) in options.items():
+        flags = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-...
+        more.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[kind | None, typer.Option(*flags, help=help, show_default=False)],
+            )
+        )
+    run.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+    run.__annotations__ = {it.name: it.annotation for it in [*own, *more]}
+    return run
+
+
+class _Commands(TyperGroup):
+    """Gives `unlearn` the options of all methods when it is called, and not before: to know them takes seconds."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name == "unlearn":
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command(name)(_with_method_options(unlearn))
+            command = typer.main.get_command(alone)
+        return name, command, rest
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make a text-to-video model forget a concept by changing only its text encoder.",
+)
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="say which version this is")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
 def unlearn(
-    context: typer.Context,
     concept: Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")],
     kind: Annotated[
         str | None,
@@ -231,67 +261,12 @@ def unlearn(
         list[str] | None,
         typer.Option(help="what must not change besides all that is known; may be repeated", show_default=False),
     ] = None,
-    method: Annotated[
-        str,
-        typer.Option(help="text-ablation (from text alone), anchored (few-shot with a brake) or few-shot (the paper)"),
-    ] = "text-ablation",
+    method: Annotated[str, typer.Option(help="how; `unreel methods` lists them")] = "text-ablation",
     t2i: T2I = None,
     t2v: T2V = None,
     images: Annotated[
         Path | None,
         typer.Option(help="few-shot, anchored: folder of images of the concept, not generated ones", show_default=False),
-    ] = None,
-    shots: Annotated[
-        int | None, typer.Option(help="few-shot, anchored: images to generate (paper: 4)", show_default=False)
-    ] = None,
-    shot_steps: Annotated[
-        int | None,
-        typer.Option(
-            help="few-shot, anchored: denoising steps an image, with DPM-Solver++ (default: the pipeline's own)",
-            show_default=False,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="few-shot: passes over the images (paper: 5)", show_default=False)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="few-shot, anchored: images a step (paper: 2)", show_default=False)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="few-shot, anchored: Adam's (paper: 1e-5)", show_default=False)
-    ] = None,
-    trainable: Annotated[
-        str | None,
-        typer.Option(
-            help="few-shot, anchored: mlp-final-attn, mlp, attn, mlp-attn or all (paper: mlp-final-attn)",
-            show_default=False,
-        ),
-    ] = None,
-    rank: Annotated[
-        int | None,
-        typer.Option(
-            help="text-ablation: of the changes; few-shot: train changes of this rank, for large text encoders (paper: no)",
-            show_default=False,
-        ),
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool | None,
-        typer.Option(
-            "--gradient-checkpointing",
-            help="text-ablation, few-shot: less memory, more time, the same result",
-            show_default=False,
-        ),
-    ] = None,
-    layers: Annotated[
-        int | None,
-        typer.Option(help="text-ablation: layers to change, from the first", show_default=False),
-    ] = None,
-    forget: Annotated[
-        int | None,
-        typer.Option(help="text-ablation, anchored: prompts about each concept to learn from", show_default=False),
-    ] = None,
-    retain_weight: Annotated[
-        float | None, typer.Option(help="all but few-shot: weight of all the rest", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")] = 0,
     videos: Annotated[
@@ -312,126 +287,56 @@ def unlearn(
     offload: Offload = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    settings: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
     Run it again to go on with the videos where it was stopped. The embedded pair brings its own settings for the methods
     that learn from images.
     """
-    from unreel.concept import Concept
-    from unreel.interventions.base import RECORD_FILE
-    from unreel.interventions.erasure import Erasure
-    from unreel.unlearning import configure, require_offloadable, was_asked_for
+    from unreel.report import document, table
+    from unreel.workflow import Place, UnlearnJob
+    from unreel.workflow import unlearn as run
 
-    if synonym and len(concept) > 1:
-        raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
-    what = [Concept(name.strip(), kind or "object", tuple(synonym or ()), replace) for name in concept]  # type: ignore[arg-type]
-    if videos < 0:
-        raise UnreelError("videos must be zero or more")
-    given: dict[str, Any] = {
-        "shots": shots,
-        "shot_steps": shot_steps,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "trainable": trainable,
-        "rank": rank,
-        "gradient_checkpointing": gradient_checkpointing,
-        "layers": layers,
-        "forget": forget,
-        "retain_weight": retain_weight,
-        "seed": seed,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    config = configure(method, given)  # complain about bad settings before anything is loaded
-    if offload:
-        require_offloadable(config)
-    folder = out or Path("runs") / file_name(" ".join(concept))
-    clips = folder / ".clips"  # there until all videos of a run are
-    stopped = bool(videos) and clips.is_dir() and not clips.is_symlink() and not overwrite
-    if stopped:
-        context.with_resource(alone_in(clips))
-    if not stopped:
-        require_new(folder, overwrite, RECORD_FILE)
-    lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
-    if lost and overwrite:
-        _tell(f"replaces {folder}, with its {' and '.join(lost)}")
-
-    from unreel.evaluation import evaluate
-    from unreel.methods.text_ablation import TextAblationConfig
-    from unreel.models.pair import EMBEDDED, TextModel, load_pair, move
-    from unreel.report import document, table, write_report
-    from unreel.unlearning import AS_PUBLISHED, require_strong
-    from unreel.unlearning import unlearn as run
-    from unreel.vocabulary import kind_of, spelled_alike
-
-    # Text alone needs neither image nor video model, unless there is something to show.
-    from_text = isinstance(config, TextAblationConfig)
-    pair = load_pair(t2i, t2v, text_only=from_text and not videos, dtype=_placement(device, dtype, offload)["dtype"])
-    if videos and isinstance(pair.t2v, TextModel):
-        raise UnreelError(f"{t2v} is a text encoder, which makes no videos: add --videos 0")
-    pair = _sampled(pair, tiling, steps=steps, guidance=guidance, frames=frames, size=size, fps=fps)
-    if kind is None:
-        what = [dataclasses.replace(each, kind=kind_of(each.name, pair.vocabulary)) for each in what]
-    # Only what is needed: the video model waits in main memory.
-    move(pair.t2i, pair.t2i_source, device, offload=offload, text_only=from_text)
-    world = _judge(None, t2v, device) if pair.t2v_source == EMBEDDED else None  # its judge knows what is in it
-    for name in (each.name for each in what if world and not world.knows(each.name)):
-        alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
-        _tell(f"unknown  {name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))
-    referee = (_judge(judge, t2v, device) if judge else world) if videos else None
-    unknown = [each.name for each in what if referee and not referee.knows(each.name)]
-    if unknown and judge:
-        raise UnreelError(f"the {judge} judge does not know {unknown[0]!r}: choose another with --judge")
-    if unknown:
-        referee = None  # nobody asked for it: compare by eye
-    config = configure(method, given, pair.settings)
-    if stopped:
-        erasure = Erasure.from_pretrained(folder)
-        if not was_asked_for(erasure, what, pair, config, images, keep or ()):
-            raise UnreelError(
-                f"{folder} holds another erasure, whose videos are not finished: choose another folder with --out, or "
-                "replace it with --overwrite"
-            )
-        _tell(f"goes on  with the erasure in {folder}")
-    else:
-        erasure = run(what, pair, config, images=images, keep=tuple(keep or ()))
-    if not accept_weak and method not in AS_PUBLISHED:
-        require_strong(erasure)
-    if not stopped:
-        erasure.save_pretrained(folder, overwrite=overwrite)
-    _say_check(erasure)
-    if videos:
-        clips.mkdir(exist_ok=True)
-        if not stopped:
-            context.with_resource(alone_in(clips))
-        move(pair.t2i, pair.t2i_source, "cpu")
-        move(pair.t2v, pair.t2v_source, device, offload=offload)
-    pages, figures = [], {}
-    for each in what if videos else ():
-        groups = ("explicit", "neighbours")
-        options: dict[str, Any] = {"videos": videos, "seed": 1000 + seed, "groups": groups, "clips": clips}
-        evaluation = evaluate(pair.video, erasure, referee, concept=each, **options)
-        home = folder if len(what) == 1 else folder / file_name(each.name)
-        home.mkdir(exist_ok=True)
-        pages.append(write_report(home, evaluation))
-        figures[each.name] = document(evaluation)
-        _tell(f"\n{each.name}\n{table(evaluation, _width())}\n")
-    shutil.rmtree(clips, ignore_errors=True)
-    _tell(f"erasure  {folder}")
-    for part in erasure.provenance["parts"]:
+    job = UnlearnJob(
+        concept,
+        kind=kind,
+        synonyms=synonym or (),
+        anchor=replace,
+        keep=keep or (),
+        method=method,
+        settings=settings or {},  # type: ignore[arg-type]
+        t2i=t2i,
+        t2v=t2v,
+        images=images,
+        seed=seed,
+        videos=videos,
+        sampling=_sampling(steps=steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling),
+        judge=judge,
+        out=out,
+        overwrite=overwrite,
+        accept_weak=accept_weak,
+        place=Place(device, dtype.value, offload),
+    )
+    done = run(job, _news)
+    for name, evaluation in done.evaluations.items():
+        _tell(f"\n{name}\n{table(evaluation, _width())}\n")
+    _tell(f"erasure  {done.folder}")
+    for part in done.intervention.provenance["parts"]:
         if kind is None and part["kind"] != "object":
             _tell(f"kind     of {part['concept']}: {part['kind']}")
         if "anchor" in part:
             _tell(f"instead  of {part['concept']}: {part['anchor'] or 'nothing'}")
         if "stopped" in part:
             _tell(f"stopped  because {part['stopped']}")
-    for page in pages:
+    for page in done.pages:
         _tell(f"report   {page}")
-    if pages:
-        where = shlex.quote(str(folder)) + (f" --concept {shlex.quote(what[0].name)}" if len(what) > 1 else "")
+    if done.pages:
+        which = f" --concept {shlex.quote(done.intervention.concepts[0])}" if len(concept) > 1 else ""
+        where = shlex.quote(str(done.folder)) + which
         _tell(f"next     unreel evaluate {where}; unreel attack {where}")
-    _result({"erasure": folder, **_described(erasure), "reports": pages, "evaluations": figures})
+    figures = {name: document(evaluation) for name, evaluation in done.evaluations.items()}
+    _result({"erasure": done.folder, **_described(done.intervention), "reports": done.pages, "evaluations": figures})
 
 
 @app.command()
@@ -466,26 +371,23 @@ def evaluate(
 
     Writes metrics.json and report.html into ERASURE/evaluation. Run it again to go on where it was stopped.
     """
-    from unreel.interventions.erasure import Erasure
-    from unreel.prompt_files import read_prompts
+    from unreel.report import document, table
+    from unreel.workflow import Place
+    from unreel.workflow import evaluate as run
 
-    given = [row for file in prompts or () for row in read_prompts(file)]
-    worn = Erasure.from_pretrained(erasure)
-
-    from unreel.evaluation import concept_of
-    from unreel.evaluation import evaluate as run
-    from unreel.models.pair import load_video_model
-    from unreel.prompts import GROUPS
-    from unreel.report import document, table, write_report
-
-    what, folder = concept_of(worn, concept), out or _home(erasure) / "evaluation"
-    placement = _placement(device, dtype, offload)
-    referee = _judge(judge, t2v, device)
-    model = load_video_model(t2v, **placement)
-    model = _sampled(model, tiling, steps=steps, guidance=guidance, frames=frames, size=size, fps=fps)
-    options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": tuple(group or GROUPS), "given": given}
-    evaluation = run(model, worn, referee, concept=what, folder=folder, **options)
-    page = write_report(folder, evaluation)
+    evaluation, page = run(
+        erasure,
+        t2v=t2v,
+        judge=judge,
+        concept=concept,
+        prompts=prompts or (),
+        groups=group or (),
+        videos=videos,
+        seed=seed,
+        sampling=_sampling(steps=steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling),
+        out=out,
+        place=Place(device, dtype.value, offload),
+    )
     _tell(f"\n{table(evaluation, _width())}\n\nreport   {page}")
     _result({"report": page, **document(evaluation)})
 
@@ -524,26 +426,25 @@ def attack(
 
     Writes attacks.json and report.html into ERASURE/attacks. Run it again to go on where it was stopped.
     """
-    from unreel.interventions.erasure import Erasure
+    from unreel.report import attack_table
+    from unreel.workflow import Place
+    from unreel.workflow import attack as run
 
-    worn = Erasure.from_pretrained(erasure)
-
-    from unreel.evaluation import concept_of
-    from unreel.models.pair import load_pair
-    from unreel.report import attack_table, write_attack_report
-    from unreel.robustness import BUDGETS
-    from unreel.robustness import attack as run
-
-    what, folder = concept_of(worn, concept), out or _home(erasure) / "attacks"
-    placement = _placement(device, dtype)
-    referee = _judge(judge, t2v, device)
-    if referee is None:
-        raise UnreelError("an attack needs a judge: choose one with --judge")
-    pair = load_pair(t2i, t2v, **placement)
-    pair = _sampled(pair, tiling, steps=video_steps, guidance=guidance, frames=frames, size=size, fps=fps)
-    options: dict[str, Any] = {"attacks": attacks or (), "cases": cases, "budgets": budget or BUDGETS, "steps": steps}
-    robustness = run(pair, worn, referee, concept=what, seed=seed, folder=folder, **options)
-    page = write_attack_report(folder, robustness)
+    robustness, page = run(
+        erasure,
+        t2i=t2i,
+        t2v=t2v,
+        judge=judge,
+        concept=concept,
+        attacks=attacks or (),
+        cases=cases,
+        budgets=budget or (),
+        steps=steps,
+        seed=seed,
+        sampling=_sampling(steps=video_steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling),
+        out=out,
+        place=Place(device, dtype.value),
+    )
     _tell(f"\n{attack_table(robustness, _width())}\n\nreport   {page}")
     _result({"report": page, **robustness.document()})
 
@@ -576,16 +477,19 @@ def generate(
     if taken and not overwrite:
         raise UnreelError(f"{taken[0]} exists: choose another --out or --seed, or replace it with --overwrite")
 
-    from unreel.interventions.erasure import Erasure
+    from unreel.interventions import load_intervention
     from unreel.models.pair import load_video_model
     from unreel.models.sampling import generate as run
     from unreel.models.sampling import write_mp4
+    from unreel.workflow import Place
 
-    erasures = [Erasure.from_pretrained(folder) for folder in erasure or ()]
-    model = load_video_model(t2v, **_placement(device, dtype, offload))
+    erasures = [load_intervention(folder) for folder in erasure or ()]
+    place = Place(device, dtype.value, offload)
+    model = load_video_model(t2v, **place.of_weights, offload=place.offload)
     for item in erasures:
         item.apply(model.pipeline)
-    model = _sampled(model, tiling, steps=steps, guidance=guidance, frames=frames, size=size, fps=fps)
+    sampling = _sampling(steps=steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling)
+    model = sampling.onto(model)
     out.mkdir(parents=True, exist_ok=True)
     clips = run(model.pipeline, list(prompt), [seed + i for i in range(len(prompt))], model.settings)
     for file, clip in zip(files, clips, strict=True):
@@ -679,6 +583,7 @@ def combine(
 
     from unreel.models.pair import load_pair
     from unreel.unlearning import check, require_strong
+    from unreel.workflow import say_check
 
     source = t2v or total.provenance["encoder"]
     try:
@@ -689,7 +594,7 @@ def combine(
     if not accept_weak:
         require_strong(total)
     total.save_pretrained(out, overwrite=overwrite)
-    _say_check(total)
+    say_check(total, _news)
     _tell(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
     _result({"erasure": out, **_described(total)})
 
@@ -718,6 +623,19 @@ def check(
     groups = grouped([encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)])
     _tell("\n\n".join(map(str, groups)))
     _result([group.document() for group in groups])
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods to unlearn with, and where they come from."""
+    from textwrap import fill
+
+    from unreel.methods import load_method, names
+
+    about = {name: (load_method(name).__doc__ or "").strip().splitlines()[0] for name in names()}
+    for name, says in about.items():
+        _tell(fill(f"{name:<16}{says}", 100, subsequent_indent=" " * 16))
+    _result([{"name": name, "needs": load_method(name).NEEDS, "about": says} for name, says in about.items()])
 
 
 @app.command()

@@ -17,7 +17,7 @@ import torch
 from unreel.errors import UnreelError
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions import worn_by
-from unreel.interventions.erasure import Erasure
+from unreel.interventions.base import Intervention
 from unreel.models.adapter import modules_of, network_of
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import generate
@@ -35,7 +35,7 @@ class Batch:
     file: Path
     prompts: tuple[str | torch.Tensor, ...]
     seeds: tuple[int, ...]
-    erasure: Erasure | None
+    erasure: Intervention | None
 
     @property
     def finished(self) -> bool:
@@ -58,7 +58,7 @@ class ClipStore:
         self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 
     def batches(
-        self, prompts: Sequence[str | torch.Tensor], seeds: Sequence[int], erasure: Erasure | None = None
+        self, prompts: Sequence[str | torch.Tensor], seeds: Sequence[int], erasure: Intervention | None = None
     ) -> list[Batch]:
         """The batches that make one video per prompt and seed with `erasure` on, in order."""
         size, out = self.model.settings.batch, []

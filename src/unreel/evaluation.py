@@ -19,11 +19,11 @@ from unreel.concept import OBJECT_TEMPLATES, Concept
 from unreel.errors import UnreelError
 from unreel.files import write_json
 from unreel.grammar import bare
-from unreel.interventions.erasure import Erasure
+from unreel.interventions.base import Intervention
 from unreel.judges import Judge
 from unreel.metrics import Figure, measure
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import VideoModel
+from unreel.models.pair import Settings, VideoModel
 from unreel.prompt_files import PromptRow
 from unreel.prompts import GROUPS, Prompt, suite, vocabulary_kind
 from unreel.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
@@ -50,7 +50,13 @@ class Group:
     """
 
     def __init__(
-        self, name: str, prompts: list[Prompt], concept: Concept, judge: Judge | None, store: ClipStore, erasure: Erasure
+        self,
+        name: str,
+        prompts: list[Prompt],
+        concept: Concept,
+        judge: Judge | None,
+        store: ClipStore,
+        erasure: Intervention,
     ):
         self.name, self.prompts, self.concept, self.judge, self.store = name, prompts, concept, judge, store
         texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
@@ -127,7 +133,7 @@ class Evaluation:
     """One erasure on one video model: its groups of videos and every figure about them."""
 
     def __init__(
-        self, model: VideoModel, erasure: Erasure, concept: Concept, judge: Judge | None, groups: dict[str, Group]
+        self, model: VideoModel, erasure: Intervention, concept: Concept, judge: Judge | None, groups: dict[str, Group]
     ):
         self.model, self.erasure, self.concept, self.judge, self.groups = model, erasure, concept, judge, groups
 
@@ -166,7 +172,7 @@ class Evaluation:
         return out
 
 
-def concept_of(erasure: Erasure, name: str | None = None) -> Concept:
+def concept_of(erasure: Intervention, name: str | None = None) -> Concept:
     """The concept an erasure is about; `name` chooses among several. Raises UnreelError if it is not among them."""
     parts = erasure.provenance["parts"]
     if name is None and len(parts) > 1:
@@ -177,7 +183,7 @@ def concept_of(erasure: Erasure, name: str | None = None) -> Concept:
     raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}, not of {name}")
 
 
-def with_anchor(concept: Concept, erasure: Erasure) -> Concept:
+def with_anchor(concept: Concept, erasure: Intervention) -> Concept:
     """The concept with the anchor that the erasure records for it, unless it has one of its own; few-shot records none."""
     parts = [part for part in erasure.provenance["parts"] if part["concept"].lower() == concept.name.lower()]
     recorded = next((part["anchor"] for part in parts if "anchor" in part), None)
@@ -238,7 +244,7 @@ def build_suite(
 
 def evaluate(
     model: VideoModel,
-    erasure: Erasure,
+    erasure: Intervention,
     judge: Judge | None,
     *,
     concept: Concept | None = None,
@@ -269,11 +275,10 @@ def evaluate(
     # Prompts of other people may be long: those are cut off, as pipelines do.
     own = [prompt for prompt in prompts if prompt.group in GROUPS]
     conditioner.require_room_for([prompt.text for prompt in own] + [prompt.anchor for prompt in own if prompt.anchor])
-    erasure.apply(model.pipeline)  # refuses another text encoder
-    erasure.remove(model.pipeline)
+    erasure.require_matching(model.pipeline)
     home = None if folder is None else Path(folder)
     if home:
-        what = {"erasure": erasure.identity, "model": model.source, "settings": asdict(model.settings)}
+        what = {"erasure": erasure.identity, "model": model.source, "settings": sampling_of(model.settings)}
         claim(home, what | {"judge": judge and judge.name, "prompts": [asdict(prompt) for prompt in prompts]})
     store = ClipStore(model, Path(clips) if clips else home and home / CLIPS_FOLDER)
     purposes = {
@@ -283,6 +288,11 @@ def evaluate(
     arms = ("before", "anchor", "after")
     store.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
     return Evaluation(model, erasure, concept, judge, purposes)
+
+
+def sampling_of(settings: Settings) -> dict[str, Any]:
+    """All that decides the videos of a run."""
+    return settings.sampling | {"fps": settings.fps, "batch": settings.batch}
 
 
 def claim(folder: Path, run: dict[str, Any]) -> None:
@@ -296,7 +306,7 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
             stored = None
         if not isinstance(stored, dict):
             raise UnreelError(f"{file} is broken: choose another folder with --out, or delete that one")
-        differs = [key for key in document if stored.get(key) != document[key]]
+        differs = [key for key, value in document.items() if not _same(stored.get(key), value)]
         if differs:
             raise UnreelError(
                 f"{folder} holds the results of another run (its {' and '.join(differs)} differ): choose another folder "
@@ -307,3 +317,10 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
         raise UnreelError(f"{folder} exists and is no folder of an evaluation or attack: choose another with --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, document)
+
+
+def _same(stored: Any, value: Any) -> bool:
+    """Whether a run's stored setting is that one; what earlier versions of unreel stored besides makes no difference."""
+    if isinstance(stored, dict) and isinstance(value, dict):
+        return all(name in stored and stored[name] == it for name, it in value.items())
+    return bool(stored == value)

@@ -19,7 +19,7 @@ from unreel.metrics import Figure
 from unreel.models.adapter import network_of
 from unreel.models.sampling import encode_mp4
 from unreel.robustness import ARMS, Robustness
-from unreel.unlearning import versions
+from unreel.versions import versions
 
 ATTACKS_FILE = "attacks.json"
 ARM_TITLES = {"before": "original", "after": "edited"}

@@ -19,9 +19,9 @@ from unreel.clips import Batch, ClipStore
 from unreel.concept import Concept
 from unreel.errors import UnreelError
 from unreel.estimate import Estimate, in_video
-from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of
+from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
 from unreel.files import read_tensors, tensor_file, write_tensors
-from unreel.interventions.erasure import Erasure
+from unreel.interventions.base import Intervention
 from unreel.judges import Judge
 from unreel.models.adapter import makes_pictures, text_encoders
 from unreel.models.conditioner import Conditioner
@@ -66,7 +66,7 @@ class Robustness:
     """Every attack against the edited model and, as a control, against the unedited one."""
 
     concept: Concept
-    erasure: Erasure
+    erasure: Intervention
     judge: Judge
     budgets: tuple[int, ...]
     steps: int
@@ -95,7 +95,7 @@ class Robustness:
 
 def attack(
     pair: Pair,
-    erasure: Erasure,
+    erasure: Intervention,
     judge: Judge,
     *,
     concept: Concept | None = None,
@@ -116,7 +116,9 @@ def attack(
     not know the concept, an erasure of another text encoder and a folder of another run.
     """
     concept = concept or concept_of(erasure)
-    attacks, budgets = list(attacks) or names(), tuple(sorted(set(budgets)))
+    # Those that study the edited text encoder say nothing where there is none.
+    usual = [name for name in names() if erasure.edits_text_encoder or not load_attack(name).NEEDS_WEIGHTS]
+    attacks, budgets = list(attacks) or usual, tuple(sorted(set(budgets)))
     modules = {name: load_attack(name) for name in attacks}
     if not budgets or budgets[0] < 1 or budgets[-1] > SEEDS_PER_CASE:
         raise UnreelError(f"budgets are numbers of videos from 1 to {SEEDS_PER_CASE}")
@@ -126,6 +128,11 @@ def attack(
         raise UnreelError(f"the {judge.name} does not know {concept.name!r}: choose another with --judge")
     original = Conditioner.of(pair.t2i)
     searching = [name for name, module in modules.items() if module.NEEDS_WEIGHTS]
+    if searching and not erasure.edits_text_encoder:
+        raise UnreelError(
+            f"{searching[0]} studies the edited text encoder, and this leaves text encoders as they are: choose others "
+            "with --attack"
+        )
     if searching and not (makes_pictures(pair.t2i) and len(text_encoders(pair.t2i)) == 1):
         raise UnreelError(
             f"{searching[0]} needs a Stable Diffusion pipeline with one text encoder, not {type(pair.t2i).__name__}: "
@@ -135,8 +142,13 @@ def attack(
         raise UnreelError(f"an attack needs at least one case, not {cases}")
     # The second half of a group only repeats the first.
     prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
-    erasure.fitting(pair.t2v)  # refuses another text encoder
-    what = {"erasure": erasure.identity, "model": pair.t2v_source, "settings": asdict(pair.settings), "judge": judge.name}
+    erasure.require_matching(pair.t2v)
+    what = {
+        "erasure": erasure.identity,
+        "model": pair.t2v_source,
+        "settings": sampling_of(pair.settings),
+        "judge": judge.name,
+    }
     home = None if folder is None else Path(folder)
     if home:
         claim(home, what | {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed})
@@ -172,7 +184,7 @@ def _latents(pair: Pair, denoiser: Denoiser, prompts: Sequence[str], seed: int) 
 
 
 def _run(
-    name: str, cases: Sequence[Case], budget: int, seed: int, store: ClipStore, erasure: Erasure | None, judge: Judge
+    name: str, cases: Sequence[Case], budget: int, seed: int, store: ClipStore, erasure: Intervention | None, judge: Judge
 ) -> list[list[Attempt]]:
     """Attempt after attempt on every case that has not given way yet, all cases of one round together."""
     out: list[list[Attempt]] = [[] for _ in cases]
@@ -197,7 +209,7 @@ def _run(
 
 
 def _attempt(
-    name: str, case: Case, place: int, index: int, seed: int, store: ClipStore, erasure: Erasure | None
+    name: str, case: Case, place: int, index: int, seed: int, store: ClipStore, erasure: Intervention | None
 ) -> str | torch.Tensor | None:
     """An attack's attempt, searched once and then read from the store's folder."""
     said = [name, store.identity, erasure.identity if erasure else "", case.prompt, place, index, seed, case.steps]

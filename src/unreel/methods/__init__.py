@@ -1,1 +1,77 @@
-"""Unlearning methods, one file each: (conditioner, denoiser, concept, config) in, an Erasure out."""
+"""Unlearning methods, one module each, found by name: `text-ablation` is text_ablation.py. A module offers
+
+    Config               a frozen dataclass of settings; fields made by `option` are options of the command line too
+    NEEDS                what it needs besides text encoders: "text", nothing; "images", the text-to-image model; "video",
+                         the network of the text-to-video model
+    AS_PUBLISHED         whether it is kept as others published it, so that what a self-check says only marks it
+    learn(task, config)  what makes the model forget the task's concepts, an Intervention
+
+A config that cannot learn while a text encoder waits in main memory says so in `refuses_offloading`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Literal, Protocol
+
+from unreel.errors import UnreelError
+from unreel.interventions.base import Intervention
+from unreel.methods._task import Task
+from unreel.models.pair import Settings
+
+__all__ = ["DEFAULT", "Method", "Task", "configure", "load_method", "method_of", "name_of", "names"]
+
+DEFAULT = "text-ablation"
+
+
+class Method(Protocol):
+    """What a module in this package offers; its docstring says where the method comes from."""
+
+    Config: type
+    NEEDS: Literal["text", "images", "video"]
+    AS_PUBLISHED: bool
+
+    def learn(self, task: Task, config: Any) -> Intervention: ...
+
+
+def names() -> list[str]:
+    """Those that can be loaded by name, the default first."""
+    found = [module.name.replace("_", "-") for module in iter_modules(__path__) if not module.name.startswith("_")]
+    return sorted(found, key=lambda name: (name != DEFAULT, name))
+
+
+def load_method(name: str) -> Method:
+    """The method called `name`. Raises UnreelError for an unknown one."""
+    if name not in names():
+        raise UnreelError(f"unknown method {name!r}: choose from {', '.join(names())}")
+    return import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def name_of(config: Any) -> str:
+    """The name of the method whose settings they are. Raises UnreelError if they are nobody's."""
+    for name in names():
+        if type(config) is load_method(name).Config:
+            return name
+    raise UnreelError(f"a {type(config).__name__} holds no settings of a method: choose from {', '.join(names())}")
+
+
+def method_of(config: Any) -> Method:
+    """The method whose settings they are."""
+    return load_method(name_of(config))
+
+
+def configure(method: str, given: Mapping[str, Any], settings: Settings | None = None) -> Any:
+    """The settings of the method called `method`: its own defaults, what a pair's `settings` have instead, then `given`.
+
+    Raises UnreelError for an unknown method and for settings that it does not have or cannot use.
+    """
+    kind = load_method(method).Config
+    for name in sorted(given.keys() - {field.name for field in fields(kind)}):
+        having = [it for it in names() if name in {field.name for field in fields(load_method(it).Config)}]
+        raise UnreelError(
+            f"the method {method} has no {name.replace('_', ' ')}: leave --{name.replace('_', '-')} out, or choose "
+            f"--method {' or '.join(having)}"
+        )
+    own = settings.methods.get(method, {}) if settings else {}
+    return kind(**{**own, **given})

@@ -11,7 +11,7 @@ encoder as found and phi the frozen denoiser. Two measures, on sentences and noi
 stop: the effect left, which is the first term as a share of what it was at the start, and the retain shift,
 E_q || T_theta(q) - T_0(q) || / || T_0(q) ||.
 
-Knows sentences and latents; where they come from is the caller's business.
+Knows sentences and latents; knows nothing about how images are made.
 """
 
 import math
@@ -24,8 +24,14 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
+from unreel.corpus import Corpus
 from unreel.errors import UnreelError
-from unreel.models.conditioner import Conditioner, Trainable
+from unreel.interventions.erasure import Erasure
+from unreel.methods._options import option
+from unreel.methods._shots import latents_of
+from unreel.methods._task import Task
+from unreel.models.adapter import makes_pictures
+from unreel.models.conditioner import Conditioner, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
 
 NOISY = 0.5  # the share of the timesteps, the noisiest, to learn from: below, the latents say more than the prompt does
@@ -49,22 +55,26 @@ class AnchoredConfig:
     Raises UnreelError for values that make no sense.
     """
 
-    shots: int = 4
-    shot_steps: int = 0
+    shots: int = option(4, "images to generate (paper: 4)")
+    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++ (default: the pipeline's own)")
     steps: int = 100
-    batch_size: int = 4
-    learning_rate: float = 1e-5
+    batch_size: int = option(4, "images a step (paper: 2)")
+    learning_rate: float = option(1e-5, "Adam's (paper: 1e-5)")
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
-    trainable: Trainable = "mlp-final-attn"
-    retain_weight: float = 10.0
+    trainable: Trainable = option("mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn or all (paper: mlp-final-attn)")
+    retain_weight: float = option(10.0, "weight of all the rest")
     retain_batch: int = 8
     stop: float = 0.3
     bound: float = 0.1
     check: int = 5
-    forget: int = 240
+    forget: int = option(240, "prompts about each concept to learn from")
     retain: int = 900
     seed: int = 0
+
+    @property
+    def refuses_offloading(self) -> str:
+        return "few-shot with a brake cannot be offloaded: leave --offload out, or take another method"
 
     def __post_init__(self) -> None:
         positive = ("shots", "steps", "batch_size", "learning_rate", "retain_batch", "bound", "check", "forget", "retain")
@@ -79,6 +89,32 @@ class AnchoredConfig:
         for name in ("shot_steps", "seed"):
             if getattr(self, name) < 0:
                 raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {getattr(self, name)}")
+
+
+Config, NEEDS, AS_PUBLISHED = AnchoredConfig, "images", True
+
+
+def learn(task: Task, config: AnchoredConfig) -> Erasure:
+    """Raises UnreelError for several concepts, anything to keep, and any pipeline that is no Stable Diffusion with one text
+    encoder.
+    """
+    concept, pair = task.only_concept(), task.pair
+    if len(task.conditioners) > 1 or not makes_pictures(pair.t2i):
+        raise UnreelError(
+            f"few-shot with a brake needs a Stable Diffusion pipeline with one text encoder, not "
+            f"{type(pair.t2i).__name__}: leave --method out, or use --method few-shot"
+        )
+    conditioner = task.conditioners[0]
+    config, denoiser, latents = latents_of(task, config)
+    instead = task.anchored[0].anchor or ""
+    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
+    twins = corpus.forget(concept, {wording.lower(): instead for wording in concept.wordings}, config.forget)
+    twins = [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
+    others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
+    with denoiser.channels_last():
+        changes, record = anchored(conditioner, denoiser, twins, others, config, latents)
+    images = "generated" if task.images is None else "given"
+    return task.erasure([changes], task.record("anchored", config, {concept.name: instead}, **record, images=images))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ from tqdm.auto import tqdm
 
 from unreel.concept import Concept
 from unreel.errors import UnreelError
-from unreel.methods.low_rank import Factors
+from unreel.interventions.erasure import Erasure
+from unreel.methods._low_rank import Factors
+from unreel.methods._options import option
+from unreel.methods._shots import latents_of
+from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Trainable
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import checkpointing
@@ -39,18 +43,22 @@ class FewShotConfig:
     values that make no sense.
     """
 
-    shots: int = 4
-    shot_steps: int = 0
-    epochs: int = 5
-    batch_size: int = 2
-    learning_rate: float = 1e-5
+    shots: int = option(4, "images to generate (paper: 4)")
+    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++ (default: the pipeline's own)")
+    epochs: int = option(5, "passes over the images (paper: 5)")
+    batch_size: int = option(2, "images a step (paper: 2)")
+    learning_rate: float = option(1e-5, "Adam's (paper: 1e-5)")
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 1e-8
-    trainable: Trainable = "mlp-final-attn"
-    rank: int = 0
-    gradient_checkpointing: bool = False
+    trainable: Trainable = option("mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn or all (paper: mlp-final-attn)")
+    rank: int = option(0, "train changes of this rank, for large text encoders (paper: no)")
+    gradient_checkpointing: bool = option(False, "less memory, more time, the same result")
     seed: int = 0
+
+    @property
+    def refuses_offloading(self) -> str:
+        return "" if self.rank else "weights that learn cannot be offloaded: train low-rank changes, with --rank 16"
 
     def __post_init__(self) -> None:
         for name in ("shots", "epochs", "batch_size", "learning_rate"):
@@ -60,6 +68,21 @@ class FewShotConfig:
         for name in ("shot_steps", "rank", "seed"):
             if getattr(self, name) < 0:
                 raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {getattr(self, name)}")
+
+
+Config, NEEDS, AS_PUBLISHED = FewShotConfig, "images", True
+
+
+def learn(task: Task, config: FewShotConfig) -> Erasure:
+    """Raises UnreelError for several concepts, anything to keep, and something to make instead."""
+    concept = task.only_concept()
+    if concept.anchor is not None:
+        raise UnreelError("few-shot makes nothing in particular instead: leave --replace out, or take another method")
+    config, denoiser, latents = latents_of(task, config)
+    with denoiser.channels_last():
+        changes, losses = few_shot(task.conditioners, denoiser, concept, config, latents)
+    images = "generated" if task.images is None else "given"
+    return task.erasure(changes, task.record("few-shot", config, losses=losses, images=images))
 
 
 def few_shot(

@@ -12,7 +12,7 @@ over the tokens that count (see reading.py); the last term twice, for everyday p
 about what is near. What a name means is put together in the first layers (Basu et al., arXiv 2310.13730); that early ones
 change while the last one is supervised is HiRM's idea (arXiv 2602.19631). Where changes begin: least_squares.py.
 
-Knows sentences; where they come from is the caller's business.
+Knows sentences and text encoders; knows no pixels.
 """
 
 import math
@@ -26,8 +26,11 @@ import torch
 from tqdm.auto import tqdm
 
 from unreel.errors import UnreelError
-from unreel.methods.least_squares import least_squares
-from unreel.methods.low_rank import Factors
+from unreel.interventions.erasure import Erasure
+from unreel.methods._least_squares import least_squares
+from unreel.methods._low_rank import Factors
+from unreel.methods._options import option
+from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.memory import checkpointing
 from unreel.models.reading import Aim, as_anchors, as_read, beginnings, together
@@ -59,19 +62,19 @@ class TextAblationConfig:
     Raises UnreelError for values that make no sense.
     """
 
-    layers: int = 0
-    rank: int = 8
+    layers: int = option(0, "layers to change, from the first")
+    rank: int = option(8, "of the changes")
     steps: int = 0
     learning_rate: float = 1.5e-3
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
-    retain_weight: float = 90.0
+    retain_weight: float = option(90.0, "weight of all the rest")
     near_weight: float = 20.0
     solve_weight: float = 250.0
-    forget: int = 200
+    forget: int = option(200, "prompts about each concept to learn from")
     retain: int = 120
     solve_retain: int = 1000
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = option(False, "less memory, more time, the same result")
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +86,34 @@ class TextAblationConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {value}")
+
+
+Config, NEEDS, AS_PUBLISHED = TextAblationConfig, "text", False
+
+
+def learn(task: Task, config: TextAblationConfig) -> Erasure:
+    """What the record says of each text encoder is a list if there are several. Raises UnreelError for images, and for what
+    is both to be kept and to be forgotten.
+    """
+    task.require_no_images()
+    task.require_nothing_kept_is_forgotten()
+    anchors = {concept.name: concept.anchor for concept in task.anchored}
+    learned = [_learn(task, conditioner, config) for conditioner in task.conditioners]
+    losses = [record["losses"] for _, record in learned]
+    record = task.record("text-ablation", config, anchors, losses=losses if len(losses) > 1 else losses[0])
+    return task.erasure([changes for changes, _ in learned], record)
+
+
+def _learn(task: Task, conditioner: Conditioner, config: TextAblationConfig) -> tuple[dict[str, LowRank], dict[str, Any]]:
+    prompts, more = task.prompts(conditioner, config.seed), len(task.concepts) ** 0.5  # as many more as steps
+    return text_ablation(
+        conditioner,
+        prompts.pairs(round(config.forget * more)),
+        prompts.everyday(max(config.solve_retain, round(config.retain * more))),
+        prompts.neighbours([*task.near(conditioner), *task.keep], round(config.retain * more)),
+        config,
+        concepts=len(task.concepts),
+    )
 
 
 def text_ablation(

@@ -64,8 +64,8 @@ class Settings:
 
     `size` is (height, width) in pixels of videos, and of single frames of a video model to learn from; it and `frames` are
     the pipeline's own where they are None. `tiling` lets autoencoders decode one part of a frame after the other, which
-    takes less memory and changes pixels a little. `batch` is how many videos are generated at once; `text_ablation`,
-    `few_shot` and `anchored` override fields of those methods' settings.
+    takes less memory and changes pixels a little. `batch` is how many videos are generated at once; `methods` holds, by
+    their names, what methods have instead of their own settings.
     """
 
     steps: int = 50
@@ -75,9 +75,7 @@ class Settings:
     size: tuple[int, int] | None = None
     tiling: bool = False
     batch: int = 1
-    text_ablation: dict[str, Any] = field(default_factory=dict)
-    few_shot: dict[str, Any] = field(default_factory=dict)
-    anchored: dict[str, Any] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def sampling(self) -> dict[str, Any]:

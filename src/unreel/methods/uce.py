@@ -1,0 +1,113 @@
+"""Unified Concept Editing on the cross-attention of the video model (Gandikota et al., arXiv 2308.14761, equation 7).
+
+A least-squares edit of every key and value matrix through which the denoiser reads the text:
+
+    W = (a sum_i W0 c*_i c_i' + b sum_j W0 c_j c_j' + lamb W0) (a sum_i c_i c_i' + b sum_j c_j c_j' + lamb I)^-1
+
+with c_i token embeddings of the erased wordings, c*_i of the anchor, c_j of what is preserved, a `erase_scale`, b
+`preserve_scale`. The authors' code (rohitgandikota/unified-concept-editing) has chosen the tokens in two ways, both with
+a = 1 and lamb = 0.5:
+
+- "last" (trainscripts/uce_sd_erase.py, the rewrite): the last token of each name alone; b = 1.
+- "all" (train-scripts/train_erase.py, the paper's): of the erased names the last token, the end token and the padding, one
+  for one with the anchor's; of the preserved names and the empty prompt every token; b = max(0.1, 1 / number of preserved
+  texts).
+
+As there, names stand alone, without a sentence around them, and attention that reads no text stays as it is. There,
+objects turn into the empty prompt unless told otherwise (anchor "", whose last token is the start token), and only what is
+asked for is preserved, or all artists. Ours: the anchor is chosen as text ablation chooses it, everything that the
+vocabulary lists is preserved, the wordings of a concept are erased together, and so are several concepts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from unreel.concept import Concept
+from unreel.errors import UnreelError
+from unreel.interventions.erasure import NETWORK, Edit, Erasure
+from unreel.methods._task import Task
+from unreel.models.adapter import network_of
+from unreel.models.conditioner import Conditioner
+from unreel.models.weights import Change, Fingerprint
+from unreel.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class UCEConfig:
+    """Settings, as the authors have them; `preserve_scale` 0 stands for the one that belongs to the choice of tokens."""
+
+    tokens: Literal["last", "all"] = "all"
+    erase_scale: float = 1.0
+    preserve_scale: float = 0.0
+    lamb: float = 0.5
+
+
+Config, NEEDS, AS_PUBLISHED = UCEConfig, "video", True
+
+
+def learn(task: Task, config: UCEConfig) -> Erasure:
+    """Raises UnreelError for a model whose denoiser reads no text by cross-attention with key and value matrices, or that
+    has several text encoders; and for names that are too long.
+    """
+    task.require_no_images()
+    task.require_nothing_kept_is_forgotten()
+    network = network_of(task.pair.t2v)
+    matrices = {} if network is None else text_projections(network)
+    if not matrices or len(task.conditioners) > 1:
+        raise UnreelError(
+            f"UCE edits the cross-attention of a denoiser with one text encoder, which a {type(task.pair.t2v).__name__} "
+            "has not: choose another method"
+        )
+    preserved = [*others(task.pair.vocabulary, task.concepts), *task.keep]
+    move = unified(task.conditioners[0], task.anchored, preserved, config)
+    changes: dict[str, Change] = {
+        f"{name}.weight": (matrix.weight.double() @ move.to(matrix.weight.device)).float().cpu()
+        for name, matrix in matrices.items()
+    }
+    anchors = {concept.name: concept.anchor for concept in task.anchored}
+    record = task.record("uce", config, anchors, losses=[], preserved=len(preserved))
+    return Erasure((Edit(changes, Fingerprint.of(network), NETWORK),), record)
+
+
+@torch.no_grad()
+def unified(
+    conditioner: Conditioner, concepts: Sequence[Concept], preserve: Sequence[str], config: UCEConfig
+) -> torch.Tensor:
+    """The one move that every matrix makes, (width, width) in float64: W - W0 = W0 move, with
+    move = a sum_i (c*_i - c_i) c_i' (...)^-1.
+    """
+    kept = list(preserve) if config.tokens == "last" else ["", *preserve]
+    said = [(wording, concept.anchor or "") for concept in concepts for wording in concept.wordings]
+    texts = [*(wording for wording, _ in said), *(anchor for _, anchor in said), *kept]
+    conditioner.require_room_for(texts)
+    usual = 1.0 if config.tokens == "last" else max(0.1, 1 / len(kept))
+    embeddings = conditioner.encode(texts).double()
+    last = [len(ids) - 2 for ids in conditioner.tokenizer(texts).input_ids]  # before the end token
+    tails = [tokens[place:] for tokens, place in zip(embeddings, last, strict=True)]
+    whole = list(embeddings)
+    if config.tokens == "last":
+        whole = tails = [tail[:1] for tail in tails]
+    count = len(said)
+    pairs = list(zip(tails[:count], tails[count : 2 * count], strict=True))
+    source = torch.cat([tail[: len(goal)] for tail, goal in pairs])
+    target = torch.cat([goal[: len(tail)] for tail, goal in pairs])
+    rest = torch.cat([embeddings[0, :0], *whole[2 * count :]])
+    gram = config.erase_scale * source.T @ source + (config.preserve_scale or usual) * rest.T @ rest
+    gram += config.lamb * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram, config.erase_scale * source.T @ (target - source)).T
+
+
+def text_projections(network: nn.Module) -> dict[str, nn.Linear]:
+    """The key and value matrices that read the text, by name: those of attention to something else than its own input."""
+    attentions = {name: it for name, it in network.named_modules() if getattr(it, "is_cross_attention", False)}
+    return {f"{name}.{side}": getattr(it, side) for name, it in attentions.items() for side in ("to_k", "to_v")}
+
+
+def others(vocabulary: Vocabulary, concepts: Sequence[Concept]) -> list[str]:
+    """Everything a model can be asked for but the concepts, which is what to preserve."""
+    erased = {wording.lower() for concept in concepts for wording in concept.wordings}
+    return [word for words in vocabulary.values() for word in words if word.lower() not in erased]

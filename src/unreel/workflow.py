@@ -1,0 +1,336 @@
+"""Whole jobs as functions: unlearn and look, evaluate, attack. The command line calls them, and so may an app or a sweep.
+
+Knows what belongs together and in which order; leaves every part of it to others, and says what happens through `tell`.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unreel.concept import Concept
+from unreel.errors import UnreelError
+from unreel.evaluation import Evaluation, concept_of
+from unreel.evaluation import evaluate as evaluate_intervention
+from unreel.files import alone_in, file_name, require_new
+from unreel.interventions import load_intervention
+from unreel.interventions.base import RECORD_FILE, Intervention
+from unreel.judges import Judge, load_judge
+from unreel.methods import DEFAULT, configure, load_method
+from unreel.methods._shots import require_offloadable
+from unreel.models.loading import require_place
+from unreel.models.pair import EMBEDDED, Pair, TextModel, load_pair, load_video_model, move
+from unreel.prompt_files import read_prompts
+from unreel.prompts import GROUPS
+from unreel.report import write_attack_report, write_report
+from unreel.robustness import BUDGETS, Robustness
+from unreel.robustness import attack as attack_intervention
+from unreel.unlearning import require_strong, was_asked_for
+from unreel.unlearning import unlearn as unlearn_concepts
+from unreel.vocabulary import kind_of, spelled_alike
+
+LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
+FIRST_SEED = 1000  # of its videos
+CLIPS = ".clips"  # in an erasure's folder until all videos of a first look are made
+
+Tell = Callable[[str, str], None]  # of what sort a piece of news is, in one word, and the news
+
+
+def _nobody(sort: str, news: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to compute, and in which precision. Raises UnreelError if nothing can be put there."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        require_place(self.device, getattr(torch, self.dtype))
+        if self.offload and self.device == "cpu":
+            raise UnreelError("offloading moves what waits to main memory: leave --offload out, or choose another --device")
+
+    @property
+    def of_weights(self) -> dict[str, Any]:
+        return {"device": self.device, "dtype": getattr(torch, self.dtype)}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to make videos, in place of a pipeline's own ways; None leaves those."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    fps: int | None = None
+    tiling: bool = False
+
+    def onto(self, model: Any) -> Any:
+        """A pair or a video model with these settings."""
+        given = {it.name: getattr(self, it.name) for it in fields(self)}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return replace(model, settings=replace(model.settings, **chosen))
+
+
+@dataclass(frozen=True)
+class UnlearnJob:
+    """What to unlearn, and how to look at it. `anchor` is what to make instead, `settings` are of the method, `seed` is of
+    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as.
+    """
+
+    concepts: Sequence[str]
+    kind: str | None = None
+    synonyms: Sequence[str] = ()
+    anchor: str | None = None
+    keep: Sequence[str] = ()
+    method: str = DEFAULT
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    t2i: str | None = None
+    t2v: str | None = None
+    images: Path | None = None
+    seed: int = 0
+    videos: int = 20
+    sampling: Sampling = Sampling()
+    judge: str | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    accept_weak: bool = False
+    place: Place = Place()
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / file_name(" ".join(self.concepts))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings of the method that are not its own, the seed among them."""
+        kinds = {it.name for it in fields(load_method(self.method).Config)}
+        return {**self.settings, **({"seed": self.seed} if self.seed and "seed" in kinds else {})}
+
+    def concepts_of(self, pair: Pair | None = None) -> list[Concept]:
+        """With the kinds under which a pair lists them, unless the kind is given."""
+        return [
+            Concept(
+                name.strip(),
+                self.kind or (kind_of(name, pair.vocabulary) if pair else "object"),  # type: ignore[arg-type]
+                tuple(self.synonyms),
+                self.anchor,
+            )
+            for name in self.concepts
+        ]
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What came of it: the intervention in its folder, and, by concept, what a first look at it found, with its pages."""
+
+    intervention: Intervention
+    folder: Path
+    evaluations: dict[str, Evaluation]
+    pages: list[Path]
+
+
+def unlearn(job: UnlearnJob, tell: Tell = _nobody) -> Unlearned:
+    """Unlearn concepts, write what does it, and compare videos from the same seeds without and with it.
+
+    The same job goes on with the videos where it was stopped. Raises UnreelError for what cannot be done, before any work
+    wherever that can be known.
+    """
+    _require_sensible(job)
+    with _claimed(job, tell) as stopped:
+        pair, judge = _prepared(job, tell)
+        concepts, config = job.concepts_of(pair), configure(job.method, job.given, pair.settings)
+        if stopped:
+            learned = load_intervention(job.folder)
+            if not was_asked_for(learned, concepts, pair, config, job.images, job.keep):
+                raise UnreelError(
+                    f"{job.folder} holds another erasure, whose videos are not finished: choose another folder with --out, "
+                    "or replace it with --overwrite"
+                )
+            tell("goes on", f"with the erasure in {job.folder}")
+        else:
+            learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
+        if not (job.accept_weak or load_method(job.method).AS_PUBLISHED):
+            require_strong(learned)
+        if not stopped:
+            learned.save_pretrained(job.folder, overwrite=job.overwrite)
+        say_check(learned, tell)
+        evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped) if job.videos else ({}, [])
+    return Unlearned(learned, job.folder, evaluations, pages)
+
+
+def _require_sensible(job: UnlearnJob) -> None:
+    """Raises UnreelError for what is known to be wrong before anything is loaded."""
+    if job.synonyms and len(job.concepts) > 1:
+        raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
+    job.concepts_of()
+    if job.videos < 0:
+        raise UnreelError("videos must be zero or more")
+    config = configure(job.method, job.given)
+    if job.place.offload:
+        require_offloadable(config)
+
+
+@contextmanager
+def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[bool]:
+    """Gives whether the job was stopped at its videos, and goes on. Raises UnreelError if its folder is taken."""
+    clips = job.folder / CLIPS
+    stopped = bool(job.videos) and clips.is_dir() and not clips.is_symlink() and not job.overwrite
+    if stopped:
+        with alone_in(clips):
+            yield True
+        return
+    require_new(job.folder, job.overwrite, RECORD_FILE)
+    lost = [name for name in ("evaluation", "attacks") if (job.folder / name).exists()]
+    if lost and job.overwrite:
+        tell("replaces", f"{job.folder}, with its {' and '.join(lost)}")
+    yield False
+
+
+def _prepared(job: UnlearnJob, tell: Tell) -> tuple[Pair, Judge | None]:
+    """The pair, with what learns where it is to compute and the rest in main memory, and the judge of the videos."""
+    needs, place = load_method(job.method).NEEDS, job.place
+    # Text alone needs neither image nor video model, unless there is something to show.
+    pair = load_pair(job.t2i, job.t2v, text_only=needs == "text" and not job.videos, dtype=place.of_weights["dtype"])
+    if job.videos and isinstance(pair.t2v, TextModel):
+        raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
+    pair = job.sampling.onto(pair)
+    move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=needs != "images")
+    world = judge_of(None, job.t2v, place.device) if pair.t2v_source == EMBEDDED else None  # its judge knows what is in it
+    for name in (each.name for each in job.concepts_of(pair) if world and not world.knows(each.name)):
+        alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
+        tell("unknown", f"{name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))
+    if not job.videos:
+        return pair, None
+    judge = judge_of(job.judge, job.t2v, place.device) if job.judge else world
+    unknown = [name for name in job.concepts if judge and not judge.knows(name.strip())]
+    if unknown and job.judge:
+        raise UnreelError(f"the {job.judge} judge does not know {unknown[0]!r}: choose another with --judge")
+    return pair, None if unknown else judge  # nobody asked for one that does not know it: compare by eye
+
+
+def _first_look(
+    job: UnlearnJob,
+    learned: Intervention,
+    concepts: Sequence[Concept],
+    pair: Pair,
+    judge: Judge | None,
+    stopped: bool,
+) -> tuple[dict[str, Evaluation], list[Path]]:
+    """Videos of each concept and of its neighbours, without and with the intervention; their pages go into its folder."""
+    clips = job.folder / CLIPS
+    clips.mkdir(exist_ok=True)
+    evaluations, pages = {}, []
+    with _open(clips, stopped):
+        move(pair.t2i, pair.t2i_source, "cpu")
+        move(pair.t2v, pair.t2v_source, job.place.device, offload=job.place.offload)
+        options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT, "clips": clips}
+        for concept in concepts:
+            evaluation = evaluate_intervention(pair.video, learned, judge, concept=concept, **options)
+            home = job.folder if len(concepts) == 1 else job.folder / file_name(concept.name)
+            home.mkdir(exist_ok=True)
+            pages.append(write_report(home, evaluation))
+            evaluations[concept.name] = evaluation
+        # What the figures are read from goes with it, so they are measured by now.
+        shutil.rmtree(clips, ignore_errors=True)
+    return evaluations, pages
+
+
+@contextmanager
+def _open(clips: Path, held: bool) -> Iterator[None]:
+    if held:
+        yield
+    else:
+        with alone_in(clips):
+            yield
+
+
+def say_check(learned: Intervention, tell: Tell) -> None:
+    """What the self-check said, and what falls short in it."""
+    check = learned.provenance.get("check")
+    if check is None:
+        tell("check", "none of what text encoders write, which stays as it is: see what an evaluation says")
+        return
+    tell("check", check["summary"])
+    for shortfall in check["shortfalls"]:
+        tell("weak", shortfall)
+
+
+def judge_of(name: str | None, t2v: str | None, device: str) -> Judge | None:
+    """The judge asked for, None for "none"; by default the embedded one for the embedded pair, CLIP for all else."""
+    if name == "none":
+        return None
+    return load_judge(name or (EMBEDDED if t2v in (None, EMBEDDED) else "clip"), device)
+
+
+def _home(folder: Path) -> Path:
+    """Where what is found out about an intervention goes: into its folder, or into runs/ for one from the hub."""
+    return folder if folder.is_dir() else Path("runs") / file_name(folder.name)
+
+
+def evaluate(
+    folder: Path,
+    *,
+    t2v: str = EMBEDDED,
+    judge: str | None = None,
+    concept: str | None = None,
+    prompts: Sequence[Path] = (),
+    groups: Sequence[str] = (),
+    videos: int = 50,
+    seed: int = 1000,
+    sampling: Sampling = Sampling(),
+    out: Path | None = None,
+    place: Place = Place(),
+) -> tuple[Evaluation, Path]:
+    """Judge and measure what lies in a folder, or under a hub id; returns that and the page.
+
+    The same call goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
+    """
+    given = [row for file in prompts for row in read_prompts(file)]
+    learned = load_intervention(folder)
+    what, home = concept_of(learned, concept), out or _home(folder) / "evaluation"
+    referee = judge_of(judge, t2v, place.device)
+    model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
+    options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": tuple(groups or GROUPS), "given": given}
+    evaluation = evaluate_intervention(model, learned, referee, concept=what, folder=home, **options)
+    return evaluation, write_report(home, evaluation)
+
+
+def attack(
+    folder: Path,
+    *,
+    t2i: str | None = None,
+    t2v: str | None = None,
+    judge: str | None = None,
+    concept: str | None = None,
+    attacks: Sequence[str] = (),
+    cases: int = 10,
+    budgets: Sequence[int] = (),
+    steps: int = 30,
+    seed: int = 2000,
+    sampling: Sampling = Sampling(),
+    out: Path | None = None,
+    place: Place = Place(),
+) -> tuple[Robustness, Path]:
+    """Try to bring back what lies in a folder, or under a hub id, to make a model forget; returns what came of it, and the
+    page.
+
+    The same call goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
+    """
+    learned = load_intervention(folder)
+    what, home = concept_of(learned, concept), out or _home(folder) / "attacks"
+    referee = judge_of(judge, t2v, place.device)
+    if referee is None:
+        raise UnreelError("an attack needs a judge: choose one with --judge")
+    pair = sampling.onto(load_pair(t2i, t2v, **place.of_weights))
+    options: dict[str, Any] = {"attacks": attacks, "cases": cases, "budgets": budgets or BUDGETS, "steps": steps}
+    robustness = attack_intervention(pair, learned, referee, concept=what, seed=seed, folder=home, **options)
+    return robustness, write_attack_report(home, robustness)
