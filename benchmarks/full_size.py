@@ -94,7 +94,7 @@ def plain(pair: Pair, concept: Concept, config: FewShotConfig, images: Path, *, 
     """
     pipeline, draws = pair.t2i, torch.Generator().manual_seed(config.seed)
     encoder, unet, vae, scheduler = pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.scheduler
-    pixels = to_tensor(load_images(images, image_size(pair)))
+    pixels = to_tensor(load_images(images, image_size(pair.t2i)))
 
     def latents_of(image: int, mirrored: int) -> torch.Tensor:
         shown = pixels[image].flip(-1) if mirrored else pixels[image]
@@ -209,7 +209,7 @@ def write_shots(pair: Pair, config: FewShotConfig, folder: Path) -> float | None
     """Put the shots into `folder`: generated ones, and the seconds that took; on a CPU, where it was not run, noise."""
     seconds = None
     if pair.t2i.device.type == "cpu":
-        pixels = np.random.default_rng(0).integers(256, size=(config.shots, *image_size(pair), 3), dtype=np.uint8)
+        pixels = np.random.default_rng(0).integers(256, size=(config.shots, *image_size(pair.t2i), 3), dtype=np.uint8)
     else:
         with Cost(pair.t2i.device) as cost:
             pixels = make_shots(pair, CONCEPT, config)
@@ -292,7 +292,7 @@ def detailed(pair: Pair, dtype: str) -> dict[str, Any]:
     """
     conditioner, denoiser = Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
     config, device = FewShotConfig(shots=2, epochs=1), conditioner.device
-    pixels = torch.rand(4, 3, *image_size(pair))
+    pixels = torch.rand(4, 3, *image_size(pair.t2i))
     rows, longest = [], {}
     for precision in ("float32", dtype):
         pair.t2i.to(getattr(torch, precision))

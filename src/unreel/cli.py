@@ -213,6 +213,7 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if name == "unlearn":
+            _quieten(bool({"--quiet", "-q"} & set(rest)))  # before what draws bars is imported
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             alone.command(name)(_with_method_options(unlearn))
             command = typer.main.get_command(alone)
@@ -485,6 +486,7 @@ def generate(
 
     erasures = [load_intervention(folder) for folder in erasure or ()]
     place = Place(device, dtype.value, offload)
+    place.require()
     model = load_video_model(t2v, **place.of_weights, offload=place.offload)
     for item in erasures:
         item.apply(model.pipeline)

@@ -46,13 +46,14 @@ def _nobody(sort: str, news: str) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where to compute, and in which precision. Raises UnreelError if nothing can be put there."""
+    """Where to compute, and in which precision."""
 
     device: str = "cpu"
     dtype: str = "float32"
     offload: bool = False
 
-    def __post_init__(self) -> None:
+    def require(self) -> None:
+        """Raises UnreelError if nothing can be put there."""
         require_place(self.device, getattr(torch, self.dtype))
         if self.offload and self.device == "cpu":
             raise UnreelError("offloading moves what waits to main memory: leave --offload out, or choose another --device")
@@ -177,6 +178,7 @@ def _require_sensible(job: UnlearnJob) -> None:
     config = configure(job.method, job.given)
     if job.place.offload:
         require_offloadable(config)
+    job.place.require()
 
 
 @contextmanager
@@ -296,6 +298,7 @@ def evaluate(
     """
     given = [row for file in prompts for row in read_prompts(file)]
     learned = load_intervention(folder)
+    place.require()
     what, home = concept_of(learned, concept), out or _home(folder) / "evaluation"
     referee = judge_of(judge, t2v, place.device)
     model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
@@ -326,6 +329,7 @@ def attack(
     The same call goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
     """
     learned = load_intervention(folder)
+    place.require()
     what, home = concept_of(learned, concept), out or _home(folder) / "attacks"
     referee = judge_of(judge, t2v, place.device)
     if referee is None:
