@@ -19,12 +19,12 @@ import torch
 from benchmarks.common import resume, write_result
 from benchmarks.methods import CONCEPTS
 from unreel import load_pair
-from unreel.estimate import Estimate
+from unreel.evaluation.estimate import Estimate
 from unreel.judges import load_judge
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.sampling import generate_images
-from unreel.prompts import COMPANIONS, SUBJECT_PROMPTS
-from unreel.vocabulary import nearest
+from unreel.prompts.suite import COMPANIONS, SUBJECT_PROMPTS
+from unreel.prompts.vocabulary import nearest
 
 IMAGES = {"plain": 40, "companions": 40, "random words": 60}  # of each thing
 AROUND = 3  # random words, as many as the searches of attacks put there

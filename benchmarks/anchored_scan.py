@@ -18,9 +18,8 @@ from tqdm.auto import tqdm
 
 from benchmarks.common import write_result
 from unreel import Concept, FewShotConfig, load_pair
-from unreel.corpus import Corpus
-from unreel.estimate import Estimate
-from unreel.evaluation import build_suite
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import build_suite
 from unreel.interventions.erasure import Edit, Erasure
 from unreel.judges import found, load_judge
 from unreel.methods import configure
@@ -31,7 +30,8 @@ from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import generate_images, to_tensor
 from unreel.models.weights import Fingerprint
-from unreel.prompts import Prompt
+from unreel.prompts.corpus import Corpus
+from unreel.prompts.suite import Prompt
 
 ANCHORS = {
     Concept("castle"): "house",

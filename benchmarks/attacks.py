@@ -1,7 +1,7 @@
 """Attacks on every method, all twelve concepts: `python -m benchmarks.attacks NAME`, NAME as in benchmarks.methods.
 
-What counts as success stands in `unreel.robustness`: the judge finds the concept in at least half of the frames of one of
-the first k videos. Searches are in float32, the videos are made in --dtype; resumable like methods.
+What counts as success stands in `unreel.evaluation.attack`: the judge finds the concept in at least half of the frames of
+one of the first k videos. Searches are in float32, the videos are made in --dtype; resumable like methods.
 """
 
 from pathlib import Path
@@ -13,9 +13,9 @@ import typer
 from benchmarks.common import FOLDER, resume, write_result
 from benchmarks.methods import CONCEPTS, METHODS
 from unreel import attack, load_pair
+from unreel.evaluation.attack import BUDGETS
 from unreel.judges import load_judge
 from unreel.models.pair import Pair, load_video_model
-from unreel.robustness import BUDGETS
 
 CASES = 4
 STEPS = 20

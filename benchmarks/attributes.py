@@ -16,11 +16,11 @@ import typer
 
 from benchmarks.common import FOLDER, resume, write_result
 from unreel import Concept, evaluate, load_pair, unlearn
-from unreel.concept import Kind
 from unreel.judges import load_judge
 from unreel.methods import configure
 from unreel.models.pair import load_video_model
-from unreel.prompt_files import PromptRow
+from unreel.prompts.concept import Kind
+from unreel.prompts.files import PromptRow
 
 NAME = "attributes"
 NEAR_WEIGHT = 100.0

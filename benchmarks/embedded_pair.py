@@ -17,7 +17,7 @@ from benchmarks.common import contact_sheet, write_result
 from training.judge import scene_labels
 from training.scenes import Renderer
 from training.world import Scene, sample_scene
-from unreel.estimate import Estimate
+from unreel.evaluation.estimate import Estimate
 from unreel.judges import found
 from unreel.judges.embedded import EmbeddedJudge
 from unreel.judges.embedded import load as load_judge

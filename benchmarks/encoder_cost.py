@@ -26,7 +26,7 @@ from unreel.cost import Cost
 from unreel.methods import text_ablation
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import EMBEDDED_FOLDER, Pair
-from unreel.vocabulary import EVERYDAY
+from unreel.prompts.vocabulary import EVERYDAY
 
 NAME = "encoder_cost"
 CONCEPTS = (Concept("castle"), Concept("guitar"), Concept("origami", "style"))

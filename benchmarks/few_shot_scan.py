@@ -15,14 +15,14 @@ from tqdm.auto import tqdm
 
 from benchmarks.common import write_result
 from unreel import Concept, FewShotConfig, load_pair, unlearn
-from unreel.estimate import Estimate
-from unreel.evaluation import build_suite
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import build_suite
 from unreel.files import write_text
 from unreel.judges import found, load_judge
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import EMBEDDED_FOLDER, SETTINGS_FILE
 from unreel.models.sampling import generate_images
-from unreel.prompts import Prompt
+from unreel.prompts.suite import Prompt
 
 CONCEPTS = (Concept("castle"), Concept("snowman", "character"), Concept("openmoji", "style"), Concept("nerd", "face"))
 LEARNING_RATES = (1e-5, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3)

@@ -17,7 +17,7 @@ from benchmarks.common import FOLDER, resume, write_result
 from benchmarks.methods import paper
 from unreel import Concept, attack, load_pair
 from unreel.attacks.embedding_inversion import STEPS as ADAM_STEPS
-from unreel.estimate import Estimate
+from unreel.evaluation.estimate import Estimate
 from unreel.judges import load_judge
 from unreel.models.pair import Pair, load_video_model
 

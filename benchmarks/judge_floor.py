@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from benchmarks.common import write_result
 from training.scenes import Renderer
 from training.world import sample_scene
-from unreel.estimate import Estimate
+from unreel.evaluation.estimate import Estimate
 from unreel.judges.embedded import load as load_judge
 from unreel.models.sampling import to_tensor
 

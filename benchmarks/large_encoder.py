@@ -26,7 +26,7 @@ from benchmarks.common import machine, stored_entries, write_entry
 from unreel import FewShotConfig, TextAblationConfig, unlearn
 from unreel.cost import Cost
 from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, move
-from unreel.vocabulary import EVERYDAY
+from unreel.prompts.vocabulary import EVERYDAY
 
 NAME = "large_encoder"
 # The encoder half of google/t5-v1_1-xxl.

@@ -19,14 +19,14 @@ import torch
 
 from benchmarks.common import resume, write_result
 from unreel import Concept, Erasure, generate, load_pair, unlearn
-from unreel.estimate import Estimate, in_video
-from unreel.evaluation import build_suite
+from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.evaluate import build_suite
 from unreel.judges import Judge, found, load_judge
 from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images
-from unreel.prompts import ERASED, Prompt, ask
+from unreel.prompts.suite import ERASED, Prompt, ask
 
 # None of the concepts that settings were chosen on. All five kinds are among the first five.
 CONCEPTS = (

@@ -17,13 +17,13 @@ import typer
 
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
 from unreel import Concept, evaluate, load_pair, unlearn
-from unreel.estimate import Estimate, in_video
-from unreel.evaluation import Evaluation
+from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.evaluate import Evaluation
 from unreel.judges import load_judge
 from unreel.methods import configure
 from unreel.models.pair import Pair, load_video_model
-from unreel.prompts import GROUPS
-from unreel.report import document
+from unreel.prompts.suite import GROUPS
+from unreel.report.page import document
 
 # Disjoint from the concepts of the scans, from which the settings come.
 CONCEPTS = (

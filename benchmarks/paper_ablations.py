@@ -20,7 +20,7 @@ from benchmarks.methods import paper
 from training.scenes import Renderer
 from training.world import Scene, load_world
 from unreel import Concept, Erasure, evaluate, load_pair, unlearn
-from unreel.estimate import Estimate, in_video
+from unreel.evaluation.estimate import Estimate, in_video
 from unreel.judges import Judge, load_judge
 from unreel.methods import configure
 from unreel.models.pair import VideoModel, load_video_model

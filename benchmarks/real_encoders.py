@@ -23,12 +23,13 @@ import typer
 
 from benchmarks.common import RESULTS, write_result
 from benchmarks.encoders import ENCODERS, encoder, everyday_prompts
-from unreel import Concept, Pair, TextAblationConfig, load_pair, spelling, unlearn
-from unreel.grammar import bare, fill, in_place_of
+from unreel import Concept, Pair, TextAblationConfig, load_pair, unlearn
 from unreel.models.conditioner import Conditioner
 from unreel.models.reading import Aim, as_anchors, as_read
 from unreel.models.weights import changed
-from unreel.prompt_pairs import PromptPair
+from unreel.prompts import spelling
+from unreel.prompts.grammar import bare, fill, in_place_of
+from unreel.prompts.pairs import PromptPair
 
 SENTENCES = Path(__file__).with_suffix(".json")
 BATCH = 8

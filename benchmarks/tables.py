@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS
-from unreel.estimate import Estimate
+from unreel.evaluation.estimate import Estimate
 from unreel.files import write_text
 from unreel.methods._task import TOO_NEAR
 

@@ -31,8 +31,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unreel import selfcheck
 from unreel.errors import UnreelError
+from unreel.evaluation import selfcheck
 from unreel.methods import _task, text_ablation
 from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
 

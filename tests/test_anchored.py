@@ -6,13 +6,13 @@ import torch
 from conftest import make_pair, same, weights
 
 from unreel import Concept, UnreelError
-from unreel.corpus import Corpus
 from unreel.methods._shots import make_shots
 from unreel.methods.anchored import AnchoredConfig, anchored
 from unreel.methods.few_shot import FewShotConfig
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import to_tensor
+from unreel.prompts.corpus import Corpus
 
 TWINS = [
     (text.format("castle"), text.format("house")) for text in ("a {}", "the {} is red", "one {}, blue", "my {} at home")

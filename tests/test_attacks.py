@@ -11,10 +11,10 @@ from unreel.attacks import Case, _token_search, load_attack, names
 from unreel.attacks import _words as words_module
 from unreel.attacks import ring_a_bell as ring_a_bell_module
 from unreel.attacks._objective import generator_for, objective
-from unreel.concept import Concept
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import generate_images
+from unreel.prompts.concept import Concept
 
 PROMPT = "a photo of a Tokyo Tower"
 CONCEPT = Concept("tokyo tower")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from unreel.captions import GAPS, KINDS, caption, everyday, frames, write
+from unreel.prompts.captions import GAPS, KINDS, caption, everyday, frames, write
 
 COUNT = 3000
 

@@ -14,13 +14,15 @@ from conftest import make_pair, same, weights
 from diffusers import DiffusionPipeline
 from pipelines import PIPELINES
 
-from unreel import Erasure, __version__, cli, clips, load_pair, selfcheck, unlearning, workflow
+from unreel import Erasure, __version__, cli, load_pair, unlearning, workflow
 from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
+from unreel.evaluation import selfcheck
+from unreel.evaluation import video_cache as clips
 from unreel.files import alone_in
 from unreel.methods import text_ablation
 from unreel.models.families import FAMILIES
-from unreel.prompts import GROUPS
+from unreel.prompts.suite import GROUPS
 
 pytestmark = pytest.mark.usefixtures("hasty")
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import make_pair
 
-from unreel import FewShotConfig, UnreelError, clips, generate, unlearn
-from unreel.clips import ClipStore
+from unreel import FewShotConfig, UnreelError, generate, unlearn
+from unreel.evaluation import video_cache as clips
+from unreel.evaluation.video_cache import ClipStore
 from unreel.files import write_tensors
 
 PROMPTS, SEEDS = ["a cat", "a dog", "an owl", "a car", "a hat"], [1, 2, 3, 4, 5]

@@ -4,10 +4,12 @@ import re
 
 import pytest
 
-from unreel import Concept, corpus, prompts
+from unreel import Concept
 from unreel.attacks import synonyms
-from unreel.corpus import Corpus
-from unreel.vocabulary import EVERYDAY
+from unreel.prompts import corpus
+from unreel.prompts import suite as prompts
+from unreel.prompts.corpus import Corpus
+from unreel.prompts.vocabulary import EVERYDAY
 
 SMALL = {"concept": ["castle", "owl", "oak tree"], "style": ["ink", "oil painting"], "motion": ["running", "zooming in"]}
 WORDS = ("of", "lovely", "a", "blue", "the", "zebra", "ing")

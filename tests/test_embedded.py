@@ -11,7 +11,7 @@ from unreel import Erasure, UnreelError, evaluate, generate, unlearn
 from unreel.judges import found, load_judge
 from unreel.methods import configure
 from unreel.models.pair import EMBEDDED_FOLDER
-from unreel.report import write_report
+from unreel.report.page import write_report
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unreel.estimate import Estimate, in_video
+from unreel.evaluation.estimate import Estimate, in_video
 
 
 # Reference values: Wilson intervals at 95 %, computed by statsmodels' proportion_confint(method="wilson").

@@ -10,12 +10,12 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlearn
-from unreel.evaluation import concept_of
+from unreel.evaluation.evaluate import concept_of
 from unreel.interventions.erasure import Edit
 from unreel.metrics import Figure
 from unreel.models.sampling import generate
-from unreel.prompt_files import PromptRow
-from unreel.prompts import GROUPS
+from unreel.prompts.files import PromptRow
+from unreel.prompts.suite import GROUPS
 
 VIDEOS = 4
 
@@ -154,7 +154,7 @@ def test_an_anchor_of_ones_own_goes_before_the_recorded_one_and_makes_another_ru
     assert all("owl" in prompt.anchor for prompt in run.groups["explicit"].prompts)
     with pytest.raises(UnreelError, match="another run"):
         evaluate(pair.video, recording(erasure, "dog"), FakeJudge(), **options)
-    monkeypatch.setattr("unreel.clips.generate", None)  # nothing is made again
+    monkeypatch.setattr("unreel.evaluation.video_cache.generate", None)  # nothing is made again
     again = evaluate(pair.video, recording(erasure, "dog"), FakeJudge(), concept=concept, **options)
     assert again.figure("fidelity_ssim", "explicit") == run.figure("fidelity_ssim", "explicit")
 
@@ -221,7 +221,7 @@ def test_a_module_put_among_the_metrics_is_measured(setting, monkeypatch, tmp_pa
     from unreel import metrics
 
     (tmp_path / "sharpness_of_tests.py").write_text(
-        "from unreel.estimate import Estimate\nfrom unreel.metrics import Figure\n"
+        "from unreel.evaluation.estimate import Estimate\nfrom unreel.metrics import Figure\n"
         "def measure(run):\n    yield Figure('sharp', 'sharpness', '', None, Estimate(1.0, (1.0, 1.0), 1))\n"
     )
     monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])

@@ -28,7 +28,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.families import FAMILIES, known
 from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
-from unreel.report import write_report
+from unreel.report.page import write_report
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]

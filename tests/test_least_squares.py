@@ -14,7 +14,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel
 from unreel.models.reading import as_anchors, as_read
 from unreel.models.weights import changed
-from unreel.prompt_pairs import PromptPair
+from unreel.prompts.pairs import PromptPair
 
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")
 PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for text in TEMPLATES]

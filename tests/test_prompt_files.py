@@ -3,7 +3,7 @@ import json
 import pytest
 
 from unreel import UnreelError
-from unreel.prompt_files import PromptRow, read_prompts
+from unreel.prompts.files import PromptRow, read_prompts
 
 
 @pytest.fixture

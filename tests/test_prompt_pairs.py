@@ -2,11 +2,13 @@
 
 import pytest
 
-from unreel import Concept, captions, prompt_pairs
-from unreel.captions import everyday
-from unreel.corpus import Corpus
-from unreel.prompt_pairs import Prompts, own_words
-from unreel.vocabulary import EVERYDAY
+from unreel import Concept
+from unreel.prompts import captions
+from unreel.prompts import pairs as prompt_pairs
+from unreel.prompts.captions import everyday
+from unreel.prompts.corpus import Corpus
+from unreel.prompts.pairs import Prompts, own_words
+from unreel.prompts.vocabulary import EVERYDAY
 
 TOWER = Concept("Tokyo Tower")
 

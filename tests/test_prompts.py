@@ -2,8 +2,8 @@ import pytest
 from conftest import FakeJudge
 
 from unreel import Concept
-from unreel.prompts import GROUPS, suite
-from unreel.vocabulary import EVERYDAY
+from unreel.prompts.suite import GROUPS, suite
+from unreel.prompts.vocabulary import EVERYDAY
 
 WORDS = {kind: list(labels) for kind, labels in EVERYDAY.items()}
 

@@ -12,7 +12,7 @@ from test_conditioner import bert, bytes_tokenizer, llama, t5, words_tokenizer
 from unreel.models import reading
 from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.reading import Aim, align, as_anchors, as_read, beginnings, together
-from unreel.prompt_pairs import PromptPair
+from unreel.prompts.pairs import PromptPair
 
 PAIRS = [
     PromptPair("a photo of a castle by night", "a photo of a dog by night", "castle"),

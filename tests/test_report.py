@@ -11,8 +11,9 @@ import pytest
 from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
-from unreel.prompt_files import PromptRow
-from unreel.report import TITLES, align, attack_table, cell, loss_points, table, write_attack_report, write_report
+from unreel.prompts.files import PromptRow
+from unreel.report.page import align, loss_points, write_attack_report, write_report
+from unreel.report.table import TITLES, attack_table, cell, table
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 # Waits for every video, then leaves what it saw in the page for --dump-dom.

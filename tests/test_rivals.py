@@ -13,7 +13,7 @@ from unreel.interventions.prompt import PromptRewrite
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig, others, text_projections
 from unreel.models.conditioner import Conditioner
-from unreel.report import document
+from unreel.report.page import document
 
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]

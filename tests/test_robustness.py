@@ -4,7 +4,9 @@ import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import FewShotConfig, UnreelError, attack, clips, robustness, unlearn
+from unreel import FewShotConfig, UnreelError, attack, unlearn
+from unreel.evaluation import attack as robustness
+from unreel.evaluation import video_cache as clips
 
 ATTACKS = ["plain", "typos", "embedding_inversion"]
 OPTIONS = {"attacks": ATTACKS, "cases": 3, "budgets": [1, 2], "steps": 2}

@@ -10,13 +10,14 @@ import torch
 from conftest import make_pair, same, weights
 from test_conditioner import bert, words_tokenizer
 
-from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, selfcheck, unlearn
+from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
+from unreel.evaluation import selfcheck
+from unreel.evaluation.selfcheck import Exam, SelfCheck
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import LowRank, changed
-from unreel.prompt_pairs import PromptPair
-from unreel.selfcheck import Exam, SelfCheck
+from unreel.prompts.pairs import PromptPair
 from unreel.unlearning import check, require_strong
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30)

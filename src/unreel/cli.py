@@ -295,7 +295,8 @@ def unlearn(
     Run it again to go on with the videos where it was stopped. The embedded pair brings its own settings for the methods
     that learn from images.
     """
-    from unreel.report import document, table
+    from unreel.report.page import document
+    from unreel.report.table import table
     from unreel.workflow import Place, UnlearnJob
     from unreel.workflow import unlearn as run
 
@@ -372,7 +373,8 @@ def evaluate(
 
     Writes metrics.json and report.html into ERASURE/evaluation. Run it again to go on where it was stopped.
     """
-    from unreel.report import document, table
+    from unreel.report.page import document
+    from unreel.report.table import table
     from unreel.workflow import Place
     from unreel.workflow import evaluate as run
 
@@ -427,7 +429,7 @@ def attack(
 
     Writes attacks.json and report.html into ERASURE/attacks. Run it again to go on where it was stopped.
     """
-    from unreel.report import attack_table
+    from unreel.report.table import attack_table
     from unreel.workflow import Place
     from unreel.workflow import attack as run
 

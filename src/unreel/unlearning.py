@@ -10,9 +10,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from unreel.concept import Concept
 from unreel.cost import Cost
 from unreel.errors import UnreelError
+from unreel.evaluation.selfcheck import Exam, SelfCheck
 from unreel.interventions.base import Intervention
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
@@ -21,7 +21,7 @@ from unreel.methods._task import Task, anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
-from unreel.selfcheck import Exam, SelfCheck
+from unreel.prompts.concept import Concept
 
 
 def unlearn(

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from unreel.concept import Concept
 from unreel.errors import UnreelError
-from unreel.evaluation import Evaluation, concept_of
-from unreel.evaluation import evaluate as evaluate_intervention
+from unreel.evaluation.attack import BUDGETS, Robustness
+from unreel.evaluation.attack import attack as attack_intervention
+from unreel.evaluation.evaluate import Evaluation, concept_of
+from unreel.evaluation.evaluate import evaluate as evaluate_intervention
 from unreel.files import alone_in, file_name, require_new
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
@@ -24,14 +25,13 @@ from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable
 from unreel.models.loading import require_place
 from unreel.models.pair import EMBEDDED, Pair, TextModel, load_pair, load_video_model, move
-from unreel.prompt_files import read_prompts
-from unreel.prompts import GROUPS
-from unreel.report import write_attack_report, write_report
-from unreel.robustness import BUDGETS, Robustness
-from unreel.robustness import attack as attack_intervention
+from unreel.prompts.concept import Concept
+from unreel.prompts.files import read_prompts
+from unreel.prompts.suite import GROUPS
+from unreel.prompts.vocabulary import kind_of, spelled_alike
+from unreel.report.page import write_attack_report, write_report
 from unreel.unlearning import require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
-from unreel.vocabulary import kind_of, spelled_alike
 
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
 FIRST_SEED = 1000  # of its videos

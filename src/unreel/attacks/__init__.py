@@ -13,10 +13,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Protocol
 
-from unreel.concept import Concept
 from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.prompts.concept import Concept
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks._objective import generator_for
 from unreel.attacks._words import in_place, other_words
-from unreel.concept import Concept
 from unreel.models.conditioner import Tokens
+from unreel.prompts.concept import Concept
 
 NEEDS_WEIGHTS = False
 ETA = 3.0  # the paper's choice for nudity; 5.5 for violence

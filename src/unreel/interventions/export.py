@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from unreel.concept import Concept
 from unreel.errors import UnreelError
 from unreel.files import require_new, write_folder, write_json
 from unreel.interventions import worn_by
@@ -20,7 +19,8 @@ from unreel.interventions.erasure import Edit, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import Change, LowRank, portable
-from unreel.vocabulary import EVERYDAY
+from unreel.prompts.concept import Concept
+from unreel.prompts.vocabulary import EVERYDAY
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -16,7 +16,7 @@ from unreel.errors import UnreelError
 from unreel.judges._network import JudgeNetwork
 from unreel.models.pair import EMBEDDED_FOLDER
 from unreel.models.sampling import to_tensor
-from unreel.vocabulary import Vocabulary, of_world
+from unreel.prompts.vocabulary import Vocabulary, of_world
 
 STILL = "still"
 

@@ -28,7 +28,7 @@ from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.reading import at_places, side_by_side, tokens_of
 from unreel.models.weights import LowRank, doubled, portable
 from unreel.progress import watched
-from unreel.prompt_pairs import PromptPair
+from unreel.prompts.pairs import PromptPair
 
 ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
 BATCH = 64  # prompts at once

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from unreel.concept import Concept
 from unreel.errors import UnreelError
 from unreel.methods._task import Task
 from unreel.models.adapter import fewer_steps, image_size, makes_pictures
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images, load_images, to_tensor
+from unreel.prompts.concept import Concept
 
 Shots = TypeVar("Shots", bound=Any)  # settings with `shots`, `shot_steps` and `seed`
 

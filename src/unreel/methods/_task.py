@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from unreel import captions
-from unreel.concept import Concept
-from unreel.corpus import Corpus
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Edit, Erasure
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.pair import Pair
 from unreel.models.reading import as_anchors
 from unreel.models.weights import Change, Fingerprint, held_weights, is_quantized
-from unreel.prompt_pairs import PromptPair, Prompts, own_words
+from unreel.prompts import captions
+from unreel.prompts.concept import Concept
+from unreel.prompts.corpus import Corpus
+from unreel.prompts.pairs import PromptPair, Prompts, own_words
+from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, nearest
 from unreel.versions import versions
-from unreel.vocabulary import EVERYDAY, Vocabulary, nearest
 
 TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
 LONGEST, LONGEST_HELD_OUT = 28, 80  # tokens of a prompt to learn from and to measure on; what is learned carries over

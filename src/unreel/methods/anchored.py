@@ -24,7 +24,6 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
-from unreel.corpus import Corpus
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods._options import option
@@ -33,6 +32,7 @@ from unreel.methods._task import Task
 from unreel.models.adapter import makes_pictures
 from unreel.models.conditioner import Conditioner, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
+from unreel.prompts.corpus import Corpus
 
 NOISY = 0.5  # the share of the timesteps, the noisiest, to learn from: below, the latents say more than the prompt does
 HELD_TWINS, HELD_RETAIN = 8, 16  # how many sentences are measured on and not trained on, of short lists half

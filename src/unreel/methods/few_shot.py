@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from unreel.concept import Concept
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods._low_rank import Factors
@@ -30,6 +29,7 @@ from unreel.models.conditioner import Conditioner, Trainable
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import checkpointing
 from unreel.models.weights import Change
+from unreel.prompts.concept import Concept
 
 
 @dataclass(frozen=True)

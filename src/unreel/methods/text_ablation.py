@@ -36,7 +36,7 @@ from unreel.models.memory import checkpointing
 from unreel.models.reading import Aim, as_anchors, as_read, beginnings, together
 from unreel.models.weights import LowRank
 from unreel.progress import watched
-from unreel.prompt_pairs import PromptPair
+from unreel.prompts.pairs import PromptPair
 
 GUIDES = 60  # how many prompts that name the concept say how far it is to the anchor
 SOLVED = 1 / 3  # of the layers that change, the share that begin where least squares say

@@ -26,14 +26,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-from unreel.concept import Concept
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, Edit, Erasure
 from unreel.methods._task import Task
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import Change, Fingerprint
-from unreel.vocabulary import Vocabulary
+from unreel.prompts.concept import Concept
+from unreel.prompts.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal
 
-from unreel.estimate import Estimate
+from unreel.evaluation.estimate import Estimate
 
 if TYPE_CHECKING:
-    from unreel.evaluation import Evaluation
+    from unreel.evaluation.evaluate import Evaluation
 
 
 @dataclass(frozen=True)

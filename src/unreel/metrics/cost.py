@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from unreel.estimate import Estimate
-from unreel.evaluation import Evaluation
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import Evaluation
 from unreel.metrics import Figure
 
 

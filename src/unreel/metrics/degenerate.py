@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unreel.estimate import Estimate
-from unreel.evaluation import Evaluation
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import Evaluation
 from unreel.metrics import Figure
 
 BLANK = 0.02

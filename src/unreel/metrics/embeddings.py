@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
-from unreel.estimate import Estimate
-from unreel.evaluation import Evaluation
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import Evaluation
 from unreel.metrics import Figure
 from unreel.models.conditioner import Conditioner
 

@@ -20,8 +20,8 @@ from itertools import islice
 
 import numpy as np
 
-from unreel.estimate import Estimate, in_video
-from unreel.evaluation import Evaluation, Group
+from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.evaluate import Evaluation, Group
 from unreel.metrics import Figure
 from unreel.metrics.distance import similarity
 

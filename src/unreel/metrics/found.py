@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from unreel.estimate import Estimate, in_video
-from unreel.evaluation import Evaluation, Group
+from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.evaluate import Evaluation, Group
 from unreel.metrics import Figure
-from unreel.prompts import ERASED
+from unreel.prompts.suite import ERASED
 
 _CONCEPT: dict[str, tuple[str, Callable[[Any], Estimate]]] = {
     "concept_found": ("concept found in the video", lambda frames: Estimate.share(in_video(frames))),

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unreel.estimate import Estimate
-from unreel.evaluation import Evaluation
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import Evaluation
 from unreel.metrics import Figure
 
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from unreel.estimate import Estimate
-from unreel.evaluation import Evaluation
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import Evaluation
 from unreel.metrics import Figure
 
 WIDTH = 64  # pixels; flow is read from frames reduced to about this width, which bounds its cost

@@ -30,7 +30,7 @@ from unreel.models.families import FAMILIES, known, makes_videos
 from unreel.models.loading import loading, only_our_bars, require_place, require_source
 from unreel.models.memory import enough_memory
 from unreel.models.weights import Fingerprint
-from unreel.vocabulary import EVERYDAY, Vocabulary, of_world
+from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

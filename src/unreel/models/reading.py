@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from unreel.models.conditioner import Conditioner, Tokens
-from unreel.prompt_pairs import PromptPair
+from unreel.prompts.pairs import PromptPair
 
 SPARE = 4  # tokens of padding to learn from: encoders that read from left to right write nearly the same for all of them
 

@@ -15,7 +15,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.reading import Aim, as_anchors, as_read
 from unreel.models.weights import Change, changed
 from unreel.progress import watched
-from unreel.prompt_pairs import PromptPair, Prompts
+from unreel.prompts.pairs import PromptPair, Prompts
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
 BATCH = 24

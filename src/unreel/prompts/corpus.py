@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from unreel.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES, Concept
-from unreel.grammar import bare as _bare
-from unreel.grammar import fill as _fill
-from unreel.grammar import in_place_of
-from unreel.vocabulary import Vocabulary
+from unreel.prompts.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES, Concept
+from unreel.prompts.grammar import bare as _bare
+from unreel.prompts.grammar import fill as _fill
+from unreel.prompts.grammar import in_place_of
+from unreel.prompts.vocabulary import Vocabulary
 
 RELATIONS = ("next to", "beside", "and", "with", "above", "on top of", "over", "in front of")
 BACKGROUNDS = ("blue", "green", "pink", "yellow", "grey")

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from unreel import captions
-from unreel.concept import Kind
 from unreel.models.conditioner import Conditioner
 from unreel.progress import watched
+from unreel.prompts import captions
+from unreel.prompts.concept import Kind
 
 Vocabulary = dict[str, list[str]]
 

@@ -32,7 +32,7 @@ _WITH_THE = """Netherlands, Maldives, Sahara, Gobi, Matterhorn, Grand Canyon, Ni
 @cache
 def everyday() -> dict[str, tuple[str, ...]]:
     """Thousands of everyday nouns, names of places and people, and actions, by category."""
-    text = files("unreel").joinpath("everyday.json").read_text(encoding="utf-8")
+    text = files("unreel.prompts").joinpath("everyday.json").read_text(encoding="utf-8")
     return {category: tuple(words) for category, words in json.loads(text).items()}
 
 
@@ -44,7 +44,7 @@ def common(rng: random.Random, category: str) -> str:
 
 @cache
 def _rules() -> dict[str, tuple[str, ...]]:
-    text = files("unreel").joinpath("captions.txt").read_text(encoding="utf-8")
+    text = files("unreel.prompts").joinpath("captions.txt").read_text(encoding="utf-8")
     blocks = [block.strip().splitlines() for block in re.split("^= ", text, flags=re.MULTILINE)[1:]]
     return {name: tuple(lines) for name, *lines in blocks}
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from unreel import captions, spelling
-from unreel.captions import CaptionKind, everyday, frames
-from unreel.concept import Concept
-from unreel.corpus import Corpus
-from unreel.grammar import bare, fill, in_place_of
+from unreel.prompts import captions, spelling
+from unreel.prompts.captions import CaptionKind, everyday, frames
+from unreel.prompts.concept import Concept
+from unreel.prompts.corpus import Corpus
+from unreel.prompts.grammar import bare, fill, in_place_of
 
 HELD_OUT = 5  # of every so many frames of captions one is only measured on
 CAPTIONS = 0.75  # the share of captions among the sentences; the others are about what the model's vocabulary lists

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from unreel.concept import Concept, Kind
-from unreel.grammar import bare, fill
+from unreel.prompts.concept import Concept, Kind
+from unreel.prompts.grammar import bare, fill
 
 # Groups that ask for the concept, and groups that ask for something else. `companions` ask for both.
 ERASED = ("explicit", "paraphrases")

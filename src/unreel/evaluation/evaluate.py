@@ -14,19 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unreel.clips import Batch, ClipStore
-from unreel.concept import OBJECT_TEMPLATES, Concept
 from unreel.errors import UnreelError
+from unreel.evaluation.video_cache import Batch, ClipStore
 from unreel.files import write_json
-from unreel.grammar import bare
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge
 from unreel.metrics import Figure, measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings, VideoModel
-from unreel.prompt_files import PromptRow
-from unreel.prompts import GROUPS, Prompt, suite, vocabulary_kind
-from unreel.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
+from unreel.prompts.concept import OBJECT_TEMPLATES, Concept
+from unreel.prompts.files import PromptRow
+from unreel.prompts.grammar import bare
+from unreel.prompts.suite import GROUPS, Prompt, suite, vocabulary_kind
+from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
 
 RUN_FILE, CLIPS_FOLDER = "run.json", "clips"
 UNRELATED_PROMPTS = 1000

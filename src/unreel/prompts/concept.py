@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Literal, get_args
 from unicodedata import category
 
-from unreel import spelling
 from unreel.errors import UnreelError
+from unreel.prompts import spelling
 
 Kind = Literal["object", "character", "style", "face", "motion", "unsafe"]
 

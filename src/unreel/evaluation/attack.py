@@ -15,11 +15,10 @@ import torch
 from tqdm.auto import tqdm
 
 from unreel.attacks import Case, load_attack, names
-from unreel.clips import Batch, ClipStore
-from unreel.concept import Concept
 from unreel.errors import UnreelError
-from unreel.estimate import Estimate, in_video
-from unreel.evaluation import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
+from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
+from unreel.evaluation.video_cache import Batch, ClipStore
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge
@@ -28,6 +27,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images, to_tensor
+from unreel.prompts.concept import Concept
 
 BUDGETS = (1, 3)
 STEPS = 30

@@ -1,0 +1,1 @@
+"""What is said to models: concepts, the words that name them, and prompts of every sort."""

@@ -1,0 +1,1 @@
+"""Evaluations and attacks for people: text for the terminal, and pages."""
