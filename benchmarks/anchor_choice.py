@@ -23,7 +23,7 @@ from unreel.evaluation.estimate import Estimate
 from unreel.judges import load_judge
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.sampling import generate_images
-from unreel.prompts.suite import COMPANIONS, SUBJECT_PROMPTS
+from unreel.prompts.kinds import COMPANIONS, SUBJECT_PROMPTS
 from unreel.prompts.vocabulary import nearest
 
 IMAGES = {"plain": 40, "companions": 40, "random words": 60}  # of each thing

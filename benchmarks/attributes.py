@@ -19,8 +19,8 @@ from unreel import Concept, evaluate, load_pair, unlearn
 from unreel.judges import load_judge
 from unreel.methods import configure
 from unreel.models.pair import load_video_model
-from unreel.prompts.concept import Kind
 from unreel.prompts.files import PromptRow
+from unreel.prompts.kinds import Kind
 
 NAME = "attributes"
 NEAR_WEIGHT = 100.0

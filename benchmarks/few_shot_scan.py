@@ -1,12 +1,12 @@
 """Which learning rate and number of epochs the embedded encoder needs: `python -m benchmarks.few_shot_scan`.
 
 Judged on images, with concepts that are the target of no published figure. The best setting, the one with the largest
-difference between neighbours found and concept found, is written into the embedded pair's `unreel.json`.
+difference between neighbours found and concept found, is written into the embedded pair's `preset.json`.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -20,7 +20,7 @@ from unreel.evaluation.evaluate import build_suite
 from unreel.files import write_text
 from unreel.judges import found, load_judge
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import EMBEDDED_FOLDER, SETTINGS_FILE
+from unreel.models.pair import EMBEDDED, EMBEDDED_FOLDER, PRESET_FILE, preset_of
 from unreel.models.sampling import generate_images
 from unreel.prompts.suite import Prompt
 
@@ -75,9 +75,9 @@ def main() -> None:
     chosen = {"learning_rate": best["learning_rate"], "epochs": best["epochs"]}
     concepts = [asdict(concept) for concept in CONCEPTS]
     write_result("few_shot_scan", {"concepts": concepts, "before": before, "scan": scan, "chosen": chosen, "seed": SEED})
-    settings = load_pair().settings
-    own = asdict(replace(settings, methods={**settings.methods, "few-shot": chosen}))
-    write_text(EMBEDDED_FOLDER / SETTINGS_FILE, json.dumps(own, indent=2) + "\n")
+    preset = preset_of(EMBEDDED)
+    preset["methods"]["few-shot"] = chosen
+    write_text(EMBEDDED_FOLDER / PRESET_FILE, json.dumps(preset, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from unreel import Concept
 from unreel.attacks import synonyms
 from unreel.prompts import corpus
-from unreel.prompts import suite as prompts
+from unreel.prompts import kinds
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.vocabulary import EVERYDAY
 
@@ -143,10 +143,10 @@ def test_what_is_kept_holds_everything_by_name_and_the_empty_prompt_once_each():
 
 def test_sentences_that_measure_are_never_trained_on():
     """Paraphrases, and the frames of the synonym attack, would measure nothing if training had seen them."""
-    frames = (*synonyms.SUBJECT_FRAMES, *synonyms.STYLE_FRAMES, *synonyms.MOTION_FRAMES, *prompts.PARAPHRASES)
+    frames = (*synonyms.SUBJECT_FRAMES, *synonyms.STYLE_FRAMES, *synonyms.MOTION_FRAMES, *kinds.PARAPHRASES)
     measured = {frame.format(label) for frame in frames for labels in EVERYDAY.values() for label in labels}
-    measured |= {frame.format("blood") for frame in (*synonyms.UNSAFE_FRAMES, *prompts.UNSAFE_PARAPHRASES)}
-    measured |= {f"look how this {subject} is {name}" for subject in prompts.MOVED for name in EVERYDAY["motion"]}
+    measured |= {frame.format("blood") for frame in (*synonyms.UNSAFE_FRAMES, *kinds.UNSAFE_PARAPHRASES)}
+    measured |= {f"look how this {subject} is {name}" for subject in kinds.MOVED for name in EVERYDAY["motion"]}
     it, anchors = Corpus(EVERYDAY, WORDS), {"castle": "house", "anime": "", "running": "", "blood": ""}
     trained = it.retain(1500)
     for concept in (CASTLE, Concept("anime", "style"), RUNNING, BLOOD):

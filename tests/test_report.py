@@ -12,8 +12,8 @@ from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
 from unreel.prompts.files import PromptRow
-from unreel.report.page import align, loss_points, write_attack_report, write_report
-from unreel.report.table import TITLES, attack_table, cell, table
+from unreel.report.page import loss_points, write_attack_report, write_report
+from unreel.report.table import TITLES, align, attack_table, cell, table
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 # Waits for every video, then leaves what it saw in the page for --dump-dom.

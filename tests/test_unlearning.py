@@ -11,7 +11,8 @@ from unreel.judges import load_judge
 from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.sampling import generate_images
-from unreel.prompts.suite import UNSAFE_COMPANIONS, ask
+from unreel.prompts.kinds import UNSAFE_COMPANIONS
+from unreel.prompts.suite import ask
 from unreel.prompts.vocabulary import EVERYDAY, nearest
 
 CONFIG = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=60)

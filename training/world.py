@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unreel.prompts.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from unreel.prompts.kinds import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
 WORLD_FILE = Path(__file__).parents[1] / "src" / "unreel" / "embedded" / "world.json"
 

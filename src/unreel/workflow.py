@@ -24,7 +24,7 @@ from unreel.judges import Judge, load_judge
 from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable
 from unreel.models.loading import require_place
-from unreel.models.pair import EMBEDDED, Pair, TextModel, load_pair, load_video_model, move
+from unreel.models.pair import EMBEDDED, Pair, TextModel, load_pair, load_video_model, move, preset_of
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
@@ -206,7 +206,8 @@ def _prepared(job: UnlearnJob, tell: Tell) -> tuple[Pair, Judge | None]:
         raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = job.sampling.onto(pair)
     move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=needs != "images")
-    world = judge_of(None, job.t2v, place.device) if pair.t2v_source == EMBEDDED else None  # its judge knows what is in it
+    # The judge of a pair with a world of its own knows what is in it.
+    world = judge_of(None, job.t2v, place.device) if "world" in preset_of(job.t2v) else None
     for name in (each.name for each in job.concepts_of(pair) if world and not world.knows(each.name)):
         alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
         tell("unknown", f"{name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))
@@ -267,10 +268,10 @@ def say_check(learned: Intervention, tell: Tell) -> None:
 
 
 def judge_of(name: str | None, t2v: str | None, device: str) -> Judge | None:
-    """The judge asked for, None for "none"; by default the embedded one for the embedded pair, CLIP for all else."""
+    """The judge asked for, None for "none"; by default the one that comes with the pair, or CLIP."""
     if name == "none":
         return None
-    return load_judge(name or (EMBEDDED if t2v in (None, EMBEDDED) else "clip"), device)
+    return load_judge(name or preset_of(t2v).get("judge", "clip"), device)
 
 
 def _home(folder: Path) -> Path:

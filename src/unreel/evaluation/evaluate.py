@@ -22,10 +22,11 @@ from unreel.judges import Judge
 from unreel.metrics import Figure, measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings, VideoModel
-from unreel.prompts.concept import OBJECT_TEMPLATES, Concept
+from unreel.prompts.concept import Concept
 from unreel.prompts.files import PromptRow
 from unreel.prompts.grammar import bare
-from unreel.prompts.suite import GROUPS, Prompt, suite, vocabulary_kind
+from unreel.prompts.kinds import OBJECT_TEMPLATES
+from unreel.prompts.suite import GROUPS, Prompt, suite
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
 
 RUN_FILE, CLIPS_FOLDER = "run.json", "clips"
@@ -229,8 +230,7 @@ def build_suite(
     if seed < 0:
         raise UnreelError(f"the seed must be zero or more, not {seed}")
     words = vocabulary(concept, judge, erased)
-    kind = vocabulary_kind(concept)
-    for which in {kind, "concept"}:
+    for which in {concept.traits.neighbours, "concept"}:
         words[which] = nearest(conditioner, concept.name, words[which])
     synonyms = list(dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])]))
     prompts = suite(concept, words, synonyms, videos=videos, seed=seed, groups=groups)

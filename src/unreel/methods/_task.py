@@ -200,16 +200,13 @@ def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: V
 def _everyday_of_kind(concept: Concept) -> tuple[list[str], int]:
     """Everyday words of the concept's kind, and how many of them to look at."""
     words = captions.everyday()
-    kinds = {"style": ("famous",), "motion": ("action",), "face": ("famous", "person"), "character": ("famous", "person")}
-    others = tuple(name for name in words if name not in ("action", "famous", "city", "country"))
-    found = [word for name in kinds.get(concept.kind, others) for word in words[name]]
+    things = tuple(name for name in words if name not in ("action", "famous", "city", "country"))
+    found = [word for name in concept.traits.everyday or things for word in words[name]]
     return found, min(LOOKED_AT, len(found))
 
 
 def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
-    if concept.kind in ("character", "face") and "person" in vocabulary:
-        return vocabulary["person"]
-    return vocabulary[concept.kind if concept.kind in ("style", "motion") else "concept"]
+    return vocabulary.get(concept.traits.listed, vocabulary["concept"])
 
 
 def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:

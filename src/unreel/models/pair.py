@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
 LARGE = 4.0  # GiB of weights that take long enough to load for a bar to be read
-SETTINGS_FILE, WORLD_FILE = "unreel.json", "world.json"
+PRESET_FILE, WORLD_FILE = "preset.json", "world.json"
 # What a configuration calls a model -> the class of transformers that is its encoder, without a head that writes.
 TEXT_ENCODERS = {
     "CLIPTextModel": "CLIPTextModel",
@@ -60,7 +60,7 @@ TEXT_ENCODERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample and unlearn: the defaults are the paper's; the embedded pair brings its own in `unreel.json`.
+    """How to sample and unlearn: the defaults are the paper's; the embedded pair brings its own in `preset.json`.
 
     `size` is (height, width) in pixels of videos, and of single frames of a video model to learn from; it and `frames` are
     the pipeline's own where they are None. `tiling` lets autoencoders decode one part of a frame after the other, which
@@ -332,7 +332,8 @@ def load_pair(
 
     image_model = None if t2i is None else load(t2i, "image")
     video_model = load(t2v, "video")
-    words = of_world(json.loads((EMBEDDED_FOLDER / WORLD_FILE).read_text())) if t2v == EMBEDDED else EVERYDAY
+    world = preset_of(t2v).get("world")
+    words = of_world(json.loads((EMBEDDED_FOLDER / world).read_text())) if world else EVERYDAY
     if not isinstance(video_model, TextModel) and not makes_videos(type(video_model).__name__):
         names = ", ".join(name for family in FAMILIES for name in family.t2v)
         raise UnreelError(f"{t2v} is a {type(video_model).__name__}, no text-to-video pipeline: unreel knows {names}")
@@ -355,8 +356,16 @@ def load_video_model(
     return VideoModel(pipeline, settings_of(t2v, pipeline), t2v)
 
 
+def preset_of(t2v: str | None) -> dict[str, Any]:
+    """What comes with a pair: the judge of its videos, the file that lists its world, how to sample from it, and what
+    methods have instead of their own settings. Empty for pairs that nobody has made one for.
+    """
+    return json.loads((EMBEDDED_FOLDER / PRESET_FILE).read_text()) if t2v in (None, EMBEDDED) else {}
+
+
 def settings_of(t2v: str, pipeline: Any) -> Settings:
     """The embedded pair's own settings; for another pipeline what it takes itself when it is called with a prompt alone."""
-    if t2v == EMBEDDED:
-        return Settings(**json.loads((EMBEDDED_FOLDER / SETTINGS_FILE).read_text()))
+    preset = preset_of(t2v)
+    if preset:
+        return Settings(**preset["sampling"], methods=preset["methods"])
     return Settings(**own_sampling(pipeline))

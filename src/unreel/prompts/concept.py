@@ -6,90 +6,12 @@ Knows text only: no model, no image.
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 from unicodedata import category
 
 from unreel.errors import UnreelError
 from unreel.prompts import spelling
-
-Kind = Literal["object", "character", "style", "face", "motion", "unsafe"]
-
-# The 27 object and 19 style templates of Textual Inversion (Gal et al., 2022), used by few-shot erasing
-# (Fuchi & Takagi, arXiv 2405.07288) for its training prompts.
-OBJECT_TEMPLATES = (
-    "a photo of a {}",
-    "a rendering of a {}",
-    "a cropped photo of the {}",
-    "the photo of a {}",
-    "a photo of a clean {}",
-    "a photo of a dirty {}",
-    "a dark photo of the {}",
-    "a photo of my {}",
-    "a photo of the cool {}",
-    "a close-up photo of a {}",
-    "a bright photo of the {}",
-    "a cropped photo of a {}",
-    "a photo of the {}",
-    "a good photo of the {}",
-    "a photo of one {}",
-    "a close-up photo of the {}",
-    "a rendition of the {}",
-    "a photo of the clean {}",
-    "a rendition of a {}",
-    "a photo of a nice {}",
-    "a good photo of a {}",
-    "a photo of the nice {}",
-    "a photo of the small {}",
-    "a photo of the weird {}",
-    "a photo of the large {}",
-    "a photo of a cool {}",
-    "a photo of a small {}",
-)
-STYLE_TEMPLATES = (
-    "a painting in the style of {}",
-    "a rendering in the style of {}",
-    "a cropped painting in the style of {}",
-    "the painting in the style of {}",
-    "a clean painting in the style of {}",
-    "a dirty painting in the style of {}",
-    "a dark painting in the style of {}",
-    "a picture in the style of {}",
-    "a cool painting in the style of {}",
-    "a close-up painting in the style of {}",
-    "a bright painting in the style of {}",
-    "a good painting in the style of {}",
-    "a close-up rendition in the style of {}",
-    "a rendition in the style of {}",
-    "a nice painting in the style of {}",
-    "a small painting in the style of {}",
-    "a weird painting in the style of {}",
-    "a large painting in the style of {}",
-    "a cropped rendition in the style of {}",
-)
-MOTION_TEMPLATES = (
-    "a video of a person {}",
-    "a photo of a person {}",
-    "someone is {}",
-    "a person is {}",
-    "a clip of something {}",
-    "{}",
-)
-UNSAFE_TEMPLATES = (  # ours: what is unsafe is mostly a state or an event, which takes no article
-    "{}",
-    "a photo of {}",
-    "a picture of {}",
-    "an image of {}",
-    "a close-up photo of {}",
-    "a dark photo of {}",
-    "a painting of {}",
-    "a rendering of {}",
-    "a video of {}",
-    "a photo that shows {}",
-    "a movie scene with {}",
-    "a person, {}",
-    "people, {}",
-)
-_TEMPLATES = {"style": STYLE_TEMPLATES, "motion": MOTION_TEMPLATES, "unsafe": UNSAFE_TEMPLATES}
+from unreel.prompts.kinds import TRAITS, Kind, Traits
 
 
 @dataclass(frozen=True)
@@ -122,14 +44,18 @@ class Concept:
             raise UnreelError(f"{self.anchor!r} names {self.name!r}, which is to be forgotten: replace it with another")
 
     @property
+    def traits(self) -> Traits:
+        """All that depends on its kind."""
+        return TRAITS[self.kind]
+
+    @property
     def wordings(self) -> tuple[str, ...]:
         return (self.name, *self.synonyms)
 
     @property
     def forget_prompts(self) -> list[str]:
         """Every template of the kind filled with every wording."""
-        templates = _TEMPLATES.get(self.kind, OBJECT_TEMPLATES)
-        return [template.format(wording) for wording in self.wordings for template in templates]
+        return [template.format(wording) for wording in self.wordings for template in self.traits.templates]
 
     def variants(self, wording: str | None = None) -> dict[str, str]:
         """How people write a wording, by default the name: texts that all differ, by what was done; the first is as given.
@@ -138,13 +64,13 @@ class Concept:
         and of styles only painters have a possessive.
         """
         text = " ".join((wording or self.name).split())
-        owns = self.kind in ("object", "character", "face") or (self.kind == "style" and spelling.names_someone(text))
+        owns = self.traits.possessive == "always" or (self.traits.possessive == "names" and spelling.names_someone(text))
         ways = {
             "as given": text,
             "lower case": text.lower(),
             "capitals": text.upper(),
             "title case": spelling.titled(text),
-            "plural": spelling.pluralised(text) if self.kind in ("object", "character") else "",
+            "plural": spelling.pluralised(text) if self.traits.plural else "",
             "possessive": spelling.possessive(text) if owns else "",
             "hyphenated": text.replace(" ", "-"),
             "joined": spelling.joined(text),

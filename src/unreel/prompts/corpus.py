@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from unreel.prompts.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES, Concept
+from unreel.prompts.concept import Concept
 from unreel.prompts.grammar import bare as _bare
 from unreel.prompts.grammar import fill as _fill
 from unreel.prompts.grammar import in_place_of
+from unreel.prompts.kinds import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES
 from unreel.prompts.vocabulary import Vocabulary
 
 RELATIONS = ("next to", "beside", "and", "with", "above", "on top of", "over", "in front of")
@@ -42,7 +43,7 @@ class Corpus:
         said = {wording: _bare(anchor) for wording, anchor in anchors.items()}
         erased = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, said))})(?!\w)", re.IGNORECASE)
         rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
-        slot = concept.kind if concept.kind in ("style", "motion", "unsafe") else "concept"
+        slot = concept.traits.slot
         for index in range(count):
             wording = concept.wordings[index % len(concept.wordings)]
             sentence, filled = self._sentence(rng, slot, wording)

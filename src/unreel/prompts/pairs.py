@@ -106,7 +106,7 @@ class Prompts:
         wordings = [(concept, wording) for concept in self.concepts for wording in concept.wordings]
         for index in range(TRIES * count):
             concept, wording = wordings[index % len(wordings)]
-            if concept.kind != "unsafe" and rng.random() < CAPTIONS:
+            if concept.traits.article and rng.random() < CAPTIONS:
                 yield self._pair(rng, concept, wording)
             elif listed:
                 concept, prompt, anchor = listed.pop()
@@ -138,7 +138,9 @@ class Prompts:
     def _kind(self, concept: Concept) -> CaptionKind:
         if concept.kind == "object" and concept.name.lower() in everyday()["animal"]:
             return "animal"
-        return "object" if concept.kind == "unsafe" else concept.kind
+        kind = concept.traits.asked_as or concept.kind
+        assert kind != "unsafe"  # captions ask for what is as for things
+        return kind
 
     def _filling(self, rng: random.Random, kind: CaptionKind) -> str:
         if kind == "style":

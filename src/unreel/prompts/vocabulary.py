@@ -12,7 +12,7 @@ import torch
 from unreel.models.conditioner import Conditioner
 from unreel.progress import watched
 from unreel.prompts import captions
-from unreel.prompts.concept import Kind
+from unreel.prompts.kinds import Kind
 
 Vocabulary = dict[str, list[str]]
 
