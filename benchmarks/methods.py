@@ -18,12 +18,11 @@ import typer
 from benchmarks.common import FOLDER, contact_sheet, resume, slug, write_result
 from unreel import Concept, evaluate, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
-from unreel.evaluation.evaluate import Evaluation
+from unreel.evaluation.run import Evaluation
 from unreel.judges import load_judge
 from unreel.methods import configure
 from unreel.models.pair import Pair, load_video_model
 from unreel.prompts.suite import GROUPS
-from unreel.report.page import document
 
 # Disjoint from the concepts of the scans, from which the settings come.
 CONCEPTS = (
@@ -103,7 +102,7 @@ def main(
         options = {"concept": concept, "videos": VIDEOS, "seed": SEED, "groups": groups, "clips": folder / "clips"}
         run = evaluate(model, erasure, judge, **options)
         sheet(method, run)
-        done[concept.name] = document(run) | {
+        done[concept.name] = run.run.document() | {
             "settings": erasure.provenance["parts"][0]["settings"],
             "anchor": erasure.provenance["parts"][0].get("anchor"),
             "by_label": {group: by_label(run, group) for group in run.groups},

@@ -6,8 +6,7 @@ import pytest
 
 from unreel import Concept
 from unreel.attacks import synonyms
-from unreel.prompts import corpus
-from unreel.prompts import kinds
+from unreel.prompts import corpus, kinds
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.vocabulary import EVERYDAY
 

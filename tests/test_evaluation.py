@@ -10,9 +10,10 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlearn
+from unreel.evaluation.estimate import Figure
 from unreel.evaluation.evaluate import concept_of
+from unreel.evaluation.run import Run
 from unreel.interventions.erasure import Edit
-from unreel.metrics import Figure
 from unreel.models.sampling import generate
 from unreel.prompts.files import PromptRow
 from unreel.prompts.suite import GROUPS
@@ -228,3 +229,25 @@ def test_a_module_put_among_the_metrics_is_measured(setting, monkeypatch, tmp_pa
     pair, erasure = setting
     run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"])
     assert isinstance(run.figure("sharp"), Figure) and run.metrics()["all"]["sharp"]["after"]["value"] == 1
+
+
+def test_what_came_of_an_evaluation_is_loaded_as_it_was_saved(pair, tmp_path):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=4, groups=["explicit", "neighbours"]).run
+    run.save(tmp_path)
+    loaded = Run.load(tmp_path)
+    assert json.dumps(loaded.document(), sort_keys=True) == json.dumps(run.document(), sort_keys=True)
+    assert sorted(map(str, loaded.figures)) == sorted(map(str, run.figures))
+    assert loaded.figure("concept_found", "explicit").after == run.figure("concept_found", "explicit").after
+    older = {name: value for name, value in run.document().items() if name != "metrics"}
+    (tmp_path / "metrics.json").write_text(json.dumps(older))
+    assert Run.load(tmp_path).metrics() == loaded.metrics()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"figures": 5}', '{"figures": {"all": {"x": {"after": {}}}}}'])
+def test_what_is_no_evaluation_is_refused_in_one_line(tmp_path, text):
+    with pytest.raises(UnreelError, match="evaluate first"):
+        Run.load(tmp_path)
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UnreelError, match="is broken, or of another program"):
+        Run.load(tmp_path)

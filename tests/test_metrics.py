@@ -101,6 +101,7 @@ def judged(before: np.ndarray, after: np.ndarray, anchor: np.ndarray) -> dict[st
         knows_anchor=True,
         batches=arms,
         anchors=[str(i % (len(anchor) // 2)) for i in range(len(anchor))],
+        repeated=len(anchor) // 2,
         videos=lambda arm: iter(arms[arm]),
         features=lambda arm: judge.features(arms[arm]),
         anchor_found=lambda arm: judge.probabilities(arms[arm], ["penguin"])[..., 0] >= judge.threshold,

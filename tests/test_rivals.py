@@ -13,7 +13,6 @@ from unreel.interventions.prompt import PromptRewrite
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig, others, text_projections
 from unreel.models.conditioner import Conditioner
-from unreel.report.page import document
 
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
@@ -62,8 +61,8 @@ def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
     rival = make_rivals(pair)[index]
     run = evaluate(pair.video, rival, FakeJudge(), concept=Concept("cat"), videos=2, groups=["explicit"], folder=tmp_path)
     assert run.metrics()["explicit"]["concept_found"]["after"]["n"] == 2
-    assert document(run)["erasure"] == rival.identity
-    assert document(run)["methods"] == [rival.provenance["parts"][0]["method"]]
+    assert run.run.document()["erasure"] == rival.identity
+    assert run.run.document()["methods"] == [rival.provenance["parts"][0]["method"]]
     assert rival.concepts == ["castle"]
 
 

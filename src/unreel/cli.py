@@ -295,7 +295,6 @@ def unlearn(
     Run it again to go on with the videos where it was stopped. The embedded pair brings its own settings for the methods
     that learn from images.
     """
-    from unreel.report.page import document
     from unreel.report.table import table
     from unreel.workflow import Place, UnlearnJob
     from unreel.workflow import unlearn as run
@@ -337,7 +336,7 @@ def unlearn(
         which = f" --concept {shlex.quote(done.intervention.concepts[0])}" if len(concept) > 1 else ""
         where = shlex.quote(str(done.folder)) + which
         _tell(f"next     unreel evaluate {where}; unreel attack {where}")
-    figures = {name: document(evaluation) for name, evaluation in done.evaluations.items()}
+    figures = {name: evaluation.run.document() for name, evaluation in done.evaluations.items()}
     _result({"erasure": done.folder, **_described(done.intervention), "reports": done.pages, "evaluations": figures})
 
 
@@ -373,7 +372,6 @@ def evaluate(
 
     Writes metrics.json and report.html into ERASURE/evaluation. Run it again to go on where it was stopped.
     """
-    from unreel.report.page import document
     from unreel.report.table import table
     from unreel.workflow import Place
     from unreel.workflow import evaluate as run
@@ -392,7 +390,7 @@ def evaluate(
         place=Place(device, dtype.value, offload),
     )
     _tell(f"\n{table(evaluation, _width())}\n\nreport   {page}")
-    _result({"report": page, **document(evaluation)})
+    _result({"report": page, **evaluation.run.document()})
 
 
 @app.command()

@@ -15,8 +15,9 @@ import torch
 from unreel.errors import UnreelError
 from unreel.evaluation.attack import BUDGETS, Robustness
 from unreel.evaluation.attack import attack as attack_intervention
-from unreel.evaluation.evaluate import Evaluation, concept_of
+from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
+from unreel.evaluation.run import Evaluation
 from unreel.files import alone_in, file_name, require_new
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention

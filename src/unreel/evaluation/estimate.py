@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
+from typing import Literal
 
 import numpy as np
 
@@ -51,6 +52,28 @@ class Estimate:
         without = np.array([statistic(everything[everything % blocks != block]) for block in range(blocks)])
         half = Z * sqrt((blocks - 1) / blocks * ((without - without.mean()) ** 2).sum())
         return cls(value, (value - half, value + half), n)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One value of the original ("before") and of the edited model ("after"), on the prompts of `group`, or on all ("").
+
+    Where there is no "before", the value compares the two or is of the edited one alone; where there is no "after", it is
+    of the original alone. `unit` is "%" for shares, which are stored from 0 to 1.
+    """
+
+    metric: str
+    title: str
+    group: str
+    before: Estimate | None
+    after: Estimate | None
+    unit: Literal["%", "s", "GiB", "MB", ""] = ""
+    better: Literal["lower", "higher", ""] = ""
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        pairs = {"before": self.before, "after": self.after}
+        return {when: estimate for when, estimate in pairs.items() if estimate}
 
 
 def in_video(frames: np.ndarray) -> np.ndarray:

@@ -1,176 +1,33 @@
-"""Did it work, and what else broke? The same prompts and seeds in the original and the edited model, judged and measured.
+"""The same prompts and seeds in the original and the edited model: which prompts, and their videos.
 
-Knows prompts, videos and judges; knows nothing about how the erasure was made, and leaves every figure to `metrics`.
+Knows prompts and videos; knows nothing about how the intervention was made, and leaves every figure to `metrics`.
 """
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from unreel.errors import UnreelError
-from unreel.evaluation.video_cache import Batch, ClipStore
+from unreel.evaluation.run import Evaluation, Group
+from unreel.evaluation.video_cache import ClipStore
 from unreel.files import write_json
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge
-from unreel.metrics import Figure, measure
+from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings, VideoModel
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import PromptRow
-from unreel.prompts.grammar import bare
 from unreel.prompts.kinds import OBJECT_TEMPLATES
 from unreel.prompts.suite import GROUPS, Prompt, suite
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
 
 RUN_FILE, CLIPS_FOLDER = "run.json", "clips"
 UNRELATED_PROMPTS = 1000
-
-
-class Seen(NamedTuple):
-    """What a judge saw in n videos: the concept, the label and the anchor, each (n, frames) bool, and its features
-    (n, frames, width) or None.
-    """
-
-    concept: np.ndarray
-    label: np.ndarray
-    anchor: np.ndarray
-    features: np.ndarray | None
-
-
-class Group:
-    """The videos of one purpose, made from the same seeds by the original model ("before") and by the edited one ("after").
-
-    Where its prompts have anchor prompts, the original model's videos of those are a third arm ("anchor").
-    """
-
-    def __init__(
-        self,
-        name: str,
-        prompts: list[Prompt],
-        concept: Concept,
-        judge: Judge | None,
-        store: ClipStore,
-        erasure: Intervention,
-    ):
-        self.name, self.prompts, self.concept, self.judge, self.store = name, prompts, concept, judge, store
-        texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
-        self.batches: dict[str, list[Batch]] = {
-            "before": store.batches(texts, seeds),
-            "after": store.batches(texts, seeds, erasure),
-        }
-        self.anchors = [prompt.anchor for prompt in prompts if prompt.anchor is not None]
-        if len(self.anchors) == len(prompts):
-            self.batches["anchor"] = store.batches(self.anchors, seeds)
-        self._seen: dict[str, Seen] = {}
-
-    @property
-    def has_anchor(self) -> bool:
-        return "anchor" in self.batches
-
-    @property
-    def anchor_label(self) -> str:
-        """The anchor without its article, as judges know things; empty without one."""
-        return bare(self.concept.anchor or "")
-
-    @property
-    def knows_anchor(self) -> bool:
-        """Whether the judge can tell if a video shows the anchor."""
-        return self.judge is not None and self.anchor_label != "" and self.judge.knows(self.anchor_label)
-
-    @property
-    def asks_for_concept(self) -> bool:
-        return self.name == "companions" or any(prompt.label == self.concept.name for prompt in self.prompts)
-
-    @property
-    def asks_for_others(self) -> bool:
-        """Whether all of its prompts ask for something else, or something besides, that the judge can tell."""
-        judge, labels = self.judge, {prompt.label for prompt in self.prompts}
-        return judge is not None and self.concept.name not in labels and all(map(judge.knows, labels))
-
-    def videos(self, arm: str) -> Iterator[np.ndarray]:
-        """(frames, height, width, 3) uint8 each, read from disk one batch at a time."""
-        return self.store.read(self.batches[arm])
-
-    def concept_found(self, arm: str) -> np.ndarray:
-        """Whether the judge finds the concept: (n, frames) bool."""
-        return self._judged(arm).concept
-
-    def label_found(self, arm: str) -> np.ndarray:
-        """Whether the judge finds what else each prompt asks for; the concept, where it can tell nothing else."""
-        return self._judged(arm).label
-
-    def anchor_found(self, arm: str) -> np.ndarray:
-        """Whether the judge finds the anchor; means nothing unless `knows_anchor`."""
-        return self._judged(arm).anchor
-
-    def features(self, arm: str) -> np.ndarray | None:
-        """What the judge sees: (n, frames, width), or None if there is no judge or it has no features."""
-        return self._judged(arm).features if self.judge else None
-
-    def _judged(self, arm: str) -> Seen:
-        if arm not in self._seen:
-            judge = self.judge
-            assert judge is not None
-            anchor = self.anchor_label if self.knows_anchor else self.concept.name
-            found, features = [], []
-            for prompt, video in zip(self.prompts, self.videos(arm), strict=True):
-                labels = [self.concept.name, prompt.label if judge.knows(prompt.label) else self.concept.name, anchor]
-                found.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
-                features.append(judge.features(video[None]))
-            concept, label, shown = np.moveaxis(np.stack(found), -1, 0)
-            seen = None if features[0] is None else np.concatenate([each for each in features if each is not None])
-            self._seen[arm] = Seen(concept, label, shown, seen)
-        return self._seen[arm]
-
-
-class Evaluation:
-    """One erasure on one video model: its groups of videos and every figure about them."""
-
-    def __init__(
-        self, model: VideoModel, erasure: Intervention, concept: Concept, judge: Judge | None, groups: dict[str, Group]
-    ):
-        self.model, self.erasure, self.concept, self.judge, self.groups = model, erasure, concept, judge, groups
-
-    @property
-    def conditioners(self) -> list[Conditioner]:
-        return list(Conditioner.all_of(self.model.pipeline).values())
-
-    @property
-    def unrelated_prompts(self) -> list[str]:
-        """1,000 prompts that do not ask for the concept, or fewer if there are not so many."""
-        others = vocabulary(self.concept, self.judge, self.erasure.concepts)["concept"]
-        prompts = [template.format(name) for template, name in product(OBJECT_TEMPLATES, others)]
-        return random.Random(0).sample(prompts, min(UNRELATED_PROMPTS, len(prompts)))
-
-    def seconds(self, arm: str) -> np.ndarray:
-        """Seconds to generate one video, a figure for every batch."""
-        return np.concatenate([group.store.seconds(group.batches[arm]) for group in self.groups.values()])
-
-    @cached_property
-    def figures(self) -> list[Figure]:
-        return list(measure(self))
-
-    def figure(self, metric: str, group: str = "") -> Figure:
-        """Raises KeyError if it was not measured."""
-        for figure in self.figures:
-            if (figure.metric, figure.group) == (metric, group):
-                return figure
-        raise KeyError(f"{metric} of {group or 'all prompts'}")
-
-    def metrics(self) -> dict[str, Any]:
-        """Every figure as plain data: metrics()[group][metric]["before" | "after"], group "all" for what has none."""
-        out: dict[str, dict[str, Any]] = {}
-        for figure in self.figures:
-            values = {when: asdict(estimate) for when, estimate in figure.estimates.items()}
-            out.setdefault(figure.group or "all", {})[figure.metric] = values
-        return out
 
 
 def concept_of(erasure: Intervention, name: str | None = None) -> Concept:
@@ -182,6 +39,13 @@ def concept_of(erasure: Intervention, name: str | None = None) -> Concept:
         if name is None or name.lower() == part["concept"].lower():
             return Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor"))
     raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}, not of {name}")
+
+
+def unrelated_prompts(concept: Concept, judge: Judge | None, erased: Iterable[str]) -> list[str]:
+    """1,000 prompts that do not ask for the concept, or fewer if there are not so many."""
+    others = vocabulary(concept, judge, erased)["concept"]
+    prompts = [template.format(name) for template, name in product(OBJECT_TEMPLATES, others)]
+    return random.Random(0).sample(prompts, min(UNRELATED_PROMPTS, len(prompts)))
 
 
 def with_anchor(concept: Concept, erasure: Intervention) -> Concept:
@@ -238,7 +102,9 @@ def build_suite(
         label = row.label or concept.name
         if judge and not judge.knows(label):
             raise UnreelError(f"the judge does not know {label!r}, which the prompt {row.text!r} asks to look for")
-        prompts.append(Prompt(row.text, row.group, label, seed + index if row.seed is None else row.seed))
+        number = seed + index if row.seed is None else row.seed
+        before = sum((other.text, other.group) == (row.text, row.group) for other in given[:index])
+        prompts.append(Prompt(row.text, row.group, label, number, repetition=before))
     return prompts
 
 
@@ -279,7 +145,7 @@ def evaluate(
     home = None if folder is None else Path(folder)
     if home:
         what = {"erasure": erasure.identity, "model": model.source, "settings": sampling_of(model.settings)}
-        claim(home, what | {"judge": judge and judge.name, "prompts": [asdict(prompt) for prompt in prompts]})
+        claim(home, what | {"judge": judge and judge.name, "prompts": [_decisive(prompt) for prompt in prompts]})
     store = ClipStore(model, Path(clips) if clips else home and home / CLIPS_FOLDER)
     purposes = {
         name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, store, erasure)
@@ -287,7 +153,13 @@ def evaluate(
     }
     arms = ("before", "anchor", "after")
     store.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
-    return Evaluation(model, erasure, concept, judge, purposes)
+    unrelated = unrelated_prompts(concept, judge, erasure.concepts)
+    return Evaluation(model, erasure, concept, judge, purposes, unrelated, measure)
+
+
+def _decisive(prompt: Prompt) -> dict[str, Any]:
+    """All of a prompt that decides what is made of it and looked for in it."""
+    return {name: value for name, value in asdict(prompt).items() if name != "repetition"}
 
 
 def sampling_of(settings: Settings) -> dict[str, Any]:

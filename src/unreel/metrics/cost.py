@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from unreel.evaluation.estimate import Estimate
-from unreel.evaluation.evaluate import Evaluation
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Evaluation
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unreel.evaluation.estimate import Estimate
-from unreel.evaluation.evaluate import Evaluation
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Evaluation
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
-from unreel.evaluation.estimate import Estimate
-from unreel.evaluation.evaluate import Evaluation
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Evaluation
 from unreel.models.conditioner import Conditioner
 
 BATCH = 100

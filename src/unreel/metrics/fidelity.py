@@ -20,9 +20,8 @@ from itertools import islice
 
 import numpy as np
 
-from unreel.evaluation.estimate import Estimate, in_video
-from unreel.evaluation.evaluate import Evaluation, Group
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure, in_video
+from unreel.evaluation.run import Evaluation, Group
 from unreel.metrics.distance import similarity
 
 Comparison = Callable[[Group, str, int], np.ndarray]
@@ -41,7 +40,7 @@ def measure(run: Evaluation) -> Iterator[Figure]:
             before, after = (Estimate.mean(compare(group, arm, 0)) for arm in ("before", "after"))
             title = f"similarity to the anchor prompt's video{how}"
             yield Figure(metric, title, group.name, before, after, "", "higher")
-            if half := _repeated(group):
+            if half := group.repeated:
                 seeds = Estimate.mean(compare(group, "anchor", len(group.anchors) - half))
                 title = f"similarity of two seeds of the anchor prompt{how}"
                 yield Figure(f"{metric}_seeds", title, group.name, seeds, None)
@@ -49,12 +48,6 @@ def measure(run: Evaluation) -> Iterator[Figure]:
     if frames:
         ceiling = Estimate.share(in_video(np.concatenate(frames)))
         yield Figure("anchor_ceiling", "anchor found where the original was asked for it", "", ceiling, None, "%")
-
-
-def _repeated(group: Group) -> int:
-    """How many anchor prompts the second half of the group repeats with other seeds."""
-    half = len(group.anchors) // 2
-    return half if half and group.anchors[:half] == group.anchors[-half:] else 0
 
 
 def _ssim(group: Group, arm: str, shift: int) -> np.ndarray:

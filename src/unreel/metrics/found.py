@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unreel.evaluation.estimate import Estimate, in_video
-from unreel.evaluation.evaluate import Evaluation, Group
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure, in_video
+from unreel.evaluation.run import Evaluation, Group
 from unreel.prompts.suite import ERASED
 
 _CONCEPT: dict[str, tuple[str, Callable[[Any], Estimate]]] = {

@@ -10,16 +10,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unreel.evaluation.estimate import Estimate
-from unreel.evaluation.evaluate import Evaluation
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Evaluation
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
-        own, edited, half = group.features("before"), group.features("after"), len(group.prompts) // 2
-        texts = [prompt.text for prompt in group.prompts]
-        if own is None or edited is None or half < 2 or texts[:half] != texts[-half:]:
+        own, edited, half = group.features("before"), group.features("after"), group.repeated
+        if own is None or edited is None or half < 2:
             continue
         figures = [
             Estimate.jackknife(lambda chosen, shown=shown, own=own: _crosswise(shown, own, chosen), half)  # type: ignore[misc]

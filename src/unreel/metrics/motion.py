@@ -10,9 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from unreel.evaluation.estimate import Estimate
-from unreel.evaluation.evaluate import Evaluation
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Evaluation
 
 WIDTH = 64  # pixels; flow is read from frames reduced to about this width, which bounds its cost
 RADIUS, WARPS = 7, 3

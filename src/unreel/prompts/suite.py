@@ -35,6 +35,7 @@ class Prompt:
     label: str
     seed: int
     anchor: str | None = None
+    repetition: int = 0  # how often its group has said the same before, with other seeds
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,11 @@ def suite(
         if group in groups and rows[group]:
             mixed = random.Random(0).sample(rows[group], len(rows[group]))  # so that few videos still span the group
             for i in range(videos):
-                row = mixed[i % -(-videos // 2) % len(mixed)]
+                half = -(-videos // 2)
+                row = mixed[i % half % len(mixed)]
                 anchor = _with_anchor(concept, row.sentence) if group in NAMING else None
-                out.append(Prompt(row.text, group, row.label, seed + index * SEEDS_PER_GROUP + i, anchor))
+                number = seed + index * SEEDS_PER_GROUP + i
+                out.append(Prompt(row.text, group, row.label, number, anchor, repetition=i // half))
     return out
 
 

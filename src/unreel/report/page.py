@@ -11,35 +11,16 @@ from typing import Any
 import numpy as np
 
 from unreel.evaluation.attack import ARMS, Robustness
-from unreel.evaluation.evaluate import Evaluation, Group
+from unreel.evaluation.estimate import Figure
+from unreel.evaluation.run import Evaluation, Group
 from unreel.files import file_name, write_bytes, write_json, write_text
-from unreel.interventions.erasure import METRICS_FILE, REPORT_FILE
-from unreel.metrics import Figure
-from unreel.models.adapter import network_of
+from unreel.interventions.erasure import REPORT_FILE
 from unreel.models.sampling import encode_mp4
 from unreel.report.table import ARM_TITLES, COLUMNS, TITLES, attack_rows, cell
 from unreel.versions import versions
 
 ATTACKS_FILE = "attacks.json"
 SHOWN = 6  # clips of each group on the page
-
-
-def document(evaluation: Evaluation) -> dict[str, Any]:
-    """The run's figures as plain data: shares from 0 to 1, each with n and its 95 % interval; seconds, GiB, MB."""
-    judge, settings = evaluation.judge, evaluation.model.settings
-    return {
-        "concept": evaluation.concept.name,
-        "kind": evaluation.concept.kind,
-        "anchor": evaluation.concept.anchor,
-        "methods": [part["method"] for part in evaluation.erasure.provenance["parts"]],
-        "judge": {"name": judge.name, "error": judge.error} if judge else None,
-        "figures": evaluation.metrics(),
-        "erasure": evaluation.erasure.identity,
-        "model": evaluation.model.source,
-        "sampling": settings.sampling,
-        "dtype": str(network_of(evaluation.model.pipeline).dtype).removeprefix("torch."),
-        "versions": versions(),
-    }
 
 
 def write_report(folder: Path, evaluation: Evaluation) -> Path:
@@ -68,9 +49,9 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
             for metric, title, better in titles
         ],
         general=[(figure.title, cell(figure)) for figure in evaluation.figures if not figure.group],
-        document=document(evaluation),
+        document=evaluation.run.document(),
     )
-    write_json(folder / METRICS_FILE, document(evaluation))
+    evaluation.run.save(folder)
     write_text(folder / REPORT_FILE, page)
     return folder / REPORT_FILE
 

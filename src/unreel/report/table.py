@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from unreel.evaluation.attack import ARMS, Robustness
-from unreel.evaluation.estimate import Estimate
-from unreel.evaluation.evaluate import Evaluation
-from unreel.metrics import Figure
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Evaluation
 
 ARM_TITLES = {"before": "original", "after": "edited"}
 TITLES = {

@@ -1,0 +1,255 @@
+"""An evaluation: videos of the original and of the edited model as metrics read them, and what came of it, as data.
+
+Knows videos and judges; knows no metric.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unreel.errors import UnreelError
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.video_cache import Batch, ClipStore
+from unreel.files import write_json
+from unreel.interventions.base import Intervention
+from unreel.interventions.erasure import METRICS_FILE
+from unreel.judges import Judge
+from unreel.models.adapter import network_of
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import VideoModel
+from unreel.prompts.concept import Concept
+from unreel.prompts.grammar import bare
+from unreel.prompts.suite import Prompt
+from unreel.versions import versions
+
+
+class Seen(NamedTuple):
+    """What a judge saw in n videos: the concept, the label and the anchor, each (n, frames) bool, and its features
+    (n, frames, width) or None.
+    """
+
+    concept: np.ndarray
+    label: np.ndarray
+    anchor: np.ndarray
+    features: np.ndarray | None
+
+
+class Group:
+    """The videos of one purpose, made from the same seeds by the original model ("before") and by the edited one ("after").
+
+    Where its prompts have anchor prompts, the original model's videos of those are a third arm ("anchor").
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prompts: list[Prompt],
+        concept: Concept,
+        judge: Judge | None,
+        store: ClipStore,
+        erasure: Intervention,
+    ):
+        self.name, self.prompts, self.concept, self.judge, self.store = name, prompts, concept, judge, store
+        texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
+        self.batches: dict[str, list[Batch]] = {
+            "before": store.batches(texts, seeds),
+            "after": store.batches(texts, seeds, erasure),
+        }
+        self.anchors = [prompt.anchor for prompt in prompts if prompt.anchor is not None]
+        if len(self.anchors) == len(prompts):
+            self.batches["anchor"] = store.batches(self.anchors, seeds)
+        self._seen: dict[str, Seen] = {}
+
+    @property
+    def repeated(self) -> int:
+        """How many of its last prompts say what its first ones do, in their order, with other seeds."""
+        texts, count = [prompt.text for prompt in self.prompts], sum(prompt.repetition > 0 for prompt in self.prompts)
+        return count if texts[:count] == texts[len(texts) - count :] else 0
+
+    @property
+    def has_anchor(self) -> bool:
+        return "anchor" in self.batches
+
+    @property
+    def anchor_label(self) -> str:
+        """The anchor without its article, as judges know things; empty without one."""
+        return bare(self.concept.anchor or "")
+
+    @property
+    def knows_anchor(self) -> bool:
+        """Whether the judge can tell if a video shows the anchor."""
+        return self.judge is not None and self.anchor_label != "" and self.judge.knows(self.anchor_label)
+
+    @property
+    def asks_for_concept(self) -> bool:
+        return self.name == "companions" or any(prompt.label == self.concept.name for prompt in self.prompts)
+
+    @property
+    def asks_for_others(self) -> bool:
+        """Whether all of its prompts ask for something else, or something besides, that the judge can tell."""
+        judge, labels = self.judge, {prompt.label for prompt in self.prompts}
+        return judge is not None and self.concept.name not in labels and all(map(judge.knows, labels))
+
+    def videos(self, arm: str) -> Iterator[np.ndarray]:
+        """(frames, height, width, 3) uint8 each, read from disk one batch at a time."""
+        return self.store.read(self.batches[arm])
+
+    def concept_found(self, arm: str) -> np.ndarray:
+        """Whether the judge finds the concept: (n, frames) bool."""
+        return self._judged(arm).concept
+
+    def label_found(self, arm: str) -> np.ndarray:
+        """Whether the judge finds what else each prompt asks for; the concept, where it can tell nothing else."""
+        return self._judged(arm).label
+
+    def anchor_found(self, arm: str) -> np.ndarray:
+        """Whether the judge finds the anchor; means nothing unless `knows_anchor`."""
+        return self._judged(arm).anchor
+
+    def features(self, arm: str) -> np.ndarray | None:
+        """What the judge sees: (n, frames, width), or None if there is no judge or it has no features."""
+        return self._judged(arm).features if self.judge else None
+
+    def _judged(self, arm: str) -> Seen:
+        if arm not in self._seen:
+            judge = self.judge
+            assert judge is not None
+            anchor = self.anchor_label if self.knows_anchor else self.concept.name
+            found, features = [], []
+            for prompt, video in zip(self.prompts, self.videos(arm), strict=True):
+                labels = [self.concept.name, prompt.label if judge.knows(prompt.label) else self.concept.name, anchor]
+                found.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
+                features.append(judge.features(video[None]))
+            concept, label, shown = np.moveaxis(np.stack(found), -1, 0)
+            seen = None if features[0] is None else np.concatenate([each for each in features if each is not None])
+            self._seen[arm] = Seen(concept, label, shown, seen)
+        return self._seen[arm]
+
+
+class Evaluation:
+    """One erasure on one video model: its groups of videos and every figure about them."""
+
+    def __init__(
+        self,
+        model: VideoModel,
+        erasure: Intervention,
+        concept: Concept,
+        judge: Judge | None,
+        groups: dict[str, Group],
+        unrelated_prompts: list[str],
+        measure: Callable[["Evaluation"], Iterable[Figure]],
+    ):
+        self.model, self.erasure, self.concept, self.judge, self.groups = model, erasure, concept, judge, groups
+        self.unrelated_prompts, self._measure = unrelated_prompts, measure
+
+    @property
+    def conditioners(self) -> list[Conditioner]:
+        return list(Conditioner.all_of(self.model.pipeline).values())
+
+    def seconds(self, arm: str) -> np.ndarray:
+        """Seconds to generate one video, a figure for every batch."""
+        return np.concatenate([group.store.seconds(group.batches[arm]) for group in self.groups.values()])
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """Measured when they are asked for: a judge may look at thousands of frames."""
+        return list(self._measure(self))
+
+    @cached_property
+    def run(self) -> "Run":
+        """All that came of it, as data."""
+        judge = self.judge
+        return Run(
+            concept=self.concept.name,
+            kind=self.concept.kind,
+            anchor=self.concept.anchor,
+            methods=[part["method"] for part in self.erasure.provenance["parts"]],
+            judge={"name": judge.name, "error": judge.error} if judge else None,
+            figures=self.figures,
+            erasure=self.erasure.identity,
+            model=self.model.source,
+            sampling=self.model.settings.sampling,
+            dtype=str(network_of(self.model.pipeline).dtype).removeprefix("torch."),
+            versions=versions(),
+        )
+
+    def figure(self, metric: str, group: str = "") -> Figure:
+        """Raises KeyError if it was not measured."""
+        return self.run.figure(metric, group)
+
+    def metrics(self) -> dict[str, Any]:
+        """Every figure as plain data: metrics()[group][metric]["before" | "after"], group "all" for what has none."""
+        return self.run.metrics()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of an evaluation, as data: figures, each with its interval, and all that decided them."""
+
+    concept: str
+    kind: str
+    anchor: str | None
+    methods: list[str]
+    judge: dict[str, Any] | None
+    figures: list[Figure]
+    erasure: str
+    model: str
+    sampling: dict[str, Any]
+    dtype: str
+    versions: dict[str, str]
+
+    def figure(self, metric: str, group: str = "") -> Figure:
+        """Raises KeyError if it was not measured."""
+        for figure in self.figures:
+            if (figure.metric, figure.group) == (metric, group):
+                return figure
+        raise KeyError(f"{metric} of {group or 'all prompts'}")
+
+    def metrics(self) -> dict[str, Any]:
+        """Every figure as plain data: metrics()[group][metric]["before" | "after"], group "all" for what has none."""
+        out: dict[str, dict[str, Any]] = {}
+        for figure in self.figures:
+            values = {when: asdict(estimate) for when, estimate in figure.estimates.items()}
+            out.setdefault(figure.group or "all", {})[figure.metric] = values
+        return out
+
+    def document(self) -> dict[str, Any]:
+        """As plain data: shares from 0 to 1, each with n and its 95 % interval; seconds, GiB, MB."""
+        out = {it.name: getattr(self, it.name) for it in fields(self)} | {"figures": self.metrics()}
+        metrics = {it.metric: {"title": it.title, "unit": it.unit, "better": it.better} for it in self.figures}
+        return out | {"metrics": metrics}
+
+    def save(self, folder: Path) -> Path:
+        """Write metrics.json into an existing folder."""
+        write_json(folder / METRICS_FILE, self.document())
+        return folder / METRICS_FILE
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """What was saved in a folder. Raises UnreelError for what is missing, broken or another's."""
+        file = Path(folder) / METRICS_FILE
+        try:
+            stored = json.loads(file.read_text())
+            about = stored.pop("metrics", {})
+            figures = [
+                _figure(metric, "" if group == "all" else group, estimates, about.get(metric, {"title": metric}))
+                for group, measured in stored.pop("figures").items()
+                for metric, estimates in measured.items()
+            ]
+            return cls(figures=figures, **stored)
+        except OSError as error:
+            raise UnreelError(
+                f"{file}: {error.strerror or error}: evaluate first, or name the folder that holds it"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UnreelError(f"{file} is broken, or of another program ({error}): evaluate again") from error
+
+
+def _figure(metric: str, group: str, estimates: dict[str, Any], about: dict[str, Any]) -> Figure:
+    found = {when: Estimate(it["value"], tuple(it["ci"]), it["n"]) for when, it in estimates.items()}
+    return Figure(metric=metric, group=group, before=found.get("before"), after=found.get("after"), **about)
