@@ -420,7 +420,7 @@ def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_p
     ("arguments", "message"),
     [
         (["evaluate", "absent"], "is no erasure"),
-        (["evaluate", "made", "--judge", "oracle"], "unknown judge 'oracle': choose one of clip, embedded"),
+        (["evaluate", "made", "--judge", "oracle"], "unknown judge 'oracle': choose from clip, embedded"),
         (["evaluate", "made", "--videos", "0"], "at least one video"),
         (["evaluate", "made", "--group", "friends"], "unknown prompt group 'friends'"),
         (["evaluate", "made", "--prompts", "absent.csv"], "absent.csv"),

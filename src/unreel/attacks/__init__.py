@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.plugins import Registry
 from unreel.prompts.concept import Concept
 
 if TYPE_CHECKING:
     import torch
+
+
+_REGISTRY = Registry("attacks", __path__, "attack")
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,9 @@ class Attack(Protocol):
 
 
 def names() -> list[str]:
-    return [module.name for module in iter_modules(__path__) if not module.name.startswith("_")]
+    return _REGISTRY.names()
 
 
 def load_attack(name: str) -> Attack:
     """The attack called `name`. Raises UnreelError for an unknown one."""
-    if name not in names():
-        raise UnreelError(f"unknown attack {name!r}: choose from {', '.join(names())}")
-    return import_module(f"{__name__}.{name}")
+    return _REGISTRY.load(name)

@@ -1,8 +1,8 @@
 """Judges say what a video shows: one module a judge, loaded by name.
 
 A judge turns frames into probabilities for labels and knows its own measured error rate. Any object that keeps to `Judge`
-will do; a module in this package that offers `load(argument, device)` can also be named on the command line, as
-`NAME` or `NAME:ARGUMENT`.
+will do; a module in this package, or announced by another, that offers `load(argument, device)` can also be named on the
+command line, as `NAME` or `NAME:ARGUMENT`.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from unreel.errors import UnreelError
+from unreel.plugins import Registry
+
+_REGISTRY = Registry("judges", __path__, "judge")
 
 
 class Judge(Protocol):
@@ -56,7 +59,7 @@ def found(judge: Judge, videos: np.ndarray, labels: Sequence[str]) -> np.ndarray
 
 def names() -> list[str]:
     """The judges that can be loaded by name."""
-    return [module.name for module in iter_modules(__path__) if not module.name.startswith("_")]
+    return _REGISTRY.names()
 
 
 def load_judge(name: str, device: str = "cpu") -> Judge:
@@ -65,6 +68,4 @@ def load_judge(name: str, device: str = "cpu") -> Judge:
     Raises UnreelError for an unknown name and for a judge whose packages or weights are missing.
     """
     name, _, argument = name.partition(":")
-    if name not in names():
-        raise UnreelError(f"unknown judge {name!r}: choose one of {', '.join(names())}")
-    return import_module(f"{__name__}.{name}").load(argument, device)
+    return _REGISTRY.load(name).load(argument, device)

@@ -1,4 +1,5 @@
-"""Unlearning methods, one module each, found by name: `text-ablation` is text_ablation.py. A module offers
+"""Unlearning methods, one module each, found by name: `text-ablation` is text_ablation.py. A module, here or
+announced by another package, offers
 
     Config               a frozen dataclass of settings; fields made by `option` are options of the command line too
     NEEDS                what it needs besides text encoders: "text", nothing; "images", the text-to-image model; "video",
@@ -19,10 +20,12 @@ from unreel.errors import UnreelError
 from unreel.interventions.base import Intervention
 from unreel.methods._task import Task
 from unreel.models.pair import Settings
+from unreel.plugins import Registry
 
 __all__ = ["DEFAULT", "Method", "Task", "configure", "load_method", "method_of", "name_of", "names"]
 
 DEFAULT = "text-ablation"
+_REGISTRY = Registry("methods", __path__, "method", hyphens=True)
 
 
 class Method(Protocol):
@@ -37,15 +40,12 @@ class Method(Protocol):
 
 def names() -> list[str]:
     """Those that can be loaded by name, the default first."""
-    found = [module.name.replace("_", "-") for module in iter_modules(__path__) if not module.name.startswith("_")]
-    return sorted(found, key=lambda name: (name != DEFAULT, name))
+    return sorted(_REGISTRY.names(), key=lambda name: (name != DEFAULT, name))
 
 
 def load_method(name: str) -> Method:
     """The method called `name`. Raises UnreelError for an unknown one."""
-    if name not in names():
-        raise UnreelError(f"unknown method {name!r}: choose from {', '.join(names())}")
-    return import_module(f"{__name__}.{name.replace('-', '_')}")
+    return _REGISTRY.load(name)
 
 
 def name_of(config: Any) -> str:

@@ -2,7 +2,8 @@
 
     def measure(run: Evaluation) -> Iterator[Figure]
 
-A module put into this package is measured by every evaluation, and stands in every `metrics.json` and report.
+A module put into this package, or announced by another, is measured by every evaluation, and stands in every `metrics.json`
+and report.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from unreel.evaluation.estimate import Figure
+from unreel.plugins import Registry
 
 if TYPE_CHECKING:
     from unreel.evaluation.run import Evaluation
@@ -20,5 +22,6 @@ def measure(run: "Evaluation") -> Iterator[Figure]:
     """Every figure of every metric, with a progress bar: a judge may look at thousands of frames."""
     from tqdm.auto import tqdm
 
-    for module in tqdm(list(iter_modules(__path__)), desc="measuring", unit="metric"):
-        yield from import_module(f"{__name__}.{module.name}").measure(run)
+    registry = Registry("metrics", __path__, "metric")
+    for name in tqdm(registry.names(), desc="measuring", unit="metric"):
+        yield from registry.load(name).measure(run)

@@ -1,0 +1,16 @@
+"""How bright are videos, without and with the intervention?"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Evaluation
+
+
+def measure(run: Evaluation) -> Iterator[Figure]:
+    for group in run.groups.values():
+        before, after = (
+            Estimate.mean(np.array([video.mean() / 255 for video in group.videos(arm)])) for arm in ("before", "after")
+        )
+        yield Figure("brightness", "brightness", group.name, before, after, "%")

@@ -1,0 +1,69 @@
+"""What another package announces is used like unreel's own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_pair
+
+from unreel import UnreelError
+from unreel.methods import load_method, names
+from unreel.plugins import Registry
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "unreel_example"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The environment of a process where the example is installed."""
+    pytest.importorskip("hatchling")
+    site = tmp_path_factory.mktemp("site")
+    offline = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", site, EXAMPLE], check=True)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path[1:]])}
+
+
+def test_a_package_adds_a_method_a_judge_an_attack_and_a_metric(installed, tmp_path):
+    pair = make_pair()
+    pair.t2i.save_pretrained(tmp_path / "t2i")
+    pair.t2v.save_pretrained(tmp_path / "t2v")
+    models = ["--t2v", "t2v", "--frames", "4"]
+
+    def unreel(*arguments):
+        command = [sys.executable, "-m", "unreel.cli", *arguments, "--quiet", "--json"]
+        done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    learn = ["unlearn", "cat", "--method", "polite-refusal", "--word", "flower", "--videos", "0", "--out", "made"]
+    made = unreel(*learn, "--t2v", "t2v")
+    assert [(part["method"], part["anchor"]) for part in made["concepts"]] == [("polite-refusal", "flower")]
+    options = [*models, "--judge", "brightness", "--steps", "1"]
+    found = unreel("evaluate", "made", *options, "--videos", "2", "--group", "explicit")
+    assert (
+        found["judge"]["name"] == "brightness judge"
+        and 0 < found["figures"]["explicit"]["brightness"]["after"]["value"] < 1
+    )
+    options = [*models, "--t2i", "t2i", "--judge", "brightness", "--video-steps", "1"]
+    attacks = unreel("attack", "made", *options, "--attack", "shouting", "--cases", "1", "--budget", "1")["attacks"]
+    assert attacks["shouting"]["edited_attempts"][0][0]["prompt"].isupper()
+
+
+def test_what_is_unknown_or_broken_is_refused_and_nobody_stands_in_for_unreels_own(monkeypatch):
+    class Point:
+        def __init__(self, name):
+            self.name, self.value = name, "somewhere"
+
+        def load(self):
+            raise ImportError("nothing is here")
+
+    monkeypatch.setattr("unreel.plugins.entry_points", lambda group: [Point("broken"), Point("few-shot")])
+    assert "broken" in names() and names().count("few-shot") == 1
+    assert load_method("few-shot").__name__ == "unreel.methods.few_shot"
+    with pytest.raises(UnreelError, match="the method broken of somewhere cannot be loaded: nothing is here"):
+        load_method("broken")
+    with pytest.raises(UnreelError, match="unknown spell 'x': choose from broken, few-shot"):
+        Registry("spells", [], "spell").load("x")
