@@ -9,11 +9,8 @@ denoiser. Whether an attempt works is not for the attack to say: that is judged 
 """
 
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Protocol
 
-from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.plugins import Registry

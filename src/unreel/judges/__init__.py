@@ -6,13 +6,10 @@ command line, as `NAME` or `NAME:ARGUMENT`.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, Protocol
 
 import numpy as np
 
-from unreel.errors import UnreelError
 from unreel.plugins import Registry
 
 _REGISTRY = Registry("judges", __path__, "judge")

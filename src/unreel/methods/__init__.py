@@ -12,8 +12,6 @@ A config that cannot learn while a text encoder waits in main memory says so in 
 
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, Literal, Protocol
 
 from unreel.errors import UnreelError

@@ -7,8 +7,6 @@ and report.
 """
 
 from collections.abc import Iterator
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from unreel.evaluation.estimate import Figure
