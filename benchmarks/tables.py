@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS
+from benchmarks.methods import CONCEPTS
 from unreel.evaluation.estimate import Estimate
 from unreel.files import write_text
 from unreel.methods._task import TOO_NEAR
@@ -53,6 +54,8 @@ REAL_SECONDS = {"smollm2": 120}
 REAL_NAMES = {"smollm2": "SmolLM2-135M", "minilm": "MiniLM"}
 SPELLINGS = ("capitals", "plural", "possessive", "behind")
 NEAR = ("shared", "near")
+SEEDED = {"few-shot": "the paper's few-shot", "text-ablation": "text ablation", "anchored": "few-shot with a brake"}
+T_95 = {6: 2.571}  # Student's t, 97.5 %, by the number of values
 NOT_YET = "Not measured yet."
 
 
@@ -588,6 +591,42 @@ def one_after_another() -> str:
     return _table(["concepts", "the last one", "concepts found", "neighbours kept"], rows)
 
 
+def _over_seeds() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Of every method that was run with all training seeds on all concepts, the outcomes by concept and seed."""
+    result = _load("training_seeds")
+    count, concepts = result["training_seeds"], {concept.name for concept in CONCEPTS}
+    return {
+        SEEDED[method]: runs
+        for method, runs in result["methods"].items()
+        if {name for name, looks in runs.items() if len(looks) == count} == concepts
+    }
+
+
+def training_seeds() -> str:
+    """Means over concepts, a value for each training seed, with an interval over seeds (Student's t)."""
+    rows = []
+    for method, runs in _over_seeds().items():
+        cells = []
+        for group in ("explicit", "neighbours"):
+            values = 100 * np.array([[look[group]["after"] for look in looks] for looks in runs.values()]).mean(0)
+            half = T_95[len(values)] * values.std(ddof=1) / len(values) ** 0.5
+            low, high = max(0.0, values.mean() - half), min(100.0, values.mean() + half)
+            cells.append(f"{values.mean():.1f} [{low:.1f}, {high:.1f}], {values.min():.1f} to {values.max():.1f}")
+        rows.append([method, str(len(values)), *cells])
+    head = ["method", "training seeds", "concept found, % [95 % over seeds], lowest to highest", "neighbours kept, the same"]
+    return _table(head, rows)
+
+
+def training_seeds_by_concept() -> str:
+    """What every training seed made of every concept: the share of videos in which it is still found, in percent."""
+    methods = _over_seeds()
+    rows = []
+    for name in next(iter(methods.values())):
+        shares = [", ".join(f"{100 * look['explicit']['after']:.0f}" for look in runs[name]) for runs in methods.values()]
+        rows.append([name, *shares])
+    return _table(["concept", *(f"{method}: found, %, by training seed" for method in methods)], rows)
+
+
 def scan() -> str:
     result = _load("few_shot_scan")
     lines = ["| learning rate | epochs | concept found | neighbours found |", "|---|---|---|---|"]
@@ -790,6 +829,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "switching": switching,
     "text_solvers": text_solvers,
     "training": training,
+    "training_seeds": training_seeds,
+    "training_seeds_by_concept": training_seeds_by_concept,
 }
 # Those that every method has, under names such as paper_summary.
 QUALITY = (similarity, frechet, quality_of_videos, fidelity, motion)
