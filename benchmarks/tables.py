@@ -613,7 +613,12 @@ def training_seeds() -> str:
             low, high = max(0.0, values.mean() - half), min(100.0, values.mean() + half)
             cells.append(f"{values.mean():.1f} [{low:.1f}, {high:.1f}], {values.min():.1f} to {values.max():.1f}")
         rows.append([method, str(len(values)), *cells])
-    head = ["method", "training seeds", "concept found, % [95 % over seeds], lowest to highest", "neighbours kept, the same"]
+    head = [
+        "method",
+        "training seeds",
+        "concept found, % [95 % over seeds], lowest to highest",
+        "neighbours kept, the same",
+    ]
     return _table(head, rows)
 
 

@@ -9,7 +9,7 @@ from conftest import make_pair
 
 from unreel import FewShotConfig, UnreelError, generate, unlearn
 from unreel.evaluation import video_cache as clips
-from unreel.evaluation.video_cache import ClipStore
+from unreel.evaluation.video_cache import VideoCache
 from unreel.files import write_tensors
 
 PROMPTS, SEEDS = ["a cat", "a dog", "an owl", "a car", "a hat"], [1, 2, 3, 4, 5]
@@ -28,20 +28,20 @@ def calls(monkeypatch):
     return made
 
 
-def read(store, batches):
-    return np.stack(list(store.read(batches)))
+def read(cache, batches):
+    return np.stack(list(cache.read(batches)))
 
 
 def test_videos_come_back_bit_for_bit(pair):
-    store = ClipStore(pair.video)
-    batches = store.batches(PROMPTS, SEEDS)
-    store.make(batches, "")
-    assert np.array_equal(read(store, batches), generate(pair.t2v, PROMPTS, SEEDS, pair.settings))
-    assert np.array_equal(store.frames(batches[1], 1), read(store, batches)[3])
+    cache = VideoCache(pair.video)
+    batches = cache.batches(PROMPTS, SEEDS)
+    cache.make(batches, "")
+    assert np.array_equal(read(cache, batches), generate(pair.t2v, PROMPTS, SEEDS, pair.settings))
+    assert np.array_equal(cache.frames(batches[1], 1), read(cache, batches)[3])
 
 
 def test_a_killed_run_makes_only_what_is_missing_and_ends_the_same(pair, tmp_path, calls, monkeypatch):
-    whole = ClipStore(pair.video, tmp_path / "whole")
+    whole = VideoCache(pair.video, tmp_path / "whole")
     batches = whole.batches(PROMPTS, SEEDS)
     whole.make(batches, "")
     assert calls == [2, 2, 1]
@@ -52,13 +52,13 @@ def test_a_killed_run_makes_only_what_is_missing_and_ends_the_same(pair, tmp_pat
             raise KeyboardInterrupt
         write(batch, *rest)
 
-    store = ClipStore(pair.video, tmp_path / "killed")
+    cache = VideoCache(pair.video, tmp_path / "killed")
     monkeypatch.setattr(clips, "_write", killed)
     with pytest.raises(KeyboardInterrupt):
-        store.make(store.batches(PROMPTS, SEEDS), "")
+        cache.make(cache.batches(PROMPTS, SEEDS), "")
     monkeypatch.setattr(clips, "_write", write)
     calls.clear()
-    again = ClipStore(make_pair().video, tmp_path / "killed")  # loaded anew, as after a restart
+    again = VideoCache(make_pair().video, tmp_path / "killed")  # loaded anew, as after a restart
     again.make(again.batches(PROMPTS, SEEDS), "")
     assert calls == [2, 1]
     assert np.array_equal(read(again, again.batches(PROMPTS, SEEDS)), read(whole, batches))
@@ -68,49 +68,49 @@ def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-2))
     ways = ({"steps": 3}, {"guidance": 3.0}, {"frames": 5}, {"size": (16, 16)}, {"tiling": True})
     others = [make_pair(seed=1).video, *(replace(pair.video, settings=replace(pair.settings, **way)) for way in ways)]
-    store = ClipStore(pair.video, tmp_path)
+    cache = VideoCache(pair.video, tmp_path)
     files = [
-        store.batches(["a cat"], [0])[0].file,
-        store.batches(["a cat"], [1])[0].file,
-        store.batches(["a dog"], [0])[0].file,
-        store.batches([torch.zeros(32, 16)], [0])[0].file,
-        store.batches([torch.ones(32, 16)], [0])[0].file,
-        store.batches(["a cat"], [0], erasure)[0].file,
-        *(ClipStore(other, tmp_path).batches(["a cat"], [0])[0].file for other in others),
+        cache.batches(["a cat"], [0])[0].file,
+        cache.batches(["a cat"], [1])[0].file,
+        cache.batches(["a dog"], [0])[0].file,
+        cache.batches([torch.zeros(32, 16)], [0])[0].file,
+        cache.batches([torch.ones(32, 16)], [0])[0].file,
+        cache.batches(["a cat"], [0], erasure)[0].file,
+        *(VideoCache(other, tmp_path).batches(["a cat"], [0])[0].file for other in others),
     ]
     erasure.apply(pair.t2v)
-    files.append(ClipStore(pair.video, tmp_path).batches(["a cat"], [0])[0].file)
+    files.append(VideoCache(pair.video, tmp_path).batches(["a cat"], [0])[0].file)
     erasure.remove(pair.t2v)
     scheduler = pair.t2v.scheduler
     pair.t2v.scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing="trailing")
-    files.append(ClipStore(pair.video, tmp_path).batches(["a cat"], [0])[0].file)
+    files.append(VideoCache(pair.video, tmp_path).batches(["a cat"], [0])[0].file)
     pair.t2v.scheduler = scheduler
     assert len(set(files)) == len(files)
-    assert store.batches(["a cat"], [0])[0].file == files[0]
+    assert cache.batches(["a cat"], [0])[0].file == files[0]
 
 
 def test_embeddings_make_the_video_that_their_words_make(pair):
     from unreel.models.conditioner import Conditioner
 
-    store = ClipStore(pair.video)
+    cache = VideoCache(pair.video)
     with torch.no_grad():
         embeddings = list(Conditioner.of(pair.t2v).encode(PROMPTS[:2]))
-    words, numbers = store.batches(PROMPTS[:2], SEEDS[:2]), store.batches(embeddings, SEEDS[:2])
-    store.make([*words, *numbers], "")
-    difference = read(store, words).astype(int) - read(store, numbers)
+    words, numbers = cache.batches(PROMPTS[:2], SEEDS[:2]), cache.batches(embeddings, SEEDS[:2])
+    cache.make([*words, *numbers], "")
+    difference = read(cache, words).astype(int) - read(cache, numbers)
     assert np.abs(difference).max() <= 1
 
 
 def test_a_broken_file_is_named(pair, tmp_path):
-    store = ClipStore(pair.video, tmp_path)
-    batches = store.batches(PROMPTS[:1], SEEDS[:1])
-    store.make(batches, "")
+    cache = VideoCache(pair.video, tmp_path)
+    batches = cache.batches(PROMPTS[:1], SEEDS[:1])
+    cache.make(batches, "")
     whole = batches[0].file.read_bytes()
     for broken in (b"broken", b"", whole[:-100]):
         batches[0].file.write_bytes(broken)
         with pytest.raises(UnreelError, match=f"{batches[0].file.name} is missing or broken"):
-            list(store.read(batches))
+            list(cache.read(batches))
     for videos in (torch.zeros(1, 2, 4, 4, 3), torch.zeros(2, 2, 4, 4, 3, dtype=torch.uint8)):
         write_tensors(batches[0].file, {"videos": videos, "seconds": torch.ones(1)}, {})
         with pytest.raises(UnreelError, match=f"{batches[0].file.name} holds other videos"):
-            list(store.read(batches))
+            list(cache.read(batches))

@@ -6,7 +6,7 @@ import torch
 from conftest import make_pair, same, weights
 from safetensors.torch import load_file, save_file
 
-from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, unlearn, worn_by
+from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, active_interventions, unlearn
 from unreel.files import write_folder
 from unreel.models.weights import LowRank
 
@@ -55,7 +55,7 @@ def test_the_order_leaves_no_trace_even_where_sums_are_not_rounded(pair, erasure
         found.append(weights(pair.t2v.text_encoder))
         for erasure in order[1:]:
             erasure.remove(pair.t2v)
-        assert worn_by(pair.t2v) == [order[0]]
+        assert active_interventions(pair.t2v) == [order[0]]
         order[0].remove(pair.t2v)
         assert same(before, weights(pair.t2v.text_encoder))
     assert all(same(found[0], other) for other in found)

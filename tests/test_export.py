@@ -15,7 +15,16 @@ from safetensors.torch import load_file
 from test_cli import bars, command, models, tiny  # noqa: F401  (fixtures)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UMT5Config, UMT5EncoderModel
 
-from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, load_pair, unlearn, worn_by
+from unreel import (
+    Concept,
+    Erasure,
+    FewShotConfig,
+    TextAblationConfig,
+    UnreelError,
+    active_interventions,
+    load_pair,
+    unlearn,
+)
 from unreel.interventions.erasure import Edit
 from unreel.interventions.export import EXPORT_FILE, export, file_name, low_rank
 from unreel.models.adapter import text_encoders
@@ -69,7 +78,7 @@ def test_text_encoder_folders_load_and_are_the_erased_encoder_bit_for_bit(erasur
     pipeline = saved(pair.t2i, tmp_path / "t2i") if from_files else pair.t2i
     before = weights(pipeline.text_encoder)
     out = export(erasure, pipeline, tmp_path / "out")
-    assert same(before, weights(pipeline.text_encoder)) and not worn_by(pipeline)
+    assert same(before, weights(pipeline.text_encoder)) and not active_interventions(pipeline)
     assert out.kept == 1 and out.moved[0] == out.moved[1] and not out.left_out
     file = tmp_path / "out" / "text_encoder" / "model.safetensors"
     assert all(name.startswith("text_model.") for name in load_file(file))
@@ -403,7 +412,7 @@ def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):
     assert [part["concept"] for part in json.loads(out)["concepts"]] == ["cat", "cat"]
     for erasure in made.values():
         erasure.apply(pair.t2v)
-    assert worn_by(pair.t2v) == list(made.values())
+    assert active_interventions(pair.t2v) == list(made.values())
     wanted = weights(pair.t2v.text_encoder)
     for erasure in made.values():
         erasure.remove(pair.t2v)

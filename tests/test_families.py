@@ -17,11 +17,11 @@ from unreel import (
     FewShotConfig,
     TextAblationConfig,
     UnreelError,
+    active_interventions,
     attack,
     evaluate,
     generate,
     unlearn,
-    worn_by,
 )
 from unreel.models.adapter import encode_prompt, network_of, text_encoders
 from unreel.models.conditioner import Conditioner
@@ -305,7 +305,7 @@ def test_what_learns_on_another_device_learns_the_same(pipeline):
             model = move(build(name), name, device, offload=config is few_shot)
             learned = unlearn("castle", alone(model), config)
             learned.apply(model)
-            assert worn_by(model) == [learned]
+            assert active_interventions(model) == [learned]
         for edit, other in zip(learned.edits, expected.edits, strict=True):
             for weight, change in edit.changes.items():
                 dense = other.changes[weight].dense()

@@ -8,10 +8,10 @@ import pytest
 
 from unreel.judges import load_judge
 from unreel.metrics.degenerate import degenerate
-from unreel.metrics.distance import similarity
 from unreel.metrics.fidelity import measure as fidelity
 from unreel.metrics.frechet import frechet
 from unreel.metrics.motion import consistency, motion
+from unreel.metrics.ssim import similarity
 from unreel.models.sampling import generate
 
 RNG = np.random.default_rng(0)

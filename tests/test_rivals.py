@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import Concept, UnreelError, attack, evaluate, generate, unlearn, worn_by
+from unreel import Concept, UnreelError, active_interventions, attack, evaluate, generate, unlearn
 from unreel.interventions import load_intervention
 from unreel.interventions.prompt import PromptRewrite
 from unreel.methods import configure
@@ -46,7 +46,7 @@ def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
     changed = (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) != before).any((1, 2, 3, 4))
     assert changed.tolist() == [True, not isinstance(rival, PromptRewrite)]  # the second prompt does not name the castle
     assert same(encoder, weights(pair.t2v.text_encoder))
-    assert worn_by(pair.t2v) == [rival]
+    assert active_interventions(pair.t2v) == [rival]
     with pytest.raises(UnreelError, match="already"):
         rival.apply(pair.t2v)
     assert rival.remove(pair.t2v) is pair.t2v
@@ -74,8 +74,8 @@ def test_rivals_are_saved_and_loaded_as_they_were(pair, index, tmp_path):
     assert loaded.provenance == json.loads(json.dumps(rival.provenance))
     assert "castle" in (tmp_path / "rival" / "README.md").read_text()
     with loaded.on(pair.t2v):
-        assert worn_by(pair.t2v) == [loaded]
-    assert not worn_by(pair.t2v)
+        assert active_interventions(pair.t2v) == [loaded]
+    assert not active_interventions(pair.t2v)
 
 
 @pytest.mark.parametrize("index", range(4))

@@ -15,7 +15,7 @@ from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from peft import LoraConfig
 from test_conditioner import t5, words_tokenizer
 
-from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, generate, unlearn, worn_by
+from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.interventions.erasure import Edit
 from unreel.models.pair import TextModel
 from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision
@@ -186,7 +186,7 @@ def test_what_is_learned_while_a_lora_is_on_fits_without_it(pair):
     assert not any("base_layer" in name or "lora" in name for name in erasure.changes)
     plain = make_pair()
     erasure.apply(plain.t2v)
-    assert worn_by(plain.t2v) == [erasure]
+    assert active_interventions(plain.t2v) == [erasure]
 
 
 def test_on_a_fused_lora_it_goes_on_with_a_warning_and_the_order_makes_no_difference(pair, erasure):
@@ -246,7 +246,7 @@ def test_added_tokens_are_no_other_encoder(pair, erasure, when, tmp_path):
     assert len(pair.t2i.text_encoder.get_input_embeddings().weight) > len(plain["embeddings.token_embedding.weight"])
     if when == "before":
         erasure.apply(pair.t2i)
-    assert worn_by(pair.t2i) == [erasure]
+    assert active_interventions(pair.t2i) == [erasure]
     erasure.remove(pair.t2i)
     for name, weight in weights(pair.t2i.text_encoder).items():
         assert torch.equal(weight[: len(plain[name])], plain[name])
@@ -324,7 +324,7 @@ def test_on_a_quantized_encoder_low_rank_changes_stand_beside_its_weights(pair, 
     before, own = weights(pair.t2i.text_encoder), read(pair.t2i)
     assert not torch.equal(own, plain)
     erasure.apply(pair.t2i)
-    assert worn_by(pair.t2i) == [erasure] and same(before, weights(pair.t2i.text_encoder))
+    assert active_interventions(pair.t2i) == [erasure] and same(before, weights(pair.t2i.text_encoder))
     done = read(pair.t2i) - own
     assert float((done - expected).norm() / expected.norm()) < 0.2
     with pytest.raises(UnreelError, match="already on this pipeline"):
@@ -332,7 +332,7 @@ def test_on_a_quantized_encoder_low_rank_changes_stand_beside_its_weights(pair, 
     other = random_erasure(make_pair().t2i.text_encoder, seed=1, concept="dog")
     other.apply(pair.t2i)
     erasure.remove(pair.t2i)
-    assert worn_by(pair.t2i) == [other]
+    assert active_interventions(pair.t2i) == [other]
     other.remove(pair.t2i)
     assert torch.equal(read(pair.t2i), own) and same(before, weights(pair.t2i.text_encoder))
 
@@ -480,7 +480,7 @@ def test_of_two_encoders_one_that_differs_is_not_left_out_silently(pair):
     before = [weights(encoder) for encoder in (one, fused)]
     with pytest.warns(UserWarning, match="text_encoder_2 are not quite those"):
         both.apply(model)
-    assert worn_by(SimpleNamespace(text_encoder=fused)) == [both]
+    assert active_interventions(SimpleNamespace(text_encoder=fused)) == [both]
     both.remove(model)
     assert all(map(same, before, [weights(encoder) for encoder in (one, fused)]))
     model.text_encoder_2 = another
@@ -524,9 +524,9 @@ def test_a_copy_knows_what_is_on_it_and_takes_it_off(pair, erasure, copied):
     before = weights(pair.t2i.text_encoder)
     erasure.apply(pair.t2i)
     other = TextModel(pair.t2i.tokenizer, copied(pair.t2i.text_encoder))
-    assert worn_by(other) == [erasure]
+    assert active_interventions(other) == [erasure]
     erasure.remove(other)
-    assert same(before, weights(other.text_encoder)) and worn_by(pair.t2i) == [erasure]
+    assert same(before, weights(other.text_encoder)) and active_interventions(pair.t2i) == [erasure]
     erasure.remove(pair.t2i)
     assert same(before, weights(pair.t2i.text_encoder))
 
@@ -550,7 +550,7 @@ def test_the_same_erasure_goes_on_once_wherever_it_was_loaded_from(pair, erasure
     with pytest.raises(UnreelError, match="already on"):
         second.apply(pair.t2i)
     second.remove(pair.t2i)
-    assert not worn_by(pair.t2i)
+    assert not active_interventions(pair.t2i)
     with pytest.raises(UnreelError, match="the same erasure"):
         first + second
 
@@ -564,7 +564,7 @@ def test_a_change_that_does_not_fit_changes_nothing(pair, erasure, bad):
     broken = Erasure((Edit({**edit.changes, **wrong}, edit.fingerprint),), erasure.provenance)
     with pytest.raises(UnreelError, match="does not fit"):
         broken.apply(pair.t2i)
-    assert same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder)) and not active_interventions(pair.t2i)
 
 
 def test_what_does_not_fit_one_of_two_encoders_goes_onto_neither(pair):
@@ -575,7 +575,7 @@ def test_what_does_not_fit_one_of_two_encoders_goes_onto_neither(pair):
     before = weights(first)
     with pytest.raises(UnreelError, match="does not fit"):
         Erasure((*good.edits, wrong), good.provenance).apply(model)
-    assert same(before, weights(first)) and not worn_by(model)
+    assert same(before, weights(first)) and not active_interventions(model)
 
 
 def test_an_interrupted_apply_changes_nothing(pair, erasure, monkeypatch):
@@ -591,7 +591,7 @@ def test_an_interrupted_apply_changes_nothing(pair, erasure, monkeypatch):
     monkeypatch.setattr(LowRank, "dense", interrupted)
     with pytest.raises(KeyboardInterrupt):
         erasure.apply(pair.t2i)
-    assert same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+    assert same(before, weights(pair.t2i.text_encoder)) and not active_interventions(pair.t2i)
 
 
 def test_threads_that_apply_and_remove_see_whole_erasures_only(pair):
@@ -617,7 +617,7 @@ def test_threads_that_apply_and_remove_see_whole_erasures_only(pair):
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong and same(before, weights(pair.t2i.text_encoder)) and not worn_by(pair.t2i)
+    assert not wrong and same(before, weights(pair.t2i.text_encoder)) and not active_interventions(pair.t2i)
 
 
 def test_a_generation_waits_for_its_turn(pair, erasure, monkeypatch):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unreel.errors import UnreelError
     from unreel.evaluation.attack import attack
     from unreel.evaluation.evaluate import evaluate
-    from unreel.interventions import worn_by
+    from unreel.interventions import active_interventions
     from unreel.interventions.base import undisturbed
     from unreel.interventions.erasure import Erasure
     from unreel.judges import load_judge
@@ -44,7 +44,7 @@ _HOME = {
     "load_video_model": "models.pair",
     "undisturbed": "interventions.base",
     "unlearn": "unlearning",
-    "worn_by": "interventions",
+    "active_interventions": "interventions",
 }
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "TextAblationConfig",
     "UnreelError",
     "VideoModel",
+    "active_interventions",
     "attack",
     "evaluate",
     "generate",
@@ -64,7 +65,6 @@ __all__ = [
     "load_video_model",
     "undisturbed",
     "unlearn",
-    "worn_by",
 ]
 
 

@@ -431,7 +431,7 @@ def attack(
     from unreel.workflow import Place
     from unreel.workflow import attack as run
 
-    robustness, page = run(
+    result, page = run(
         erasure,
         t2i=t2i,
         t2v=t2v,
@@ -446,8 +446,8 @@ def attack(
         out=out,
         place=Place(device, dtype.value),
     )
-    _tell(f"\n{attack_table(robustness, _width())}\n\nreport   {page}")
-    _result({"report": page, **robustness.document()})
+    _tell(f"\n{attack_table(result, _width())}\n\nreport   {page}")
+    _result({"report": page, **result.document()})
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from unreel.errors import UnreelError
-from unreel.evaluation.attack import BUDGETS, Robustness
+from unreel.evaluation.attack import BUDGETS, AttackRun
 from unreel.evaluation.attack import attack as attack_intervention
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
@@ -324,7 +324,7 @@ def attack(
     sampling: Sampling = Sampling(),
     out: Path | None = None,
     place: Place = Place(),
-) -> tuple[Robustness, Path]:
+) -> tuple[AttackRun, Path]:
     """Try to bring back what lies in a folder, or under a hub id, to make a model forget; returns what came of it, and the
     page.
 
@@ -338,5 +338,5 @@ def attack(
         raise UnreelError("an attack needs a judge: choose one with --judge")
     pair = sampling.onto(load_pair(t2i, t2v, **place.of_weights))
     options: dict[str, Any] = {"attacks": attacks, "cases": cases, "budgets": budgets or BUDGETS, "steps": steps}
-    robustness = attack_intervention(pair, learned, referee, concept=what, seed=seed, folder=home, **options)
-    return robustness, write_attack_report(home, robustness)
+    result = attack_intervention(pair, learned, referee, concept=what, seed=seed, folder=home, **options)
+    return result, write_attack_report(home, result)

@@ -18,7 +18,7 @@ from unreel.attacks import Case, load_attack, names
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
-from unreel.evaluation.video_cache import Batch, ClipStore
+from unreel.evaluation.video_cache import Batch, VideoCache
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge
@@ -62,7 +62,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Robustness:
+class AttackRun:
     """Every attack against the edited model and, as a control, against the unedited one."""
 
     concept: Concept
@@ -71,7 +71,7 @@ class Robustness:
     budgets: tuple[int, ...]
     steps: int
     outcomes: list[Outcome]
-    store: ClipStore
+    cache: VideoCache
 
     def document(self) -> dict[str, Any]:
         """Plain data: attacks[name][arm][budget] with interval, and the attempts behind it."""
@@ -106,7 +106,7 @@ def attack(
     seed: int = 2000,
     folder: str | Path | None = None,
     clips: str | Path | None = None,
-) -> Robustness:
+) -> AttackRun:
     """Attack the erasure with every attack, or those named, `cases` times each.
 
     A case succeeds at budget k if the judge finds the concept in at least half of the frames of one of the first k videos.
@@ -152,7 +152,7 @@ def attack(
     home = None if folder is None else Path(folder)
     if home:
         claim(home, what | {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed})
-    store = ClipStore(pair.video, Path(clips) if clips else home and home / CLIPS_FOLDER)
+    cache = VideoCache(pair.video, Path(clips) if clips else home and home / CLIPS_FOLDER)
     encoders = {"edited": original, "unedited": original}
     if searching:
         edited = SimpleNamespace(text_encoder=copy.deepcopy(original.text_encoder))
@@ -169,10 +169,10 @@ def attack(
         ]
         worn = erasure if arm == "edited" else None
         outcomes += [
-            Outcome(name, module.NEEDS_WEIGHTS, arm, _run(name, scenes, budgets[-1], seed, store, worn, judge))
+            Outcome(name, module.NEEDS_WEIGHTS, arm, _run(name, scenes, budgets[-1], seed, cache, worn, judge))
             for name, module in modules.items()
         ]
-    return Robustness(concept, erasure, judge, budgets, steps, outcomes, store)
+    return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache)
 
 
 def _latents(pair: Pair, denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Iterator[torch.Tensor]:
@@ -184,23 +184,23 @@ def _latents(pair: Pair, denoiser: Denoiser, prompts: Sequence[str], seed: int) 
 
 
 def _run(
-    name: str, cases: Sequence[Case], budget: int, seed: int, store: ClipStore, erasure: Intervention | None, judge: Judge
+    name: str, cases: Sequence[Case], budget: int, seed: int, cache: VideoCache, erasure: Intervention | None, judge: Judge
 ) -> list[list[Attempt]]:
     """Attempt after attempt on every case that has not given way yet, all cases of one round together."""
     out: list[list[Attempt]] = [[] for _ in cases]
     for index in range(budget):
         still = [i for i, attempts in enumerate(out) if len(attempts) == index and not any(a.found for a in attempts)]
         bar = tqdm(still, desc=f"{name}: searching", unit="case", leave=False)
-        tries = [(i, _attempt(name, cases[i], i, index, seed, store, erasure)) for i in bar]
+        tries = [(i, _attempt(name, cases[i], i, index, seed, cache, erasure)) for i in bar]
         for kind in (str, torch.Tensor):
             chosen = [(i, tried) for i, tried in tries if isinstance(tried, kind)]
             if not chosen:
                 continue
             seeds = [seed + SEEDS_PER_CASE * i + index for i, _ in chosen]
-            batches = store.batches([tried for _, tried in chosen], seeds, erasure)
-            store.make(batches, f"{name} on the {'edited' if erasure else 'unedited'} model, video {index + 1} of {budget}")
+            batches = cache.batches([tried for _, tried in chosen], seeds, erasure)
+            cache.make(batches, f"{name} on the {'edited' if erasure else 'unedited'} model, video {index + 1} of {budget}")
             places = [(batch, place) for batch in batches for place in range(len(batch.prompts))]
-            made = zip(chosen, seeds, places, store.read(batches), strict=True)
+            made = zip(chosen, seeds, places, cache.read(batches), strict=True)
             for (i, tried), number, (batch, place), video in made:
                 shown = judge.probabilities(video[None], [cases[i].concept.name])[..., 0] >= judge.threshold
                 prompt = tried if isinstance(tried, str) else ""
@@ -209,11 +209,11 @@ def _run(
 
 
 def _attempt(
-    name: str, case: Case, place: int, index: int, seed: int, store: ClipStore, erasure: Intervention | None
+    name: str, case: Case, place: int, index: int, seed: int, cache: VideoCache, erasure: Intervention | None
 ) -> str | torch.Tensor | None:
-    """An attack's attempt, searched once and then read from the store's folder."""
-    said = [name, store.identity, erasure.identity if erasure else "", case.prompt, place, index, seed, case.steps]
-    file = tensor_file(store.folder, said, "attempt-")
+    """An attack's attempt, searched once and then read from the cache's folder."""
+    said = [name, cache.identity, erasure.identity if erasure else "", case.prompt, place, index, seed, case.steps]
+    file = tensor_file(cache.folder, said, "attempt-")
     if not file.is_file():
         found = load_attack(name).attempt(case, index, seed + SEEDS_PER_CASE * place)
         if found is None:

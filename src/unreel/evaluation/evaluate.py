@@ -13,7 +13,7 @@ from typing import Any
 
 from unreel.errors import UnreelError
 from unreel.evaluation.run import Evaluation, Group
-from unreel.evaluation.video_cache import ClipStore
+from unreel.evaluation.video_cache import VideoCache
 from unreel.files import write_json
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge
@@ -146,13 +146,13 @@ def evaluate(
     if home:
         what = {"erasure": erasure.identity, "model": model.source, "settings": sampling_of(model.settings)}
         claim(home, what | {"judge": judge and judge.name, "prompts": [_decisive(prompt) for prompt in prompts]})
-    store = ClipStore(model, Path(clips) if clips else home and home / CLIPS_FOLDER)
+    cache = VideoCache(model, Path(clips) if clips else home and home / CLIPS_FOLDER)
     purposes = {
-        name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, store, erasure)
+        name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
         for name in dict.fromkeys(prompt.group for prompt in prompts)
     }
     arms = ("before", "anchor", "after")
-    store.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
+    cache.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
     unrelated = unrelated_prompts(concept, judge, erasure.concepts)
     return Evaluation(model, erasure, concept, judge, purposes, unrelated, measure)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, Figure
-from unreel.evaluation.video_cache import Batch, ClipStore
+from unreel.evaluation.video_cache import Batch, VideoCache
 from unreel.files import write_json
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import METRICS_FILE
@@ -51,18 +51,18 @@ class Group:
         prompts: list[Prompt],
         concept: Concept,
         judge: Judge | None,
-        store: ClipStore,
+        cache: VideoCache,
         erasure: Intervention,
     ):
-        self.name, self.prompts, self.concept, self.judge, self.store = name, prompts, concept, judge, store
+        self.name, self.prompts, self.concept, self.judge, self.cache = name, prompts, concept, judge, cache
         texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
         self.batches: dict[str, list[Batch]] = {
-            "before": store.batches(texts, seeds),
-            "after": store.batches(texts, seeds, erasure),
+            "before": cache.batches(texts, seeds),
+            "after": cache.batches(texts, seeds, erasure),
         }
         self.anchors = [prompt.anchor for prompt in prompts if prompt.anchor is not None]
         if len(self.anchors) == len(prompts):
-            self.batches["anchor"] = store.batches(self.anchors, seeds)
+            self.batches["anchor"] = cache.batches(self.anchors, seeds)
         self._seen: dict[str, Seen] = {}
 
     @property
@@ -97,7 +97,7 @@ class Group:
 
     def videos(self, arm: str) -> Iterator[np.ndarray]:
         """(frames, height, width, 3) uint8 each, read from disk one batch at a time."""
-        return self.store.read(self.batches[arm])
+        return self.cache.read(self.batches[arm])
 
     def concept_found(self, arm: str) -> np.ndarray:
         """Whether the judge finds the concept: (n, frames) bool."""
@@ -153,7 +153,7 @@ class Evaluation:
 
     def seconds(self, arm: str) -> np.ndarray:
         """Seconds to generate one video, a figure for every batch."""
-        return np.concatenate([group.store.seconds(group.batches[arm]) for group in self.groups.values()])
+        return np.concatenate([group.cache.seconds(group.batches[arm]) for group in self.groups.values()])
 
     @cached_property
     def figures(self) -> list[Figure]:

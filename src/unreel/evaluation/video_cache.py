@@ -16,7 +16,7 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.files import read_tensors, tensor_file, write_tensors
-from unreel.interventions import worn_by
+from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
 from unreel.models.adapter import modules_of, network_of
 from unreel.models.pair import VideoModel
@@ -42,18 +42,18 @@ class Batch:
         return self.file.is_file()
 
 
-class ClipStore:
+class VideoCache:
     """A folder of finished batches for one video model, each file named by everything that decides its pixels."""
 
     def __init__(self, model: VideoModel, folder: Path | None = None):
-        """`folder` is made if need be; without one, a temporary folder is used that goes with the store."""
+        """`folder` is made if need be; without one, a temporary folder is used that goes with the cache."""
         self._temporary = tempfile.TemporaryDirectory(prefix="unreel-") if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
         self.model = model
         self.folder.mkdir(parents=True, exist_ok=True)
         pipeline, settings = model.pipeline, model.settings
         weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in modules_of(pipeline).values()]
-        weights += [on.identity for on in worn_by(pipeline)]
+        weights += [on.identity for on in active_interventions(pipeline)]
         sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)}
         self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from unreel.errors import UnreelError
 from unreel.interventions.base import KIND, RECORD_FILE, Intervention
-from unreel.interventions.erasure import Erasure, worn_on
+from unreel.interventions.erasure import Erasure, active_on
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, PromptRewrite, on_prompts
 from unreel.interventions.record import require_record
 from unreel.models.adapter import networks, text_encoders
@@ -40,7 +40,7 @@ def load_intervention(folder: str | Path) -> Intervention:
         raise UnreelError(f"{file} is broken ({error}): fetch or make it again") from error
 
 
-def worn_by(pipeline: "DiffusionPipeline") -> list[Intervention]:
+def active_interventions(pipeline: "DiffusionPipeline") -> list[Intervention]:
     """What is on the pipeline, in the order in which it was put on; what changes prompts comes last."""
     parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
-    return [*dict.fromkeys(on for part in parts for on in worn_on(part)), *on_prompts(pipeline)]
+    return [*dict.fromkeys(on for part in parts for on in active_on(part)), *on_prompts(pipeline)]

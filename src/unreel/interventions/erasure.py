@@ -143,7 +143,7 @@ class Erasure(Intervention):
         """
         with undisturbed(pipeline):
             fitting = self.fitting(pipeline)
-            if any(self in worn_on(encoder) for encoder in fitting):
+            if any(self in active_on(encoder) for encoder in fitting):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
             with ExitStack() as undo:  # on all of them or on none
                 for encoder, edit in fitting.items():
@@ -206,7 +206,7 @@ class Erasure(Intervention):
         """As the protocol says; without any left, the weights are the original ones bit for bit."""
         with undisturbed(pipeline):
             parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
-            wearing = [part for part in parts if self in worn_on(part)]
+            wearing = [part for part in parts if self in active_on(part)]
             if not wearing:
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
             for part in wearing:
@@ -287,7 +287,7 @@ class Erasure(Intervention):
 def _mismatch(part: nn.Module, edits: list[Edit]) -> str:
     """Why none of the edits is for a part like this one, and what to do."""
     saved = getattr(getattr(part, "config", None), _SAVED, None)
-    if saved and not worn_on(part):
+    if saved and not active_on(part):
         return f"was saved with an erasure of {', '.join(saved)} in it: load the original"
     if any(is_quantized(weight) for weight in part.parameters()):
         return "is quantized, and of another model in what is not: unlearn the concept again with the model it was made of"
@@ -299,7 +299,7 @@ def _mismatch(part: nn.Module, edits: list[Edit]) -> str:
 
 def _note(encoder: nn.Module) -> None:
     """Let the encoder's configuration say what is on it, so that whoever saves it and loads it elsewhere can be told."""
-    concepts = [concept for erasure in worn_on(encoder) for concept in erasure.concepts]
+    concepts = [concept for erasure in active_on(encoder) for concept in erasure.concepts]
     if concepts and not stands_beside(encoder):  # which no file would hold
         setattr(encoder.config, _SAVED, concepts)
     elif hasattr(encoder.config, _SAVED):
@@ -349,6 +349,6 @@ def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
     return out
 
 
-def worn_on(part: nn.Module) -> list[Erasure]:
+def active_on(part: nn.Module) -> list[Erasure]:
     """The erasures that are on a text encoder or network, in the order in which they were put on."""
     return owners_on(part)

@@ -14,7 +14,7 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.files import require_new, write_folder, write_json
-from unreel.interventions import worn_by
+from unreel.interventions import active_interventions
 from unreel.interventions.erasure import Edit, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, text_encoders
 from unreel.models.conditioner import Conditioner
@@ -102,7 +102,7 @@ def export(
     folder = Path(folder)
     require(format, tolerance)
     require_new(folder, overwrite, EXPORT_FILE)
-    if worn_by(model):
+    if active_interventions(model):
         raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
     fitting = erasure.fitting(model)
     edits = {name: fitting[encoder] for name, encoder in text_encoders(model).items() if encoder in fitting}

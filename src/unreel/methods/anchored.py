@@ -6,9 +6,9 @@ arXiv 2405.07288), and with a term that keeps all other prompts where they are:
     theta* = argmin_theta  E_{z, t, e} || phi(z_t, t, T_theta(p)) - phi(z_t, t, T_0(p')) ||^2
                            + lambda  E_q || T_theta(q) - T_0(q) ||^2 / E_q || T_0(q) ||^2
 
-with p a sentence that names the concept, its twin p' the same sentence with the anchor, q any other sentence, T_0 the text
-encoder as found and phi the frozen denoiser. Two measures, on sentences and noise that training never sees, tell when to
-stop: the effect left, which is the first term as a share of what it was at the start, and the retain shift,
+with p a sentence that names the concept, its anchor prompt p' the same sentence with the anchor, q any other sentence, T_0
+the text encoder as found and phi the frozen denoiser. Two measures, on sentences and noise that training never sees, tell
+when to stop: the effect left, which is the first term as a share of what it was at the start, and the retain shift,
 E_q || T_theta(q) - T_0(q) || / || T_0(q) ||.
 
 Knows sentences and latents; knows nothing about how images are made.
@@ -35,7 +35,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.prompts.corpus import Corpus
 
 NOISY = 0.5  # the share of the timesteps, the noisiest, to learn from: below, the latents say more than the prompt does
-HELD_TWINS, HELD_RETAIN = 8, 16  # how many sentences are measured on and not trained on, of short lists half
+HELD_PAIRS, HELD_RETAIN = 8, 16  # how many sentences are measured on and not trained on, of short lists half
 BATCH = 32  # sentences to encode at once
 
 GONE = "the concept is gone"
@@ -108,11 +108,11 @@ def learn(task: Task, config: AnchoredConfig) -> Erasure:
     config, denoiser, latents = latents_of(task, config)
     instead = task.anchored[0].anchor or ""
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
-    twins = corpus.forget(concept, {wording.lower(): instead for wording in concept.wordings}, config.forget)
-    twins = [twin for twin in twins if all(map(conditioner.has_room_for, twin))]
+    pairs = corpus.forget(concept, {wording.lower(): instead for wording in concept.wordings}, config.forget)
+    pairs = [pair for pair in pairs if all(map(conditioner.has_room_for, pair))]
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     with denoiser.channels_last():
-        changes, record = anchored(conditioner, denoiser, twins, others, config, latents)
+        changes, record = anchored(conditioner, denoiser, pairs, others, config, latents)
     images = "generated" if task.images is None else "given"
     return task.erasure([changes], task.record("anchored", config, {concept.name: instead}, **record, images=images))
 
@@ -135,10 +135,10 @@ class _Material:
         conditioner: Conditioner,
         denoiser: Denoiser,
         latents: torch.Tensor,
-        twins: Sequence[tuple[str, str]],
+        pairs: Sequence[tuple[str, str]],
         others: Sequence[str],
     ) -> "_Material":
-        prompts, anchors = [p for p, _ in twins], _encode(conditioner, [anchor for _, anchor in twins])
+        prompts, anchors = [p for p, _ in pairs], _encode(conditioner, [anchor for _, anchor in pairs])
         return cls(conditioner, denoiser, latents, prompts, anchors, list(others), _encode(conditioner, others))
 
     def noisy(self, levels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,12 +205,12 @@ class _Exam:
 def anchored(
     conditioner: Conditioner,
     denoiser: Denoiser,
-    twins: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
     retain: Sequence[str],
     config: AnchoredConfig,
     latents: torch.Tensor,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Unlearn what the first sentences of `twins` name and the second do not, and keep what the sentences `retain` say.
+    """Unlearn what the first sentences of `pairs` name and the second do not, and keep what the sentences `retain` say.
 
     `latents` is (shots, 2, channels, height, width): images of the concept and their mirror images. The text encoder's
     weights are left as they were found. Returns the changes of the trained weights, by name, and, as plain data, the
@@ -219,14 +219,14 @@ def anchored(
     are fewer than two sentences of either sort, the anchor asks for the same as the concept, or the loss stops being a
     number.
     """
-    if len(twins) < 2 or len(retain) < 2:
+    if len(pairs) < 2 or len(retain) < 2:
         raise UnreelError("unlearning needs two pairs and two sentences to retain, one to train and one to measure on")
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     losses: list[float] = []
     measured: list[list[float]] = []
     with conditioner.learning(config.trainable) as weights:
         before = _copy(weights)
-        lessons, exam = _prepare(conditioner, denoiser, twins, retain, config, latents, generator)
+        lessons, exam = _prepare(conditioner, denoiser, pairs, retain, config, latents, generator)
         optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate, betas=config.betas, eps=config.eps)
         kept, good, stopped = 0, before, RAN_OUT
         for step in tqdm(range(1, config.steps + 1), desc="unlearning", unit="step"):
@@ -253,23 +253,23 @@ def anchored(
 def _prepare(
     conditioner: Conditioner,
     denoiser: Denoiser,
-    twins: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
     retain: Sequence[str],
     config: AnchoredConfig,
     latents: torch.Tensor,
     generator: torch.Generator,
 ) -> tuple[_Lessons, _Exam]:
     """Shuffled, some sentences to measure on, and of the others as many as all steps can use."""
-    twins, retain = _shuffled(twins, generator), _shuffled(retain, generator)
-    pairs, others = min(HELD_TWINS, len(twins) // 2), min(HELD_RETAIN, len(retain) // 2)
+    pairs, retain = _shuffled(pairs, generator), _shuffled(retain, generator)
+    held, others = min(HELD_PAIRS, len(pairs) // 2), min(HELD_RETAIN, len(retain) // 2)
     seen = _Material.of(
         conditioner,
         denoiser,
         latents,
-        twins[pairs:][: config.steps * config.batch_size],
+        pairs[held:][: config.steps * config.batch_size],
         retain[others:][: config.steps * config.retain_batch],
     )
-    unseen = _Material.of(conditioner, denoiser, latents, twins[:pairs], retain[:others])
+    unseen = _Material.of(conditioner, denoiser, latents, pairs[:held], retain[:others])
     return _Lessons(seen, config, generator), _Exam(unseen, generator)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from unreel.evaluation.estimate import Estimate, Figure, in_video
 from unreel.evaluation.run import Evaluation, Group
-from unreel.metrics.distance import similarity
+from unreel.metrics.ssim import similarity
 
 Comparison = Callable[[Group, str, int], np.ndarray]
 

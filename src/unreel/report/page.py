@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unreel.evaluation.attack import ARMS, Robustness
+from unreel.evaluation.attack import ARMS, AttackRun
 from unreel.evaluation.estimate import Figure
 from unreel.evaluation.run import Evaluation, Group
 from unreel.files import file_name, write_bytes, write_json, write_text
@@ -63,7 +63,7 @@ def _place(figure: Figure) -> int:
 
 def _rows(folder: Path, group: Group) -> list[dict[str, Any]]:
     """The first clips of a group, written as mp4 files and embedded into the page: of each prompt, one by each arm."""
-    fps = group.store.model.settings.fps
+    fps = group.cache.model.settings.fps
     rows: list[dict[str, Any]] = [
         {"prompt": prompt.text, "seed": prompt.seed, "clips": []} for prompt in group.prompts[:SHOWN]
     ]
@@ -107,11 +107,11 @@ def loss_points(losses: list[float], width: int = 600, height: int = 120) -> str
     return " ".join(f"{i * width / last:.1f},{height - (loss - low) * height / span:.1f}" for i, loss in enumerate(losses))
 
 
-def write_attack_report(folder: Path, robustness: Robustness) -> Path:
+def write_attack_report(folder: Path, result: AttackRun) -> Path:
     """Write attacks.json, and report.html with the last video of some cases; returns the page's path."""
     from jinja2 import Environment, PackageLoader
 
-    rows, fps = attack_rows(robustness), robustness.store.model.settings.fps
+    rows, fps = attack_rows(result), result.cache.model.settings.fps
     for row in rows:
         # What worked first: a success is what people need to see.
         shown = sorted(row["attempts"], key=lambda attempt: not attempt.found)[:SHOWN]
@@ -120,16 +120,16 @@ def write_attack_report(folder: Path, robustness: Robustness) -> Path:
                 "prompt": a.prompt,
                 "seed": a.seed,
                 "found": a.found,
-                "data": _data(robustness.store.frames(a.batch, a.place), fps),
+                "data": _data(result.cache.frames(a.batch, a.place), fps),
             }
             for a in shown
         ]
-    figures = robustness.document() | {"versions": versions()}
+    figures = result.document() | {"versions": versions()}
     environment = Environment(loader=PackageLoader("unreel.report"), autoescape=True)
     page = environment.get_template("attacks.html").render(
-        concept=robustness.concept,
-        judge=robustness.judge,
-        cases=len(robustness.outcomes[0].cases),
+        concept=result.concept,
+        judge=result.judge,
+        cases=len(result.outcomes[0].cases),
         arms=ARMS,
         rows=rows,
         document=figures,

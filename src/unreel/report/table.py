@@ -6,7 +6,7 @@ Knows figures; knows no videos.
 from collections.abc import Sequence
 from typing import Any
 
-from unreel.evaluation.attack import ARMS, Robustness
+from unreel.evaluation.attack import ARMS, AttackRun
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Evaluation
 
@@ -82,20 +82,20 @@ def align(rows: Sequence[Sequence[str]], width: int) -> str:
     return "\n\n".join("\n".join("  ".join(row).rstrip() for row in zip(*each, strict=True)) for each in tables)
 
 
-def attack_table(robustness: Robustness, width: int) -> str:
+def attack_table(result: AttackRun, width: int) -> str:
     """Success of each attack at each budget, as text that is at most `width` characters wide, if it can be."""
-    head = [f"{arm}, {budget} video{'s' if budget > 1 else ''}" for arm in ARMS for budget in robustness.budgets]
-    rows = [[row["attack"], "yes" if row["needs_weights"] else "no", *row["cells"]] for row in attack_rows(robustness)]
+    head = [f"{arm}, {budget} video{'s' if budget > 1 else ''}" for arm in ARMS for budget in result.budgets]
+    rows = [[row["attack"], "yes" if row["needs_weights"] else "no", *row["cells"]] for row in attack_rows(result)]
     return align([["attack", "weights", *head], *rows], width)
 
 
-def attack_rows(robustness: Robustness) -> list[dict[str, Any]]:
+def attack_rows(result: AttackRun) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    for outcome in robustness.outcomes:
+    for outcome in result.outcomes:
         row = rows.setdefault(
             outcome.attack, {"attack": outcome.attack, "needs_weights": outcome.needs_weights, "cells": []}
         )
-        estimates = [outcome.success(budget) for budget in robustness.budgets]
+        estimates = [outcome.success(budget) for budget in result.budgets]
         row["cells"] += [f"{number(estimate.value, '%')} {interval(estimate, '%')}".strip() for estimate in estimates]
         if outcome.arm == "edited":
             row["attempts"] = [case[-1] for case in outcome.cases if case]
