@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unreel.errors import UnreelError
     from unreel.evaluation.attack import attack
     from unreel.evaluation.evaluate import evaluate
-    from unreel.interventions import active_interventions
+    from unreel.interventions import active_interventions, load_intervention
     from unreel.interventions.base import undisturbed
     from unreel.interventions.erasure import Erasure
     from unreel.judges import load_judge
@@ -39,6 +39,7 @@ _HOME = {
     "attack": "evaluation.attack",
     "evaluate": "evaluation.evaluate",
     "generate": "models.sampling",
+    "load_intervention": "interventions",
     "load_judge": "judges",
     "load_pair": "models.pair",
     "load_video_model": "models.pair",
@@ -60,6 +61,7 @@ __all__ = [
     "attack",
     "evaluate",
     "generate",
+    "load_intervention",
     "load_judge",
     "load_pair",
     "load_video_model",

@@ -58,6 +58,16 @@ class Intervention(ABC):
         """Write it with its record and a model card; the folder appears complete or not at all."""
 
     @property
+    @abstractmethod
+    def about(self) -> str:
+        """What it is, for a model card, without a full stop."""
+
+    @property
+    @abstractmethod
+    def limits(self) -> str:
+        """What it protects and what it does not withstand, for cards and pages."""
+
+    @property
     def concepts(self) -> list[str]:
         return [part["concept"] for part in self.provenance["parts"]]
 

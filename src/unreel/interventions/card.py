@@ -30,8 +30,7 @@ tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}bas
 ---
 # Erasure: {concepts}
 
-Weight changes for the text encoder of `{encoder}`, to make the models that share it forget the
-concept. Made with unreel {of.provenance["versions"]["unreel"]}. What that did to videos stands in `metrics.json` and
+{of.about}. Made with unreel {of.provenance["versions"]["unreel"]}. What that did to videos stands in `metrics.json` and
 `report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them, nobody looked at
 any video.
 
@@ -42,19 +41,16 @@ any video.
 ## Use
 
 ```python
-from unreel import Erasure
+from unreel import load_intervention
 
-erasure = Erasure.from_pretrained("{source}")
-erasure.apply(pipeline)   # any diffusers pipeline with this text encoder
+erasure = load_intervention("{source}")
+erasure.apply(pipeline)   # any diffusers pipeline that it matches
 erasure.remove(pipeline)  # bit for bit the original again
 ```
 
 ## Limits
 
-Only the text encoder changes; the denoiser still knows the concept. This protects a service that hosts the model, or a
-release of the changed weights, against prompts that name the concept, as far as its figures go; `unreel attack` tries
-adversarial ones, with results in `attacks/` if it was run. It does not withstand someone who holds all weights and puts the
-original text encoder back, fine-tunes, or searches the encoder's output space.
+{of.limits}.
 """
 
 
@@ -62,6 +58,8 @@ def _checked(of: Intervention) -> str:
     """What a card says of the self-check."""
     check = of.provenance.get(CHECK)
     if not check:
+        if not of.edits_text_encoder:
+            return "The text encoders stay as they are, so no self-check of what they write was made."
         return "**No self-check was made of this erasure.**"
     weak = "".join(f"\n- **Falls short:** {shortfall}" for shortfall in check["shortfalls"])
     return f"Self-check on prompts that nothing was learned from: {check['summary']}.{weak}"

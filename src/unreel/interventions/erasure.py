@@ -92,6 +92,25 @@ class Erasure(Intervention):
         return any(edit.component == TEXT_ENCODER for edit in self.edits)
 
     @property
+    def about(self) -> str:
+        encoder = self.provenance["encoder"]
+        if self.edits_text_encoder:
+            return (
+                f"Weight changes for the text encoder of `{encoder}`, to make the models that share it forget the concept"
+            )
+        return f"Weight changes for what denoises in `{encoder}`, to make that one model forget the concept"
+
+    @property
+    def limits(self) -> str:
+        kept, held = ("denoiser", "text encoder") if self.edits_text_encoder else ("text encoder", "denoiser")
+        return (
+            f"Only the {held} changes; the {kept} still knows the concept. This protects a service that hosts the model, "
+            "or a release of the changed weights, against prompts that name the concept, as far as its figures go; "
+            "`unreel attack` tries adversarial ones, with results in `attacks/` if it was run. It does not withstand someone "
+            f"who holds all weights and puts the original {held} back, fine-tunes, or searches what text encoders can write"
+        )
+
+    @property
     def changes(self) -> dict[str, Change]:
         """Of the first component."""
         return self.edits[0].changes

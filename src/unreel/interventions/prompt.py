@@ -40,6 +40,18 @@ class PromptIntervention(Intervention):
         return 0
 
     @property
+    def about(self) -> str:
+        return f"A {self.KIND.replace('-', ' ')}, which asks pipelines for something else and changes no weight"
+
+    @property
+    def limits(self) -> str:
+        return (
+            "No weight changes: the model knows the concept as before. This protects a service that hosts the model and puts "
+            "it on every pipeline, against prompts in words that it knows, as far as its figures go. It does not withstand "
+            "whoever runs the model, nor prompts that say the concept in other words"
+        )
+
+    @property
     def wordings(self) -> list[str]:
         """Everything that names the concepts."""
         return [wording for part in self.provenance["parts"] for wording in (part["concept"], *part["synonyms"])]

@@ -41,6 +41,8 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
         concept=evaluation.concept,
         parts=parts,
         provenance=evaluation.erasure.provenance,
+        limits=evaluation.erasure.limits.replace("`", ""),
+        checked=evaluation.erasure.edits_text_encoder,
         judge=evaluation.judge,
         groups=groups,
         anchored=any(group.has_anchor for group in evaluation.groups.values()),
