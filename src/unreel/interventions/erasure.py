@@ -106,8 +106,9 @@ class Erasure(Intervention):
         return (
             f"Only the {held} changes; the {kept} still knows the concept. This protects a service that hosts the model, "
             "or a release of the changed weights, against prompts that name the concept, as far as its figures go; "
-            "`unreel attack` tries adversarial ones, with results in `attacks/` if it was run. It does not withstand someone "
-            f"who holds all weights and puts the original {held} back, fine-tunes, or searches what text encoders can write"
+            "`unreel attack` tries adversarial ones, with results in `attacks/` if it was run. It does not withstand "
+            f"someone who holds all weights and puts the original {held} back, fine-tunes, or searches what text "
+            "encoders can write"
         )
 
     @property

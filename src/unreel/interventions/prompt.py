@@ -46,9 +46,9 @@ class PromptIntervention(Intervention):
     @property
     def limits(self) -> str:
         return (
-            "No weight changes: the model knows the concept as before. This protects a service that hosts the model and puts "
-            "it on every pipeline, against prompts in words that it knows, as far as its figures go. It does not withstand "
-            "whoever runs the model, nor prompts that say the concept in other words"
+            "No weight changes: the model knows the concept as before. This protects a service that hosts the model and "
+            "puts it on every pipeline, against prompts in words that it knows, as far as its figures go. It does not "
+            "withstand whoever runs the model, nor prompts that say the concept in other words"
         )
 
     @property
