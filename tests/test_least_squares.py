@@ -8,8 +8,8 @@ import transformers
 from conftest import make_pair, same, weights
 
 from unreel import UnreelError
+from unreel.methods import _least_squares as module
 from unreel.methods._least_squares import least_squares
-from unreel.methods._least_squares import least_squares as module
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel
 from unreel.models.reading import as_anchors, as_read
