@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import make_pair
 
-from unreel import UnreelError
-from unreel.methods import load_method, names
+from unreel import FewShotConfig, UnreelError
+from unreel.methods import available, configure, load_method, names
 from unreel.plugins import Registry
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "unreel_example"
@@ -63,6 +63,7 @@ def test_what_is_unknown_or_broken_is_refused_and_nobody_stands_in_for_unreels_o
     monkeypatch.setattr("unreel.plugins.entry_points", lambda group: [Point("broken"), Point("few-shot")])
     assert "broken" in names() and names().count("few-shot") == 1
     assert load_method("few-shot").__name__ == "unreel.methods.few_shot"
+    assert "broken" not in available() and configure("few-shot", {}) == FewShotConfig()  # it is in nobody's way
     with pytest.raises(UnreelError, match="the method broken of somewhere cannot be loaded: nothing is here"):
         load_method("broken")
     with pytest.raises(UnreelError, match="unknown spell 'x': choose from broken, few-shot"):

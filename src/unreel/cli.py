@@ -166,11 +166,11 @@ def _method_options() -> dict[str, tuple[Any, str]]:
     """The settings of all methods that are options: by name, of what type and what for."""
     from typing import get_type_hints
 
-    from unreel.methods import load_method, names
+    from unreel.methods import available
 
     found: dict[str, tuple[Any, dict[str, list[str]]]] = {}
-    for method in names():
-        config = load_method(method).Config
+    for method, module in available().items():
+        config = module.Config
         for setting in (it for it in dataclasses.fields(config) if "help" in it.metadata):
             kind = get_type_hints(config)[setting.name]
             _, uses = found.setdefault(setting.name, (kind if kind in (bool, int, float) else str, {}))
@@ -615,13 +615,10 @@ def check(
 
     Reads the files tensor by tensor and loads no model; of models on the hub it fetches text encoders and tokenizers only.
     """
-    from unreel.models.compare import encoders_of, fetch, grouped
-    from unreel.models.pair import EMBEDDED, EMBEDDED_FOLDER
+    from unreel.models.compare import encoders_of, grouped
+    from unreel.models.pair import EMBEDDED, folders_of
 
-    embedded = {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in ("image", "video")}
-    folders: dict[str, Path] = {}
-    for model in models or [EMBEDDED]:
-        folders |= embedded if model == EMBEDDED else {model: fetch(model)}
+    folders = {title: folder for model in models or [EMBEDDED] for title, folder in folders_of(model).items()}
     groups = grouped([encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)])
     _tell("\n\n".join(map(str, groups)))
     _result([group.document() for group in groups])
@@ -632,12 +629,12 @@ def methods(as_json: AsJson = False) -> None:
     """List the methods to unlearn with, and where they come from."""
     from textwrap import fill
 
-    from unreel.methods import load_method, names
+    from unreel.methods import available
 
-    about = {name: (load_method(name).__doc__ or "").strip().splitlines()[0] for name in names()}
+    about = {name: (method.__doc__ or name).strip().splitlines()[0] for name, method in available().items()}
     for name, says in about.items():
         _tell(fill(f"{name:<16}{says}", 100, subsequent_indent=" " * 16))
-    _result([{"name": name, "needs": load_method(name).NEEDS, "about": says} for name, says in about.items()])
+    _result([{"name": name, "needs": available()[name].NEEDS, "about": says} for name, says in about.items()])
 
 
 @app.command()

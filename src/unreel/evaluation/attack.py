@@ -7,7 +7,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept
 from unreel.evaluation.video_cache import Batch, VideoCache
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
+from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge
 from unreel.models.adapter import makes_pictures, text_encoders
 from unreel.models.conditioner import Conditioner
@@ -120,26 +120,9 @@ def attack(
     usual = [name for name in names() if erasure.edits_text_encoder or not load_attack(name).NEEDS_WEIGHTS]
     attacks, budgets = list(attacks) or usual, tuple(sorted(set(budgets)))
     modules = {name: load_attack(name) for name in attacks}
-    if not budgets or budgets[0] < 1 or budgets[-1] > SEEDS_PER_CASE:
-        raise UnreelError(f"budgets are numbers of videos from 1 to {SEEDS_PER_CASE}")
-    if steps < 1:
-        raise UnreelError(f"a search needs at least one step, not {steps}")
-    if not judge.knows(concept.name):
-        raise UnreelError(f"the {judge.name} does not know {concept.name!r}: choose another with --judge")
-    original = Conditioner.of(pair.t2i)
     searching = [name for name, module in modules.items() if module.NEEDS_WEIGHTS]
-    if searching and not erasure.edits_text_encoder:
-        raise UnreelError(
-            f"{searching[0]} studies the edited text encoder, and this leaves text encoders as they are: choose others "
-            "with --attack"
-        )
-    if searching and not (makes_pictures(pair.t2i) and len(text_encoders(pair.t2i)) == 1):
-        raise UnreelError(
-            f"{searching[0]} needs a Stable Diffusion pipeline with one text encoder, not {type(pair.t2i).__name__}: "
-            "choose others with --attack"
-        )
-    if cases < 1:
-        raise UnreelError(f"an attack needs at least one case, not {cases}")
+    _require_sensible(pair, erasure, judge, concept, searching, cases, budgets, steps)
+    original = Conditioner.of(pair.t2i)
     # The second half of a group only repeats the first.
     prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
     erasure.require_matching(pair.t2v)
@@ -154,10 +137,10 @@ def attack(
         claim(home, what | {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed})
     cache = VideoCache(pair.video, Path(clips) if clips else home and home / CLIPS_FOLDER)
     encoders = {"edited": original, "unedited": original}
-    if searching:
-        edited = SimpleNamespace(text_encoder=copy.deepcopy(original.text_encoder))
-        erasure.apply(edited)
-        encoders["edited"] = Conditioner(original.tokenizer, edited.text_encoder)
+    if isinstance(erasure, Erasure) and searching:
+        edited = copy.deepcopy(original.text_encoder)
+        erasure.put_on_encoder(edited)
+        encoders["edited"] = Conditioner(original.tokenizer, edited)
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     denoiser, texts = Denoiser.of(pair.t2i), [prompt.text for prompt in prompts[:cases]]
     latents = list(_latents(pair, denoiser, texts, seed)) if searching else [torch.empty(0)] * len(texts)
@@ -173,6 +156,39 @@ def attack(
             for name, module in modules.items()
         ]
     return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache)
+
+
+def _require_sensible(
+    pair: Pair,
+    erasure: Intervention,
+    judge: Judge,
+    concept: Concept,
+    searching: Sequence[str],
+    cases: int,
+    budgets: Sequence[int],
+    steps: int,
+) -> None:
+    """Raises UnreelError for senseless numbers, a judge that does not know the concept, and attacks that search (those of
+    `searching`) where there is nothing to search in.
+    """
+    if not budgets or budgets[0] < 1 or budgets[-1] > SEEDS_PER_CASE:
+        raise UnreelError(f"budgets are numbers of videos from 1 to {SEEDS_PER_CASE}")
+    if steps < 1:
+        raise UnreelError(f"a search needs at least one step, not {steps}")
+    if not judge.knows(concept.name):
+        raise UnreelError(f"the {judge.name} does not know {concept.name!r}: choose another with --judge")
+    if searching and not erasure.edits_text_encoder:
+        raise UnreelError(
+            f"{searching[0]} studies the edited text encoder, and this leaves text encoders as they are: choose others "
+            "with --attack"
+        )
+    if searching and not (makes_pictures(pair.t2i) and len(text_encoders(pair.t2i)) == 1):
+        raise UnreelError(
+            f"{searching[0]} needs a Stable Diffusion pipeline with one text encoder, not {type(pair.t2i).__name__}: "
+            "choose others with --attack"
+        )
+    if cases < 1:
+        raise UnreelError(f"an attack needs at least one case, not {cases}")
 
 
 def _latents(pair: Pair, denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Iterator[torch.Tensor]:

@@ -222,6 +222,12 @@ class Erasure(Intervention):
             )
         return found
 
+    def put_on_encoder(self, encoder: nn.Module) -> None:
+        """Put what is for a text encoder on one alone, without a pipeline around it, as whoever studies it has it."""
+        edits = [edit for edit in self.edits if edit.component == TEXT_ENCODER]
+        for part, edit in self._fitting({"text encoder": encoder}, edits, TEXT_ENCODER).items():
+            put_on(part, self, edit.changes)
+
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """As the protocol says; without any left, the weights are the original ones bit for bit."""
         with undisturbed(pipeline):

@@ -11,6 +11,7 @@ A config that cannot learn while a text encoder waits in main memory says so in 
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, Literal, Protocol
 
@@ -20,7 +21,7 @@ from unreel.methods._task import Task
 from unreel.models.pair import Settings
 from unreel.plugins import Registry
 
-__all__ = ["DEFAULT", "Method", "Task", "configure", "load_method", "method_of", "name_of", "names"]
+__all__ = ["DEFAULT", "Method", "Task", "available", "configure", "load_method", "method_of", "name_of", "names"]
 
 DEFAULT = "text-ablation"
 _REGISTRY = Registry("methods", __path__, "method", hyphens=True)
@@ -46,10 +47,21 @@ def load_method(name: str) -> Method:
     return _REGISTRY.load(name)
 
 
+def available() -> dict[str, Method]:
+    """All that can be loaded, by name, the default first: without those of other packages that fail to load, which say why
+    when they are asked for by name.
+    """
+    found = {}
+    for name in names():
+        with suppress(UnreelError):
+            found[name] = load_method(name)
+    return found
+
+
 def name_of(config: Any) -> str:
     """The name of the method whose settings they are. Raises UnreelError if they are nobody's."""
-    for name in names():
-        if type(config) is load_method(name).Config:
+    for name, method in available().items():
+        if type(config) is method.Config:
             return name
     raise UnreelError(f"a {type(config).__name__} holds no settings of a method: choose from {', '.join(names())}")
 
@@ -66,7 +78,7 @@ def configure(method: str, given: Mapping[str, Any], settings: Settings | None =
     """
     kind = load_method(method).Config
     for name in sorted(given.keys() - {field.name for field in fields(kind)}):
-        having = [it for it in names() if name in {field.name for field in fields(load_method(it).Config)}]
+        having = [it for it, other in available().items() if name in {field.name for field in fields(other.Config)}]
         raise UnreelError(
             f"the method {method} has no {name.replace('_', ' ')}: leave --{name.replace('_', '-')} out, or choose "
             f"--method {' or '.join(having)}"

@@ -19,6 +19,7 @@ from unreel.models.compare import (
     VOCABULARY,
     components,
     differing,
+    fetch,
     read_json,
     same_values,
     stored,
@@ -354,6 +355,15 @@ def load_video_model(
     require_place(device, dtype)
     pipeline = move(load_pipeline(folder, dtype=dtype), t2v, device, offload=offload)
     return VideoModel(pipeline, settings_of(t2v, pipeline), t2v)
+
+
+def folders_of(source: str) -> dict[str, Path]:
+    """Where a model lies, or each of a pair that ships with unreel, by what to call it; of one on the hub, only text
+    encoders and tokenizers are fetched.
+    """
+    if source == EMBEDDED:
+        return {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in ("image", "video")}
+    return {source: fetch(source)}
 
 
 def preset_of(t2v: str | None) -> dict[str, Any]:
