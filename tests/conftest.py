@@ -40,7 +40,7 @@ from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_
 SLOW = (
     *("anchored", "attacks", "cli", "clips", "device", "embedded", "encoders", "evaluation", "export", "families"),
     *("few_shot", "full_size", "judges", "memory", "metrics", "pair", "real_encoders", "report", "rivals", "robustness"),
-    *("selfcheck", "sharing", "text_ablation", "unlearning", "video"),
+    *("plugins", "releases", "erasure", "weights", "selfcheck", "sharing", "text_ablation", "unlearning", "video"),
 )
 
 
