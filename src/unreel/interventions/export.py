@@ -3,6 +3,7 @@
 Knows what other tools call the weights of a text encoder; knows nothing about how the change was found.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -268,6 +269,9 @@ def _write_peft(folder: Path, model: Any, layers: Layers) -> None:
         home = folder if len(text_encoders(model)) == 1 else folder / component
         home.mkdir(exist_ok=True)
         LoraConfig(**_lora_config(matrices), inference_mode=True).save_pretrained(str(home))
+        config = json.loads((home / "adapter_config.json").read_text())
+        # A set to peft, which would write it in another order every time.
+        write_json(home / "adapter_config.json", config | {"target_modules": sorted(config["target_modules"])})
         save_file(
             _factors("peft", model, component, matrices), home / "adapter_model.safetensors", metadata={"format": "pt"}
         )
