@@ -497,7 +497,7 @@ def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measu
     assert Erasure.from_pretrained("owner/no-cats").identity == erasure.identity
     card = (hub / "owner" / "no-cats" / "README.md").read_text()
     assert "\nbase_model: owner/base\n---" in card and "concept-erasure" in card
-    assert "| explicit | 100 → 2 [0, 10] |  |" in card and 'from_pretrained("owner/no-cats")' in card
+    assert "| explicit | 100 → 2 [0, 10] |  |" in card and 'load_intervention("owner/no-cats")' in card
     assert "does not withstand" in card
     assert (
         "base_model"

@@ -9,10 +9,12 @@ from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, UnreelError, active_interventions, attack, evaluate, generate, unlearn
 from unreel.interventions import load_intervention
+from unreel.interventions.export import export
 from unreel.interventions.prompt import PromptRewrite
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig, others, text_projections
 from unreel.models.conditioner import Conditioner
+from unreel.workflow import combine
 
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
@@ -88,6 +90,23 @@ def test_rivals_are_attacked_like_erasures_but_for_what_studies_the_edited_encod
     }
     with pytest.raises(UnreelError, match="prefix_search studies the edited text encoder"):
         attack(pair, rival, FakeJudge(), attacks=["prefix_search"], **options)
+
+
+def test_edits_of_what_denoises_add_up_and_cannot_be_exported(pair, tmp_path):
+    one, two = (uce(pair, Concept(name), "house", ["cat"]) for name in ("castle", "robot"))
+    for name, edit in {"one": one, "two": two}.items():
+        edit.save_pretrained(tmp_path / name)
+    total = combine([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    assert total.concepts == ["castle", "robot"] and "check" not in total.provenance
+    one.apply(pair.t2v), two.apply(pair.t2v)
+    wanted = weights(pair.t2v.unet)
+    two.remove(pair.t2v), one.remove(pair.t2v)
+    with load_intervention(tmp_path / "both").on(pair.t2v):
+        for name, weight in weights(pair.t2v.unet).items():
+            torch.testing.assert_close(weight, wanted[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(UnreelError, match="exports hold text encoders"):
+        export(total, pair.t2v, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

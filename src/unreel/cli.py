@@ -569,33 +569,10 @@ def combine(
 
     Changes that were learned apart may get in each other's way, so the sum is checked on held-out prompts.
     """
-    from dataclasses import replace
-    from functools import reduce
-    from operator import add
-
-    from unreel.interventions.base import RECORD_FILE
-    from unreel.interventions.card import CHECK
-    from unreel.interventions.erasure import Erasure
-
-    require_new(out, overwrite, RECORD_FILE)
-    parts = [Erasure.from_pretrained(folder) for folder in erasure]
-    if len({part.identity for part in parts}) < max(2, len(parts)):
-        raise UnreelError("give at least two erasures, each of them once")
-    total: Erasure = reduce(add, parts)
-
-    from unreel.models.pair import load_pair
-    from unreel.unlearning import check, require_strong
+    from unreel.workflow import combine as run
     from unreel.workflow import say_check
 
-    source = t2v or total.provenance["encoder"]
-    try:
-        pair = load_pair(t2v=source, text_only=True)
-    except UnreelError as error:
-        raise UnreelError(f"{error}; the sum is checked on that model: say where it is with --t2v") from error
-    total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
-    if not accept_weak:
-        require_strong(total)
-    total.save_pretrained(out, overwrite=overwrite)
+    total = run(erasure, out, t2v=t2v, overwrite=overwrite, accept_weak=accept_weak)
     say_check(total, _news)
     _tell(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
     _result({"erasure": out, **_described(total)})

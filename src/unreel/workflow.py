@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from unreel.evaluation.run import Evaluation
 from unreel.files import alone_in, file_name, require_new
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
+from unreel.interventions.card import CHECK
+from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge, load_judge
 from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable
@@ -31,7 +35,7 @@ from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
 from unreel.prompts.vocabulary import kind_of, spelled_alike
 from unreel.report.page import write_attack_report, write_report
-from unreel.unlearning import require_strong, was_asked_for
+from unreel.unlearning import check, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
 
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
@@ -259,12 +263,12 @@ def _open(clips: Path, held: bool) -> Iterator[None]:
 
 def say_check(learned: Intervention, tell: Tell) -> None:
     """What the self-check said, and what falls short in it."""
-    check = learned.provenance.get("check")
-    if check is None:
+    said = learned.provenance.get(CHECK)
+    if said is None:
         tell("check", "none of what text encoders write, which stays as it is: see what an evaluation says")
         return
-    tell("check", check["summary"])
-    for shortfall in check["shortfalls"]:
+    tell("check", said["summary"])
+    for shortfall in said["shortfalls"]:
         tell("weak", shortfall)
 
 
@@ -340,3 +344,28 @@ def attack(
     options: dict[str, Any] = {"attacks": attacks, "cases": cases, "budgets": budgets or BUDGETS, "steps": steps}
     result = attack_intervention(pair, learned, referee, concept=what, seed=seed, folder=home, **options)
     return result, write_attack_report(home, result)
+
+
+def combine(
+    folders: Sequence[Path], out: Path, *, t2v: str | None = None, overwrite: bool = False, accept_weak: bool = False
+) -> Erasure:
+    """Write one erasure of several that were made for the same model, checked as a whole on held-out prompts.
+
+    `t2v` is the model to check it on, by default the one that the first was made on. Raises UnreelError if they do not go
+    together or fall short together; then nothing is written.
+    """
+    require_new(out, overwrite, RECORD_FILE)
+    parts = [Erasure.from_pretrained(folder) for folder in folders]
+    if len({part.identity for part in parts}) < max(2, len(parts)):
+        raise UnreelError("give at least two erasures, each of them once")
+    total = reduce(add, parts)
+    if total.edits_text_encoder:  # what else an erasure changes, nothing that encoders write tells of
+        try:
+            pair = load_pair(t2v=t2v or total.provenance["encoder"], text_only=True)
+        except UnreelError as error:
+            raise UnreelError(f"{error}; the sum is checked on that model: say where it is with --t2v") from error
+        total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
+        if not accept_weak:
+            require_strong(total)
+    total.save_pretrained(out, overwrite=overwrite)
+    return total
