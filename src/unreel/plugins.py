@@ -37,9 +37,10 @@ class Registry:
         """The module called `name`. Raises UnreelError for an unknown one, and for one of another package that cannot be
         imported.
         """
-        own, announced = self._own(), self._announced()
+        own = self._own()
         if name in own:
             return import_module(f"unreel.{self.package}.{own[name]}")
+        announced = self._announced()
         if name not in announced:
             raise UnreelError(f"unknown {self.what} {name!r}: choose from {', '.join(self.names())}")
         try:

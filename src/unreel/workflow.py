@@ -5,7 +5,7 @@ Knows what belongs together and in which order; leaves every part of it to other
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from operator import add
@@ -237,7 +237,7 @@ def _first_look(
     clips = job.folder / CLIPS
     clips.mkdir(exist_ok=True)
     evaluations, pages = {}, []
-    with _open(clips, stopped):
+    with nullcontext() if stopped else alone_in(clips):  # a job that goes on is alone there already
         move(pair.t2i, pair.t2i_source, "cpu")
         move(pair.t2v, pair.t2v_source, job.place.device, offload=job.place.offload)
         options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT, "clips": clips}
@@ -250,15 +250,6 @@ def _first_look(
         # What the figures are read from goes with it, so they are measured by now.
         shutil.rmtree(clips, ignore_errors=True)
     return evaluations, pages
-
-
-@contextmanager
-def _open(clips: Path, held: bool) -> Iterator[None]:
-    if held:
-        yield
-    else:
-        with alone_in(clips):
-            yield
 
 
 def say_check(learned: Intervention, tell: Tell) -> None:

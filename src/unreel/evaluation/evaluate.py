@@ -5,6 +5,7 @@ Knows prompts and videos; knows nothing about how the intervention was made, and
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -98,13 +99,14 @@ def build_suite(
         words[which] = nearest(conditioner, concept.name, words[which])
     synonyms = list(dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])]))
     prompts = suite(concept, words, synonyms, videos=videos, seed=seed, groups=groups)
+    said: Counter[tuple[str, str]] = Counter()
     for index, row in enumerate(given):
         label = row.label or concept.name
         if judge and not judge.knows(label):
             raise UnreelError(f"the judge does not know {label!r}, which the prompt {row.text!r} asks to look for")
         number = seed + index if row.seed is None else row.seed
-        before = sum((other.text, other.group) == (row.text, row.group) for other in given[:index])
-        prompts.append(Prompt(row.text, row.group, label, number, repetition=before))
+        prompts.append(Prompt(row.text, row.group, label, number, repetition=said[row.text, row.group]))
+        said[row.text, row.group] += 1
     return prompts
 
 

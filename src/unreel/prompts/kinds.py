@@ -3,7 +3,7 @@
 Knows sentences; knows no concept.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["object", "character", "style", "face", "motion", "unsafe"]
@@ -151,20 +151,13 @@ class Traits:
         return [text.format(GAP) for text in texts]
 
 
+_OBJECT = Traits(OBJECT_TEMPLATES, SUBJECT_PROMPTS, PARAPHRASES, COMPANIONS)
+_PERSON = replace(_OBJECT, listed="person", everyday=("famous", "person"))
+
 TRAITS: dict[Kind, Traits] = {
-    "object": Traits(OBJECT_TEMPLATES, SUBJECT_PROMPTS, PARAPHRASES, COMPANIONS, plural=True),
-    "character": Traits(
-        OBJECT_TEMPLATES,
-        SUBJECT_PROMPTS,
-        PARAPHRASES,
-        COMPANIONS,
-        listed="person",
-        everyday=("famous", "person"),
-        plural=True,
-    ),
-    "face": Traits(
-        OBJECT_TEMPLATES, SUBJECT_PROMPTS, PARAPHRASES, COMPANIONS, listed="person", everyday=("famous", "person")
-    ),
+    "object": replace(_OBJECT, plural=True),
+    "character": replace(_PERSON, plural=True),
+    "face": _PERSON,
     "style": Traits(
         STYLE_TEMPLATES,
         STYLE_PROMPTS,
