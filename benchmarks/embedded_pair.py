@@ -35,9 +35,9 @@ def judge_quality(judge: EmbeddedJudge, renderer: Renderer) -> tuple[dict[str, E
     names, styles = list(judge.world["concepts"]), list(judge.world["styles"])
     singles, pairs, clips = [], [], []
     while min(len(singles), len(pairs)) < 1000:
-        scene = sample_scene(rng, motion=False)
+        scene = sample_scene(judge.world, rng, motion=False)
         (singles if len(scene.concepts) == 1 else pairs).append(scene)
-    clips = [sample_scene(rng, motion=i % 8 != 0) for i in range(800)]
+    clips = [sample_scene(judge.world, rng, motion=i % 8 != 0) for i in range(800)]
 
     def look(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.inference_mode():
@@ -46,9 +46,9 @@ def judge_quality(judge: EmbeddedJudge, renderer: Renderer) -> tuple[dict[str, E
         return torch.cat([c for c, _ in logits]).sigmoid() >= judge.threshold, torch.cat([s for _, s in logits]).argmax(1)
 
     found, drawn = look(singles)
-    truth = scene_labels(singles)[0].bool()
+    truth = scene_labels(judge.world, singles)[0].bool()
     both, _ = look(pairs)
-    absent = torch.cat([found[~truth], both[~scene_labels(pairs)[0].bool()]])
+    absent = torch.cat([found[~truth], both[~scene_labels(judge.world, pairs)[0].bool()]])
     with torch.inference_mode():
         moved = torch.cat([judge.network.motion_logits(to_tensor(renderer.clip(scene))[None]).argmax(1) for scene in clips])
     shares = {
@@ -57,7 +57,7 @@ def judge_quality(judge: EmbeddedJudge, renderer: Renderer) -> tuple[dict[str, E
         "judge_two_objects": Estimate.share(
             np.array([all(both[i, names.index(c)] for c in s.concepts) for i, s in enumerate(pairs)])
         ),
-        "judge_motion": Estimate.share((moved == scene_labels(clips)[2]).numpy()),
+        "judge_motion": Estimate.share((moved == scene_labels(judge.world, clips)[2]).numpy()),
     }
     return shares, float(absent.float().mean())
 
@@ -68,7 +68,7 @@ def main(
     pair, judge = load_pair(), load_judge()
     world = judge.world
     names, styles = list(world["concepts"]), list(world["styles"])
-    shares, false_positive = judge_quality(judge, Renderer(folder / "sprites.npz"))
+    shares, false_positive = judge_quality(judge, Renderer(folder / "sprites.npz", judge.world))
 
     def style_found(videos: np.ndarray, labels: list[str]) -> np.ndarray:
         chosen = judge.everything(videos)["style"].argmax(-1)

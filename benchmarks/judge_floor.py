@@ -32,8 +32,10 @@ def shuffled(images: torch.Tensor, rng: np.random.Generator, patch: int = 8) -> 
 
 def main(folder: Annotated[Path, typer.Option(help="where training keeps its sprites")] = Path("training/runs")) -> None:
     judge, rng = load_judge(), np.random.default_rng(SEED)
-    renderer = Renderer(folder / "sprites.npz")
-    renders = to_tensor(np.stack([renderer.frame(sample_scene(rng, motion=False), 0) for _ in range(PICTURES)]))
+    renderer = Renderer(folder / "sprites.npz", judge.world)
+    renders = to_tensor(
+        np.stack([renderer.frame(sample_scene(judge.world, rng, motion=False), 0) for _ in range(PICTURES)])
+    )
     noise = torch.from_numpy(rng.standard_normal(renders.shape)).float()
     flat = torch.from_numpy(rng.uniform(-1, 1, (PICTURES, 3, 1, 1))).float().expand_as(renders)
     pictures = {

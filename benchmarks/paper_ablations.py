@@ -48,7 +48,7 @@ def settings() -> Iterator[tuple[str, Any]]:
 
 def draw(concept: Concept, folder: Path, renderer: Renderer, count: int) -> Path:
     """A folder of `count` renders of the concept, as a person would collect pictures of it."""
-    world, rng = load_world(), np.random.default_rng(SEED)
+    world, rng = renderer.world, np.random.default_rng(SEED)
     names, styles, backgrounds = (list(world[key]) for key in ("concepts", "styles", "backgrounds"))
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
@@ -87,7 +87,7 @@ def main(
 ) -> None:
     pair, judge = load_pair(device=device), load_judge("embedded", device)
     model = load_video_model(device=device, dtype=getattr(torch, dtype))
-    renderer = Renderer(sprites / "sprites.npz")
+    renderer = Renderer(sprites / "sprites.npz", load_world("first"))
     stored, same = resume(NAME, pair, judge, {"dtype": dtype, "seed": SEED, "videos": VIDEOS})
     rows, turns = stored.get("rows", []), stored.get("one_after_another", [])
 

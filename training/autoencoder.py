@@ -9,14 +9,14 @@ from torch import nn
 
 from training.loop import Schedule, autocast, train
 from training.scenes import Renderer
-from training.world import load_world, sample_scene
+from training.world import sample_scene
 from unreel.models.sampling import to_tensor
 
 LATENT_CHANNELS = 16
 SCHEDULE = Schedule(steps=3200, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
 
 
-def build() -> AutoencoderKL:
+def build(world: dict) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -25,7 +25,7 @@ def build() -> AutoencoderKL:
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         mid_block_add_attention=False,
-        sample_size=load_world()["image_size"],
+        sample_size=world["image_size"],
         scaling_factor=1.0,
     )
 
@@ -34,13 +34,12 @@ def random_frames(renderer: Renderer, rng: np.random.Generator, count: int) -> t
     """Frames of still and moving scenes in [-1, 1]: (count, 3, 64, 64)."""
     frames = []
     for _ in range(count):
-        scene = sample_scene(rng, motion=bool(rng.random() < 0.3))
-        frames.append(renderer.frame(scene, int(rng.integers(load_world()["frames"]))))
+        scene = sample_scene(renderer.world, rng, motion=bool(rng.random() < 0.3))
+        frames.append(renderer.frame(scene, int(rng.integers(renderer.world["frames"]))))
     return to_tensor(np.stack(frames))
 
 
-def run(folder: Path, sprites: Path, device: str) -> AutoencoderKL:
-    renderer = Renderer(sprites)
+def run(folder: Path, renderer: Renderer, device: str) -> AutoencoderKL:
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         images = random_frames(renderer, rng, batch).to(device)
@@ -53,7 +52,7 @@ def run(folder: Path, sprites: Path, device: str) -> AutoencoderKL:
         return error.abs().mean() + error.square().mean() + 1e-5 * posterior.kl().mean() / LATENT_CHANNELS
 
     torch.manual_seed(SCHEDULE.seed)
-    model = train("autoencoder", folder, build(), loss, SCHEDULE, device=device)
+    model = train("autoencoder", folder, build(renderer.world), loss, SCHEDULE, device=device)
     whiten(model, random_frames(renderer, np.random.default_rng(1), 2048).to(device))
     return model
 

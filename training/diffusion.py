@@ -14,10 +14,11 @@ from training.autoencoder import LATENT_CHANNELS
 from training.loop import Schedule, autocast, train
 from training.scenes import Renderer
 from training.tokenizer import MAX_LENGTH
-from training.world import caption, load_world
+from training.world import caption
 
 TEXT_WIDTH = 128
 BLOCKS = (88, 144)
+LATENT_SIZE = 8
 IMAGES, CLIPS = 60_000, 8_000
 IMAGE_SCHEDULE = Schedule(steps=9_000, batch=64)
 VIDEO_SCHEDULE = Schedule(steps=3_800, batch=8, lr=6e-4)
@@ -58,7 +59,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def build_image_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=load_world()["image_size"] // 8,
+        sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D",) * len(BLOCKS),
@@ -108,10 +109,12 @@ def velocity_batch(latents: torch.Tensor, alphas: torch.Tensor) -> tuple[torch.T
     )
 
 
-def train_image(folder: Path, sprites: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: str) -> nn.ModuleDict:
+def train_image(
+    folder: Path, renderer: Renderer, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: str
+) -> nn.ModuleDict:
     """Text encoder and image U-Net, trained together."""
-    stored = cache.image_latents(folder / "images.npy", vae, Renderer(sprites), IMAGES, device)
-    scenes = cache.image_scenes(IMAGES)
+    stored = cache.image_latents(folder / "images.npy", vae, renderer, IMAGES, device)
+    scenes = cache.image_scenes(renderer.world, IMAGES)
     alphas = scheduler().alphas_cumprod.to(device)
     torch.manual_seed(IMAGE_SCHEDULE.seed)
     model = nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_image_unet()})
@@ -121,7 +124,7 @@ def train_image(folder: Path, sprites: Path, vae: AutoencoderKL, tokenizer: CLIP
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         chosen = rng.integers(len(scenes), size=batch)
-        captions = [caption(scenes[i][0], rng) for i in chosen]
+        captions = [caption(renderer.world, scenes[i][0], rng) for i in chosen]
         noisy, timesteps, target = velocity_batch(stored[chosen].to(device).float(), alphas)
         with autocast(device):
             text = model["text_encoder"](tokenize(tokenizer, captions, rng, device)).last_hidden_state
@@ -133,7 +136,7 @@ def train_image(folder: Path, sprites: Path, vae: AutoencoderKL, tokenizer: CLIP
 
 def train_video(
     folder: Path,
-    sprites: Path,
+    renderer: Renderer,
     vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
@@ -141,8 +144,8 @@ def train_video(
     device: str,
 ) -> UNetMotionModel:
     """The video model: starts at the image model's weights, then every weight is trained on clips."""
-    stored = cache.clip_latents(folder / "clips.npy", vae, Renderer(sprites), CLIPS, device)
-    scenes = cache.clip_scenes(CLIPS)
+    stored = cache.clip_latents(folder / "clips.npy", vae, renderer, CLIPS, device)
+    scenes = cache.clip_scenes(renderer.world, CLIPS)
     alphas = scheduler().alphas_cumprod.to(device)
     torch.manual_seed(VIDEO_SCHEDULE.seed)
     model = build_video_unet(unet)
@@ -151,7 +154,7 @@ def train_video(
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         chosen = rng.integers(len(scenes), size=batch)
-        captions = [caption(scenes[i], rng) for i in chosen]
+        captions = [caption(renderer.world, scenes[i], rng) for i in chosen]
         noisy, timesteps, target = velocity_batch(stored[chosen].to(device).float(), alphas)
         frames = noisy.shape[1]
         with autocast(device):

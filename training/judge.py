@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from training.loop import Schedule, autocast, train
 from training.scenes import Renderer
-from training.world import STILL, Scene, load_world, sample_scene
+from training.world import STILL, Scene, sample_scene
 from unreel.judges._network import JudgeNetwork
 from unreel.models.sampling import to_tensor
 
@@ -17,19 +17,17 @@ SCHEDULE = Schedule(steps=3000, batch=64, lr=2e-3, ema=0.998)
 CLIP_SHARE = 8  # one clip for every 8 images
 
 
-def motion_names() -> list[str]:
-    return [STILL, *load_world()["motions"]]
+def motion_names(world: dict) -> list[str]:
+    return [STILL, *world["motions"]]
 
 
-def build() -> JudgeNetwork:
-    world = load_world()
-    return JudgeNetwork(len(world["concepts"]), len(world["styles"]), len(motion_names()), world["frames"])
+def build(world: dict) -> JudgeNetwork:
+    return JudgeNetwork(len(world["concepts"]), len(world["styles"]), len(motion_names(world)), world["frames"])
 
 
-def scene_labels(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def scene_labels(world: dict, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Concepts (n, concepts) of 0/1, style index (n,), motion index (n,)."""
-    world = load_world()
-    names, styles, motions = list(world["concepts"]), list(world["styles"]), motion_names()
+    names, styles, motions = list(world["concepts"]), list(world["styles"]), motion_names(world)
     concepts = torch.zeros(len(scenes), len(names))
     for row, scene in zip(concepts, scenes, strict=True):
         row[[names.index(name) for name in scene.concepts]] = 1
@@ -86,23 +84,23 @@ def nothing(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return out
 
 
-def run(folder: Path, sprites: Path, device: str) -> JudgeNetwork:
-    renderer, frames = Renderer(sprites), load_world()["frames"]
+def run(folder: Path, renderer: Renderer, device: str) -> JudgeNetwork:
+    world, frames = renderer.world, renderer.world["frames"]
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         scenes, images = [], []
         for _ in range(batch):
-            scene = sample_scene(rng, motion=bool(rng.random() < 0.25))
+            scene = sample_scene(world, rng, motion=bool(rng.random() < 0.25))
             scenes.append(scene)
             images.append(renderer.frame(scene, int(rng.integers(frames))))
-        concepts, styles, _ = scene_labels(scenes)
-        drawn_in = F.one_hot(styles, len(load_world()["styles"])).float()
+        concepts, styles, _ = scene_labels(world, scenes)
+        drawn_in = F.one_hot(styles, len(world["styles"])).float()
         shown, blank = to_tensor(np.stack(images)), batch // 6
         shown[:blank] = nothing(shown, rng)[:blank]
         concepts[:blank] = drawn_in[:blank] = 0
         shown = damage(shown).to(device)
 
-        clips = [sample_scene(rng, motion=bool(rng.random() < 0.85)) for _ in range(batch // CLIP_SHARE)]
+        clips = [sample_scene(world, rng, motion=bool(rng.random() < 0.85)) for _ in range(batch // CLIP_SHARE)]
         moving = to_tensor(np.stack([renderer.clip(scene) for scene in clips]))
         moving = torch.stack([damage(clip) for clip in moving]).to(device)
         with autocast(device):
@@ -110,8 +108,8 @@ def run(folder: Path, sprites: Path, device: str) -> JudgeNetwork:
             motion = model.motion_logits(moving)
         found = F.binary_cross_entropy_with_logits(concept.float(), concepts.to(device), reduction="none").sum(1).mean()
         drawn = F.binary_cross_entropy_with_logits(style.float(), drawn_in.to(device), reduction="none").sum(1).mean()
-        moved = F.cross_entropy(motion.float(), scene_labels(clips)[2].to(device))
+        moved = F.cross_entropy(motion.float(), scene_labels(world, clips)[2].to(device))
         return found + drawn + moved
 
     torch.manual_seed(SCHEDULE.seed)
-    return train("judge", folder, build(), loss, SCHEDULE, device=device)
+    return train("judge", folder, build(world), loss, SCHEDULE, device=device)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.world import SIZES, STILL, Scene, load_world
+from training.world import POSED, SIZES, STILL, Scene
 
 PAIR_SIZE = 31
 
@@ -18,9 +18,9 @@ PAIR_SIZE = 31
 class Renderer:
     """Draws scenes from a sprite file."""
 
-    def __init__(self, sprites: Path):
+    def __init__(self, sprites: Path, world: dict):
         self.sprites = {key: [Image.fromarray(a) for a in frames] for key, frames in np.load(sprites).items()}
-        self.world = load_world()
+        self.world = world
         self._resized = lru_cache(maxsize=20000)(self._resize)
 
     def _resize(self, key: str, frame: int, width: int, height: int) -> Image.Image:
@@ -33,8 +33,10 @@ class Renderer:
         resized = resized.convert("RGBA")
         return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if width < 0 else resized
 
-    def _draw(self, canvas, key: str, x: float, y: float, width: float, height: float, frame: int = 0) -> None:
+    def _draw(self, canvas, key: str, x: float, y: float, width: float, height: float, frame: int = 0, tilt: float = 0.0):
         sprite = self._resized(key, frame, round(width), round(height))
+        if tilt:
+            sprite = sprite.convert("RGBa").rotate(tilt, Image.Resampling.BICUBIC, expand=True).convert("RGBA")
         canvas.paste(sprite, (round(x - sprite.width / 2), round(y - sprite.height / 2)), sprite)
 
     def frame(self, scene: Scene, index: int) -> np.ndarray:
@@ -57,7 +59,7 @@ class Renderer:
                 self._draw(canvas, key, x, y, PAIR_SIZE, PAIR_SIZE)
             return np.asarray(canvas)
 
-        size, x, y, stretch, pose, key = float(SIZES[scene.size]), centre + dx, centre + dy, 1.0, 0, keys[0]
+        size, x, y, stretch, pose, tilt, key = float(SIZES[scene.size]), centre + dx, centre + dy, 1.0, 0, 0.0, keys[0]
         match scene.motion:
             case "bouncing":
                 y += 8 - 18 * abs(math.sin(2 * math.pi * t))
@@ -70,11 +72,15 @@ class Renderer:
                 size *= 0.5 + 0.8 * index / (count - 1)
             case "shaking":
                 x += 4 if index % 2 else -4
-            case "dancing":
-                key, pose = f"dance/{scene.concepts[0]}", index
+            case "rising":
+                y += 14 - 28 * index / (count - 1)
+            case "dancing" if "dancers" in world:
+                key, pose = f"{POSED}/{scene.concepts[0]}", index
+            case "dancing":  # from one foot to the other, once a half
+                tilt, x = 24 * math.cos(4 * math.pi * t), x - 5 * math.cos(4 * math.pi * t)
             case _:
                 assert scene.motion == STILL, scene.motion
-        self._draw(canvas, key, x, y, size * stretch, size, pose)
+        self._draw(canvas, key, x, y, size * stretch, size, pose, tilt)
         return np.asarray(canvas)
 
     def clip(self, scene: Scene) -> np.ndarray:

@@ -12,17 +12,17 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from training.world import load_world
+from training.world import POSED
 
 SPRITE_SIZE = 96
 ANIMATION_PACKAGES = [f"@lobehub/fluent-emoji-anim-{i}" for i in range(1, 5)]
 
 
-def fetch(folder: Path) -> Path:
+def fetch(folder: Path, world: dict) -> Path:
     """Install the pinned icon packages with npm into `folder`; returns its node_modules."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted = []
-    for style in load_world()["styles"].values():
+    for style in world["styles"].values():
         packages = ANIMATION_PACKAGES if style["package"].endswith("*") else [style["package"]]
         wanted += [f"{package}@{style['version']}" for package in packages]
     modules = folder / "node_modules"
@@ -76,12 +76,12 @@ def _animation(file: Path, count: int) -> list[Image.Image]:
     return frames
 
 
-def build(folder: Path) -> Path:
-    """Rasterise all sprites into `folder/sprites.npz`: 'style/concept' -> (1, S, S, 4) and 'dance/concept' -> (8, ...)."""
+def build(folder: Path, world: dict) -> Path:
+    """Rasterise all sprites into `folder/sprites.npz`: style/concept: (1, S, S, 4), dancing/concept: (8, S, S, 4)."""
     target = folder / "sprites.npz"
     if target.exists():
         return target
-    world, modules = load_world(), fetch(folder / "npm")
+    modules = fetch(folder / "npm", world)
     arrays = {}
     for style, source in world["styles"].items():
         animated = source["package"].endswith("*")
@@ -93,8 +93,8 @@ def build(folder: Path) -> Path:
             file = next(modules.glob(f"@lobehub/*/assets/{concept['code']}.webp"))
             frames = _fit(_animation(file, world["frames"]))
             arrays[f"{style}/{name}"] = frames[:1]
-            if name in world["dancers"]:
-                arrays[f"dance/{name}"] = frames
+            if name in world.get("dancers", ()):
+                arrays[f"{POSED}/{name}"] = frames
     partial = target.with_name("sprites.partial.npz")
     np.savez_compressed(partial, **arrays)
     partial.replace(target)

@@ -8,26 +8,26 @@ from pathlib import Path
 import numpy as np
 from transformers import CLIPTokenizer
 
-from training.world import caption, load_world, sample_scene
+from training.world import caption, sample_scene
 
 MAX_LENGTH = 32
 
 
-def _words() -> Counter[str]:
+def _words(world: dict) -> Counter[str]:
     rng = np.random.default_rng(0)
     words: Counter[str] = Counter()
     for i in range(20000):
-        words.update(caption(sample_scene(rng, motion=i % 3 == 0), rng).replace(",", " , ").split())
-    for entry in load_world()["concepts"].values():
+        words.update(caption(world, sample_scene(world, rng, motion=i % 3 == 0), rng).replace(",", " , ").split())
+    for entry in world["concepts"].values():
         words.update(" ".join(entry["wordings"]).split())
     return words
 
 
-def build(folder: Path) -> CLIPTokenizer:
+def build(folder: Path, world: dict) -> CLIPTokenizer:
     """Write vocab.json, merges.txt and the configuration into `folder` and load them."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    words = {(*tuple(word[:-1]), word[-1] + "</w>"): count for word, count in sorted(_words().items())}
+    words = {(*tuple(word[:-1]), word[-1] + "</w>"): count for word, count in sorted(_words(world).items())}
     merges: list[tuple[str, str]] = []
     while True:
         pairs: Counter[tuple[str, str]] = Counter()

@@ -1,7 +1,7 @@
-"""The embedded pair's world as data: concepts, styles, backgrounds, motions and how they are worded.
+"""An embedded pair's world as data: concepts, styles, backgrounds, motions and how they are worded.
 
-Reads `src/unreel/embedded/world.json`, the one configuration shared by data, models, judge and package. Knows nothing
-about pixels or models.
+Reads the pair's `world.json`, the one configuration shared by data, models, judge and package. Knows nothing about
+pixels or models.
 """
 
 import json
@@ -14,16 +14,18 @@ import numpy as np
 
 from unreel.prompts.kinds import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
-WORLD_FILE = Path(__file__).parents[1] / "src" / "unreel" / "embedded" / "world.json"
+EMBEDDED = Path(__file__).parents[1] / "src" / "unreel" / "embedded"
+FOLDERS = {"first": EMBEDDED, "modern": EMBEDDED / "modern"}
 
 STILL = "still"
 QUALITY = (", high quality", ", high resolution", ", 4k", ", ultra quality")
 SIZES = {"small": 36, "": 46, "big": 54}
+POSED = "dancing"  # in a world with dancers, a motion of theirs alone, which their sprites' own frames make
 
 
 @cache
-def load_world() -> dict:
-    return json.loads(WORLD_FILE.read_text())
+def load_world(pair: str) -> dict:
+    return json.loads((FOLDERS[pair] / "world.json").read_text())
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,8 @@ def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[rng.integers(len(options))]
 
 
-def sample_scene(rng: np.random.Generator, *, motion: bool) -> Scene:
+def sample_scene(world: dict, rng: np.random.Generator, *, motion: bool) -> Scene:
     """A random scene; `motion=False` gives one that stands still."""
-    world = load_world()
     names, styles = list(world["concepts"]), list(world["styles"])
     pick = partial(_pick, rng)
     style, background = pick(styles), pick(list(world["backgrounds"]))
@@ -60,15 +61,15 @@ def sample_scene(rng: np.random.Generator, *, motion: bool) -> Scene:
     if not motion:
         return Scene((pick(names),), style, background, pick(list(SIZES)), "", STILL, offset)
     name = pick(names)
-    kinds = [m for m in world["motions"] if m not in ("flying over", "dancing")]
-    if rng.random() < 0.2:
-        return Scene((pick(world["dancers"]),), "fluent", background, "", "", "dancing", offset)
+    dancers = world.get("dancers", ())
+    kinds = [m for m in world["motions"] if m != "flying over" and not (dancers and m == POSED)]
+    if dancers and rng.random() < 0.2:
+        return Scene((pick(dancers),), "fluent", background, "", "", POSED, offset)
     return Scene((name,), style, background, "", "", pick(kinds), offset)
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(world: dict, scene: Scene, rng: np.random.Generator) -> str:
     """One of many wordings of a scene, all lower case."""
-    world = load_world()
     pick = partial(_pick, rng)
     style_word = pick(world["styles"][scene.style]["wordings"])
 

@@ -1,0 +1,112 @@
+"""What the modern pair is trained on: scenes with their captions, read once by the language model, and their latents.
+
+The reader is never trained, so a caption is embedded once, as the pipelines embed it, and kept. Embedding is what costs
+(0.03 s a caption), so every caption has several pictures: the same content at other places, or other frames of its clip.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.loop import autocast
+from training.scenes import Renderer
+from training.world import STILL, Scene, caption, sample_scene
+from unreel.models.sampling import to_tensor
+
+# What stands before every prompt: the first token of a causal language model takes what others do not want (an attention
+# sink), so it must not be a prompt's own. Pipelines put it there themselves (`complex_human_instruction`).
+INSTRUCTION = "Picture: "
+MAX_TOKENS = 48  # of a prompt with the sink, in the pipelines
+WIDTH = 32  # the longest caption of the world, with the sink
+IMAGE_SET, CLIP_SET = 21, 22
+
+
+def described(world: dict, number: int, count: int, *, moving: float) -> list[tuple[Scene, str]]:
+    """`count` scenes with captions, a share of them moving. Scene i is drawn from a generator of its own."""
+    out = []
+    for i in range(count):
+        rng = np.random.default_rng((number, i))
+        scene = sample_scene(world, rng, motion=bool(rng.random() < moving))
+        out.append((scene, caption(world, scene, rng)))
+    return out
+
+
+class Readings:
+    """Captions as the language model reads them: the hidden states of each, one after the other."""
+
+    def __init__(self, states: np.ndarray, ends: np.ndarray) -> None:
+        self.states, self.ends = states, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def batch(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (batch, WIDTH, width of the reader) and their mask (batch, WIDTH) of the captions `chosen`."""
+        states = np.zeros((len(chosen), WIDTH, self.states.shape[1]), np.float32)
+        mask = np.zeros((len(chosen), WIDTH), np.float32)
+        for row, i in enumerate(chosen):
+            part = self.states[self.ends[i - 1] if i else 0 : self.ends[i]]
+            states[row, : len(part)], mask[row, : len(part)] = part, 1
+        return torch.from_numpy(states), torch.from_numpy(mask)
+
+
+@torch.no_grad()
+def read(
+    file: Path, texts: list[str], tokenizer: PreTrainedTokenizerBase, reader: PreTrainedModel, device: str
+) -> Readings:
+    """The texts' hidden states as `SanaPipeline.encode_prompt` gives them with `INSTRUCTION`: the first token, which is the
+    sink, and the prompt's own. Kept in `file`. Raises ValueError for a text of more than WIDTH tokens."""
+    if not file.exists():
+        start = len(tokenizer.encode(INSTRUCTION)) - 1  # the instruction's last space goes into the prompt's first token
+        ids = [tokenizer.encode(INSTRUCTION + text.lower().strip()) for text in texts]
+        if max(map(len, ids)) > WIDTH + start - 1:
+            raise ValueError(f"a caption has {max(map(len, ids)) - start + 1} tokens, more than {WIDTH}")
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        states: list[np.ndarray] = [np.empty(0)] * len(ids)
+        for at in tqdm(range(0, len(ids), 64), desc="reading captions", mininterval=10):
+            part = order[at : at + 64]
+            batch = torch.zeros(len(part), len(ids[part[-1]]), dtype=torch.long)
+            for row, i in enumerate(part):
+                batch[row, : len(ids[i])] = torch.tensor(ids[i])  # what stands behind is not seen from before it
+            with autocast(device):
+                hidden = reader(batch.to(device)).last_hidden_state.half().cpu().numpy()
+            for row, i in enumerate(part):
+                states[i] = np.concatenate([hidden[row, :1], hidden[row, start : len(ids[i])]])
+        partial = file.with_suffix(".partial.npz")
+        np.savez(partial, states=np.concatenate(states), ends=np.cumsum([len(each) for each in states]))
+        partial.replace(file)
+    kept = np.load(file)
+    return Readings(kept["states"], kept["ends"])
+
+
+def image_latents(
+    file: Path, scenes: list[Scene], pictures: int, vae: AutoencoderDC, renderer: Renderer, device: str
+) -> torch.Tensor:
+    """Latents (scenes * pictures, channels, 8, 8) in float16, the pictures of a scene one after the other."""
+    if not file.exists():
+        parts, frames = [], renderer.world["frames"]
+        for at in tqdm(range(0, len(scenes), 64), desc="encoding images", mininterval=10):
+            drawn = []
+            for i in range(at, min(at + 64, len(scenes))):
+                rng = np.random.default_rng((IMAGE_SET, 1, i))
+                for _ in range(pictures):
+                    placed = replace(scenes[i], offset=(int(rng.integers(-3, 4)), int(rng.integers(-3, 4))))
+                    moment = int(rng.integers(frames)) if scenes[i].motion != STILL else 0
+                    drawn.append(renderer.frame(placed, moment))
+            parts.append(encode(vae, np.stack(drawn), device))
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(parts))
+        partial.replace(file)
+    return torch.from_numpy(np.load(file))
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderDC, frames: np.ndarray, device: str) -> np.ndarray:
+    """Frames (n, 64, 64, 3) of uint8 -> latents (n, channels, 8, 8) in float16."""
+    with autocast(device):
+        return vae.encode(to_tensor(frames).to(device)).latent.half().cpu().numpy()

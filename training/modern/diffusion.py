@@ -1,0 +1,84 @@
+"""The modern pair's transformers: rectified flow on latents, told by hidden states of a frozen language model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, SanaTransformer2DModel
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.autoencoder import LATENT_CHANNELS
+from training.loop import Schedule, autocast, train
+from training.modern import captions
+from training.scenes import Renderer
+
+HEADS, HEAD_WIDTH, LAYERS = 6, 32, 6
+READER_WIDTH = 576
+TIMESTEPS = 1000
+CAPTIONS, PICTURES = 20_000, 3
+IMAGE_SCHEDULE = Schedule(steps=9_000, batch=64)
+CAPTION_DROPOUT = 0.1
+COMMON = {
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "num_attention_heads": HEADS,
+    "attention_head_dim": HEAD_WIDTH,
+    "num_layers": LAYERS,
+    "num_cross_attention_heads": HEADS,
+    "cross_attention_head_dim": HEAD_WIDTH,
+    "cross_attention_dim": HEADS * HEAD_WIDTH,
+    "caption_channels": READER_WIDTH,
+    "mlp_ratio": 2.5,
+    "sample_size": 8,
+    "qk_norm": "rms_norm_across_heads",
+}
+
+
+def build_image_transformer() -> SanaTransformer2DModel:
+    return SanaTransformer2DModel(**COMMON, patch_size=1, interpolation_scale=1.0)
+
+
+def flow_batch(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noisy latents, timesteps and the flow from picture to noise, for clean latents of any rank.
+
+    Noise levels are logit-normal, most of them in the middle, where the most is decided (Esser et al., arXiv 2403.03206).
+    """
+    level = torch.randn(len(latents), device=latents.device).mul(1.1).add(0.2).sigmoid()
+    noise = torch.randn_like(latents)
+    share = level.view(-1, *[1] * (latents.ndim - 1))
+    return (1 - share) * latents + share * noise, level * TIMESTEPS, noise - latents
+
+
+def train_image(
+    folder: Path,
+    renderer: Renderer,
+    vae: AutoencoderDC,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: PreTrainedModel,
+    device: str,
+) -> SanaTransformer2DModel:
+    scenes = captions.described(renderer.world, captions.IMAGE_SET, CAPTIONS, moving=0.25)
+    texts = [*(text for _, text in scenes), ""]  # the last one stands in for a caption that is dropped
+    readings = captions.read(folder / "image-captions.npz", texts, tokenizer, reader, device)
+    stored = captions.image_latents(folder / "images.npy", [scene for scene, _ in scenes], PICTURES, vae, renderer, device)
+    torch.manual_seed(IMAGE_SCHEDULE.seed)
+    model = build_image_transformer().to(memory_format=torch.channels_last)
+    model.compile()  # what a step waits for is memory, and fused operations ask for less of it
+
+    def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
+        chosen = rng.integers(len(stored), size=batch)
+        told = np.where(rng.random(batch) < CAPTION_DROPOUT, CAPTIONS, chosen // PICTURES)
+        states, mask = readings.batch(told)
+        noisy, timesteps, target = flow_batch(stored[chosen].to(device).float())
+        with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
+            predicted = model(
+                noisy.contiguous(memory_format=torch.channels_last),
+                encoder_hidden_states=states.to(device),
+                encoder_attention_mask=mask.to(device),
+                timestep=timesteps,
+            ).sample
+        return nn.functional.mse_loss(predicted.float(), target)
+
+    return train("image", folder, model, loss, IMAGE_SCHEDULE, device=device)
