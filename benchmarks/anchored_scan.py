@@ -20,11 +20,11 @@ from benchmarks.common import write_result
 from unreel import Concept, FewShotConfig, load_pair
 from unreel.evaluation.estimate import Estimate
 from unreel.evaluation.evaluate import build_suite
-from unreel.interventions.erasure import Edit, Erasure
+from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.judges import found, load_judge
 from unreel.methods import configure
 from unreel.methods._shots import make_shots
-from unreel.methods.anchored import AnchoredConfig, anchored
+from unreel.methods.concept_ablation import ConceptAblationConfig, ablate
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.denoiser import Denoiser
@@ -66,12 +66,12 @@ def main() -> None:
         pixels = to_tensor(make_shots(pair, concept, FewShotConfig()))
         return torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)
 
-    def unlearn(concept: Concept, config: AnchoredConfig) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def unlearn(concept: Concept, config: ConceptAblationConfig) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         corpus = Corpus(pair.vocabulary, words, config.seed)
         said = {wording.lower(): ANCHORS[concept] for wording in concept.wordings}
         retain = [sentence for sentence in corpus.retain(config.retain) if not concept.is_named_in(sentence)]
         twins = corpus.forget(concept, said, config.forget)
-        return anchored(conditioner, denoiser, twins, retain, config, shots[concept])
+        return ablate(conditioner, denoiser, twins, retain, config, shots[concept])
 
     def prompts(concept: Concept) -> dict[str, list[Prompt]]:
         rows = build_suite(conditioner, concept, judge, videos=IMAGES, seed=SEED, groups=GROUPS)
@@ -95,8 +95,8 @@ def main() -> None:
     for learning_rate, retain_weight in tqdm(list(product(LEARNING_RATES, RETAIN_WEIGHTS)), desc="settings"):
         config, after, records = settings(learning_rate, retain_weight), {}, {}
         for concept in ANCHORS:
-            changes, records[concept.name] = unlearn(concept, config)
-            erasure = Erasure((Edit(changes, Fingerprint.of(pair.t2i.text_encoder)),), {})
+            deltas, records[concept.name] = unlearn(concept, config)
+            erasure = Erasure((ComponentDelta(deltas, Fingerprint.of(pair.t2i.text_encoder)),), {})
             erasure.apply(pair.t2i)
             after[concept] = {group: shown(rows) for group, rows in groups[concept].items()}
             erasure.remove(pair.t2i)
@@ -120,7 +120,7 @@ def main() -> None:
     chosen = {**FIXED, "learning_rate": best["learning_rate"], "retain_weight": best["retain_weight"]}
     plain = configure("few-shot", {}, pair.settings)
     cost = {
-        "anchored": {c.name: seconds(lambda c=c: unlearn(c, AnchoredConfig(**chosen))) for c in ANCHORS},
+        "concept-ablation": {c.name: seconds(lambda c=c: unlearn(c, ConceptAblationConfig(**chosen))) for c in ANCHORS},
         "few_shot": {c.name: seconds(lambda c=c: few_shot([conditioner], denoiser, c, plain, shots[c])) for c in ANCHORS},
     }
     write_result(
@@ -128,7 +128,7 @@ def main() -> None:
         {
             "anchors": [{**asdict(concept), "anchor": anchor} for concept, anchor in ANCHORS.items()],
             "fixed": FIXED,
-            "before": before,
+            "original": before,
             "scan": scan,
             "chosen": chosen,
             "seconds": cost,
@@ -137,8 +137,8 @@ def main() -> None:
     )
 
 
-def settings(learning_rate: float, retain_weight: float) -> AnchoredConfig:
-    return AnchoredConfig(**FIXED, learning_rate=learning_rate, retain_weight=retain_weight)
+def settings(learning_rate: float, retain_weight: float) -> ConceptAblationConfig:
+    return ConceptAblationConfig(**FIXED, learning_rate=learning_rate, retain_weight=retain_weight)
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -98,7 +98,7 @@ def main(
             judge,
             concept=Concept(case.attribute, case.kind),
             groups=(),
-            given=prompts(case),
+            own_prompts=prompts(case),
             clips=folder / "clips",
         )
         figures = {
@@ -115,7 +115,7 @@ def main(
                 case.concept.name,
                 keeping,
                 group,
-                {what: each["after"]["value"] for what, each in figure.items()},
+                {what: each["edited"]["value"] for what, each in figure.items()},
                 flush=True,
             )
         write_result(NAME, same | {"rows": rows, "device": device})

@@ -18,7 +18,7 @@ from unreel.methods import configure
 
 NAME = "exports"
 CONCEPTS = ("Tokyo Tower", "elephant", "pizza")
-METHODS = ("text-ablation", "anchored", "few-shot")
+METHODS = ("text-ablation", "concept-ablation", "few-shot")
 TOLERANCES = (0.0, 0.01, 0.05, 0.2)
 
 

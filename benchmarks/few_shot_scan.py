@@ -74,7 +74,7 @@ def main() -> None:
     best = max(scan, key=lambda row: row["neighbours"]["value"] - row["explicit"]["value"])
     chosen = {"learning_rate": best["learning_rate"], "epochs": best["epochs"]}
     concepts = [asdict(concept) for concept in CONCEPTS]
-    write_result("few_shot_scan", {"concepts": concepts, "before": before, "scan": scan, "chosen": chosen, "seed": SEED})
+    write_result("few_shot_scan", {"concepts": concepts, "original": before, "scan": scan, "chosen": chosen, "seed": SEED})
     preset = preset_of(EMBEDDED)
     preset["methods"]["few-shot"] = chosen
     write_text(EMBEDDED_FOLDER / PRESET_FILE, json.dumps(preset, indent=2) + "\n")

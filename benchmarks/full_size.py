@@ -84,7 +84,7 @@ def stable_diffusion() -> StableDiffusionPipeline:
 
 def unreels(pair: Pair, concept: Concept, config: FewShotConfig, images: Path) -> Learned:
     erasure = unlearn(concept, pair, config, images=images)
-    return dict(erasure.changes), erasure.provenance["parts"][0]["losses"]  # type: ignore[arg-type]
+    return dict(erasure.deltas), erasure.provenance["parts"][0]["losses"]  # type: ignore[arg-type]
 
 
 def plain(pair: Pair, concept: Concept, config: FewShotConfig, images: Path, *, naive: bool = False) -> Learned:
@@ -131,13 +131,13 @@ def plain(pair: Pair, concept: Concept, config: FewShotConfig, images: Path, *, 
             optimizer.step()
             losses.append(-loss.item())
     with torch.no_grad():
-        changes = {name: (weight - before[name]).cpu() for name, weight in weights.items()}
+        deltas = {name: (weight - before[name]).cpu() for name, weight in weights.items()}
         for name, weight in weights.items():
             weight.copy_(before[name])
     for part in (encoder, unet):
         part.zero_grad()
         part.requires_grad_(False)
-    return changes, losses
+    return deltas, losses
 
 
 def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], learning_rate: float) -> dict[str, float]:

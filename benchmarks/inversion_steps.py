@@ -45,7 +45,7 @@ def main(
     stored, same = resume(NAME, pair, judge, {"dtype": dtype, "seed": SEED, "cases": CASES})
     rows = stored.get("rows", [])
     for steps in STEPS[len(rows) :]:
-        flags: dict[str, dict[str, list[bool]]] = {"edited": {}, "unedited": {}}
+        flags: dict[str, dict[str, list[bool]]] = {"edited": {}, "original": {}}
         for concept in CONCEPTS:
             options = {"cases": CASES, "budgets": [1], "steps": steps, "seed": SEED, "clips": folder / "clips"}
             result = attack(

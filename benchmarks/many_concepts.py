@@ -145,7 +145,7 @@ def main() -> None:
         looks = {"together": look_with(together, concepts), "added up": look_with(apart, concepts)}
         names = ("kept", *(concept.name for concept in concepts))
         figures = {
-            "before": shares([{name: before[name] for name in names}]),
+            "original": shares([{name: before[name] for name in names}]),
             "one at a time": shares([singles[concept.name] for concept in concepts]),
         }
         rows.append(

@@ -55,7 +55,7 @@ def text_ablation(concept: Concept, pair: Pair) -> Any:
 
 
 def anchored(concept: Concept, pair: Pair) -> Any:
-    return unlearn(concept, pair, configure("anchored", {}, pair.settings))
+    return unlearn(concept, pair, configure("concept-ablation", {}, pair.settings))
 
 
 def unified_concept_editing(concept: Concept, pair: Pair) -> Any:
@@ -76,7 +76,7 @@ def negative_prompt(concept: Concept, pair: Pair) -> Any:
 METHODS: dict[str, tuple[Callable[[Concept, Pair], Any], tuple[str, ...]]] = {
     "text_ablation": (text_ablation, FEWER),
     "paper": (paper, GROUPS),
-    "anchored": (anchored, FEWER),
+    "concept-ablation": (anchored, FEWER),
     "uce": (unified_concept_editing, FEWER),
     "negative_prompt": (negative_prompt, FEWER),
     "prompt_rewrite": (prompt_rewrite, ("explicit", "companions")),  # neighbours and the unrelated do not name the concept
@@ -109,7 +109,7 @@ def main(
         }
         for group in run.groups:
             figure = run.figure("concept_found", group)
-            print(f"{concept.name}, {group}: {figure.before} -> {figure.after}", flush=True)
+            print(f"{concept.name}, {group}: {figure.original} -> {figure.edited}", flush=True)
         ordered = {each.name: done[each.name] for each in CONCEPTS if each.name in done}
         write_result(name, same | {"concepts": ordered, "device": device})
 
@@ -120,9 +120,9 @@ def sheet(method: str, run: Evaluation) -> None:
     for name, count in SHEET.items():
         if name in run.groups:
             group = run.groups[name]
-            videos = [list(islice(group.videos(when), count)) for when in ("before", "after")]
+            videos = [list(islice(group.videos(when), count)) for when in ("original", "edited")]
             for prompt, before, after in zip(group.prompts, *videos, strict=False):
-                rows += [(f"{prompt.text}\nbefore", before), ("after", after)]
+                rows += [(f"{prompt.text}\nbefore", before), ("edited", after)]
     contact_sheet(f"{slug(method)}-{slug(run.concept.name)}", rows, label=230)
 
 
@@ -130,7 +130,7 @@ def by_label(run: Evaluation, name: str) -> dict[str, list[float]]:
     """For every label of a group, the share of its videos that show it, before and after."""
     group = run.groups[name]
     labels = [prompt.label for prompt in group.prompts]
-    shown = [in_video(group.label_found(when)) for when in ("before", "after")]
+    shown = [in_video(group.label_found(when)) for when in ("original", "edited")]
     return {
         label: [Estimate.share(found[np.array([other == label for other in labels])]).value for found in shown]
         for label in dict.fromkeys(labels)

@@ -63,7 +63,7 @@ def seen(model: VideoModel, judge: Judge, erasure: Erasure, concept: Concept, cl
     """What the judge finds of what the prompts of each group ask for, in videos of this benchmark's number and seed."""
     run = evaluate(model, erasure, judge, concept=concept, videos=VIDEOS, seed=SEED, groups=GROUPS, clips=clips)
     return {
-        name: {when: in_video(group.label_found(when)).tolist() for when in ("before", "after")}
+        name: {when: in_video(group.label_found(when)).tolist() for when in ("original", "edited")}
         for name, group in run.groups.items()
     }
 
@@ -73,7 +73,7 @@ def summarise(looks: list[Flags]) -> dict[str, Any]:
     return {
         name: {
             when: asdict(Estimate.share(np.concatenate([np.array(flags[name][when]) for flags in looks])))
-            for when in ("before", "after")
+            for when in ("original", "edited")
         }
         for name in GROUPS
     }
@@ -112,7 +112,7 @@ def main(
         figures = {"figures": summarise(looks), "by_concept": by_concept, "seconds": float(np.mean(seconds))}
         rows.append({"changed": name, "value": value} | figures)
         save()
-        print(name, value, {g: round(rows[-1]["figures"][g]["after"]["value"], 2) for g in GROUPS}, flush=True)
+        print(name, value, {g: round(rows[-1]["figures"][g]["edited"]["value"], 2) for g in GROUPS}, flush=True)
 
     # Several concepts in one encoder: each is unlearned on top of those before it, then all of them are judged.
     if not turns:

@@ -21,7 +21,7 @@ from unreel.judges import load_judge
 from unreel.models.pair import load_video_model
 
 NAME = "pareto"
-OTHERS = ("text_ablation", "anchored", "uce", "negative_prompt")
+OTHERS = ("text_ablation", "concept-ablation", "uce", "negative_prompt")
 
 
 def main(
@@ -66,7 +66,7 @@ def draw(methods: dict[str, Any]) -> None:
         x, y, x_errors, y_errors = _points([row])
         axes.errorbar(x, y, y_errors, x_errors, fmt=mark, ecolor="0.8", markersize=9, alpha=0.8, label=MEASURED[method])
     unedited = rates[0]["figures"]
-    kept, found = (100 * unedited[group]["before"]["value"] for group in ("neighbours", "explicit"))
+    kept, found = (100 * unedited[group]["original"]["value"] for group in ("neighbours", "explicit"))
     axes.plot([found], [kept], "*", color="black", markersize=12, label="unedited model")
     axes.plot([0], [100], "x", color="tab:green", markersize=10, label="the aim")
     axes.set(
@@ -82,7 +82,7 @@ def _points(rows: list[dict[str, Any]]) -> tuple[list[float], list[float], list[
     """Concept found and neighbours kept after unlearning, in percent, and how far their intervals reach down and up."""
     axes = []
     for group in ("explicit", "neighbours"):
-        estimates = [row["figures"][group]["after"] for row in rows]
+        estimates = [row["figures"][group]["edited"] for row in rows]
         values = [100 * estimate["value"] for estimate in estimates]
         down = [value - 100 * estimate["ci"][0] for value, estimate in zip(values, estimates, strict=True)]
         up = [100 * estimate["ci"][1] - value for value, estimate in zip(values, estimates, strict=True)]

@@ -20,7 +20,7 @@ def main() -> None:
     after = generate(erasure.apply(pair.t2v), list(PROMPTS), seeds, pair.settings)
     rows = []
     for prompt, first, second in zip(PROMPTS, before, after, strict=True):
-        rows += [(f"{prompt}\nbefore", first), ("after", second)]
+        rows += [(f"{prompt}\nbefore", first), ("edited", second)]
     contact_sheet("readme", rows, label=270)
 
 

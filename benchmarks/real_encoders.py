@@ -101,7 +101,7 @@ def measured(
     part = erasure.provenance["parts"][0]
     conditioner = next(iter(pair.conditioners().values()))
     measure = Measure(conditioner, concept, part["anchor"], given, everyday)
-    with changed(conditioner.text_encoder, erasure.changes):
+    with changed(conditioner.text_encoder, erasure.deltas):
         figures = measure.figures()
     return {
         "kind": concept.kind,

@@ -34,18 +34,18 @@ def made_on(device: str) -> tuple[dict[str, np.ndarray], torch.Tensor]:
     erasure = unlearn(CONCEPT, pair)
     with erasure.on(pair.t2v):
         videos["with the erasure learned there"] = np.asarray(generate(pair.t2v, list(PROMPTS), seeds, pair.settings))
-    changes = torch.cat([erasure.changes[name].dense().flatten() for name in sorted(erasure.changes)])
-    return {what: made.astype(int) for what, made in videos.items()}, changes
+    deltas = torch.cat([erasure.deltas[name].dense().flatten() for name in sorted(erasure.deltas)])
+    return {what: made.astype(int) for what, made in videos.items()}, deltas
 
 
 def main(device: str = "cuda") -> None:
-    (here, changes), (there, others) = made_on("cpu"), made_on(device)
+    (here, deltas), (there, others) = made_on("cpu"), made_on(device)
     apart = {what: abs(here[what] - there[what]) for what in here}
     entry = {
         "machine": machine(device),
         "prompts": len(PROMPTS),
         "videos": {what: {"pixels": float((by > 0).mean()), "most": int(by.max())} for what, by in apart.items()},
-        "changes": float((others - changes).norm() / changes.norm()),
+        "changes": float((others - deltas).norm() / deltas.norm()),
     }
     print(entry)
     write_entry(NAME, device, entry)

@@ -34,7 +34,7 @@ def main() -> None:
         row |= {"shot_steps": each.shot_steps, "seconds": median(seconds)}
     own = {"scheduler": type(pair.t2i.scheduler).__name__, "steps": pair.settings.steps}
     concepts = [asdict(concept) for concept in CONCEPTS]
-    write_result(NAME, {"concepts": concepts, "own": own, "before": before, "rows": rows, "seed": SEED})
+    write_result(NAME, {"concepts": concepts, "own": own, "original": before, "rows": rows, "seed": SEED})
 
 
 if __name__ == "__main__":

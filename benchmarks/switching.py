@@ -18,11 +18,11 @@ import typer
 from benchmarks.common import machine, write_entry
 from benchmarks.encoder_cost import stand_in
 from unreel import Erasure, TextAblationConfig, generate, load_pair, unlearn
-from unreel.interventions.erasure import Edit
+from unreel.interventions.erasure import ComponentDelta
 from unreel.methods import configure
 from unreel.methods.text_ablation import first_layers
 from unreel.models.conditioner import Conditioner
-from unreel.models.weights import Change, Fingerprint, LowRank
+from unreel.models.weights import Delta, Fingerprint, LowRank
 
 NAME = "switching"
 CONCEPTS = ("castle", "guitar")
@@ -58,7 +58,7 @@ def random_erasures(pipeline: Any, method: str) -> list[Erasure]:
     config = TextAblationConfig()
     matrices = conditioner.first_matrices(first_layers(conditioner, config))
 
-    def changes() -> dict[str, Change]:
+    def deltas() -> dict[str, Delta]:
         if method == "few-shot":
             return {name: 1e-3 * torch.randn(it.shape, generator=draw) for name, it in conditioner.trainable().items()}
         return {
@@ -70,7 +70,7 @@ def random_erasures(pipeline: Any, method: str) -> list[Erasure]:
         }
 
     fingerprint = Fingerprint.of(encoder)
-    return [Erasure((Edit(changes(), fingerprint),), {"parts": [{"concept": name}]}) for name in CONCEPTS]
+    return [Erasure((ComponentDelta(deltas(), fingerprint),), {"parts": [{"concept": name}]}) for name in CONCEPTS]
 
 
 def main(device: str = "cpu", repeats: int = 20, videos: int = 10) -> None:

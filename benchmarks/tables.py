@@ -54,7 +54,7 @@ REAL_SECONDS = {"smollm2": 120}
 REAL_NAMES = {"smollm2": "SmolLM2-135M", "minilm": "MiniLM"}
 SPELLINGS = ("capitals", "plural", "possessive", "behind")
 NEAR = ("shared", "near")
-SEEDED = {"few-shot": "the paper's few-shot", "text-ablation": "text ablation", "anchored": "few-shot with a brake"}
+SEEDED = {"few-shot": "the paper's few-shot", "text-ablation": "text ablation", "concept-ablation": "few-shot with a brake"}
 T_95 = {6: 2.571}  # Student's t, 97.5 %, by the number of values
 NOT_YET = "Not measured yet."
 
@@ -233,7 +233,7 @@ def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str,
             (_averaged if metric == "fidelity_ssim" else _pooled)([each.get(group, {}).get(metric) for each in figures])
             for _, group, metric in columns
         ]
-        size = np.mean([figure["all"]["artifact_size"]["after"]["value"] for figure in figures])
+        size = np.mean([figure["all"]["artifact_size"]["edited"]["value"] for figure in figures])
         rows.append([MEASURED[method], *cells, f"{size:.2f}"])
     # Result files may be older than a metric: columns that no method has yet are left out.
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
@@ -244,7 +244,7 @@ def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str,
 # Methods in the order of the comparison.
 MEASURED = {
     "text_ablation": "text ablation",
-    "anchored": "few-shot with a brake",
+    "concept-ablation": "few-shot with a brake",
     "paper": "the paper's few-shot",
     "uce": "UCE, on the video model",
     "negative_prompt": "negative prompt",
@@ -288,7 +288,7 @@ def cost() -> str:
     for row in result["concepts"]:
         costs = [row[method][key] for method in methods for key in ("seconds", "peak_memory_gib", "megabytes")]
         rows.append([row["concept"], row["kind"], *(f"{value:.2f}" for value in costs)])
-    before, after = (result["generation_seconds"][when] for when in ("before", "after"))
+    before, after = (result["generation_seconds"][when] for when in ("original", "edited"))
     note = (
         f"Medians of {runs} runs of each method on {result['cores']} CPU cores. A video takes {before:.2f} s without and "
         f"{after:.2f} s with an erasure on: weights change, not the work."
@@ -309,12 +309,12 @@ def attacks(by: str) -> str:
     concepts = result["concepts"]
     first = next(iter(concepts.values()))
     head = ["attack", "needs weights"]
-    head += [f"{arm}, {_videos(budget)}" for arm in ("edited", "unedited") for budget in first["budgets"]]
+    head += [f"{arm}, {_videos(budget)}" for arm in ("edited", "original") for budget in first["budgets"]]
     rows = []
     for name, entry in first["attacks"].items():
         cells = [
             _interval(_success(concepts, name, arm, budget))
-            for arm in ("edited", "unedited")
+            for arm in ("edited", "original")
             for budget in first["budgets"]
         ]
         rows.append([name, "yes" if entry["needs_weights"] else "no", *cells])
@@ -346,7 +346,7 @@ def attacks_compared() -> str:
         rows = []
         for attack, entry in first["attacks"].items():
             cells = [_interval(_success(chosen[method], attack, "edited", budget)) for method in measured]
-            control = _interval(_success(chosen[measured[0]], attack, "unedited", budget))
+            control = _interval(_success(chosen[measured[0]], attack, "original", budget))
             rows.append([attack, "yes" if entry["needs_weights"] else "no", *cells, control])
         head = [f"attack on {title}", "needs weights", *(MEASURED[method] for method in measured), "unedited model"]
         names = list(chosen[measured[0]])
@@ -371,9 +371,9 @@ def inversion_steps() -> str:
     rows = []
     for row in _load("inversion_steps")["rows"]:
         alone = [f"{100 * np.mean(found):.0f}" for found in row["by_concept"]["edited"].values()]
-        rows.append([str(row["adam_steps"]), _interval(row["edited"]), " / ".join(alone), _interval(row["unedited"])])
+        rows.append([str(row["adam_steps"]), _interval(row["edited"]), " / ".join(alone), _interval(row["original"])])
     names = " / ".join(_load("inversion_steps")["rows"][0]["by_concept"]["edited"])
-    return _table(["steps of Adam", "edited", f"edited: {names}", "unedited"], rows)
+    return _table(["steps of Adam", "edited", f"edited: {names}", "original"], rows)
 
 
 def _videos(count: int) -> str:
@@ -576,9 +576,9 @@ def attributes() -> str:
     rows = []
     for row in _load("attributes")["rows"]:
         for group, figures in row["figures"].items():
-            shares = [{when: figures[what][when] for when in ("before", "after")} for what in ("attribute", "subject")]
+            shares = [{when: figures[what][when] for when in ("original", "edited")} for what in ("attribute", "subject")]
             kept = "kept on six others, mu 100" if row.get("kept") else "defaults"
-            alike = _change({"after": figures["ssim"]["after"]}, 1, 2)
+            alike = _change({"edited": figures["ssim"]["edited"]}, 1, 2)
             rows.append([f"{row['attribute']}, {row['subject']}", kept, group, *map(_change, shares), alike])
     return _table(["forgotten of", "how", "asked for", "the attribute found", "the subject found", "similarity"], rows)
 
@@ -608,7 +608,7 @@ def training_seeds() -> str:
     for method, runs in _over_seeds().items():
         cells = []
         for group in ("explicit", "neighbours"):
-            values = 100 * np.array([[look[group]["after"] for look in looks] for looks in runs.values()]).mean(0)
+            values = 100 * np.array([[look[group]["edited"] for look in looks] for looks in runs.values()]).mean(0)
             half = T_95[len(values)] * values.std(ddof=1) / len(values) ** 0.5
             low, high = max(0.0, values.mean() - half), min(100.0, values.mean() + half)
             cells.append(f"{values.mean():.1f} [{low:.1f}, {high:.1f}], {values.min():.1f} to {values.max():.1f}")
@@ -635,7 +635,7 @@ def training_seeds_by_concept() -> str:
 def scan() -> str:
     result = _load("few_shot_scan")
     lines = ["| learning rate | epochs | concept found | neighbours found |", "|---|---|---|---|"]
-    before = result["before"]
+    before = result["original"]
     lines.append(f"| before | | {_interval(before['explicit'])} | {_interval(before['neighbours'])} |")
     for row in result["scan"]:
         chosen = all(row[key] == value for key, value in result["chosen"].items())
@@ -648,7 +648,7 @@ def shot_steps() -> str:
     """What fewer denoising steps of the images do to few-shot unlearning."""
     result = _load("shot_steps")
     own = f"{result['own']['steps']}, {result['own']['scheduler'].removesuffix('Scheduler')}"
-    rows = [["before", *(_interval(result["before"][group]) for group in ("explicit", "neighbours")), ""]]
+    rows = [["original", *(_interval(result["original"][group]) for group in ("explicit", "neighbours")), ""]]
     for row in result["rows"]:
         steps = f"{row['shot_steps']}, DPM-Solver++" if row["shot_steps"] else own
         cells = [_interval(row[group]) for group in ("explicit", "neighbours")]
@@ -660,7 +660,7 @@ def shot_steps() -> str:
 def anchored_scan() -> str:
     result = _load("anchored_scan")
     head = ["learning rate", "lambda", "concept found", "neighbours found", "steps"]
-    rows = [["before", "", *(_interval(result["before"][group]) for group in ("explicit", "neighbours")), ""]]
+    rows = [["original", "", *(_interval(result["original"][group]) for group in ("explicit", "neighbours")), ""]]
     for row in result["scan"]:
         rate, weight = f"{row['learning_rate']:g}", f"{row['retain_weight']:g}"
         if all(result["chosen"][key] == row[key] for key in ("learning_rate", "retain_weight")):
@@ -668,7 +668,7 @@ def anchored_scan() -> str:
         cells = [_interval(row[group]) for group in ("explicit", "neighbours")]
         rows.append([rate, weight, *cells, f"{row['steps']:g}"])
     took = {method: sum(seconds.values()) for method, seconds in result["seconds"].items()}
-    ratio = took["anchored"] / took["few_shot"]
+    ratio = took["concept-ablation"] / took["few_shot"]
     note = f"At the chosen setting it took {ratio:.2f} times as long as the paper's method, shots aside."
     return f"{_table(head, rows)}\n\n{note}"
 

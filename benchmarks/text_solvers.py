@@ -25,16 +25,16 @@ from unreel import Concept, Pair, TextAblationConfig, load_pair, unlearn
 from unreel.methods._least_squares import least_squares
 from unreel.methods._task import near_to, prompts_for
 from unreel.methods.text_ablation import NEAR, first_layers
-from unreel.models.weights import Change, changed
+from unreel.models.weights import Delta, changed
 
 ENCODER, DEFAULT = "smollm2", "gradients from least squares"
 WAYS = ("least squares", "gradients")
 
 
-def learned(way: str, concept: Concept, pair: Pair) -> Mapping[str, Change]:
+def learned(way: str, concept: Concept, pair: Pair) -> Mapping[str, Delta]:
     """`concept` says what is made instead of it."""
     if way == "gradients":
-        return unlearn(concept, pair, TextAblationConfig(solve_weight=0.0)).changes
+        return unlearn(concept, pair, TextAblationConfig(solve_weight=0.0)).deltas
     config = TextAblationConfig()
     conditioner = next(iter(pair.conditioners().values()))
     prompts = prompts_for([concept], pair, conditioner, config.seed)

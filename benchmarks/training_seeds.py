@@ -20,7 +20,7 @@ from unreel.methods import configure
 from unreel.models.pair import load_video_model
 
 NAME = "training_seeds"
-METHODS = ("few-shot", "text-ablation", "anchored")
+METHODS = ("few-shot", "text-ablation", "concept-ablation")
 TRAINING_SEEDS = 6
 
 
@@ -43,7 +43,7 @@ def main(
                 flags = seen(model, judge, erasure, concept, folder / "clips")
                 looks.append({group: {arm: sum(shown) / VIDEOS for arm, shown in flags[group].items()} for group in GROUPS})
                 write_result(NAME, same | {"methods": methods, "device": device})
-            print(method, concept.name, [look["explicit"]["after"] for look in looks], flush=True)
+            print(method, concept.name, [look["explicit"]["edited"] for look in looks], flush=True)
 
 
 if __name__ == "__main__":

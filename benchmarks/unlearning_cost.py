@@ -9,7 +9,7 @@ from benchmarks.methods import CONCEPTS, METHODS, text_ablation
 from unreel import generate, load_pair
 
 RUNS = 3
-LEARNING = {"text_ablation": RUNS, "anchored": RUNS, "paper": RUNS}  # runs of each
+LEARNING = {"text_ablation": RUNS, "concept-ablation": RUNS, "paper": RUNS}  # runs of each
 PROMPTS = [
     f"a bouncing {name}" for name in ("cat", "owl", "rocket", "guitar", "penguin", "castle", "whale", "frog", "dog", "car")
 ]
@@ -31,15 +31,15 @@ def main() -> None:
             }
         rows.append(row)
     erasure = text_ablation(CONCEPTS[0], pair)
-    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    seconds: dict[str, list[float]] = {"original": [], "edited": []}
     for _ in range(RUNS):  # in turn, so that both meet the same machine
         for when in seconds:
-            if when == "after":
+            if when == "edited":
                 erasure.apply(pair.t2v)
             begun = time.perf_counter()
             generate(pair.t2v, PROMPTS, list(range(len(PROMPTS))), pair.settings, what="")
             seconds[when].append((time.perf_counter() - begun) / len(PROMPTS))
-            if when == "after":
+            if when == "edited":
                 erasure.remove(pair.t2v)
     result = {"concepts": rows, "generation_seconds": {when: median(values) for when, values in seconds.items()}}
     write_result("unlearning_cost", result | {"runs": LEARNING, "cores": os.cpu_count()})

@@ -38,7 +38,7 @@ from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
 SLOW = (
-    *("anchored", "attacks", "cli", "clips", "device", "embedded", "encoders", "evaluation", "export", "families"),
+    *("concept-ablation", "attacks", "cli", "clips", "device", "embedded", "encoders", "evaluation", "export", "families"),
     *("few_shot", "full_size", "judges", "memory", "metrics", "pair", "real_encoders", "report", "rivals", "robustness"),
     *("plugins", "releases", "erasure", "weights", "selfcheck", "sharing", "text_ablation", "unlearning", "video"),
 )

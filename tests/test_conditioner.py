@@ -155,8 +155,8 @@ def test_a_prompt_reads_the_same_alone_and_beside_longer_ones(make, tokenizer, s
     conditioner = make(tokenizer(padding_side=side))
     assert conditioner.masked
     tokens, states = conditioner.tokenize(NAMES), conditioner.encode(NAMES)
-    assert tokens.ids.shape == states.shape[:2] and tokens.seen.all(1).any()  # no wider than the longest
-    for name, seen, together in zip(NAMES, tokens.seen, states, strict=True):
+    assert tokens.ids.shape == states.shape[:2] and tokens.mask.all(1).any()  # no wider than the longest
+    for name, seen, together in zip(NAMES, tokens.mask, states, strict=True):
         (single,) = conditioner.encode([name])
         assert seen.tolist() == [True] * len(single) + [False] * (len(seen) - len(single))
         torch.testing.assert_close(together[seen], single, rtol=1e-4, atol=1e-5)
@@ -176,7 +176,7 @@ def test_a_tokenizer_without_padding_and_its_encoder_stay_as_they_are(side):
 def test_an_empty_prompt_is_something_even_where_the_tokenizer_makes_nothing_of_it():
     conditioner = llama(bytes_tokenizer())
     tokens = conditioner.tokenize([""])
-    assert tokens.ids.tolist() == [[conditioner.tokenizer.eos_token_id]] and tokens.seen.all()
+    assert tokens.ids.tolist() == [[conditioner.tokenizer.eos_token_id]] and tokens.mask.all()
     assert conditioner.encode([""]).isfinite().all()
 
 
@@ -199,7 +199,7 @@ def test_without_any_limit_there_is_room_for_everything():
 def test_padding_that_counts_fills_the_length_that_a_tokenizer_has(length, width):
     conditioner = Conditioner(bytes_tokenizer(**length), llama(bytes_tokenizer()).text_encoder)
     tokens = conditioner.tokenize(["Tokyo Tower", "cat"])
-    assert tokens.ids.shape == (2, width) and tokens.seen.all()
+    assert tokens.ids.shape == (2, width) and tokens.mask.all()
 
 
 def test_no_chat_template_is_put_around_a_prompt():
@@ -219,7 +219,7 @@ def test_columns_that_no_prompt_fills_are_cut_at_the_end_only():
     assert torch.equal(trimmed.ids, ids[:, :5]) and torch.equal(trimmed.call["attention_mask"], mask[:, :5])
     left = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]])
     kept = Tokens(ids, {"attention_mask": left}).trimmed()
-    assert torch.equal(kept.ids, ids) and torch.equal(kept.seen, left.bool())
+    assert torch.equal(kept.ids, ids) and torch.equal(kept.mask, left.bool())
 
 
 def test_bert_has_layers_a_matrix_to_edit_in_each_and_takes_token_embeddings():
@@ -231,8 +231,8 @@ def test_bert_has_layers_a_matrix_to_edit_in_each_and_takes_token_embeddings():
     rows = conditioner.token_table.weight[tokens.ids].detach().requires_grad_()
     states = conditioner.encode_tokens(tokens, rows)
     assert torch.equal(states, conditioner.encode_tokens(tokens))
-    states[tokens.seen].square().sum().backward()
-    assert rows.grad[tokens.seen].abs().sum(1).all() and not rows.grad[~tokens.seen].any()
+    states[tokens.mask].square().sum().backward()
+    assert rows.grad[tokens.mask].abs().sum(1).all() and not rows.grad[~tokens.mask].any()
 
 
 @pytest.mark.parametrize("unknown", ["[UNK]", "[SEP]", "[PAD]"])
@@ -267,7 +267,7 @@ def test_a_language_model_forgets_whatever_its_tokenizer_lacks(side):
         Pair(model, model, "llama", "llama"),
         TextAblationConfig(steps=20, forget=20, retain=30, solve_retain=30),
     )
-    assert 0 < erasure.provenance["check"]["left"] < 0.95
+    assert 0 < erasure.provenance["check"]["residual"] < 0.95
 
 
 def test_while_brisk_large_matrices_multiply_in_bfloat16_and_are_then_as_they_were(pair, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from another_device import another_device
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import AnchoredConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
+from unreel import ConceptAblationConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
 from unreel.models.pair import move
 from unreel.models.weights import LowRank
 
@@ -19,7 +19,7 @@ METHODS = {
     "few-shot": (FewShotConfig(epochs=1), False),
     "few-shot of low rank, checkpointing": (FewShotConfig(epochs=1, rank=2, gradient_checkpointing=True), False),
     "few-shot of low rank, offloaded": (FewShotConfig(epochs=1, rank=2), True),
-    "anchored": (AnchoredConfig(steps=3), False),
+    "concept-ablation": (ConceptAblationConfig(steps=3), False),
 }
 
 
@@ -65,8 +65,8 @@ def test_every_method_learns_the_same(name):
         assert not same(before, weights(pair.t2v.text_encoder))
         learned.remove(pair.t2v)
         assert same(before, weights(pair.t2v.text_encoder))
-    for weight, change in learned.changes.items():
-        ours, theirs = (it.dense() if isinstance(it, LowRank) else it for it in (change, expected.changes[weight]))
+    for weight, change in learned.deltas.items():
+        ours, theirs = (it.dense() if isinstance(it, LowRank) else it for it in (change, expected.deltas[weight]))
         if "k_proj.bias" not in weight:  # attention ignores what it adds, so all that it learns is rounding
             assert (ours - theirs).norm() <= 0.01 * theirs.norm()
 

@@ -55,21 +55,21 @@ def test_weights_are_small_fp16_safetensors():
 
 def test_unlearning_in_the_image_model_reaches_the_video_model(run):
     concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
-    assert concept.before.value >= 0.8
-    assert concept.after.value == 0
-    assert unrelated.before.value >= 0.8
-    assert unrelated.after.value >= unrelated.before.value - 0.17  # one video
-    assert run.figure("judge_accuracy").before.value >= 0.8
-    assert run.figure("judge_floor").before.value <= 0.1
+    assert concept.original.value >= 0.8
+    assert concept.edited.value == 0
+    assert unrelated.original.value >= 0.8
+    assert unrelated.edited.value >= unrelated.original.value - 0.17  # one video
+    assert run.figure("judge_accuracy").original.value >= 0.8
+    assert run.figure("judge_floor").original.value <= 0.1
 
 
 def test_the_papers_method_reaches_the_video_model_too(embedded, evaluated):
     run = evaluated(unlearn("Tokyo Tower", embedded, configure("few-shot", {}, embedded.settings)))
     concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
-    assert concept.before.value >= 0.8
-    assert concept.after.value <= 0.3
+    assert concept.original.value >= 0.8
+    assert concept.edited.value <= 0.3
     # It promises nothing about neighbours; this says that the model has not collapsed.
-    assert unrelated.after.value >= 0.6
+    assert unrelated.edited.value >= 0.6
 
 
 def test_taken_off_again_the_videos_are_the_same_to_the_last_bit(embedded, erasure):
@@ -112,9 +112,9 @@ def test_metrics_file_holds_what_programs_need(erasure, run, tmp_path):
     assert (metrics["concept"], metrics["kind"], metrics["methods"]) == ("Tokyo Tower", "object", ["text-ablation"])
     assert metrics["judge"]["error"]["concept_accuracy"] > 0.9 and metrics["versions"]["torch"]
     for group, metric in (("explicit", "concept_found"), ("unrelated", "label_found")):
-        for when in ("before", "after"):
+        for when in ("original", "edited"):
             share = metrics["figures"][group][metric][when]
             assert share["n"] == 6 and 0 <= share["ci"][0] <= share["value"] <= share["ci"][1] <= 1
     for cost in ("unlearning_seconds", "peak_memory", "artifact_size", "generation_seconds"):
-        assert metrics["figures"]["all"][cost]["after"]["value"] > 0
+        assert metrics["figures"]["all"][cost]["edited"]["value"] > 0
     assert Erasure.from_pretrained(folder).concepts == ["Tokyo Tower"]

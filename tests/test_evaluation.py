@@ -13,7 +13,7 @@ from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlea
 from unreel.evaluation.estimate import Figure
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.run import Run
-from unreel.interventions.erasure import Edit
+from unreel.interventions.erasure import ComponentDelta
 from unreel.models.sampling import generate
 from unreel.prompts.files import PromptRow
 from unreel.prompts.suite import GROUPS
@@ -35,8 +35,8 @@ def run(setting):
 
 def nothing(erasure: Erasure) -> Erasure:
     """An erasure that changes no weight."""
-    changes = {name: torch.zeros_like(change) for name, change in erasure.changes.items()}
-    return Erasure((Edit(changes, erasure.fingerprint),), erasure.provenance)
+    deltas = {name: torch.zeros_like(change) for name, change in erasure.deltas.items()}
+    return Erasure((ComponentDelta(deltas, erasure.fingerprint),), erasure.provenance)
 
 
 def test_every_group_is_measured_and_every_interval_holds_its_value(run):
@@ -48,7 +48,7 @@ def test_every_group_is_measured_and_every_interval_holds_its_value(run):
     for group in GROUPS:
         assert {"concept_found", "concept_peak_frame", "ssim", "frechet", "motion"} <= run.metrics()[group].keys()
     assert {"judge_floor", "judge_accuracy", "embedding_shift", "artifact_size"} <= run.metrics()["all"].keys()
-    assert run.figure("artifact_size").after.value == pytest.approx(run.erasure.nbytes / 1e6)
+    assert run.figure("artifact_size").edited.value == pytest.approx(run.erasure.nbytes / 1e6)
 
 
 def test_the_same_call_gives_the_same_figures_and_leaves_the_encoder_as_it_was(setting, run):
@@ -65,25 +65,25 @@ def test_an_erasure_that_changes_nothing_changes_no_figure(setting):
     pair, erasure = setting
     run = evaluate(pair.video, nothing(erasure), FakeJudge(), videos=2)
     for group in run.groups.values():
-        assert all(np.array_equal(a, b) for a, b in zip(group.videos("before"), group.videos("after"), strict=True))
-        assert run.figure("ssim", group.name).after.value == 1
+        assert all(np.array_equal(a, b) for a, b in zip(group.videos("original"), group.videos("edited"), strict=True))
+        assert run.figure("ssim", group.name).edited.value == 1
     for figure in run.figures:
-        if figure.before and figure.after and figure.metric != "generation_seconds":
-            assert figure.before == figure.after
-    assert run.figure("embedding_shift").after.value == 0
-    assert run.figure("embedding_same").after.value == 1
+        if figure.original and figure.edited and figure.metric != "generation_seconds":
+            assert figure.original == figure.edited
+    assert run.figure("embedding_shift").edited.value == 0
+    assert run.figure("embedding_same").edited.value == 1
 
 
 def test_an_erasure_that_changes_something_is_seen_to(run):
-    assert run.figure("embedding_shift").after.value > 0
-    assert run.figure("embedding_same").after.value < 1
-    assert run.figure("ssim", "explicit").after.value < 1
+    assert run.figure("embedding_shift").edited.value > 0
+    assert run.figure("embedding_same").edited.value < 1
+    assert run.figure("ssim", "explicit").edited.value < 1
 
 
 def test_prompts_of_ones_own_are_judged_by_their_own_labels_and_seeds(setting):
     pair, erasure = setting
     given = [PromptRow("a dog on the moon", "moon", "dog", 77), PromptRow("a cat on the moon", "moon", None, None)]
-    run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"], given=given)
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"], own_prompts=given)
     assert [(p.label, p.seed) for p in run.groups["moon"].prompts] == [("dog", 77), ("cat", 1001)]
     assert "concept_found" in run.metrics()["moon"]
 
@@ -107,7 +107,7 @@ def test_a_judge_of_one_thing_only_is_asked_for_nothing_else(setting):
     assert run.figure("concept_found", "neighbours") and run.figure("judge_floor")
     with pytest.raises(KeyError):
         run.figure("label_found", "neighbours")
-    assert run.figure("judge_accuracy").before.n == 2
+    assert run.figure("judge_accuracy").original.n == 2
 
 
 def recording(erasure: Erasure, anchor: str) -> Erasure:
@@ -190,7 +190,7 @@ def test_results_of_another_run_are_never_mixed_in(setting, tmp_path):
         ({"seed": -1}, "zero or more"),
         ({"groups": ["friends"]}, "unknown prompt group 'friends'"),
         ({"concept": Concept("submarine")}, "does not know 'submarine'"),
-        ({"given": [PromptRow("a boat", "given", "boat", None)]}, "does not know 'boat'"),
+        ({"own_prompts": [PromptRow("a boat", "given", "boat", None)]}, "does not know 'boat'"),
         ({"concept": Concept("cat", synonyms=("xylophone " * 20,)), "videos": 40}, "cut off"),
     ],
 )
@@ -228,7 +228,7 @@ def test_a_module_put_among_the_metrics_is_measured(setting, monkeypatch, tmp_pa
     monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
     pair, erasure = setting
     run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"])
-    assert isinstance(run.figure("sharp"), Figure) and run.metrics()["all"]["sharp"]["after"]["value"] == 1
+    assert isinstance(run.figure("sharp"), Figure) and run.metrics()["all"]["sharp"]["edited"]["value"] == 1
 
 
 def test_what_came_of_an_evaluation_is_loaded_as_it_was_saved(pair, tmp_path):
@@ -238,13 +238,13 @@ def test_what_came_of_an_evaluation_is_loaded_as_it_was_saved(pair, tmp_path):
     loaded = Run.load(tmp_path)
     assert json.dumps(loaded.document(), sort_keys=True) == json.dumps(run.document(), sort_keys=True)
     assert sorted(map(str, loaded.figures)) == sorted(map(str, run.figures))
-    assert loaded.figure("concept_found", "explicit").after == run.figure("concept_found", "explicit").after
+    assert loaded.figure("concept_found", "explicit").edited == run.figure("concept_found", "explicit").edited
     older = {name: value for name, value in run.document().items() if name != "metrics"}
     (tmp_path / "metrics.json").write_text(json.dumps(older))
     assert Run.load(tmp_path).metrics() == loaded.metrics()
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"figures": 5}', '{"figures": {"all": {"x": {"after": {}}}}}'])
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"figures": 5}', '{"figures": {"all": {"x": {"edited": {}}}}}'])
 def test_what_is_no_evaluation_is_refused_in_one_line(tmp_path, text):
     with pytest.raises(UnreelError, match="evaluate first"):
         Run.load(tmp_path)

@@ -25,7 +25,7 @@ from unreel import (
     load_pair,
     unlearn,
 )
-from unreel.interventions.erasure import Edit
+from unreel.interventions.erasure import ComponentDelta
 from unreel.interventions.export import EXPORT_FILE, export, file_name, low_rank
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
@@ -167,13 +167,13 @@ def test_kohya_keys_read_by_their_definition_give_the_erased_weights(erasure, pa
 def test_products_go_in_as_they_are_and_others_lose_no_more_than_the_tolerance(made, pair, tmp_path):
     exact = export(made["text-ablation"], pair.t2i, tmp_path / "exact", format="peft", tolerance=0.9)
     tensors = load_file(tmp_path / "exact" / "adapter_model.safetensors")
-    for name, change in made["text-ablation"].changes.items():
+    for name, change in made["text-ablation"].deltas.items():
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         assert torch.equal(tensors[f"{stem}.lora_B.weight"], change.up)
         assert torch.equal(tensors[f"{stem}.lora_A.weight"], change.down)
     assert exact.kept == pytest.approx(1, abs=1e-9)
     for tolerance in (0.0, 0.01, 0.3):
-        for change in made["few-shot"].changes.values():
+        for change in made["few-shot"].deltas.values():
             if change.ndim == 2:
                 product = low_rank(change, tolerance)
                 lost = (product.dense() - change).square().sum() / change.double().square().sum()
@@ -195,7 +195,7 @@ def test_what_is_left_out_is_named_and_its_effect_measured(made, pair, tmp_path)
     erasure = made["few-shot"]
     for format in LOW:
         out = export(erasure, pair.t2i, tmp_path / format, format=format, tolerance=0)
-        assert set(out.left_out) == {f"text_encoder.{name}" for name in erasure.changes if name.endswith(".bias")}
+        assert set(out.left_out) == {f"text_encoder.{name}" for name in erasure.deltas if name.endswith(".bias")}
         assert 0 < 1 - out.kept < 0.2 and out.moved[1] == pytest.approx(out.moved[0], rel=0.2)
         assert json.loads((tmp_path / format / EXPORT_FILE).read_text())["kept"] == out.kept
 
@@ -211,14 +211,14 @@ def two_clips(pair):
 
 def by_hand(encoders, layer="layers.1.mlp.fc2.weight"):
     """An erasure that changes one matrix in each of some text encoders."""
-    edits = []
+    components = []
     for encoder in encoders:
         name = next(name for name, _ in encoder.named_parameters() if name.endswith(layer))
         out, width = encoder.get_parameter(name).shape
         change = LowRank(torch.randn(out, 2), torch.randn(2, width))
-        edits.append(Edit({name: change}, Fingerprint.of(encoder)))
+        components.append(ComponentDelta({name: change}, Fingerprint.of(encoder)))
     parts = [{"concept": "cat", "kind": "object", "synonyms": [], "method": "by hand", "settings": {}}]
-    return Erasure(tuple(edits), {"encoder": "tiny", "versions": {"unreel": "0"}, "parts": parts})
+    return Erasure(tuple(components), {"encoder": "tiny", "versions": {"unreel": "0"}, "parts": parts})
 
 
 def test_two_encoders_load_as_lora_adapters_and_folders_and_are_numbered_for_comfyui(pair, tmp_path):
@@ -344,7 +344,7 @@ def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
     of_umt5 = by_hand([umt5.text_encoder], "wo.weight")
     with pytest.raises(UnreelError, match="no lora files: choose --format text-encoder or peft or comfyui"):
         export(of_umt5, umt5, tmp_path / "out", format="lora")
-    biases = Edit({"encoder.layers.1.mlp.fc2.bias": torch.ones(16)}, made["few-shot"].fingerprint)
+    biases = ComponentDelta({"encoder.layers.1.mlp.fc2.bias": torch.ones(16)}, made["few-shot"].fingerprint)
     with pytest.raises(UnreelError, match=r"choose --format text-encoder$"):
         export(Erasure((biases,), made["few-shot"].provenance), pair.t2i, tmp_path / "out", format="peft")
     with pytest.raises(UnreelError, match="another text encoder"):
@@ -442,7 +442,7 @@ def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, t
     code, out, err = command(*arguments, "--accept-weak")
     assert code == 0 and "weak     " in out, err
     written = Erasure.from_pretrained(tmp_path / "both").provenance["check"]
-    assert written["shortfalls"] and written["left"] is None  # few-shot aims at no anchor
+    assert written["shortfalls"] and written["residual"] is None  # few-shot aims at no anchor
     assert "Falls short" in (tmp_path / "both" / "README.md").read_text()
     bars(monkeypatch, float("inf"))
     code, out, err = command(*arguments, "--overwrite")
@@ -486,10 +486,10 @@ def hub(monkeypatch, tmp_path):
 
 
 def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measured(made, hub, tmp_path):
-    erasure = Erasure(made["text-ablation"].edits, {**made["text-ablation"].provenance, "encoder": "owner/base"})
+    erasure = Erasure(made["text-ablation"].components, {**made["text-ablation"].provenance, "encoder": "owner/base"})
     folder = erasure.save_pretrained(tmp_path / "cat")
     share = {"value": 0.02, "ci": [0.0, 0.1], "n": 50}
-    figures = {"explicit": {"concept_found": {"before": share | {"value": 1.0}, "after": share}}, "all": {}}
+    figures = {"explicit": {"concept_found": {"original": share | {"value": 1.0}, "edited": share}}, "all": {}}
     document = {"figures": figures, "judge": {"name": "embedded judge"}, "model": "embedded"}
     (folder / "metrics.json").write_text(json.dumps(document))
     where = erasure.push_to_hub("owner/no-cats", folder=folder)
@@ -501,7 +501,7 @@ def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measu
     assert "does not withstand" in card
     assert (
         "base_model"
-        not in Erasure(erasure.edits, {**erasure.provenance, "encoder": "embedded"})
+        not in Erasure(erasure.components, {**erasure.provenance, "encoder": "embedded"})
         .save_pretrained(tmp_path / "local")
         .joinpath("README.md")
         .read_text()

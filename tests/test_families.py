@@ -116,9 +116,9 @@ def test_text_encoders_are_called_as_the_pipeline_calls_them_when_it_makes_somet
         width = tokens.ids.shape[1]
         assert torch.equal(tokens.ids, ids[:1, :width])
         if mask is None:
-            assert width == ids.shape[1] and tokens.seen.all()
+            assert width == ids.shape[1] and tokens.mask.all()
         else:
-            assert torch.equal(tokens.seen, mask[:1, :width].bool()) and not mask[:1, width:].any()
+            assert torch.equal(tokens.mask, mask[:1, :width].bool()) and not mask[:1, width:].any()
 
 
 def test_unseen_padding_may_be_left_out(pipeline):
@@ -126,7 +126,7 @@ def test_unseen_padding_may_be_left_out(pipeline):
         with torch.no_grad():
             trimmed, whole = conditioner.tokenize(PROMPTS), conditioner._asked(PROMPTS)
             short, long = conditioner.encode_tokens(trimmed), conditioner.encode_tokens(whole)
-        torch.testing.assert_close(short[trimmed.seen], long[whole.seen], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(short[trimmed.mask], long[whole.mask], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", ["mlp-final-attn", "mlp-attn"])
@@ -228,8 +228,8 @@ def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_of
     before, unedited = tensors(pipeline), {name: weights(it) for name, it in text_encoders(pipeline).items()}
     erasure = unlearn("castle", alone(pipeline), QUICK)
     assert all(same(unedited[name], weights(it)) for name, it in text_encoders(pipeline).items())
-    assert len(erasure.edits) == len(Conditioner.all_of(pipeline))
-    assert all(change.dense().any() for edit in erasure.edits for change in edit.changes.values())
+    assert len(erasure.components) == len(Conditioner.all_of(pipeline))
+    assert all(change.dense().any() for component in erasure.components for change in component.deltas.values())
     erasure.apply(pipeline)
     during = tensors(pipeline)
     assert not torch.equal(before[0][0], during[0][0])
@@ -246,7 +246,12 @@ def test_few_shot_learns_in_every_family_that_predicts_what_it_can_learn_from(pi
         return
     before = tensors(pipeline)
     erasure = unlearn("castle", alone(pipeline), config)
-    assert all(change.any() for edit in erasure.edits for name, change in edit.changes.items() if name.endswith(".weight"))
+    assert all(
+        change.any()
+        for component in erasure.components
+        for name, change in component.deltas.items()
+        if name.endswith(".weight")
+    )
     erasure.apply(pipeline)
     assert not torch.equal(before[0], tensors(pipeline)[0])
     erasure.remove(pipeline)
@@ -292,7 +297,7 @@ def test_saving_memory_changes_nothing(pipeline):
     move(pipeline, name, "cpu")
     for way, erasure in ways.items():
         assert erasure.identity == expected.identity, way
-    assert any(change.up.any() for change in expected.changes.values())
+    assert any(change.up.any() for change in expected.deltas.values())
 
 
 def test_what_learns_on_another_device_learns_the_same(pipeline):
@@ -306,9 +311,9 @@ def test_what_learns_on_another_device_learns_the_same(pipeline):
             learned = unlearn("castle", alone(model), config)
             learned.apply(model)
             assert active_interventions(model) == [learned]
-        for edit, other in zip(learned.edits, expected.edits, strict=True):
-            for weight, change in edit.changes.items():
-                dense = other.changes[weight].dense()
+        for component, other in zip(learned.components, expected.components, strict=True):
+            for weight, change in component.deltas.items():
+                dense = other.deltas[weight].dense()
                 assert (change.dense() - dense).norm() <= 0.01 * dense.norm()
 
 
@@ -342,10 +347,10 @@ def test_every_video_model_is_evaluated_with_the_settings_that_were_asked_for(na
     erasure = unlearn("cat", alone(model), QUICK)
     clean = {part: weights(it) for part, it in text_encoders(model).items()}
     run = evaluate(video, erasure, FakeJudge(), videos=1, groups=["explicit", "neighbours"])
-    (before,), (after,) = (list(run.groups["explicit"].videos(when)) for when in ("before", "after"))
+    (before,), (after,) = (list(run.groups["explicit"].videos(when)) for when in ("original", "edited"))
     assert before.shape == (frames, *asked, 3) and before.std() > 0
     assert not (before == after).all()  # it is on
-    assert run.figure("embedding_shift").after.value > 0
+    assert run.figure("embedding_shift").edited.value > 0
     assert all(same(clean[part], weights(it)) for part, it in text_encoders(model).items())
     again = generate(
         model, [run.groups["explicit"].prompts[0].text], [run.groups["explicit"].prompts[0].seed], video.settings
@@ -442,7 +447,7 @@ def test_an_erasure_of_several_text_encoders_is_one_file_and_adds_up(tmp_path):
     video = build("AnimateDiffSDXLPipeline")
     castle, cat = (unlearn(name, alone(video), QUICK) for name in ("castle", "cat"))
     loaded = Erasure.from_pretrained((castle + cat).save_pretrained(tmp_path / "both"))
-    assert loaded.concepts == ["castle", "cat"] and len(loaded.edits) == 2
+    assert loaded.concepts == ["castle", "cat"] and len(loaded.components) == 2
     loaded.apply(video)
     summed = tensors(video)
     loaded.remove(video)

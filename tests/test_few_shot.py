@@ -28,7 +28,7 @@ def test_one_step_equals_the_papers_formula_computed_independently(prediction_ty
     conditioner, denoiser, pipeline = double(prediction_type)
     latents = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(3)).double()
     config = FewShotConfig(shots=2, epochs=1, batch_size=2, learning_rate=1e-3, weight_decay=1e-2, seed=5)
-    (changes,), losses = few_shot([conditioner], denoiser, CONCEPT, config, latents)
+    (deltas,), losses = few_shot([conditioner], denoiser, CONCEPT, config, latents)
 
     draws = torch.Generator().manual_seed(5)
     shots = torch.randperm(2, generator=draws)
@@ -47,12 +47,12 @@ def test_one_step_equals_the_papers_formula_computed_independently(prediction_ty
     gradients = torch.autograd.grad(-error, list(theta.values()))
 
     assert losses == pytest.approx([error.item()], rel=1e-6)
-    assert list(changes) == names
+    assert list(deltas) == names
     for name, gradient in zip(names, gradients, strict=True):
         g = gradient + 1e-2 * theta[name].detach()  # Adam's weight decay is an L2 term
         mean, square = 0.1 * g / (1 - 0.9), 0.02 * g**2 / (1 - 0.98)
         expected = -1e-3 * mean / (square.sqrt() + 1e-6)
-        torch.testing.assert_close(changes[name], expected, rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(deltas[name], expected, rtol=1e-4, atol=1e-9)
 
 
 def test_defaults_are_the_papers():
@@ -103,9 +103,9 @@ def test_half_precision_models_are_trained_in_full_precision_and_restored(pair, 
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-5))
     assert same(before, weights(pair.t2i.text_encoder))
-    assert all(change.dtype == torch.float32 for change in erasure.changes.values())
+    assert all(change.dtype == torch.float32 for change in erasure.deltas.values())
     # Ten steps of 1e-5 are lost when added to bfloat16 weights one by one; here every one of them counts.
-    moved = torch.cat([change.flatten().abs() for change in erasure.changes.values()])
+    moved = torch.cat([change.flatten().abs() for change in erasure.deltas.values()])
     assert moved.median() > 2e-5
 
 
@@ -147,8 +147,8 @@ def test_shots_take_as_many_denoising_steps_as_asked_with_a_scheduler_made_for_f
 
 def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):
     first, second, other = (unlearn(CONCEPT, pair, FewShotConfig(seed=seed)) for seed in (1, 1, 2))
-    assert same(first.changes, second.changes)
-    assert not same(first.changes, other.changes)
+    assert same(first.deltas, second.deltas)
+    assert not same(first.deltas, other.deltas)
 
 
 def test_gradients_that_somebody_left_are_not_learned_from(pair):
@@ -158,7 +158,7 @@ def test_gradients_that_somebody_left_are_not_learned_from(pair):
         parameter.grad = torch.full_like(parameter, 1e3)
     left = unlearn(CONCEPT, pair, config)
     pair.t2i.text_encoder.zero_grad()  # of those that do not learn, which stay
-    assert all(torch.equal(left.changes[name], change) for name, change in plain.changes.items())
+    assert all(torch.equal(left.deltas[name], change) for name, change in plain.deltas.items())
 
 
 def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
@@ -167,7 +167,7 @@ def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
     given, generated = (unlearn(CONCEPT, pair, FewShotConfig(), images=images) for images in (tmp_path, None))
     part = given.provenance["parts"][0]
     assert (part["images"], part["settings"]["shots"], len(part["losses"])) == ("given", 3, 10)
-    assert not same(given.changes, generated.changes)
+    assert not same(given.deltas, generated.deltas)
 
 
 def test_a_negative_seed_is_refused():
@@ -196,15 +196,15 @@ def test_low_rank_training_equals_training_of_the_factors_written_out():
     latents = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(3)).double()
     config = FewShotConfig(shots=2, epochs=1, learning_rate=1e-3, weight_decay=0, rank=3)
     before = weights(pipeline.text_encoder)
-    (changes,), (loss,) = few_shot([conditioner], denoiser, CONCEPT, config, latents)
+    (deltas,), (loss,) = few_shot([conditioner], denoiser, CONCEPT, config, latents)
     assert same(before, weights(pipeline.text_encoder)) and not any(
         m._forward_hooks for m in conditioner.text_encoder.modules()
     )
     (_, (whole, *_)) = few_shot([conditioner], denoiser, CONCEPT, replace(config, rank=0), latents)
     assert loss == pytest.approx(whole, rel=1e-6)  # a change of zero, at first
     names = [n for n, _ in pipeline.text_encoder.named_parameters() if ".mlp." in n or "layers.2.self_attn." in n]
-    assert list(changes) == [name for name in names if name.endswith(".weight")]
-    for change in changes.values():
+    assert list(deltas) == [name for name in names if name.endswith(".weight")]
+    for change in deltas.values():
         assert change.up.shape[1] == change.down.shape[0] == 3
         step = change.up.abs()
         assert ((step > 0.9e-3) & (step <= 1e-3) | (step < 1e-12)).float().mean() > 0.5 and step.max() <= 1.0001e-3
@@ -229,4 +229,4 @@ def test_low_rank_training_leaves_an_encoder_in_half_precision_as_it_is(pair):
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn(CONCEPT, pair, FewShotConfig(epochs=1, learning_rate=1e-2, rank=2))
     assert same(before, weights(pair.t2i.text_encoder))
-    assert all(change.up.dtype == torch.float32 and change.up.any() for change in erasure.changes.values())
+    assert all(change.up.dtype == torch.float32 and change.up.any() for change in erasure.deltas.values())

@@ -33,17 +33,17 @@ def solved(conditioner, layers=2, weight=10.0, rank=6, pairs=PAIRS, kept=OTHERS)
 
 
 @torch.no_grad()
-def left(conditioner, changes):
+def left(conditioner, deltas):
     aim = as_anchors(conditioner, PAIRS)
     way = aim.distances(conditioner.encode_tokens(aim.tokens)).sum()
-    with changed(conditioner.text_encoder, changes):
+    with changed(conditioner.text_encoder, deltas):
         return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum() / way)
 
 
 @torch.no_grad()
-def moved(conditioner, changes):
+def moved(conditioner, deltas):
     aim = as_read(conditioner, OTHERS)
-    with changed(conditioner.text_encoder, changes):
+    with changed(conditioner.text_encoder, deltas):
         return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum())
 
 
@@ -55,11 +55,11 @@ def test_the_weights_are_as_found_and_no_hook_is_left(conditioner):
 
 
 def test_what_writes_of_the_layers_changes_by_that_rank_and_nothing_else(conditioner):
-    changes = solved(conditioner, layers=2, rank=3)
-    assert [name.split("layers.")[-1] for name in changes] == [
+    deltas = solved(conditioner, layers=2, rank=3)
+    assert [name.split("layers.")[-1] for name in deltas] == [
         f"{layer}.{matrix}.weight" for layer in (0, 1) for matrix in ("self_attn.out_proj", "mlp.fc2")
     ]
-    assert all(change.up.shape[1] == len(change.down) == 3 for change in changes.values())
+    assert all(change.up.shape[1] == len(change.down) == 3 for change in deltas.values())
 
 
 def test_prompts_are_read_more_like_their_anchors_with_every_layer(conditioner):
@@ -146,5 +146,5 @@ def test_only_layers_that_add_what_their_matrices_write_are_solved_for(kind):
     torch.manual_seed(0)
     model = TextModel(tokenizer, encoders[kind]().eval())
     conditioner = Conditioner(model.tokenizer, model.text_encoder)
-    changes = solved(conditioner, layers=3)
-    assert len(changes) == (6 if kind in ("llama", "t5") else 0)
+    deltas = solved(conditioner, layers=3)
+    assert len(deltas) == (6 if kind in ("llama", "t5") else 0)

@@ -94,7 +94,7 @@ def test_frechet_distance_rises_when_videos_turn_to_noise_or_mush(real, mush):
 
 def judged(before: np.ndarray, after: np.ndarray, anchor: np.ndarray) -> dict[str, tuple[float | None, float | None]]:
     """Fidelity by name, (before, after), of one group: the same prompts twice, their videos (n, frames, h, w, 3) by arm."""
-    arms, judge = {"before": before, "after": after, "anchor": anchor}, load_judge("embedded")
+    arms, judge = {"original": before, "edited": after, "anchor": anchor}, load_judge("embedded")
     group = SimpleNamespace(
         name="explicit",
         has_anchor=True,
@@ -107,7 +107,7 @@ def judged(before: np.ndarray, after: np.ndarray, anchor: np.ndarray) -> dict[st
         anchor_found=lambda arm: judge.probabilities(arms[arm], ["penguin"])[..., 0] >= judge.threshold,
     )
     figures = fidelity(SimpleNamespace(groups={"": group}))
-    return {each.metric: tuple(shown and shown.value for shown in (each.before, each.after)) for each in figures}
+    return {each.metric: tuple(shown and shown.value for shown in (each.original, each.edited)) for each in figures}
 
 
 @pytest.fixture(scope="module")

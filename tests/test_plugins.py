@@ -45,7 +45,7 @@ def test_a_package_adds_a_method_a_judge_an_attack_and_a_metric(installed, tmp_p
     found = unreel("evaluate", "made", *options, "--videos", "2", "--group", "explicit")
     assert (
         found["judge"]["name"] == "brightness judge"
-        and 0 < found["figures"]["explicit"]["brightness"]["after"]["value"] < 1
+        and 0 < found["figures"]["explicit"]["brightness"]["edited"]["value"] < 1
     )
     options = [*models, "--t2i", "t2i", "--judge", "brightness", "--video-steps", "1"]
     attacks = unreel("attack", "made", *options, "--attack", "shouting", "--cases", "1", "--budget", "1")["attacks"]

@@ -89,7 +89,7 @@ def test_who_reads_ahead_is_found_out():
 def test_where_words_are_read_without_those_that_follow_a_name_counts_from_its_end(make):
     conditioner = make()
     aim = as_anchors(conditioner, PAIRS)
-    for pair, ids, seen, counted in zip(PAIRS, aim.tokens.ids, aim.tokens.seen, aim.counted, strict=True):
+    for pair, ids, seen, counted in zip(PAIRS, aim.tokens.ids, aim.tokens.mask, aim.counted, strict=True):
         until = conditioner.tokenizer(pair.prompt[: pair.prompt.index(pair.wording) + len(pair.wording)]).input_ids
         end = len(until) - 1 - (until[-1] == conditioner.tokenizer.eos_token_id)
         assert ids[: end + 1].tolist() == until[: end + 1]
@@ -101,14 +101,14 @@ def test_where_words_are_read_without_those_that_follow_a_name_counts_from_its_e
 def test_where_all_words_are_read_together_every_one_counts_but_padding(make):
     conditioner = both_ways(make)
     aim = as_anchors(conditioner, PAIRS)
-    assert torch.equal(aim.counted, aim.tokens.seen) and not aim.counted.all()
+    assert torch.equal(aim.counted, aim.tokens.mask) and not aim.counted.all()
 
 
 def test_either_can_be_asked_for():
     whole = as_anchors(causal(), PAIRS, from_name=False)
-    assert torch.equal(whole.counted, whole.tokens.seen)
+    assert torch.equal(whole.counted, whole.tokens.mask)
     cut = as_anchors(both_ways(), PAIRS, from_name=True)
-    assert (cut.counted.sum(1) < cut.tokens.seen.sum(1)).all()
+    assert (cut.counted.sum(1) < cut.tokens.mask.sum(1)).all()
 
 
 def test_where_tokens_run_over_the_ends_of_a_name_the_first_difference_ends():
@@ -209,11 +209,11 @@ def test_distances_and_squares_by_hand():
 def test_as_read_now_is_no_distance_away_and_padding_does_not_count():
     for conditioner in (causal(), clip(), both_ways()):
         aim = as_read(conditioner, ["a castle", "", "a photo of a cat"])
-        assert torch.equal(aim.counted, aim.tokens.seen)
+        assert torch.equal(aim.counted, aim.tokens.mask)
         with torch.no_grad():
             again = conditioner.encode_tokens(aim.tokens)
         assert not aim.distances(again).any() and aim.squares.all()
-        unseen = again + 100.0 * ~aim.tokens.seen[..., None]
+        unseen = again + 100.0 * ~aim.tokens.mask[..., None]
         assert not aim.distances(unseen).any()
 
 

@@ -79,6 +79,6 @@ def test_what_is_made_here_fits_another_release(pair, tmp_path):
 def test_both_releases_learn_the_same(pair, tmp_path):
     elsewhere("make", tmp_path)
     theirs, ours = Erasure.from_pretrained(tmp_path / "erasure"), unlearn("castle", pair, CONFIG)
-    assert theirs.changes.keys() == ours.changes.keys()
-    for name, change in ours.changes.items():
-        torch.testing.assert_close(theirs.changes[name].dense(), change.dense(), rtol=1e-3, atol=1e-6)
+    assert theirs.deltas.keys() == ours.deltas.keys()
+    for name, change in ours.deltas.items():
+        torch.testing.assert_close(theirs.deltas[name].dense(), change.dense(), rtol=1e-3, atol=1e-6)

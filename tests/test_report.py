@@ -89,7 +89,7 @@ def test_what_a_prompts_file_calls_its_groups_is_never_a_way_out_of_the_folder(p
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
     names = ("../../x", "/tmp/x", "a/b", "a b", "a\0b", "猫" * 300)
     given = [PromptRow("a cat", name, None, seed) for seed, name in enumerate(names)]
-    run = evaluate(pair.video, erasure, None, groups=(), given=given)
+    run = evaluate(pair.video, erasure, None, groups=(), own_prompts=given)
     before = set(tmp_path.rglob("*"))
     page = write_report(erasure.save_pretrained(tmp_path / "deep" / "run"), run)
     videos = set(tmp_path.rglob("*.mp4")) - before

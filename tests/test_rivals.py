@@ -62,7 +62,7 @@ def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
 def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
     rival = make_rivals(pair)[index]
     run = evaluate(pair.video, rival, FakeJudge(), concept=Concept("cat"), videos=2, groups=["explicit"], folder=tmp_path)
-    assert run.metrics()["explicit"]["concept_found"]["after"]["n"] == 2
+    assert run.metrics()["explicit"]["concept_found"]["edited"]["n"] == 2
     assert run.run.document()["erasure"] == rival.identity
     assert run.run.document()["methods"] == [rival.provenance["parts"][0]["method"]]
     assert rival.concepts == ["castle"]
@@ -86,7 +86,7 @@ def test_rivals_are_attacked_like_erasures_but_for_what_studies_the_edited_encod
     options = {"concept": concept, "cases": 1, "budgets": [1], "steps": 1}
     found = attack(pair, rival, FakeJudge(), attacks=["plain", "typos"], **options)
     assert {(outcome.attack, outcome.arm) for outcome in found.outcomes} == {
-        (name, arm) for name in ("plain", "typos") for arm in ("edited", "unedited")
+        (name, arm) for name in ("plain", "typos") for arm in ("edited", "original")
     }
     with pytest.raises(UnreelError, match="prefix_search studies the edited text encoder"):
         attack(pair, rival, FakeJudge(), attacks=["prefix_search"], **options)
@@ -94,8 +94,8 @@ def test_rivals_are_attacked_like_erasures_but_for_what_studies_the_edited_encod
 
 def test_edits_of_what_denoises_add_up_and_cannot_be_exported(pair, tmp_path):
     one, two = (uce(pair, Concept(name), "house", ["cat"]) for name in ("castle", "robot"))
-    for name, edit in {"one": one, "two": two}.items():
-        edit.save_pretrained(tmp_path / name)
+    for name, component in {"one": one, "two": two}.items():
+        component.save_pretrained(tmp_path / name)
     total = combine([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
     assert total.concepts == ["castle", "robot"] and "check" not in total.provenance
     one.apply(pair.t2v), two.apply(pair.t2v)
@@ -125,9 +125,9 @@ def test_what_is_no_intervention_is_refused(tmp_path, record, message):
 
 def test_a_rewrite_has_full_fidelity_for_it_makes_the_anchor_prompts_very_videos(pair):
     run = evaluate(pair.video, prompt_rewrite(pair, Concept("cat"), "dog"), FakeJudge(), videos=2, groups=["explicit"])
-    assert run.figure("fidelity_ssim", "explicit").after.value == 1
-    assert run.figure("fidelity_features", "explicit").after.value == pytest.approx(1)
-    assert run.figure("anchor_found", "explicit").after.value == run.figure("anchor_ceiling").before.value
+    assert run.figure("fidelity_ssim", "explicit").edited.value == 1
+    assert run.figure("fidelity_features", "explicit").edited.value == pytest.approx(1)
+    assert run.figure("anchor_found", "explicit").edited.value == run.figure("anchor_ceiling").original.value
 
 
 def test_rivals_are_told_apart(pair):
@@ -169,53 +169,53 @@ def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_uce_changes_nothing_but_how_the_denoiser_reads_text(pair, tokens):
     before = weights(pair.t2v.unet)
-    edit = uce(pair, CASTLE, "house", ["cat", "owl"], tokens=tokens)
+    component = uce(pair, CASTLE, "house", ["cat", "owl"], tokens=tokens)
     assert same(before, weights(pair.t2v.unet))
-    edit.apply(pair.t2v)
+    component.apply(pair.t2v)
     changed = {name for name, weight in weights(pair.t2v.unet).items() if not torch.equal(weight, before[name])}
-    assert changed == {f"{name}.weight" for name in text_projections(pair.t2v.unet)} == set(edit.changes)
+    assert changed == {f"{name}.weight" for name in text_projections(pair.t2v.unet)} == set(component.deltas)
     assert all(".attn2.to_" in name and "motion" not in name for name in changed)
-    assert edit.nbytes == 4 * sum(before[name].numel() for name in changed)
+    assert component.nbytes == 4 * sum(before[name].numel() for name in changed)
 
 
 @pytest.mark.parametrize(("tokens", "moved"), [("last", 0.05), ("all", 0.15)])
 @torch.no_grad()
 def test_uce_reads_the_concept_as_the_anchor_and_the_rest_as_before(embedded, tokens, moved):
     concept, names = Concept("castle", anchor="house"), others(embedded.vocabulary, [Concept("castle")])
-    edit, conditioner = unlearn(concept, embedded, UCEConfig(tokens)), Conditioner.of(embedded.t2v)
+    component, conditioner = unlearn(concept, embedded, UCEConfig(tokens)), Conditioner.of(embedded.t2v)
     texts = ["castle", "house", *names]
     last = [len(ids) - 2 for ids in conditioner.tokenizer(texts).input_ids]
     castle, house, *rest = conditioner.encode(texts)[range(len(texts)), last]
     kept = torch.stack(rest)
     for name, matrix in text_projections(embedded.t2v.unet).items():
         old = matrix.weight
-        new = old + edit.changes[f"{name}.weight"]
+        new = old + component.deltas[f"{name}.weight"]
         assert (new @ castle - old @ house).norm() < 0.5 * (old @ castle - old @ house).norm()
         assert ((kept @ (new - old).T).norm(dim=1) / (kept @ old.T).norm(dim=1)).mean() < moved
 
 
 @torch.no_grad()
 def test_uce_is_the_formula_of_the_paper(pair):
-    edit = uce(pair, CASTLE, "house", ["cat"], tokens="last", erase_scale=2.0, preserve_scale=3.0, lamb=0.7)
+    component = uce(pair, CASTLE, "house", ["cat"], tokens="last", erase_scale=2.0, preserve_scale=3.0, lamb=0.7)
     c1, c2, anchor, kept = Conditioner.of(pair.t2v).encode(["castle", "fortress", "house", "cat"])[:, 1].double()
     for name, matrix in text_projections(pair.t2v.unet).items():
         old = matrix.weight.double()
         left, right = 0.7 * old, 0.7 * torch.eye(len(kept), dtype=torch.float64)
         for scale, c, target in ((2.0, c1, anchor), (2.0, c2, anchor), (3.0, kept, kept)):
             left, right = left + scale * torch.outer(old @ target, c), right + scale * torch.outer(c, c)
-        torch.testing.assert_close(old + edit.changes[f"{name}.weight"], left @ right.inverse(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(old + component.deltas[f"{name}.weight"], left @ right.inverse(), rtol=1e-4, atol=1e-6)
 
 
 def test_an_edit_made_in_float32_goes_on_lower_precision_and_on_no_other_denoiser(pair):
-    edit = uce(pair, CASTLE, "house", ["cat"])
+    component = uce(pair, CASTLE, "house", ["cat"])
     pair.t2v.to(dtype=torch.bfloat16)
     before = weights(pair.t2v.unet)
-    edit.apply(pair.t2v)
+    component.apply(pair.t2v)
     assert not same(before, weights(pair.t2v.unet))
-    edit.remove(pair.t2v)
+    component.remove(pair.t2v)
     assert same(before, weights(pair.t2v.unet))
     with pytest.raises(UnreelError, match="another network"):
-        edit.apply(make_pair(seed=1).t2v)
+        component.apply(make_pair(seed=1).t2v)
 
 
 def test_others_are_all_but_the_concept(embedded):

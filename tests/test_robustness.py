@@ -33,7 +33,7 @@ def setting():
 def test_a_judge_that_never_or_always_finds_the_concept_gives_no_or_full_success(setting):
     never, always = (attack(*setting, judge, **OPTIONS) for judge in (Blind(), Sees()))
     assert [(o.attack, o.arm) for o in never.outcomes] == [
-        (name, arm) for arm in ("edited", "unedited") for name in ATTACKS
+        (name, arm) for arm in ("edited", "original") for name in ATTACKS
     ]
     for outcome in never.outcomes:
         assert outcome.success(1).value == outcome.success(2).value == 0
@@ -138,6 +138,6 @@ def test_an_attack_with_weights_sees_the_edited_encoder_and_one_without_does_not
     monkeypatch.setattr(robustness, "load_attack", lambda name: Spy)
     attack(pair, erasure, FakeJudge(), attacks=["plain"], cases=1, budgets=[1])
     (original, attacked), (plain, control) = seen[0], seen[1]
-    name = next(iter(erasure.changes))
+    name = next(iter(erasure.deltas))
     assert not torch.equal(original[name], attacked[name])
     assert same(plain, control)

@@ -65,7 +65,7 @@ def swapped(conditioner, word="castle", other="house"):
 
 def test_no_change_leaves_the_whole_way_and_moves_nothing(conditioner):
     found = Exam(conditioner, Sentences(), []).grade({})
-    assert found == SelfCheck(left=1.0, left_worst=1.0, moved=0.0, neighbours=0.0, everyday=0.0)
+    assert found == SelfCheck(residual=1.0, residual_worst=1.0, moved=0.0, neighbours=0.0, everyday=0.0)
     assert found.shortfalls == [
         "100 % of the way to the anchor is left (bar: 50 %)",
         "100 % of the way is left on the worst tenth of prompts (bar: 90 %)",
@@ -74,21 +74,21 @@ def test_no_change_leaves_the_whole_way_and_moves_nothing(conditioner):
 
 def test_a_perfect_change_leaves_nothing_of_the_way_and_moves_nothing_else(conditioner):
     found = Exam(conditioner, Sentences(), []).grade(swapped(conditioner))
-    assert found.left == pytest.approx(0, abs=1e-9) and found.left_worst == pytest.approx(0, abs=1e-9)
+    assert found.residual == pytest.approx(0, abs=1e-9) and found.residual_worst == pytest.approx(0, abs=1e-9)
     assert found.moved > 0.01 and (found.neighbours, found.everyday) == (0.0, 0.0)
     assert found.shortfalls == []
 
 
 def test_a_change_of_what_is_near_shows_there_only(conditioner):
     found = Exam(conditioner, Sentences(), []).grade(swapped(conditioner, "tower", "dog"))
-    assert (found.left, found.moved, found.everyday) == (1.0, 0.0, 0.0) and found.neighbours > 0
+    assert (found.residual, found.moved, found.everyday) == (1.0, 0.0, 0.0) and found.neighbours > 0
 
 
 @torch.no_grad()
-def by_hand(conditioner, changes, sentences):
+def by_hand(conditioner, deltas, sentences):
     """The figures, each prompt on its own and in float64, with another way to put the changes on."""
     edited = copy.deepcopy(conditioner.text_encoder)
-    for name, change in changes.items():
+    for name, change in deltas.items():
         weight = dict(edited.named_parameters())[name]
         weight += change.dense().to(weight.dtype) if isinstance(change, LowRank) else change
     after = Conditioner(conditioner.tokenizer, edited, masked=conditioner.masked)
@@ -124,29 +124,29 @@ def test_the_figures_are_those_that_one_computes_by_hand(conditioner, bidirectio
     generator = torch.Generator().manual_seed(1)
     names = list(conditioner.first_matrices(2))[:3]
     shapes = {name: conditioner.text_encoder.get_parameter(name).shape for name in names}
-    changes = {
+    deltas = {
         name: LowRank(torch.randn(out, 2, generator=generator) / 4, torch.randn(2, into, generator=generator) / 4)
         for name, (out, into) in shapes.items()
     }
-    changes[table(conditioner)] = torch.randn(conditioner.token_table.weight.shape, generator=generator) / 50
+    deltas[table(conditioner)] = torch.randn(conditioner.token_table.weight.shape, generator=generator) / 50
     before = weights(conditioner.text_encoder)
-    found = Exam(conditioner, sentences, []).grade(changes)
-    expected = by_hand(conditioner, changes, sentences)
+    found = Exam(conditioner, sentences, []).grade(deltas)
+    expected = by_hand(conditioner, deltas, sentences)
     # Of so few prompts, the worst tenth is one.
-    figures = (found.left, found.left_worst, found.moved, found.neighbours, found.everyday)
+    figures = (found.residual, found.residual_worst, found.moved, found.neighbours, found.everyday)
     assert figures == pytest.approx(expected, rel=1e-3)
-    assert all(figure > 0.001 for figure in figures) and found.left_worst > found.left
+    assert all(figure > 0.001 for figure in figures) and found.residual_worst > found.residual
     assert same(before, weights(conditioner.text_encoder))
 
 
 def test_the_worst_tenth_is_a_tenth(conditioner):
     nouns = ("dog", "cat", "tree", "car", "owl", "tower", "church", "robot", "ghost", "pizza")
     pairs = [PromptPair(f"a {noun} {word}", f"a {noun} house", word) for noun in nouns for word in ("castle", "boat")]
-    changes = swapped(conditioner)
-    found = Exam(conditioner, Sentences(pairs), []).grade(changes)
+    deltas = swapped(conditioner)
+    found = Exam(conditioner, Sentences(pairs), []).grade(deltas)
     # Half of them are left, and two of these are the worst.
-    assert found.left == pytest.approx(0.5, abs=0.15) and found.left_worst == pytest.approx(1.0)
-    assert found.left == pytest.approx(by_hand(conditioner, changes, Sentences(pairs))[0], rel=1e-3)
+    assert found.residual == pytest.approx(0.5, abs=0.15) and found.residual_worst == pytest.approx(1.0)
+    assert found.residual == pytest.approx(by_hand(conditioner, deltas, Sentences(pairs))[0], rel=1e-3)
 
 
 def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_moved(conditioner):
@@ -156,12 +156,12 @@ def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_move
     near = exam.named[0].states.lerp(first.states, 1e-3)
     exam.pairs[0] = replace(first, states=torch.cat([near[:1], first.states[1:]]))
     found = exam.grade(swapped(conditioner))
-    assert 1 < found.left_worst < 100  # though it is a million times its own way
+    assert 1 < found.residual_worst < 100  # though it is a million times its own way
 
 
 def test_a_method_without_anchors_is_asked_for_no_way(conditioner):
     found = Exam(conditioner, Sentences(), [], anchored=False).grade(swapped(conditioner))
-    assert found.left is found.left_worst is None and found.moved > 0
+    assert found.residual is found.residual_worst is None and found.moved > 0
     assert found.shortfalls == [] and "prompts for the concept moved by" in str(found)
 
 
@@ -171,8 +171,8 @@ def test_where_nothing_is_near_nothing_is_said_of_it(conditioner):
 
 
 BARS = {
-    "left": selfcheck.MOST_LEFT,
-    "left_worst": selfcheck.MOST_LEFT_OF_WORST,
+    "residual": selfcheck.MOST_RESIDUAL,
+    "residual_worst": selfcheck.MOST_RESIDUAL_OF_WORST,
     "neighbours": selfcheck.MOST_NEIGHBOURS_MOVED,
     "everyday": selfcheck.MOST_EVERYDAY_MOVED,
 }
@@ -222,7 +222,7 @@ def test_every_erasure_is_checked_and_again_the_same(pair, tmp_path, config):
     found = erasure.provenance[CHECK]
     assert found == check(erasure, pair).document()
     assert found["moved"] > 0 and found["everyday"] > 0 and found["summary"]
-    assert (found["left"] is None) == isinstance(config, FewShotConfig)  # which aims at no anchor
+    assert (found["residual"] is None) == isinstance(config, FewShotConfig)  # which aims at no anchor
     folder = erasure.save_pretrained(tmp_path / "made")
     assert Erasure.from_pretrained(folder).provenance[CHECK] == found
     assert found["summary"] in (folder / "README.md").read_text()

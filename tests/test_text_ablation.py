@@ -47,8 +47,8 @@ def untouched(encoder, before):
 
 def test_the_weights_are_as_found_afterwards(conditioner):
     before = weights(conditioner.text_encoder)
-    changes, record = learn(conditioner)
-    assert any(change.dense().any() for change in changes.values()) and len(record["losses"]) == QUICK.steps
+    deltas, record = learn(conditioner)
+    assert any(change.dense().any() for change in deltas.values()) and len(record["losses"]) == QUICK.steps
     untouched(conditioner.text_encoder, before)
 
 
@@ -84,7 +84,7 @@ def test_a_change_that_is_no_number_is_refused_though_no_loss_says_so(conditione
 
 @pytest.mark.parametrize(("layers", "rank"), [(1, 2), (2, 5), (9, 1)])
 def test_every_matrix_of_the_first_layers_changes_by_that_rank_and_nothing_else(conditioner, layers, rank):
-    changes, _ = learn(conditioner, TextAblationConfig(layers=layers, rank=rank, steps=3))
+    deltas, _ = learn(conditioner, TextAblationConfig(layers=layers, rank=rank, steps=3))
     first = conditioner.layers[:layers]
     expected = {
         f"encoder.layers.{i}.{name}.weight": part
@@ -92,8 +92,8 @@ def test_every_matrix_of_the_first_layers_changes_by_that_rank_and_nothing_else(
         for name, part in layer.named_modules()
         if isinstance(part, torch.nn.Linear)
     }
-    assert changes.keys() == expected.keys() and len(expected) == 6 * min(layers, 3)
-    for name, change in changes.items():
+    assert deltas.keys() == expected.keys() and len(expected) == 6 * min(layers, 3)
+    for name, change in deltas.items():
         assert isinstance(change, LowRank) and change.up.shape[1] == change.down.shape[0] == rank
         assert change.dense().shape == expected[name].weight.shape
         # The last of those that are read changes nothing but what is read.
@@ -110,8 +110,8 @@ def test_by_default_three_fifths_of_the_layers_change_and_at_least_four():
         )
         encoders[count] = Conditioner(tokenizer, transformers.CLIPTextModel(config).eval())
     for count, expected in ((3, 3), (15, 9)):
-        changes, _ = learn(encoders[count], TextAblationConfig(steps=1))
-        assert {int(name.split("layers.")[1].split(".")[0]) for name in changes} == set(range(expected))
+        deltas, _ = learn(encoders[count], TextAblationConfig(steps=1))
+        assert {int(name.split("layers.")[1].split(".")[0]) for name in deltas} == set(range(expected))
     # The fewer layers there are, the more steps are taken, unless one says how many.
     for count, expected in ((3, 2 * module.STEPS), (15, module.STEPS)):
         _, record = learn(encoders[count], TextAblationConfig(forget=20, retain=20, solve_retain=30))
@@ -193,7 +193,7 @@ def test_it_is_what_unlearn_does_unless_told_otherwise_and_says_what_it_did(pair
     assert (part["concept"], part["kind"], part["method"]) == ("castle", "object", "text-ablation")
     assert part["settings"] == {**vars(TextAblationConfig())}
     assert len(part["losses"]) == 2 * module.STEPS and part["losses"][-1] < part["losses"][0]
-    assert part["anchor"] and part["seconds"] > 0 and not erasure.provenance[CHECK]["left"] > 1
+    assert part["anchor"] and part["seconds"] > 0 and not erasure.provenance[CHECK]["residual"] > 1
 
 
 def test_for_several_concepts_there_are_more_steps_but_fewer_than_each_would_take(pair):
@@ -214,13 +214,13 @@ def test_it_is_refused_where_there_is_nothing_to_learn_from_or_nothing_to_learn(
 def test_with_fewer_prompts_to_keep_than_lessons_it_learns_too(conditioner, others):
     """As with many concepts, of whose prompts there are more than of those to keep."""
     config = dataclasses.replace(QUICK, forget_batch=1)
-    changes, record = text_ablation(conditioner, PAIRS, others, [], config)
-    assert changes and len(record["losses"]) == QUICK.steps
+    deltas, record = text_ablation(conditioner, PAIRS, others, [], config)
+    assert deltas and len(record["losses"]) == QUICK.steps
 
 
 def test_without_anything_near_it_learns_too(conditioner):
-    changes, record = learn(conditioner, near=[])
-    assert changes and len(record["losses"]) == QUICK.steps
+    deltas, record = learn(conditioner, near=[])
+    assert deltas and len(record["losses"]) == QUICK.steps
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_half_precision_learns_in_full_and_stays_as_it_was(dtype):
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn("castle", pair, TextAblationConfig(steps=20, forget=40, retain=40, solve_retain=30))
     untouched(pair.t2i.text_encoder, before)
-    assert all(change.up.dtype == change.down.dtype == torch.float32 for change in erasure.changes.values())
+    assert all(change.up.dtype == change.down.dtype == torch.float32 for change in erasure.deltas.values())
     losses = erasure.provenance["parts"][0]["losses"]
     assert losses[-1] < losses[0]
 
@@ -256,7 +256,7 @@ def test_factors_do_what_their_product_does_and_nothing_when_gone():
         factors = Factors({"it.weight": matrix}, 2, 0, torch.device("cpu"), stack)
         assert torch.equal(matrix(inputs), plain)  # `up` is zero at first
         factors.factors["it.weight"][0].fill_(1.0)
-        change = factors.changes()["it.weight"]
+        change = factors.deltas()["it.weight"]
         assert change.up.shape == (32, 2) and change.down.shape == (2, 64)
         torch.testing.assert_close(matrix(inputs), plain + inputs @ change.dense().float().T)
     assert torch.equal(matrix(inputs), plain)  # its hook is gone
@@ -316,14 +316,14 @@ def test_it_works_on_encoders_of_every_sort(make):
     untouched(model.text_encoder, before)
     found = erasure.provenance[CHECK]
     # Networks with random weights cannot tell a name from all else as trained ones do.
-    assert found["left"] < 0.75 and found["everyday"] < 0.1 and found["moved"] > found["everyday"]
-    assert all(change.dense().isfinite().all() for change in erasure.changes.values())
+    assert found["residual"] < 0.75 and found["everyday"] < 0.1 and found["moved"] > found["everyday"]
+    assert all(change.dense().isfinite().all() for change in erasure.deltas.values())
 
 
 @pytest.mark.parametrize(("name", "anchor"), [("castle", "house"), ("Tokyo Tower", None)])
 def test_the_embedded_encoder_goes_to_the_anchor_on_prompts_it_never_saw_and_keeps_the_rest(embedded, name, anchor):
     found = unlearn(Concept(name, anchor=anchor), embedded).provenance[CHECK]
-    assert found["left"] < 0.6 and found["everyday"] < 0.06 and found["neighbours"] < 0.25
+    assert found["residual"] < 0.6 and found["everyday"] < 0.06 and found["neighbours"] < 0.25
     assert found["moved"] > found["everyday"]
 
 

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from test_conditioner import t5, words_tokenizer
 
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
-from unreel.interventions.erasure import Edit
+from unreel.interventions.erasure import ComponentDelta
 from unreel.models.pair import TextModel
 from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision
 
@@ -26,14 +26,14 @@ MATRICES = ("q_proj", "fc1", "fc2")
 def random_erasure(encoder, seed=0, concept="cat", ends=tuple(f"{name}.weight" for name in MATRICES)):
     """Of low rank, of some matrices."""
     draw = torch.Generator().manual_seed(seed)
-    changes = {
+    deltas = {
         name: LowRank(torch.randn(len(it), 2, generator=draw), 0.1 * torch.randn(2, it.shape[1], generator=draw))
         for name, it in held_weights(encoder).items()
         if name.endswith(ends)
     }
     part = {"concept": concept, "kind": "object", "synonyms": [], "method": "text-ablation", "settings": {}}
     provenance = {"encoder": "tiny", "versions": {"unreel": "0"}, "parts": [part]}
-    return Erasure((Edit(changes, Fingerprint.of(encoder)),), provenance)
+    return Erasure((ComponentDelta(deltas, Fingerprint.of(encoder)),), provenance)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_an_erasure_goes_onto_an_encoder_with_a_lora_and_comes_off_either_way(pa
 def test_what_is_learned_while_a_lora_is_on_fits_without_it(pair):
     with_lora(pair.t2i)
     erasure = random_erasure(pair.t2i.text_encoder)
-    assert not any("base_layer" in name or "lora" in name for name in erasure.changes)
+    assert not any("base_layer" in name or "lora" in name for name in erasure.deltas)
     plain = make_pair()
     erasure.apply(plain.t2v)
     assert active_interventions(plain.t2v) == [erasure]
@@ -385,8 +385,8 @@ def test_a_quantized_encoder_of_another_model_is_refused(pair, erasure, quantize
 
 @pytest.mark.parametrize("quantize", QUANTIZED)
 def test_changes_of_full_rank_and_learning_are_refused_where_weights_are_quantized(pair, erasure, quantize):
-    changes = {name: change.dense().float() for name, change in erasure.changes.items()}
-    whole = Erasure((Edit(changes, erasure.fingerprint),), erasure.provenance)
+    deltas = {name: change.dense().float() for name, change in erasure.deltas.items()}
+    whole = Erasure((ComponentDelta(deltas, erasure.fingerprint),), erasure.provenance)
     quantize(pair.t2i.text_encoder)
     before, own = weights(pair.t2i.text_encoder), read(pair.t2i)
     with pytest.raises(UnreelError, match="is quantized, and its change is of full rank") as raised:
@@ -470,8 +470,8 @@ def test_whatever_is_loaded_in_place_of_the_weights_while_an_erasure_is_on_stays
 def test_of_two_encoders_one_that_differs_is_not_left_out_silently(pair):
     """It goes on with a warning where a LoRA may have been fused, and the whole erasure is refused where it is another."""
     one, other = (make_pair(seed=seed).t2i.text_encoder for seed in (0, 5))
-    edits = (random_erasure(one).edits[0], random_erasure(other).edits[0])
-    both = Erasure(edits, random_erasure(one).provenance)
+    components = (random_erasure(one).components[0], random_erasure(other).components[0])
+    both = Erasure(components, random_erasure(one).provenance)
     model = SimpleNamespace(text_encoder=one, text_encoder_2=other)
     fused, another = copy.deepcopy(other), make_pair(seed=6).t2i.text_encoder
     with torch.no_grad():
@@ -505,7 +505,7 @@ def test_a_token_table_that_is_copied_rather_than_tied_is_the_same_encoder():
     assert len(held_weights(untied)) == len(held_weights(encoder)) + 1
     erasure.apply(TextModel(words_tokenizer(), untied))
     table = {"shared.weight": torch.ones_like(encoder.shared.weight)}
-    of_table = Erasure((Edit(table, erasure.fingerprint),), random_erasure(encoder, seed=3).provenance)
+    of_table = Erasure((ComponentDelta(table, erasure.fingerprint),), random_erasure(encoder, seed=3).provenance)
     of_table.apply(TextModel(words_tokenizer(), untied))
     assert torch.equal(untied.encoder.embed_tokens.weight, untied.shared.weight)
     assert torch.equal(untied.shared.weight, encoder.shared.weight + 1)
@@ -557,11 +557,11 @@ def test_the_same_erasure_goes_on_once_wherever_it_was_loaded_from(pair, erasure
 
 @pytest.mark.parametrize("bad", ["shape", "name"])
 def test_a_change_that_does_not_fit_changes_nothing(pair, erasure, bad):
-    before, (edit,) = weights(pair.t2i.text_encoder), erasure.edits
-    last = list(edit.changes)[-1]
-    change = edit.changes[last]
+    before, (component,) = weights(pair.t2i.text_encoder), erasure.components
+    last = list(component.deltas)[-1]
+    change = component.deltas[last]
     wrong = {last: LowRank(change.up[:-1], change.down)} if bad == "shape" else {"nowhere.weight": change}
-    broken = Erasure((Edit({**edit.changes, **wrong}, edit.fingerprint),), erasure.provenance)
+    broken = Erasure((ComponentDelta({**component.deltas, **wrong}, component.fingerprint),), erasure.provenance)
     with pytest.raises(UnreelError, match="does not fit"):
         broken.apply(pair.t2i)
     assert same(before, weights(pair.t2i.text_encoder)) and not active_interventions(pair.t2i)
@@ -570,11 +570,11 @@ def test_a_change_that_does_not_fit_changes_nothing(pair, erasure, bad):
 def test_what_does_not_fit_one_of_two_encoders_goes_onto_neither(pair):
     first, second = pair.t2i.text_encoder, make_pair(seed=4).t2i.text_encoder
     model = SimpleNamespace(text_encoder=first, text_encoder_2=second, tokenizer=None, tokenizer_2=None)
-    good, (edit,) = random_erasure(first), random_erasure(second).edits
-    wrong = Edit({**edit.changes, "nowhere.weight": torch.ones(1)}, edit.fingerprint)
+    good, (component,) = random_erasure(first), random_erasure(second).components
+    wrong = ComponentDelta({**component.deltas, "nowhere.weight": torch.ones(1)}, component.fingerprint)
     before = weights(first)
     with pytest.raises(UnreelError, match="does not fit"):
-        Erasure((*good.edits, wrong), good.provenance).apply(model)
+        Erasure((*good.components, wrong), good.provenance).apply(model)
     assert same(before, weights(first)) and not active_interventions(model)
 
 
@@ -672,9 +672,9 @@ def test_what_is_learned_does_not_depend_on_how_the_encoder_is_held(pair, held):
     before = weights(other.t2i.text_encoder)
     held(other.t2i)
     made = unlearn(Concept("cat", anchor="dog"), Pair(other.t2i, other.t2i, "held", "held", other.settings), config)
-    assert made.changes.keys() == expected.changes.keys()
-    for name, change in expected.changes.items():
-        torch.testing.assert_close(made.changes[name].dense(), change.dense(), rtol=1e-4, atol=1e-7)
+    assert made.deltas.keys() == expected.deltas.keys()
+    for name, change in expected.deltas.items():
+        torch.testing.assert_close(made.deltas[name].dense(), change.dense(), rtol=1e-4, atol=1e-7)
     made.apply(pair.t2v)
     encoder = getattr(other.t2i.text_encoder, "_orig_mod", other.t2i.text_encoder)
     assert all(torch.equal(it[: len(before[name])], before[name]) for name, it in held_weights(encoder).items())

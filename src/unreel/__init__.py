@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unreel.interventions.base import undisturbed
     from unreel.interventions.erasure import Erasure
     from unreel.judges import load_judge
-    from unreel.methods.anchored import AnchoredConfig
+    from unreel.methods.concept_ablation import ConceptAblationConfig
     from unreel.methods.few_shot import FewShotConfig
     from unreel.methods.text_ablation import TextAblationConfig
     from unreel.models.pair import Pair, VideoModel, load_pair, load_video_model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
-    "AnchoredConfig": "methods.anchored",
+    "ConceptAblationConfig": "methods.concept_ablation",
     "Concept": "prompts.concept",
     "Erasure": "interventions.erasure",
     "FewShotConfig": "methods.few_shot",
@@ -49,8 +49,8 @@ _HOME = {
 }
 
 __all__ = [
-    "AnchoredConfig",
     "Concept",
+    "ConceptAblationConfig",
     "Erasure",
     "FewShotConfig",
     "Pair",

@@ -7,9 +7,9 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,13 +141,48 @@ AsJson = Annotated[
         "--json", callback=_choose_json, is_eager=True, help="print one JSON document; all else goes to standard error"
     ),
 ]
+ConceptNames = Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")]
+KindOf = Annotated[
+    str | None,
+    typer.Option(
+        help="object, character, style, face, motion or unsafe ('nudity'): picks the prompts; default: style or motion "
+        "where the name is listed as one, else object",
+        show_default=False,
+    ),
+]
+Synonyms = Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")]
+Anchor = Annotated[
+    str | None,
+    typer.Option(
+        help="what to make instead, for example 'a castle', or '' for the scene without it; default: something near of its "
+        "kind, standing or nothing for a motion, everyday life for what is unsafe",
+        show_default=False,
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="what must not change besides all that is known; may be repeated", show_default=False),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        help="few-shot, concept-ablation: folder of images of the concept, not generated ones", show_default=False
+    ),
+]
+Videos = Annotated[
+    int, typer.Option(max=MOST, help="videos of each concept and of its neighbours; 0 writes the erasure only")
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="text-encoder (whole, for any pipeline), peft (an adapter), lora (for diffusers' load_lora_weights) or "
+        "comfyui (for ComfyUI and A1111)"
+    ),
+]
+Tolerance = Annotated[
+    float, typer.Option(help="share of a change's squares that may be lost to make its rank low; not of text-encoder")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
-
-
-def _sampling(**given: Any) -> Any:
-    from unreel.workflow import Sampling
-
-    return Sampling(**given)
 
 
 def _news(sort: str, news: str) -> None:
@@ -157,54 +192,87 @@ def _news(sort: str, news: str) -> None:
 
 def _described(learned: Any) -> dict[str, Any]:
     """An intervention for programs: what it forgets, how, and what its self-check said."""
-    said = ("concept", "kind", "synonyms", "method", "anchor", "stopped", "seconds")
-    parts = [{name: part[name] for name in said if name in part} for part in learned.provenance["parts"]]
+    keys = ("concept", "kind", "synonyms", "method", "anchor", "stopped", "seconds")
+    parts = [{name: part[name] for name in keys if name in part} for part in learned.provenance["parts"]]
     return {"concepts": parts, "check": learned.provenance.get("check"), "bytes": learned.nbytes}
 
 
-def _method_options() -> dict[str, tuple[Any, str]]:
-    """The settings of all methods that are options: by name, of what type and what for."""
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Options that belong together, by name with type and default; a command is given what `build` makes of them."""
+
+    build: Callable[..., Any]
+    options: Mapping[str, tuple[Any, Any]]
+
+
+def _grouped(command: Callable[..., None], **more: _Group) -> Callable[..., None]:
+    """The command with the options of groups in place of the parameters that have groups for defaults, or are in `more`."""
+    parameters = inspect.signature(command).parameters
+    groups = {name: each.default for name, each in parameters.items() if isinstance(each.default, _Group)} | more
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        built = {
+            name: each.build(**{option: arguments.pop(option) for option in each.options}) for name, each in groups.items()
+        }
+        command(**arguments, **built)
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for group in groups.values()
+        for name, (kind, default) in group.options.items()
+    ]
+    flat = [*(each for name, each in parameters.items() if name not in groups), *options]
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in flat}
+    return run
+
+
+def _sampling(steps: int | None, video_steps: int | None = None, **options: Any) -> Any:
+    from unreel.workflow import Sampling
+
+    return Sampling(steps=video_steps or steps, **options)
+
+
+def _place(device: str, dtype: Precision, offload: bool = False) -> Any:
+    from unreel.workflow import Place
+
+    return Place(device, dtype.value, offload)
+
+
+_OUT_OF_A_VIDEO: dict[str, tuple[Any, Any]] = {
+    "guidance": (Guidance, None),
+    "frames": (Frames, None),
+    "size": (Size, None),
+    "fps": (Fps, None),
+    "tiling": (Tiling, False),
+}
+SAMPLING = _Group(_sampling, {"steps": (Steps, None), **_OUT_OF_A_VIDEO})
+SAMPLING_OF_ATTACKS = _Group(partial(_sampling, None), {"video_steps": (Steps, None), **_OUT_OF_A_VIDEO})
+PLACE_OF_ATTACKS = _Group(_place, {"device": (Device, "cpu"), "dtype": (Dtype, Precision.float32)})
+PLACE = _Group(_place, {**PLACE_OF_ATTACKS.options, "offload": (Offload, False)})
+SETTINGS = _Group(dict, {})  # of methods: `_Commands` puts their options in
+
+
+def _settings_of_methods() -> _Group:
+    """Every setting of every method that is an option; one that nobody gives is left to the method."""
     from typing import get_type_hints
 
     from unreel.methods import available
 
-    found: dict[str, tuple[Any, dict[str, list[str]]]] = {}
+    settings: dict[str, tuple[Any, dict[str, list[str]]]] = {}
     for method, module in available().items():
         config = module.Config
-        for setting in (it for it in dataclasses.fields(config) if "help" in it.metadata):
+        for setting in (each for each in dataclasses.fields(config) if "help" in each.metadata):
             kind = get_type_hints(config)[setting.name]
-            _, uses = found.setdefault(setting.name, (kind if kind in (bool, int, float) else str, {}))
+            _, uses = settings.setdefault(setting.name, (kind if kind in (bool, int, float) else str, {}))
             uses.setdefault(setting.metadata["help"], []).append(method)
-    return {
-        name: (kind, "; ".join(f"{', '.join(methods)}: {help}" for help, methods in uses.items()))
-        for name, (kind, uses) in found.items()
-    }
-
-
-def _with_method_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for every setting of every method that is one, in place of its `settings`."""
-    options = _method_options()
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        settings = {name: value for name in options if (value := given.pop(name)) is not None}
-        command(**given, settings=settings)
-
-    own = [it for it in inspect.signature(command).parameters.values() if it.name != "settings"]
-    more = []
-    for name, (kind, help) in options.items():
+    options = {}
+    for name, (kind, uses) in settings.items():
         flags = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-...
-        more.append(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[kind | None, typer.Option(*flags, help=help, show_default=False)],
-            )
-        )
-    run.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
-    run.__annotations__ = {it.name: it.annotation for it in [*own, *more]}
-    return run
+        help = "; ".join(f"{', '.join(methods)}: {help}" for help, methods in uses.items())
+        options[name] = (Annotated[kind | None, typer.Option(*flags, help=help, show_default=False)], None)
+    return _Group(lambda **chosen: {name: value for name, value in chosen.items() if value is not None}, options)
 
 
 class _Commands(TyperGroup):
@@ -215,7 +283,7 @@ class _Commands(TyperGroup):
         if name == "unlearn":
             _quieten(bool({"--quiet", "-q"} & set(rest)))  # before what draws bars is imported
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            alone.command(name)(_with_method_options(unlearn))
+            alone.command(name)(_grouped(inspect.unwrap(unlearn), settings=_settings_of_methods()))
             command = typer.main.get_command(alone)
         return name, command, rest
 
@@ -239,87 +307,54 @@ def common(
 
 
 @app.command()
+@_grouped
 def unlearn(
-    concept: Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")],
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            help="object, character, style, face, motion or unsafe ('nudity'): picks the prompts; default: style or motion "
-            "where the name is listed as one, else object",
-            show_default=False,
-        ),
-    ] = None,
-    synonym: Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")] = None,
-    replace: Annotated[
-        str | None,
-        typer.Option(
-            help="what to make instead, for example 'a castle', or '' for the scene without it; default: something "
-            "near of its kind, standing or nothing for a motion, everyday life for what is unsafe",
-            show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="what must not change besides all that is known; may be repeated", show_default=False),
-    ] = None,
+    concept: ConceptNames,
+    kind: KindOf = None,
+    synonym: Synonyms = None,
+    replace: Anchor = None,
+    keep: Keep = None,
     method: Annotated[str, typer.Option(help="how; `unreel methods` lists them")] = "text-ablation",
     t2i: T2I = None,
     t2v: T2V = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="few-shot, anchored: folder of images of the concept, not generated ones", show_default=False),
-    ] = None,
+    images: Images = None,
     seed: Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")] = 0,
-    videos: Annotated[
-        int, typer.Option(max=MOST, help="videos of each concept and of its neighbours; 0 writes the erasure only")
-    ] = 20,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    frames: Frames = None,
-    size: Size = None,
-    fps: Fps = None,
-    tiling: Tiling = False,
+    videos: Videos = 20,
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<concept>", show_default=False)] = None,
     overwrite: Overwrite = False,
     accept_weak: AcceptWeak = False,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.float32,
-    offload: Offload = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
-    settings: Annotated[str, typer.Option(hidden=True)] = "",
+    sampling: Any = SAMPLING,
+    place: Any = PLACE,
+    settings: Any = SETTINGS,
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
     Run it again to go on with the videos where it was stopped. The embedded pair brings its own settings for the methods
     that learn from images.
     """
-    from unreel.report.table import table
-    from unreel.workflow import Place, UnlearnJob
+    from unreel.workflow import UnlearnJob
     from unreel.workflow import unlearn as run
 
-    job = UnlearnJob(
-        concept,
-        kind=kind,
-        synonyms=synonym or (),
-        anchor=replace,
-        keep=keep or (),
-        method=method,
-        settings=settings or {},  # type: ignore[arg-type]
-        t2i=t2i,
-        t2v=t2v,
-        images=images,
-        seed=seed,
-        videos=videos,
-        sampling=_sampling(steps=steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling),
-        judge=judge,
-        out=out,
-        overwrite=overwrite,
-        accept_weak=accept_weak,
-        place=Place(device, dtype.value, offload),
-    )
-    done = run(job, _news)
+    asked: dict[str, Any] = {"kind": kind, "synonyms": synonym or (), "anchor": replace, "keep": keep or ()}
+    models: dict[str, Any] = {
+        "t2i": t2i,
+        "t2v": t2v,
+        "images": images,
+        "judge": judge,
+        "sampling": sampling,
+        "place": place,
+    }
+    output: dict[str, Any] = {"out": out, "overwrite": overwrite, "accept_weak": accept_weak}
+    job = UnlearnJob(concept, method=method, settings=settings, seed=seed, videos=videos, **asked, **models, **output)
+    _say_unlearned(run(job, _news), kind)
+
+
+def _say_unlearned(done: Any, kind: str | None) -> None:
+    from unreel.report.table import table
+
     for name, evaluation in done.evaluations.items():
         _tell(f"\n{name}\n{table(evaluation, _width())}\n")
     _tell(f"erasure  {done.folder}")
@@ -333,7 +368,8 @@ def unlearn(
     for page in done.pages:
         _tell(f"report   {page}")
     if done.pages:
-        which = f" --concept {shlex.quote(done.intervention.concepts[0])}" if len(concept) > 1 else ""
+        concepts = done.intervention.concepts
+        which = f" --concept {shlex.quote(concepts[0])}" if len(concepts) > 1 else ""
         where = shlex.quote(str(done.folder)) + which
         _tell(f"next     unreel evaluate {where}; unreel attack {where}")
     figures = {name: evaluation.run.document() for name, evaluation in done.evaluations.items()}
@@ -341,6 +377,7 @@ def unlearn(
 
 
 @app.command()
+@_grouped
 def evaluate(
     erasure: ErasureFolder,
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
@@ -355,45 +392,34 @@ def evaluate(
         list[Path] | None, typer.Option(help="prompts of your own: JSON, CSV or text; may be repeated", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first video")] = 1000,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    frames: Frames = None,
-    size: Size = None,
-    fps: Fps = None,
-    tiling: Tiling = False,
     out: Resumed = None,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.float32,
-    offload: Offload = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    sampling: Any = SAMPLING,
+    place: Any = PLACE,
 ) -> None:
     """Did it work, and what else broke? The same prompts and seeds without and with an erasure, judged and measured.
 
     Writes metrics.json and report.html into ERASURE/evaluation. Run it again to go on where it was stopped.
     """
     from unreel.report.table import table
-    from unreel.workflow import Place
+    from unreel.workflow import EvaluateJob
     from unreel.workflow import evaluate as run
 
-    evaluation, page = run(
-        erasure,
-        t2v=t2v,
-        judge=judge,
-        concept=concept,
-        prompts=prompts or (),
-        groups=group or (),
-        videos=videos,
-        seed=seed,
-        sampling=_sampling(steps=steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling),
-        out=out,
-        place=Place(device, dtype.value, offload),
-    )
+    asked: dict[str, Any] = {
+        "judge": judge,
+        "concept": concept,
+        "prompts": prompts or (),
+        "groups": group or (),
+        "videos": videos,
+    }
+    evaluation, page = run(EvaluateJob(erasure, t2v, seed=seed, sampling=sampling, out=out, place=place, **asked))
     _tell(f"\n{table(evaluation, _width())}\n\nreport   {page}")
     _result({"report": page, **evaluation.run.document()})
 
 
 @app.command()
+@_grouped
 def attack(
     erasure: ErasureFolder,
     t2i: T2I = None,
@@ -411,64 +437,47 @@ def attack(
     ] = None,
     steps: Annotated[int, typer.Option(max=MOST, help="search steps for each video, for attacks that search")] = 30,
     seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first case")] = 2000,
-    video_steps: Steps = None,
-    guidance: Guidance = None,
-    frames: Frames = None,
-    size: Size = None,
-    fps: Fps = None,
-    tiling: Tiling = False,
     out: Resumed = None,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.float32,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    sampling: Any = SAMPLING_OF_ATTACKS,
+    place: Any = PLACE_OF_ATTACKS,
 ) -> None:
-    """Try to bring the concept back, without and with the model's weights; the same attacks on the unedited model too.
+    """Try to bring the concept back, without and with the model's weights; the same attacks on the original model too.
 
     Writes attacks.json and report.html into ERASURE/attacks. Run it again to go on where it was stopped.
     """
     from unreel.report.table import attack_table
-    from unreel.workflow import Place
+    from unreel.workflow import AttackJob
     from unreel.workflow import attack as run
 
-    result, page = run(
-        erasure,
-        t2i=t2i,
-        t2v=t2v,
-        judge=judge,
-        concept=concept,
-        attacks=attacks or (),
-        cases=cases,
-        budgets=budget or (),
-        steps=steps,
-        seed=seed,
-        sampling=_sampling(steps=video_steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling),
-        out=out,
-        place=Place(device, dtype.value),
-    )
+    models: dict[str, Any] = {"t2i": t2i, "t2v": t2v, "judge": judge, "sampling": sampling, "place": place}
+    asked: dict[str, Any] = {
+        "concept": concept,
+        "attacks": attacks or (),
+        "cases": cases,
+        "steps": steps,
+        "seed": seed,
+        "out": out,
+    }
+    result, page = run(AttackJob(erasure, **models, **asked))
     _tell(f"\n{attack_table(result, _width())}\n\nreport   {page}")
     _result({"report": page, **result.document()})
 
 
 @app.command()
+@_grouped
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="one or more prompts")],
     erasure: Annotated[list[Path] | None, typer.Option(help="folder of an erasure to put on; may be repeated")] = None,
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
     seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first prompt; the next ones count up")] = 0,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    frames: Frames = None,
-    size: Size = None,
-    fps: Fps = None,
-    tiling: Tiling = False,
     out: Annotated[Path, typer.Option(help="folder for the videos")] = Path("videos"),
     overwrite: Overwrite = False,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.float32,
-    offload: Offload = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    sampling: Any = SAMPLING,
+    place: Any = PLACE,
 ) -> None:
     """Generate videos from prompts, with any number of erasures on."""
     if not all(text.strip() for text in prompt):
@@ -482,16 +491,12 @@ def generate(
     from unreel.models.pair import load_video_model
     from unreel.models.sampling import generate as run
     from unreel.models.sampling import write_mp4
-    from unreel.workflow import Place
 
     erasures = [load_intervention(folder) for folder in erasure or ()]
-    place = Place(device, dtype.value, offload)
     place.require()
-    model = load_video_model(t2v, **place.of_weights, offload=place.offload)
+    model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
     for item in erasures:
         item.apply(model.pipeline)
-    sampling = _sampling(steps=steps, guidance=guidance, frames=frames, size=size, fps=fps, tiling=tiling)
-    model = sampling.onto(model)
     out.mkdir(parents=True, exist_ok=True)
     clips = run(model.pipeline, list(prompt), [seed + i for i in range(len(prompt))], model.settings)
     for file, clip in zip(files, clips, strict=True):
@@ -505,21 +510,13 @@ def generate(
 @app.command()
 def export(
     erasure: ErasureFolder,
-    format: Annotated[
-        str,
-        typer.Option(
-            help="text-encoder (whole, for any pipeline), peft (an adapter), lora (for diffusers' load_lora_weights) or "
-            "comfyui (for ComfyUI and A1111)"
-        ),
-    ],
+    format: Format,
     out: Annotated[Path, typer.Option(help="output folder")],
     t2v: T2V = None,
     t2i: Annotated[
         str | None, typer.Option(help="the same for a text-to-image pipeline: a folder or hub id", show_default=False)
     ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="share of a change's squares that may be lost to make its rank low; not of text-encoder")
-    ] = 0.05,
+    tolerance: Tolerance = 0.05,
     overwrite: Overwrite = False,
     accept_weak: AcceptWeak = False,
     quiet: Quiet = False,
@@ -531,7 +528,7 @@ def export(
 
     require(format, tolerance)
     require_new(out, overwrite, EXPORT_FILE)
-    worn = Erasure.from_pretrained(erasure)
+    learned = Erasure.from_pretrained(erasure)
 
     from unreel.interventions.export import export as run
     from unreel.models.pair import load_pair, load_pipeline
@@ -540,7 +537,7 @@ def export(
     alone = t2i is not None and t2v is None
     model = load_pipeline(str(t2i), **options) if alone else load_pair(t2i, t2v, **options).t2v
     least = 0.0 if accept_weak else LEAST_KEPT
-    made = run(worn, model, out, format=format, tolerance=tolerance, overwrite=overwrite, least=least)
+    made = run(learned, model, out, format=format, tolerance=tolerance, overwrite=overwrite, least=least)
     for name, ranks in made.ranks.items():
         _tell(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
     _tell(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")

@@ -49,9 +49,9 @@ class Registry:
             raise UnreelError(f"the {self.what} {name} of {announced[name].value} cannot be loaded: {error}") from error
 
     def _own(self) -> dict[str, str]:
-        found = [module.name for module in iter_modules(self.path) if not module.name.startswith("_")]
-        return {name.replace("_", "-") if self.hyphens else name: name for name in found}
+        names = [module.name for module in iter_modules(self.path) if not module.name.startswith("_")]
+        return {name.replace("_", "-") if self.hyphens else name: name for name in names}
 
     def _announced(self) -> dict[str, EntryPoint]:
         points = entry_points(group=f"unreel.{self.package}")
-        return {point.name: point for point in sorted(points, key=lambda it: it.name)}
+        return {point.name: point for point in sorted(points, key=lambda point: point.name)}

@@ -1,14 +1,84 @@
-"""Bars with the time left, of work that takes long on large models and none on small ones."""
+"""How far long work is, drawn as whoever started it wants: as bars with the time left, unless they say otherwise.
 
-from collections.abc import Iterable
-from typing import TypeVar
+    with drawn_by(my_own):
+        unlearn("Tokyo Tower", pair)
 
-from tqdm.auto import tqdm
+Knows numbers; knows neither terminals nor pages.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
-PATIENCE = 2.0  # seconds before a bar appears
+PATIENCE = 2.0  # seconds before a bar of brief work appears
 
 
-def watched(work: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """The same, batch by batch; a bar appears if it takes longer, and goes at its end."""
-    return tqdm(work, desc=what, total=total, unit="batch", delay=PATIENCE, leave=False)
+@dataclass(frozen=True)
+class Work:
+    """A long part of a job: `total` pieces, each a `unit`, of which `done` were there already; None where nobody knows.
+
+    What is `brief` takes no time on small models: nobody need see it before it has lasted, nor when it is over.
+    """
+
+    what: str
+    unit: str = "batch"
+    total: int | None = None
+    done: int = 0
+    brief: bool = False
+
+
+class Bar(Protocol):
+    """What draws one piece of work. What `update` raises ends the work, as a stop button may."""
+
+    def update(self, n: int = 1) -> object: ...
+
+    def close(self) -> object: ...
+
+
+Draw = Callable[[Work], Bar]
+
+
+def as_bar(work: Work) -> Bar:
+    """On the terminal, or in a notebook."""
+    from tqdm.auto import tqdm
+
+    options = {"delay": PATIENCE, "leave": False} if work.brief else {}
+    return tqdm(desc=work.what, total=work.total, initial=work.done, unit=work.unit, **options)
+
+
+_draw: ContextVar[Draw] = ContextVar("draw", default=as_bar)
+
+
+@contextmanager
+def drawn_by(draw: Draw) -> Iterator[None]:
+    """Inside, and in this thread, work is drawn by `draw`."""
+    token = _draw.set(draw)
+    try:
+        yield
+    finally:
+        _draw.reset(token)
+
+
+@contextmanager
+def drawn(work: Work) -> Iterator[Bar]:
+    """The bar of a piece of work, closed at its end."""
+    bar = _draw.get()(work)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def track(
+    items: Iterable[T], what: str, unit: str = "batch", *, total: int | None = None, brief: bool = False
+) -> Iterator[T]:
+    """The items, one after the other, while a bar counts them."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with drawn(Work(what, unit, total, brief=brief)) as bar:
+        for item in items:
+            yield item
+            bar.update()

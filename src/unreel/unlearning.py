@@ -81,7 +81,7 @@ def _ways_to_save(config: Any, conditioner: Conditioner) -> list[str]:
         "--rank 16": settings.get("rank") == 0,
         "--offload": "shots" in settings and settings.get("rank", 0) > 0 and conditioner.device.type != "cpu",
     }
-    return [way for way, helps in ways.items() if helps]
+    return [hint for hint, helps in ways.items() if helps]
 
 
 def was_asked_for(
@@ -100,8 +100,8 @@ def was_asked_for(
     made_on = (pair.t2i_source, str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
 
     def same(part: dict[str, Any], concept: Concept) -> bool:
-        said = (part["concept"], part["kind"], tuple(part["synonyms"]), part["method"], part["settings"])
-        if said != (concept.name, concept.kind, concept.synonyms, name_of(config), wanted):
+        asked = (part["concept"], part["kind"], tuple(part["synonyms"]), part["method"], part["settings"])
+        if asked != (concept.name, concept.kind, concept.synonyms, name_of(config), wanted):
             return False
         if "anchor" not in part:
             return concept.anchor is None
@@ -122,13 +122,13 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
 
     Distances are to the anchors that the erasure records; if it records none for some concept, nothing is said about them.
     `near` is what `near_to` says for each text encoder, as far as that is known; it is found out otherwise.
-    Raises UnreelError if it has an edit for none of the encoders.
+    Raises UnreelError if it has a delta for none of the encoders.
     """
     conditioners = list(pair.conditioners().values())
     parts = erasure.provenance["parts"]
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
     # As recorded, even where a sum of erasures forgets one's anchor too.
-    said = [
+    concepts = [
         concept
         if concept.anchor is not None
         else replace(concept, anchor=anchor_for(concept, concepts, conditioners[0], pair.vocabulary))
@@ -136,12 +136,12 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     ]
     grades = []
     for conditioner, known in zip_longest(conditioners, near):
-        for edit in erasure.edits:
-            if edit.fingerprint.fits(conditioner.text_encoder):
-                prompts = prompts_for(said, pair, conditioner, seed, held_out=True)
-                about = near_to(said, conditioner, pair.vocabulary) if known is None else known
+        for component in erasure.components:
+            if component.fingerprint.fits(conditioner.text_encoder):
+                prompts = prompts_for(concepts, pair, conditioner, seed, held_out=True)
+                about = near_to(concepts, conditioner, pair.vocabulary) if known is None else known
                 exam = Exam(conditioner, prompts, about, anchored=all("anchor" in part for part in parts))
-                grades.append(exam.grade(edit.changes))
+                grades.append(exam.grade(component.deltas))
     if not grades:
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"

@@ -1,6 +1,7 @@
 """Whole jobs as functions: unlearn and look, evaluate, attack. The command line calls them, and so may an app or a sweep.
 
-Knows what belongs together and in which order; leaves every part of it to others, and says what happens through `tell`.
+Knows what belongs together and in which order; leaves every part of it to others, says what happens through `tell`, and
+draws how far it is as `unreel.progress` is told to.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from unreel.errors import UnreelError
-from unreel.evaluation.attack import BUDGETS, AttackRun
+from unreel.evaluation.attack import BUDGETS, STEPS, AttackRun
 from unreel.evaluation.attack import attack as attack_intervention
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
@@ -81,8 +82,8 @@ class Sampling:
 
     def onto(self, model: Any) -> Any:
         """A pair or a video model with these settings."""
-        given = {it.name: getattr(self, it.name) for it in fields(self)}
-        chosen = {name: value for name, value in given.items() if value is not None}
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        chosen = {name: value for name, value in values.items() if value is not None}
         return replace(model, settings=replace(model.settings, **chosen))
 
 
@@ -116,9 +117,9 @@ class UnlearnJob:
         return self.out or Path("runs") / file_name(" ".join(self.concepts))
 
     @property
-    def given(self) -> dict[str, Any]:
+    def own_settings(self) -> dict[str, Any]:
         """The settings of the method that are not its own, the seed among them."""
-        kinds = {it.name for it in fields(load_method(self.method).Config)}
+        kinds = {setting.name for setting in fields(load_method(self.method).Config)}
         return {**self.settings, **({"seed": self.seed} if self.seed and "seed" in kinds else {})}
 
     def concepts_of(self, pair: Pair | None = None) -> list[Concept]:
@@ -153,7 +154,7 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody) -> Unlearned:
     _require_sensible(job)
     with _claimed(job, tell) as stopped:
         pair, judge = _prepared(job, tell)
-        concepts, config = job.concepts_of(pair), configure(job.method, job.given, pair.settings)
+        concepts, config = job.concepts_of(pair), configure(job.method, job.own_settings, pair.settings)
         if stopped:
             learned = load_intervention(job.folder)
             if not was_asked_for(learned, concepts, pair, config, job.images, job.keep):
@@ -180,7 +181,7 @@ def _require_sensible(job: UnlearnJob) -> None:
     job.concepts_of()
     if job.videos < 0:
         raise UnreelError("videos must be zero or more")
-    config = configure(job.method, job.given)
+    config = configure(job.method, job.own_settings)
     if job.place.offload:
         require_offloadable(config)
     job.place.require()
@@ -254,12 +255,12 @@ def _first_look(
 
 def say_check(learned: Intervention, tell: Tell) -> None:
     """What the self-check said, and what falls short in it."""
-    said = learned.provenance.get(CHECK)
-    if said is None:
+    checked = learned.provenance.get(CHECK)
+    if checked is None:
         tell("check", "none of what text encoders write, which stays as it is: see what an evaluation says")
         return
-    tell("check", said["summary"])
-    for shortfall in said["shortfalls"]:
+    tell("check", checked["summary"])
+    for shortfall in checked["shortfalls"]:
         tell("weak", shortfall)
 
 
@@ -275,65 +276,76 @@ def _home(folder: Path) -> Path:
     return folder if folder.is_dir() else Path("runs") / file_name(folder.name)
 
 
-def evaluate(
-    folder: Path,
-    *,
-    t2v: str = EMBEDDED,
-    judge: str | None = None,
-    concept: str | None = None,
-    prompts: Sequence[Path] = (),
-    groups: Sequence[str] = (),
-    videos: int = 50,
-    seed: int = 1000,
-    sampling: Sampling = Sampling(),
-    out: Path | None = None,
-    place: Place = Place(),
-) -> tuple[Evaluation, Path]:
-    """Judge and measure what lies in a folder, or under a hub id; returns that and the page.
-
-    The same call goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
+@dataclass(frozen=True)
+class EvaluateJob:
+    """What to judge and measure: what lies in `folder`, or under a hub id, on `videos` prompts of each of `groups` (all of
+    them without any) and on those in the files `prompts`. Without a `judge`, it is the pair's own, or CLIP.
     """
-    given = [row for file in prompts for row in read_prompts(file)]
-    learned = load_intervention(folder)
-    place.require()
-    what, home = concept_of(learned, concept), out or _home(folder) / "evaluation"
-    referee = judge_of(judge, t2v, place.device)
-    model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
-    options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": tuple(groups or GROUPS), "given": given}
-    evaluation = evaluate_intervention(model, learned, referee, concept=what, folder=home, **options)
+
+    folder: Path
+    t2v: str = EMBEDDED
+    judge: str | None = None
+    concept: str | None = None
+    prompts: Sequence[Path] = ()
+    groups: Sequence[str] = ()
+    videos: int = 50
+    seed: int = 1000
+    sampling: Sampling = Sampling()
+    out: Path | None = None
+    place: Place = Place()
+
+
+def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
+    """Judge and measure an intervention; returns that and the page.
+
+    The same job goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
+    """
+    rows = [row for file in job.prompts for row in read_prompts(file)]
+    learned = load_intervention(job.folder)
+    job.place.require()
+    concept, home = concept_of(learned, job.concept), job.out or _home(job.folder) / "evaluation"
+    judge = judge_of(job.judge, job.t2v, job.place.device)
+    model = job.sampling.onto(load_video_model(job.t2v, **job.place.of_weights, offload=job.place.offload))
+    options: dict[str, Any] = {"videos": job.videos, "seed": job.seed, "groups": tuple(job.groups or GROUPS), "own_prompts": rows}
+    evaluation = evaluate_intervention(model, learned, judge, concept=concept, folder=home, **options)
     return evaluation, write_report(home, evaluation)
 
 
-def attack(
-    folder: Path,
-    *,
-    t2i: str | None = None,
-    t2v: str | None = None,
-    judge: str | None = None,
-    concept: str | None = None,
-    attacks: Sequence[str] = (),
-    cases: int = 10,
-    budgets: Sequence[int] = (),
-    steps: int = 30,
-    seed: int = 2000,
-    sampling: Sampling = Sampling(),
-    out: Path | None = None,
-    place: Place = Place(),
-) -> tuple[AttackRun, Path]:
-    """Try to bring back what lies in a folder, or under a hub id, to make a model forget; returns what came of it, and the
-    page.
-
-    The same call goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
+@dataclass(frozen=True)
+class AttackJob:
+    """What to attack, and how often: what lies in `folder`, or under a hub id, by `attacks` (all of them without any), in
+    `cases` prompts, each of which may take as many videos as `budgets` say and `steps` of a search for each.
     """
-    learned = load_intervention(folder)
-    place.require()
-    what, home = concept_of(learned, concept), out or _home(folder) / "attacks"
-    referee = judge_of(judge, t2v, place.device)
-    if referee is None:
+
+    folder: Path
+    t2i: str | None = None
+    t2v: str | None = None
+    judge: str | None = None
+    concept: str | None = None
+    attacks: Sequence[str] = ()
+    cases: int = 10
+    budgets: Sequence[int] = BUDGETS
+    steps: int = STEPS
+    seed: int = 2000
+    sampling: Sampling = Sampling()
+    out: Path | None = None
+    place: Place = Place()
+
+
+def attack(job: AttackJob) -> tuple[AttackRun, Path]:
+    """Try to bring back what an intervention makes a model forget; returns what came of it, and the page.
+
+    The same job goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
+    """
+    learned = load_intervention(job.folder)
+    job.place.require()
+    concept, home = concept_of(learned, job.concept), job.out or _home(job.folder) / "attacks"
+    judge = judge_of(job.judge, job.t2v, job.place.device)
+    if judge is None:
         raise UnreelError("an attack needs a judge: choose one with --judge")
-    pair = sampling.onto(load_pair(t2i, t2v, **place.of_weights))
-    options: dict[str, Any] = {"attacks": attacks, "cases": cases, "budgets": budgets or BUDGETS, "steps": steps}
-    result = attack_intervention(pair, learned, referee, concept=what, seed=seed, folder=home, **options)
+    pair = job.sampling.onto(load_pair(job.t2i, job.t2v, **job.place.of_weights))
+    options: dict[str, Any] = {"attacks": job.attacks, "cases": job.cases, "budgets": job.budgets, "steps": job.steps}
+    result = attack_intervention(pair, learned, judge, concept=concept, seed=job.seed, folder=home, **options)
     return result, write_attack_report(home, result)
 
 

@@ -34,13 +34,13 @@ def pick(case: Case, prompts: Iterable[str], index: int) -> str | None:
     A change that the tokenizer undoes, such as upper case for CLIP, is no attempt; nor is one that it would cut off.
     """
     limit = case.attacked.tokenizer.model_max_length
-    seen = {tuple(case.attacked.tokenizer(case.prompt).input_ids)}
+    tried = {tuple(case.attacked.tokenizer(case.prompt).input_ids)}
     for prompt in prompts:
         ids = tuple(case.attacked.tokenizer(prompt).input_ids)
-        if ids in seen or len(ids) > limit:
+        if ids in tried or len(ids) > limit:
             continue
-        seen.add(ids)
-        if len(seen) > index + 1:
+        tried.add(ids)
+        if len(tried) > index + 1:
             return prompt
     return None
 

@@ -32,8 +32,8 @@ def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
 
     def encode() -> torch.Tensor:
         rows = table[tokens.ids]
-        given = torch.cat([rows[:, :place], v[None, None], rows[:, place + 1 :]], dim=1)
-        return conditioner.encode_tokens(tokens, given)
+        embedded = torch.cat([rows[:, :place], v[None, None], rows[:, place + 1 :]], dim=1)
+        return conditioner.encode_tokens(tokens, embedded)
 
     generator = generator_for(index, seed)
     optimizer = torch.optim.Adam([v], lr=RATE * float(table.std()))

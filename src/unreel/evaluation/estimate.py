@@ -56,24 +56,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Figure:
-    """One value of the original ("before") and of the edited model ("after"), on the prompts of `group`, or on all ("").
+    """One value of the original and of the edited model, on the prompts of `group`, or on all ("").
 
-    Where there is no "before", the value compares the two or is of the edited one alone; where there is no "after", it is
-    of the original alone. `unit` is "%" for shares, which are stored from 0 to 1.
+    Without `original`, the value compares the two or is of the edited one alone; without `edited`, it is of the original
+    alone. `unit` is "%" for shares, which are stored from 0 to 1.
     """
 
     metric: str
     title: str
     group: str
-    before: Estimate | None
-    after: Estimate | None
+    original: Estimate | None
+    edited: Estimate | None
     unit: Literal["%", "s", "GiB", "MB", ""] = ""
     better: Literal["lower", "higher", ""] = ""
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        pairs = {"before": self.before, "after": self.after}
-        return {when: estimate for when, estimate in pairs.items() if estimate}
+        pairs = {"original": self.original, "edited": self.edited}
+        return {arm: estimate for arm, estimate in pairs.items() if estimate}
 
 
 def in_video(frames: np.ndarray) -> np.ndarray:

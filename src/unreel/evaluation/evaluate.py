@@ -77,7 +77,7 @@ def build_suite(
     videos: int,
     seed: int,
     groups: Iterable[str] = GROUPS,
-    given: Sequence[PromptRow] = (),
+    own_prompts: Sequence[PromptRow] = (),
     erased: Iterable[str] = (),
 ) -> list[Prompt]:
     """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups, and all of `given`.
@@ -99,14 +99,14 @@ def build_suite(
         words[which] = nearest(conditioner, concept.name, words[which])
     synonyms = list(dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])]))
     prompts = suite(concept, words, synonyms, videos=videos, seed=seed, groups=groups)
-    said: Counter[tuple[str, str]] = Counter()
-    for index, row in enumerate(given):
+    repetitions: Counter[tuple[str, str]] = Counter()
+    for index, row in enumerate(own_prompts):
         label = row.label or concept.name
         if judge and not judge.knows(label):
             raise UnreelError(f"the judge does not know {label!r}, which the prompt {row.text!r} asks to look for")
         number = seed + index if row.seed is None else row.seed
-        prompts.append(Prompt(row.text, row.group, label, number, repetition=said[row.text, row.group]))
-        said[row.text, row.group] += 1
+        prompts.append(Prompt(row.text, row.group, label, number, repetition=repetitions[row.text, row.group]))
+        repetitions[row.text, row.group] += 1
     return prompts
 
 
@@ -119,7 +119,7 @@ def evaluate(
     videos: int = 20,
     seed: int = 1000,
     groups: Iterable[str] = GROUPS,
-    given: Sequence[PromptRow] = (),
+    own_prompts: Sequence[PromptRow] = (),
     folder: str | Path | None = None,
     clips: str | Path | None = None,
 ) -> Evaluation:
@@ -138,7 +138,7 @@ def evaluate(
         known = ", ".join(label for labels in judge.vocabulary.values() for label in labels)
         hint = f" (it knows {known})" if known else ""
         raise UnreelError(f"the {judge.name} does not know {concept.name!r}{hint}: choose another with --judge")
-    options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": groups, "given": given}
+    options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": groups, "own_prompts": own_prompts}
     prompts = build_suite(conditioner, concept, judge, **options, erased=erasure.concepts)
     # Prompts of other people may be long: those are cut off, as pipelines do.
     own = [prompt for prompt in prompts if prompt.group in GROUPS]
@@ -153,7 +153,7 @@ def evaluate(
         name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
         for name in dict.fromkeys(prompt.group for prompt in prompts)
     }
-    arms = ("before", "anchor", "after")
+    arms = ("original", "anchor", "edited")
     cache.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
     unrelated = unrelated_prompts(concept, judge, erasure.concepts)
     return Evaluation(model, erasure, concept, judge, purposes, unrelated, measure)
@@ -196,5 +196,5 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
 def _same(stored: Any, value: Any) -> bool:
     """Whether a run's stored setting is that one; what earlier versions of unreel stored besides makes no difference."""
     if isinstance(stored, dict) and isinstance(value, dict):
-        return all(name in stored and stored[name] == it for name, it in value.items())
+        return all(name in stored and stored[name] == wanted for name, wanted in value.items())
     return bool(stored == value)

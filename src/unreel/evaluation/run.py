@@ -27,8 +27,10 @@ from unreel.prompts.grammar import bare
 from unreel.prompts.suite import Prompt
 from unreel.versions import versions
 
+FORMER_ARMS = {"before": "original", "after": "edited"}  # as files of version 0.1 name them
 
-class Seen(NamedTuple):
+
+class Judged(NamedTuple):
     """What a judge saw in n videos: the concept, the label and the anchor, each (n, frames) bool, and its features
     (n, frames, width) or None.
     """
@@ -40,7 +42,7 @@ class Seen(NamedTuple):
 
 
 class Group:
-    """The videos of one purpose, made from the same seeds by the original model ("before") and by the edited one ("after").
+    """The videos of one purpose, made from the same seeds by the original and by the edited model.
 
     Where its prompts have anchor prompts, the original model's videos of those are a third arm ("anchor").
     """
@@ -57,13 +59,13 @@ class Group:
         self.name, self.prompts, self.concept, self.judge, self.cache = name, prompts, concept, judge, cache
         texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
         self.batches: dict[str, list[Batch]] = {
-            "before": cache.batches(texts, seeds),
-            "after": cache.batches(texts, seeds, erasure),
+            "original": cache.batches(texts, seeds),
+            "edited": cache.batches(texts, seeds, erasure),
         }
         self.anchors = [prompt.anchor for prompt in prompts if prompt.anchor is not None]
         if len(self.anchors) == len(prompts):
             self.batches["anchor"] = cache.batches(self.anchors, seeds)
-        self._seen: dict[str, Seen] = {}
+        self._judgements: dict[str, Judged] = {}
 
     @property
     def repeated(self) -> int:
@@ -115,20 +117,20 @@ class Group:
         """What the judge sees: (n, frames, width), or None if there is no judge or it has no features."""
         return self._judged(arm).features if self.judge else None
 
-    def _judged(self, arm: str) -> Seen:
-        if arm not in self._seen:
+    def _judged(self, arm: str) -> Judged:
+        if arm not in self._judgements:
             judge = self.judge
             assert judge is not None
             anchor = self.anchor_label if self.knows_anchor else self.concept.name
-            found, features = [], []
+            detected, features = [], []
             for prompt, video in zip(self.prompts, self.videos(arm), strict=True):
                 labels = [self.concept.name, prompt.label if judge.knows(prompt.label) else self.concept.name, anchor]
-                found.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
+                detected.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
                 features.append(judge.features(video[None]))
-            concept, label, shown = np.moveaxis(np.stack(found), -1, 0)
-            seen = None if features[0] is None else np.concatenate([each for each in features if each is not None])
-            self._seen[arm] = Seen(concept, label, shown, seen)
-        return self._seen[arm]
+            concept, label, anchor = np.moveaxis(np.stack(detected), -1, 0)
+            known = [each for each in features if each is not None]
+            self._judgements[arm] = Judged(concept, label, anchor, np.concatenate(known) if known else None)
+        return self._judgements[arm]
 
 
 class Evaluation:
@@ -183,7 +185,7 @@ class Evaluation:
         return self.run.figure(metric, group)
 
     def metrics(self) -> dict[str, Any]:
-        """Every figure as plain data: metrics()[group][metric]["before" | "after"], group "all" for what has none."""
+        """Every figure as plain data: metrics()[group][metric]["original" | "edited"], group "all" for what has none."""
         return self.run.metrics()
 
 
@@ -211,17 +213,17 @@ class Run:
         raise KeyError(f"{metric} of {group or 'all prompts'}")
 
     def metrics(self) -> dict[str, Any]:
-        """Every figure as plain data: metrics()[group][metric]["before" | "after"], group "all" for what has none."""
+        """Every figure as plain data: metrics()[group][metric]["original" | "edited"], group "all" for what has none."""
         out: dict[str, dict[str, Any]] = {}
         for figure in self.figures:
-            values = {when: asdict(estimate) for when, estimate in figure.estimates.items()}
+            values = {arm: asdict(estimate) for arm, estimate in figure.estimates.items()}
             out.setdefault(figure.group or "all", {})[figure.metric] = values
         return out
 
     def document(self) -> dict[str, Any]:
         """As plain data: shares from 0 to 1, each with n and its 95 % interval; seconds, GiB, MB."""
-        out = {it.name: getattr(self, it.name) for it in fields(self)} | {"figures": self.metrics()}
-        metrics = {it.metric: {"title": it.title, "unit": it.unit, "better": it.better} for it in self.figures}
+        out = {each.name: getattr(self, each.name) for each in fields(self)} | {"figures": self.metrics()}
+        metrics = {each.metric: {"title": each.title, "unit": each.unit, "better": each.better} for each in self.figures}
         return out | {"metrics": metrics}
 
     def save(self, folder: Path) -> Path:
@@ -251,5 +253,8 @@ class Run:
 
 
 def _figure(metric: str, group: str, estimates: dict[str, Any], about: dict[str, Any]) -> Figure:
-    found = {when: Estimate(it["value"], tuple(it["ci"]), it["n"]) for when, it in estimates.items()}
-    return Figure(metric=metric, group=group, before=found.get("before"), after=found.get("after"), **about)
+    arms = {
+        FORMER_ARMS.get(arm, arm): Estimate(values["value"], tuple(values["ci"]), values["n"])
+        for arm, values in estimates.items()
+    }
+    return Figure(metric=metric, group=group, original=arms.get("original"), edited=arms.get("edited"), **about)

@@ -13,8 +13,8 @@ import torch
 
 from unreel.models.conditioner import Conditioner
 from unreel.models.reading import Aim, as_anchors, as_read
-from unreel.models.weights import Change, changed
-from unreel.progress import watched
+from unreel.models.weights import Delta, changed
+from unreel.progress import track
 from unreel.prompts.pairs import PromptPair, Prompts
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
@@ -22,21 +22,21 @@ BATCH = 24
 WORST = 0.1  # the share of prompts that stand for the worst
 
 # What an erasure may fall short by: shares of the way left, and medians of what others moved by.
-MOST_LEFT, MOST_LEFT_OF_WORST, MOST_NEIGHBOURS_MOVED, MOST_EVERYDAY_MOVED = 0.5, 0.9, 0.25, 0.1
+MOST_RESIDUAL, MOST_RESIDUAL_OF_WORST, MOST_NEIGHBOURS_MOVED, MOST_EVERYDAY_MOVED = 0.5, 0.9, 0.25, 0.1
 
 
 @dataclass(frozen=True)
 class SelfCheck:
     """Figures of one text encoder on held-out prompts, all of them shares.
 
-    `left` is how much of the squared distance to the anchor prompts remains, and `left_worst` the mean over the worst tenth
-    of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
+    `residual` is how much of the squared distance to the anchor prompts remains, and `residual_worst` the mean over the
+    worst tenth of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
     `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
     || T'(q) - T(q) || / || T(q) ||.
     """
 
-    left: float | None
-    left_worst: float | None
+    residual: float | None
+    residual_worst: float | None
     moved: float
     neighbours: float | None
     everyday: float
@@ -45,8 +45,8 @@ class SelfCheck:
     def shortfalls(self) -> list[str]:
         """What falls short of the stated bars, in words; empty if nothing does."""
         bars = (
-            (self.left, MOST_LEFT, "of the way to the anchor is left"),
-            (self.left_worst, MOST_LEFT_OF_WORST, "of the way is left on the worst tenth of prompts"),
+            (self.residual, MOST_RESIDUAL, "of the way to the anchor is left"),
+            (self.residual_worst, MOST_RESIDUAL_OF_WORST, "of the way is left on the worst tenth of prompts"),
             (self.neighbours, MOST_NEIGHBOURS_MOVED, "is how far prompts about what is near moved"),
             (self.everyday, MOST_EVERYDAY_MOVED, "is how far everyday prompts moved"),
         )
@@ -56,9 +56,10 @@ class SelfCheck:
     def __str__(self) -> str:
         near = "" if self.neighbours is None else f"what is near moved by {_percent(self.neighbours)}, "
         others = f"{near}everyday prompts by {_percent(self.everyday)}"
-        if self.left is None or self.left_worst is None:
+        if self.residual is None or self.residual_worst is None:
             return f"prompts for the concept moved by {_percent(self.moved)}, {others}"
-        return f"{_percent(self.left)} of the way to the anchor is left (worst tenth {_percent(self.left_worst)}); {others}"
+        worst = f"worst tenth {_percent(self.residual_worst)}"
+        return f"{_percent(self.residual)} of the way to the anchor is left ({worst}); {others}"
 
     def document(self) -> dict[str, Any]:
         """As plain data, in words too."""
@@ -74,7 +75,7 @@ class SelfCheck:
             return float(np.max(values)) if values else None  # what is no number is worse than any
 
         moved = float(np.min([check.moved for check in checks]))
-        return cls(most("left"), most("left_worst"), moved, most("neighbours"), most("everyday"))
+        return cls(most("residual"), most("residual_worst"), moved, most("neighbours"), most("everyday"))
 
 
 class Exam:
@@ -92,20 +93,20 @@ class Exam:
         self.neighbours = _batches(conditioner, neighbours, as_read)
         self.everyday = _batches(conditioner, everyday, as_read)
 
-    def grade(self, changes: Mapping[str, Change]) -> SelfCheck:
+    def grade(self, deltas: Mapping[str, Delta]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
-        with changed(self.conditioner.text_encoder, changes):
+        with changed(self.conditioner.text_encoder, deltas):
             parts = (self.pairs, self.neighbours, self.everyday)
-            said = iter([self._written(aim) for aim in watched(list(chain(*parts)), "checking")])
-            written, *others = (list(islice(said, len(part))) for part in parts)
+            states = iter([self._written(aim) for aim in track(list(chain(*parts)), "checking", brief=True)])
+            written, *others = (list(islice(states, len(part))) for part in parts)
         near, everyday = map(_moved, parts[1:], others)
-        left = _distances(self.pairs, written)
-        way = _distances(self.pairs, [aim.states for aim in self.named])
+        residual = _distances(self.pairs, written)
+        initial = _distances(self.pairs, [aim.states for aim in self.named])
         moved = _moved(self.named, written)
-        anchored = self.anchored and way.any()
+        anchored = self.anchored and initial.any()
         return SelfCheck(
-            left=float(left.sum() / way.sum()) if anchored else None,
-            left_worst=_worst(left, way) if anchored else None,
+            residual=float(residual.sum() / initial.sum()) if anchored else None,
+            residual_worst=_worst(residual, initial) if anchored else None,
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
@@ -116,11 +117,11 @@ class Exam:
         return self.conditioner.encode_tokens(aim.tokens)
 
 
-def _worst(left: np.ndarray, way: np.ndarray) -> float:
+def _worst(residual: np.ndarray, initial: np.ndarray) -> float:
     """The share that is left of the worst tenth. Of a prompt that says nearly the same as its anchor prompt any distance
     would be a multiple of its way: none counts as shorter than half of what is usual.
     """
-    shares = np.sort(left / np.maximum(way, np.median(way) / 2))
+    shares = np.sort(residual / np.maximum(initial, np.median(initial) / 2))
     return float(shares[-max(1, round(WORST * len(shares))) :].mean())
 
 
@@ -130,7 +131,7 @@ def _percent(share: float) -> str:
 
 def _batches(conditioner: Conditioner, sentences: Sequence[Any], aim: Callable[..., Aim]) -> list[Aim]:
     ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
-    starts = watched(range(0, len(ordered), BATCH), "reading what to check")
+    starts = track(range(0, len(ordered), BATCH), "reading what to check", brief=True)
     return [aim(conditioner, ordered[start : start + BATCH]) for start in starts]
 
 

@@ -22,6 +22,7 @@ from unreel.models.adapter import modules_of, network_of
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import generate
 from unreel.models.weights import Fingerprint, precision
+from unreel.progress import Work, drawn
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,16 @@ class VideoCache:
         size, out = self.model.settings.batch, []
         for start in range(0, len(prompts), size):
             texts, numbers = tuple(prompts[start : start + size]), tuple(seeds[start : start + size])
-            said = [text if isinstance(text, str) else _digest(text) for text in texts]
-            file = tensor_file(self.folder, [self.identity, erasure.identity if erasure else "", said, numbers])
+            asked = [text if isinstance(text, str) else _digest(text) for text in texts]
+            file = tensor_file(self.folder, [self.identity, erasure.identity if erasure else "", asked, numbers])
             out.append(Batch(file, texts, numbers, erasure))
         return out
 
     def make(self, batches: Sequence[Batch], what: str) -> None:
         """Generate the batches that are not finished, with a progress bar that counts videos."""
-        from tqdm.auto import tqdm
-
         pipeline, settings = self.model.pipeline, self.model.settings
         done = sum(len(batch.prompts) for batch in batches if batch.finished)
-        with tqdm(total=sum(len(b.prompts) for b in batches), initial=done, desc=what, unit="video") as bar:
+        with drawn(Work(what, "video", sum(len(batch.prompts) for batch in batches), done)) as bar:
             for batch in batches:
                 if batch.finished:
                     continue

@@ -75,10 +75,15 @@ def figures_of(file: Path) -> str:
         if not estimates:
             return ""
         low, high = list(estimates.values())[-1]["ci"]
-        return " → ".join(f"{100 * it['value']:.0f}" for it in estimates.values()) + f" [{100 * low:.0f}, {100 * high:.0f}]"
+        return (
+            " → ".join(f"{100 * estimate['value']:.0f}" for estimate in estimates.values())
+            + f" [{100 * low:.0f}, {100 * high:.0f}]"
+        )
 
-    found = {group: (it.get("concept_found"), it.get("label_found")) for group, it in document["figures"].items()}
-    rows = [f"| {group} | {cell(concept)} | {cell(other)} |" for group, (concept, other) in found.items() if concept]
+    detected = {
+        group: (figures.get("concept_found"), figures.get("label_found")) for group, figures in document["figures"].items()
+    }
+    rows = [f"| {group} | {cell(concept)} | {cell(other)} |" for group, (concept, other) in detected.items() if concept]
     if not rows:
         return ""
     head = [

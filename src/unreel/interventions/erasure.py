@@ -26,7 +26,7 @@ from unreel.interventions.record import require_record
 from unreel.models.adapter import networks, text_encoders
 from unreel.models.loading import loading
 from unreel.models.weights import (
-    Change,
+    Delta,
     Fingerprint,
     LowRank,
     is_quantized,
@@ -44,52 +44,52 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "erasure.safetensors"
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 _SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "component"
-TEXT_ENCODER, NETWORK = "text encoder", "network"  # what an edit is of
+TEXT_ENCODER, NETWORK = "text encoder", "network"  # what a component delta is of
 _UP, _DOWN = ":up", ":down"
 _SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
 
 
-def _tensors(name: str, change: Change) -> dict[str, torch.Tensor]:
+def _tensors(name: str, change: Delta) -> dict[str, torch.Tensor]:
     """What to store of a change, by the names to store it under."""
     return {name + _UP: change.up, name + _DOWN: change.down} if isinstance(change, LowRank) else {name: change}
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
-    """What changes in one `component`, a text encoder or what denoises: `changes` maps the names of weights, without what
+class ComponentDelta:
+    """What changes in one `component`, a text encoder or what denoises: `deltas` maps the names of weights, without what
     libraries put around them, to what is added to them.
     """
 
-    changes: dict[str, Change]
+    deltas: dict[str, Delta]
     fingerprint: Fingerprint
-    component: str = TEXT_ENCODER
+    of: str = TEXT_ENCODER
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "changes", {portable(name): change for name, change in self.changes.items()})
+        object.__setattr__(self, "changes", {portable(name): change for name, change in self.deltas.items()})
 
     def stored(self) -> dict[str, torch.Tensor]:
-        return {key: tensor for name, change in self.changes.items() for key, tensor in _tensors(name, change).items()}
+        return {key: tensor for name, change in self.deltas.items() for key, tensor in _tensors(name, change).items()}
 
-    def __add__(self, other: "Edit") -> "Edit":
-        changes = dict(self.changes)
-        for name, change in other.changes.items():
-            changes[name] = total(changes[name], change) if name in changes else change
-        return Edit(changes, self.fingerprint, self.component)
+    def __add__(self, other: "ComponentDelta") -> "ComponentDelta":
+        deltas = dict(self.deltas)
+        for name, change in other.deltas.items():
+            deltas[name] = total(deltas[name], change) if name in deltas else change
+        return ComponentDelta(deltas, self.fingerprint, self.of)
 
 
 @dataclass(frozen=True, eq=False)
 class Erasure(Intervention):
-    """A frozen set of weight changes: one edit for each of the components that it changes, mostly the text encoder.
+    """A frozen set of weight changes: one delta for each of the components that it changes, mostly the text encoder.
 
     `provenance` holds the concepts, the method, its settings, the losses and the versions of everything that mattered.
     """
 
-    edits: tuple[Edit, ...]
+    components: tuple[ComponentDelta, ...]
     provenance: dict[str, Any]
 
     @property
     def edits_text_encoder(self) -> bool:
-        return any(edit.component == TEXT_ENCODER for edit in self.edits)
+        return any(component.of == TEXT_ENCODER for component in self.components)
 
     @property
     def about(self) -> str:
@@ -112,14 +112,14 @@ class Erasure(Intervention):
         )
 
     @property
-    def changes(self) -> dict[str, Change]:
+    def deltas(self) -> dict[str, Delta]:
         """Of the first component."""
-        return self.edits[0].changes
+        return self.components[0].deltas
 
     @property
     def fingerprint(self) -> Fingerprint:
         """Of the first component."""
-        return self.edits[0].fingerprint
+        return self.components[0].fingerprint
 
     @cached_property
     def identity(self) -> str:
@@ -131,7 +131,11 @@ class Erasure(Intervention):
 
     def _stored(self) -> dict[str, torch.Tensor]:
         """The first component's tensors by name, those of others with their number before it."""
-        return {_numbered(i, key): tensor for i, edit in enumerate(self.edits) for key, tensor in edit.stored().items()}
+        return {
+            _numbered(i, key): tensor
+            for i, component in enumerate(self.components)
+            for key, tensor in component.stored().items()
+        }
 
     @property
     def nbytes(self) -> int:
@@ -141,33 +145,33 @@ class Erasure(Intervention):
         """One erasure that does what both do. Raises UnreelError if they are the same, or share no component."""
         if self == other:
             raise UnreelError(f"they are the same erasure of {', '.join(self.concepts)}: once is enough")
-        edits = list(self.edits)
-        for new in other.edits:
-            same = [i for i, edit in enumerate(self.edits) if edit.fingerprint.matches(new.fingerprint)]
+        components = list(self.components)
+        for new in other.components:
+            same = [i for i, component in enumerate(self.components) if component.fingerprint.matches(new.fingerprint)]
             if same:
-                edits[same[0]] += new
+                components[same[0]] += new
             else:
-                edits.append(new)
-        if len(edits) == len(self.edits) + len(other.edits):
+                components.append(new)
+        if len(components) == len(self.components) + len(other.components):
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
         parts = self.provenance["parts"] + other.provenance["parts"]
         # What was said of each does not hold for both together.
         provenance = {name: value for name, value in self.provenance.items() if name != CHECK}
-        return Erasure(tuple(edits), {**provenance, "parts": parts})
+        return Erasure(tuple(components), {**provenance, "parts": parts})
 
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
-        """Put the erasure on those of the pipeline's parts that it has edits for, whatever the pipeline calls them, on top
+        """Put the erasure on those of the pipeline's parts that it has deltas for, whatever the pipeline calls them, on top
         of any other; returns the pipeline.
 
-        Raises UnreelError if it has an edit for none of them, and for an erasure that is already on.
+        Raises UnreelError if it has a delta for none of them, and for an erasure that is already on.
         """
         with undisturbed(pipeline):
             fitting = self.fitting(pipeline)
             if any(self in active_on(encoder) for encoder in fitting):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
             with ExitStack() as undo:  # on all of them or on none
-                for encoder, edit in fitting.items():
-                    put_on(encoder, self, edit.changes)
+                for encoder, component in fitting.items():
+                    put_on(encoder, self, component.deltas)
                     undo.callback(take_off, encoder, self)
                 undo.pop_all()
             for encoder in text_encoders(pipeline).values():
@@ -177,56 +181,59 @@ class Erasure(Intervention):
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
         self.fitting(pipeline)
 
-    def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, Edit]:
-        """Those of the pipeline's text encoders and networks that the erasure has an edit for, with it.
+    def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, ComponentDelta]:
+        """Those of the pipeline's text encoders and networks that the erasure has a delta for, with it.
 
         Raises UnreelError, saying what differs, if there is none.
         """
-        found: dict[nn.Module, Edit] = {}
-        for component, parts_of in {TEXT_ENCODER: text_encoders, NETWORK: networks}.items():
-            edits = [edit for edit in self.edits if edit.component == component]
-            if edits:
+        matched: dict[nn.Module, ComponentDelta] = {}
+        for of, parts_of in {TEXT_ENCODER: text_encoders, NETWORK: networks}.items():
+            components = [component for component in self.components if component.of == of]
+            if components:
                 parts = parts_of(pipeline)
                 if not parts:
-                    raise UnreelError(
-                        f"this {type(pipeline).__name__} has no {component}: an erasure has nothing to change in it"
-                    )
-                found |= self._fitting(parts, edits, component)
-        return found
+                    raise UnreelError(f"this {type(pipeline).__name__} has no {of}: an erasure has nothing to change in it")
+                matched |= self._fitting(parts, components, of)
+        return matched
 
-    def _fitting(self, parts: dict[str, nn.Module], edits: list[Edit], component: str) -> dict[nn.Module, Edit]:
-        """Those of the parts that some of the edits are for, all of one component. Raises UnreelError if there is none."""
-        found: dict[nn.Module, Edit] = {}
-        for part, edit in product(parts.values(), edits):
-            if edit.fingerprint.fits(part) or edit.fingerprint.fits_quantized(part):
-                found[part] = edit
-        left = [edit for edit in edits if all(edit is not other for other in found.values())]
+    def _fitting(
+        self, parts: dict[str, nn.Module], components: list[ComponentDelta], of: str
+    ) -> dict[nn.Module, ComponentDelta]:
+        """Those of the parts that some of `components` are for. Raises UnreelError if there is none."""
+        matched: dict[nn.Module, ComponentDelta] = {}
+        for part, component in product(parts.values(), components):
+            if component.fingerprint.fits(part) or component.fingerprint.fits_quantized(part):
+                matched[part] = component
+        unmatched = [component for component in components if all(component is not other for other in matched.values())]
         for name, part in parts.items():
-            for edit in (edit for edit in left if part not in found and edit.fingerprint.nearly_fits(part)):
-                found[part] = edit
+            for component in (
+                component for component in unmatched if part not in matched and component.fingerprint.nearly_fits(part)
+            ):
+                matched[part] = component
                 warnings.warn(
                     f"matrices of this {name} are not quite those that the erasure of {', '.join(self.concepts)} was made "
                     "for, as after a fused LoRA: it goes on top, but nobody has measured what it does there",
                     stacklevel=4,
                 )
-        # One that is built like one that an edit is for, and is another, would go without it.
+        # One that is built like one that a delta is for, and is another, would go without it.
         missing = {
             name: part
             for name, part in parts.items()
-            if part not in found and (not found or any(edit.fingerprint.is_built_like(part) for edit in left))
+            if part not in matched
+            and (not matched or any(component.fingerprint.is_built_like(part) for component in unmatched))
         }
         if missing:
-            why = "; ".join(f"{name} {_mismatch(part, edits)}" for name, part in missing.items())
+            why = "; ".join(f"{name} {_mismatch(part, components)}" for name, part in missing.items())
             raise UnreelError(
-                f"the erasure of {', '.join(self.concepts)} was made for another {component} than this pipeline's: {why}"
+                f"the erasure of {', '.join(self.concepts)} was made for another {of} than this pipeline's: {why}"
             )
-        return found
+        return matched
 
     def put_on_encoder(self, encoder: nn.Module) -> None:
         """Put what is for a text encoder on one alone, without a pipeline around it, as whoever studies it has it."""
-        edits = [edit for edit in self.edits if edit.component == TEXT_ENCODER]
-        for part, edit in self._fitting({"text encoder": encoder}, edits, TEXT_ENCODER).items():
-            put_on(part, self, edit.changes)
+        components = [component for component in self.components if component.of == TEXT_ENCODER]
+        for part, component in self._fitting({"text encoder": encoder}, components, TEXT_ENCODER).items():
+            put_on(part, self, component.deltas)
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """As the protocol says; without any left, the weights are the original ones bit for bit."""
@@ -247,13 +254,15 @@ class Erasure(Intervention):
 
         def fill(partial: Path) -> None:
             tensors = {name: tensor.contiguous() for name, tensor in self._stored().items()}
-            tensors |= {_numbered(i, _SAMPLES_KEY): edit.fingerprint.samples for i, edit in enumerate(self.edits)}
+            tensors |= {
+                _numbered(i, _SAMPLES_KEY): component.fingerprint.samples for i, component in enumerate(self.components)
+            }
             save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-            prints = [edit.fingerprint for edit in self.edits]
+            prints = [component.fingerprint for component in self.components]
             first, *others = [
                 {"encoder_identity": one.identity, "structure": one.structure}
-                | ({} if edit.component == TEXT_ENCODER else {_COMPONENT_KEY: edit.component})
-                for edit, one in zip(self.edits, prints, strict=True)
+                | ({} if component.of == TEXT_ENCODER else {_COMPONENT_KEY: component.of})
+                for component, one in zip(self.components, prints, strict=True)
             ]
             document = {**first, **({_OTHERS_KEY: others} if others else {}), **self.provenance}
             (partial / RECORD_FILE).write_text(json.dumps(document, indent=2) + "\n")
@@ -305,19 +314,19 @@ class Erasure(Intervention):
             first = {name: provenance.pop(name) for name in ("structure", _COMPONENT_KEY) if name in provenance}
             others = provenance.pop(_OTHERS_KEY, [])
             require_record(provenance)
-            return cls(_edits(tensors, [first, *others]), provenance)
+            return cls(_component_deltas(tensors, [first, *others]), provenance)
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
 
 
-def _mismatch(part: nn.Module, edits: list[Edit]) -> str:
-    """Why none of the edits is for a part like this one, and what to do."""
+def _mismatch(part: nn.Module, components: list[ComponentDelta]) -> str:
+    """Why none of `components` is for a part like this one, and what to do."""
     saved = getattr(getattr(part, "config", None), _SAVED, None)
     if saved and not active_on(part):
         return f"was saved with an erasure of {', '.join(saved)} in it: load the original"
     if any(is_quantized(weight) for weight in part.parameters()):
         return "is quantized, and of another model in what is not: unlearn the concept again with the model it was made of"
-    differing = min((edit.fingerprint.differing(part) for edit in edits), key=len)
+    differing = min((component.fingerprint.differing(part) for component in components), key=len)
     if len(differing) <= sum(weight.ndim > 1 for weight in part.parameters()) / 2:
         return f"has other weights in {summarise(differing)}: unlearn the concept again with this model"
     return "is another model: unlearn the concept again with it"
@@ -337,18 +346,18 @@ def _numbered(i: int, name: str) -> str:
     return f"{i}/{name}" if i else name
 
 
-def _edits(tensors: dict[str, torch.Tensor], built: list[dict[str, Any]]) -> tuple[Edit, ...]:
-    """The edits that were stored as `tensors`, of components that are `built` so. Raises ValueError for damaged ones."""
-    edits: list[Edit] = []
+def _component_deltas(tensors: dict[str, torch.Tensor], built: list[dict[str, Any]]) -> tuple[ComponentDelta, ...]:
+    """What was stored as `tensors`, of components that are `built` so. Raises ValueError for what is damaged."""
+    components: list[ComponentDelta] = []
     for i, one in reversed(list(enumerate(built))):  # the first one's tensors are those that are left
         own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
         own = {name.removeprefix(_numbered(i, "")): tensor for name, tensor in own.items()}
-        fingerprint, component = Fingerprint(one["structure"], own.pop(_SAMPLES_KEY)), one.get(_COMPONENT_KEY, TEXT_ENCODER)
-        if component not in (TEXT_ENCODER, NETWORK):
-            raise ValueError(f"it changes a {component!r}")
+        fingerprint, of = Fingerprint(one["structure"], own.pop(_SAMPLES_KEY)), one.get(_COMPONENT_KEY, TEXT_ENCODER)
+        if of not in (TEXT_ENCODER, NETWORK):
+            raise ValueError(f"it changes a {of!r}")
         _require_sound(own)
-        edits.insert(0, Edit(_changes(own), fingerprint, component))
-    return tuple(edits)
+        components.insert(0, ComponentDelta(_changes(own), fingerprint, of))
+    return tuple(components)
 
 
 def _require_sound(tensors: dict[str, torch.Tensor]) -> None:
@@ -365,9 +374,9 @@ def _require_sound(tensors: dict[str, torch.Tensor]) -> None:
                 raise ValueError(f"{base} is half a product")
 
 
-def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
+def _changes(tensors: dict[str, torch.Tensor]) -> dict[str, Delta]:
     """The changes that were stored as `tensors`."""
-    out: dict[str, Change] = {name: tensor for name, tensor in tensors.items() if not name.endswith((_UP, _DOWN))}
+    out: dict[str, Delta] = {name: tensor for name, tensor in tensors.items() if not name.endswith((_UP, _DOWN))}
     for name in tensors:
         if name.endswith(_UP):
             name = name.removesuffix(_UP)

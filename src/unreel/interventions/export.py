@@ -16,10 +16,10 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.files import require_new, write_folder, write_json
 from unreel.interventions import active_interventions
-from unreel.interventions.erasure import Edit, Erasure
+from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, text_encoders
 from unreel.models.conditioner import Conditioner
-from unreel.models.weights import Change, LowRank, portable
+from unreel.models.weights import Delta, LowRank, portable
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import EVERYDAY
 
@@ -108,15 +108,15 @@ def export(
     if active_interventions(model):
         raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
     fitting = erasure.fitting(model)
-    edits = {name: fitting[encoder] for name, encoder in text_encoders(model).items() if encoder in fitting}
+    components = {name: fitting[encoder] for name, encoder in text_encoders(model).items() if encoder in fitting}
     layers: Layers = {}
     held = erasure
     if format != "text-encoder":
-        layers = {name: _matrices(format, model, name, edit, tolerance) for name, edit in edits.items()}
-        _require_some(format, model, edits, layers)
+        layers = {name: _matrices(format, model, name, delta, tolerance) for name, delta in components.items()}
+        _require_some(format, model, components, layers)
         held = Erasure(
             tuple(
-                Edit({f"{module}.weight": low for module, low in of.items()}, edits[name].fingerprint)
+                ComponentDelta({f"{module}.weight": low for module, low in of.items()}, components[name].fingerprint)
                 for name, of in layers.items()
             ),
             erasure.provenance,
@@ -129,8 +129,8 @@ def export(
         )
     lost = [
         f"{name}.{weight}"
-        for name, edit in edits.items()
-        for weight in edit.changes
+        for name, delta in components.items()
+        for weight in delta.deltas
         if layers and weight not in {portable(f"{module}.weight") for module in layers[name]}
     ]
     ranks = {name: {module: low.up.shape[1] for module, low in of.items()} for name, of in layers.items() if of}
@@ -138,7 +138,7 @@ def export(
 
     def fill(partial: Path) -> None:
         if format == "text-encoder":
-            _write_encoders(partial, erasure, model, list(edits))
+            _write_encoders(partial, erasure, model, list(components))
         else:
             _WRITERS[format](partial, model, {name: of for name, of in layers.items() if of})
         size = sum(file.stat().st_size for file in partial.rglob("*.safetensors"))
@@ -149,18 +149,18 @@ def export(
     return made[0]
 
 
-def _matrices(format: str, model: Any, component: str, edit: Edit, tolerance: float) -> dict[str, LowRank]:
-    """Those of an edit's changes that the format holds, by module."""
+def _matrices(format: str, model: Any, component: str, delta: ComponentDelta, tolerance: float) -> dict[str, LowRank]:
+    """Those of a component delta that the format holds, by module."""
     named = getattr(model, component).named_modules()
     linear = {portable(f"{name}.weight"): name for name, module in named if isinstance(module, nn.Linear)}
     return {
         linear[weight]: low_rank(change, tolerance)
-        for weight, change in edit.changes.items()
+        for weight, change in delta.deltas.items()
         if weight in linear and file_name(format, model, component, linear[weight])
     }
 
 
-def low_rank(change: Change, tolerance: float) -> LowRank:
+def low_rank(change: Delta, tolerance: float) -> LowRank:
     """The change of a matrix as a product: as it is if it is one, else of the least rank that loses no more than
     `tolerance` of its squares.
     """
@@ -196,15 +196,15 @@ def _kohya(model: Any, component: str) -> str:
     return "lora_te" if len(clips) == 1 else f"lora_te{clips.index(component) + 1}"
 
 
-def _require_some(format: str, model: Any, edits: dict[str, Edit], layers: Layers) -> None:
+def _require_some(format: str, model: Any, components: dict[str, ComponentDelta], layers: Layers) -> None:
     """Raises UnreelError, naming what works, if the format holds nothing of the erasure."""
     if any(layers.values()):
         return
-    kinds = ", ".join(type(getattr(model, name)).__name__ for name in edits)
+    kinds = ", ".join(type(getattr(model, name)).__name__ for name in components)
     others = [
         other
         for other in FORMATS
-        if other == "text-encoder" or any(_matrices(other, model, name, edit, 0.5) for name, edit in edits.items())
+        if other == "text-encoder" or any(_matrices(other, model, name, delta, 0.5) for name, delta in components.items())
     ]
     raise UnreelError(
         f"a {type(model).__name__} with this erasure of its {kinds} has no {format} files: choose --format "
@@ -215,34 +215,40 @@ def _require_some(format: str, model: Any, edits: dict[str, Edit], layers: Layer
 @torch.no_grad()
 def _measured(erasure: Erasure, held: Erasure, model: Any) -> tuple[float, tuple[float, float]]:
     """`kept` and `moved` of an Export."""
-    concepts = [Concept(it["concept"], it["kind"], tuple(it["synonyms"])) for it in erasure.provenance["parts"]]
+    concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"])) for part in erasure.provenance["parts"]]
     prompts = [prompt for concept in concepts for prompt in concept.forget_prompts]
     words = [word for word in EVERYDAY["concept"] if not any(concept.is_named_in(word) for concept in concepts)]
     out = []
     for some in (prompts, [f"a photo of a {word}" for word in words]):
         some = some[:: -(-len(some) // PROMPTS)]
-        before, after, now = (_embeddings(model, some, worn) for worn in (None, erasure, held))
+        before, after, now = (_embeddings(model, some, intervention) for intervention in (None, erasure, held))
         norm = sum(float(part.square().sum()) for part in before)
         out.append((_distance(before, after), _distance(before, now), _distance(after, now), norm))
     (done, _, lost, _), (moved, moved_now, _, norm) = out
     return 1 - lost / done if done else 1.0, ((moved / norm) ** 0.5, (moved_now / norm) ** 0.5)
 
 
-def _embeddings(model: Any, prompts: list[str], worn: Erasure | None) -> list[torch.Tensor]:
+def _embeddings(model: Any, prompts: list[str], intervention: Erasure | None) -> list[torch.Tensor]:
     """What the denoiser gets of the prompts, with an erasure on."""
-    if worn:
-        worn.apply(model)
+    if intervention:
+        intervention.apply(model)
     try:
         out = []
         for start in range(0, len(prompts), BATCH):
             some = prompts[start : start + BATCH]
-            given = encode_prompt(model, some) if hasattr(model, "encode_prompt") else Conditioner.of(model).encode(some)
-            parts = [part for part in (given if isinstance(given, tuple) else [given]) if isinstance(part, torch.Tensor)]
+            embeddings = (
+                encode_prompt(model, some) if hasattr(model, "encode_prompt") else Conditioner.of(model).encode(some)
+            )
+            parts = [
+                part
+                for part in (embeddings if isinstance(embeddings, tuple) else [embeddings])
+                if isinstance(part, torch.Tensor)
+            ]
             out += [part.double() for part in parts if part.is_floating_point() and len(part) == len(some)]
         return out
     finally:
-        if worn:
-            worn.remove(model)
+        if intervention:
+            intervention.remove(model)
 
 
 def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
@@ -280,12 +286,12 @@ def _write_peft(folder: Path, model: Any, layers: Layers) -> None:
 
 
 def _write_lora(folder: Path, model: Any, layers: Layers) -> None:
-    given: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for component, matrices in layers.items():
-        given[f"{component}_lora_layers"] = _factors("lora", model, component, matrices)
+        options[f"{component}_lora_layers"] = _factors("lora", model, component, matrices)
         bare = {module.removeprefix("text_model."): low for module, low in matrices.items()}  # fits with and without it
-        given[f"{component}_lora_adapter_metadata"] = _lora_config(bare)
-    model.save_lora_weights(folder, **given)
+        options[f"{component}_lora_adapter_metadata"] = _lora_config(bare)
+    model.save_lora_weights(folder, **options)
 
 
 def _write_comfyui(folder: Path, model: Any, layers: Layers) -> None:
@@ -311,7 +317,7 @@ def _factors(format: str, model: Any, component: str, matrices: dict[str, LowRan
     out: dict[str, torch.Tensor] = {}
     for module, low in matrices.items():
         name = file_name(format, model, component, module)
-        out |= {f"{name}{end}": it.contiguous() for end, it in zip(ENDS[format], (low.up, low.down), strict=True)}
+        out |= {f"{name}{end}": factor.contiguous() for end, factor in zip(ENDS[format], (low.up, low.down), strict=True)}
     return out
 
 

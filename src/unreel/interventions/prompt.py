@@ -32,7 +32,7 @@ class PromptIntervention(Intervention):
     KIND = ""  # in the record
 
     @abstractmethod
-    def change(self, given: dict[str, Any]) -> None:
+    def change(self, arguments: dict[str, Any]) -> None:
         """Change what `encode_prompt` is called with, in place."""
 
     @property
@@ -71,9 +71,9 @@ class PromptIntervention(Intervention):
 
             @wraps(encode)
             def encode_prompt(*args: Any, **options: Any) -> Any:
-                given = signature.bind(*args, **options).arguments
-                self.change(given)
-                return encode(**given)
+                arguments = signature.bind(*args, **options).arguments
+                self.change(arguments)
+                return encode(**arguments)
 
             pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
             setattr(pipeline, _ON, [self])
@@ -123,12 +123,12 @@ class NegativePrompt(PromptIntervention):
         if "negative_prompt" not in inspect.signature(pipeline.encode_prompt).parameters:
             raise UnreelError(f"a {type(pipeline).__name__} takes no negative prompt: choose another method")
 
-    def change(self, given: dict[str, Any]) -> None:
-        if given.get("negative_prompt") is None:
-            prompt = given["prompt"]
+    def change(self, arguments: dict[str, Any]) -> None:
+        if arguments.get("negative_prompt") is None:
+            prompt = arguments["prompt"]
             # One for each prompt, and text for text: pipelines insist on both.
-            count = len(given["prompt_embeds"] if prompt is None else prompt)
-            given["negative_prompt"] = self.text if isinstance(prompt, str) else [self.text] * count
+            count = len(arguments["prompt_embeds"] if prompt is None else prompt)
+            arguments["negative_prompt"] = self.text if isinstance(prompt, str) else [self.text] * count
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +145,10 @@ class PromptRewrite(PromptIntervention):
         pairs = [f"{', '.join([p['concept'], *p['synonyms']])} as {p['anchor']!r}" for p in self.provenance["parts"]]
         return f"prompt rewrite: {'; '.join(pairs)}"
 
-    def change(self, given: dict[str, Any]) -> None:
-        prompt = given["prompt"]
+    def change(self, arguments: dict[str, Any]) -> None:
+        prompt = arguments["prompt"]
         if prompt is not None:
-            given["prompt"] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
+            arguments["prompt"] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
 
     def rewritten(self, prompt: str) -> str:
         for part in self.provenance["parts"]:

@@ -10,7 +10,7 @@ one in `len(CLASSES) + 1`. Which other labels are asked for makes no difference.
 
 Known limits: a class that means nearly the same as the label, or covers it, takes part of its share ("bird" against
 "parrot"). A style competes with the things shown in it. The image is cropped to its middle square, so the sides of wide
-frames go unseen. Nobody has measured its error rate here: judge the unedited model's videos first. The default is no
+frames go unseen. Nobody has measured its error rate here: judge the original model's videos first. The default is no
 independent witness for models conditioned by the same CLIP, such as Stable Diffusion 1.x: what its text encoder gets
 wrong, both get wrong.
 """

@@ -59,8 +59,8 @@ class EmbeddedJudge:
         for label in (label for labels in self.vocabulary.values() for label in labels):
             self.wordings(label)
         size = self.world["image_size"]
-        found = self.everything(np.full((1, self.world["frames"], size, size, 3), 128, np.uint8))
-        if not isinstance(self.error, dict) or not all(np.isfinite(values).all() for values in found.values()):
+        classes = self.everything(np.full((1, self.world["frames"], size, size, 3), 128, np.uint8))
+        if not isinstance(self.error, dict) or not all(np.isfinite(values).all() for values in classes.values()):
             raise ValueError("its weights or its quality are no numbers")
 
     @property

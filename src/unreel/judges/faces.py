@@ -97,8 +97,8 @@ class FacesJudge:
         if unknown:
             raise UnreelError(f"{self.name} has no picture of {unknown[0]!r}: it knows {', '.join(self.people)}")
         people = [self.people[_plain(label)] for label in labels]
-        seen = [self.faces(frame) for video in videos for frame in video]
-        rows = [[_probability(_nearest(faces, known)) for known in people] for faces in seen]
+        in_frames = [self.faces(frame) for video in videos for frame in video]
+        rows = [[_probability(_nearest(faces, known)) for known in people] for faces in in_frames]
         return np.reshape(rows, (*videos.shape[:2], len(labels)))
 
     def features(self, videos: np.ndarray) -> None:
@@ -131,11 +131,11 @@ def _people(folder: Path, faces: Faces) -> dict[str, np.ndarray]:
             picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
         except OSError as error:
             raise UnreelError(f"{file} cannot be read as a picture: {error}") from error
-        found = faces(np.asarray(picture))
-        if len(found) != 1:
-            raise UnreelError(f"{file} shows {len(found)} faces: crop it to the one face of the person")
+        in_picture = faces(np.asarray(picture))
+        if len(in_picture) != 1:
+            raise UnreelError(f"{file} shows {len(in_picture)} faces: crop it to the one face of the person")
         name = file.stem if file.parent == folder else file.relative_to(folder).parts[0]
-        people.setdefault(_plain(name), []).append(found[0])
+        people.setdefault(_plain(name), []).append(in_picture[0])
     if not people:
         raise UnreelError(f"{folder} holds no pictures ({', '.join(PICTURES)}) of people")
     return {name: np.stack(embeddings) for name, embeddings in people.items()}

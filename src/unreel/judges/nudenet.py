@@ -76,7 +76,7 @@ class NudenetJudge:
         # Frames go in as RGB. nudenet 3.4.2 asks for BGR but swaps the channels once too often (its issue 203), so that
         # only RGB reaches the network in the order it was trained on.
         flat = list(np.ascontiguousarray(videos).reshape(-1, *videos.shape[2:]))
-        rows = [_scores(found, labels) for found in self.detector.detect_batch(flat)]
+        rows = [_scores(detections, labels) for detections in self.detector.detect_batch(flat)]
         return np.reshape(rows, (*videos.shape[:2], len(labels)))
 
     def features(self, videos: np.ndarray) -> None:
@@ -89,6 +89,9 @@ def _plain(label: str) -> str:
 
 def _scores(detections: list[dict[str, Any]], labels: Sequence[str]) -> list[float]:
     return [
-        max((found["score"] for found in detections if _plain(found["class"]) in LABELS[_plain(label)]), default=0.0)
+        max(
+            (detection["score"] for detection in detections if _plain(detection["class"]) in LABELS[_plain(label)]),
+            default=0.0,
+        )
         for label in labels
     ]

@@ -51,11 +51,11 @@ def available() -> dict[str, Method]:
     """All that can be loaded, by name, the default first: without those of other packages that fail to load, which say why
     when they are asked for by name.
     """
-    found = {}
+    loaded = {}
     for name in names():
         with suppress(UnreelError):
-            found[name] = load_method(name)
-    return found
+            loaded[name] = load_method(name)
+    return loaded
 
 
 def name_of(config: Any) -> str:
@@ -71,17 +71,17 @@ def method_of(config: Any) -> Method:
     return load_method(name_of(config))
 
 
-def configure(method: str, given: Mapping[str, Any], settings: Settings | None = None) -> Any:
+def configure(method: str, chosen: Mapping[str, Any], settings: Settings | None = None) -> Any:
     """The settings of the method called `method`: its own defaults, what a pair's `settings` have instead, then `given`.
 
     Raises UnreelError for an unknown method and for settings that it does not have or cannot use.
     """
     kind = load_method(method).Config
-    for name in sorted(given.keys() - {field.name for field in fields(kind)}):
-        having = [it for it, other in available().items() if name in {field.name for field in fields(other.Config)}]
+    for name in sorted(chosen.keys() - {field.name for field in fields(kind)}):
+        having = [each for each, other in available().items() if name in {field.name for field in fields(other.Config)}]
         raise UnreelError(
             f"the method {method} has no {name.replace('_', ' ')}: leave --{name.replace('_', '-')} out, or choose "
             f"--method {' or '.join(having)}"
         )
     own = settings.methods.get(method, {}) if settings else {}
-    return kind(**{**own, **given})
+    return kind(**{**own, **chosen})

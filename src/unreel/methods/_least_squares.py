@@ -27,7 +27,7 @@ from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.reading import at_places, side_by_side, tokens_of
 from unreel.models.weights import LowRank, doubled, portable
-from unreel.progress import watched
+from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 
 ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
@@ -71,21 +71,21 @@ def least_squares(
         return {}
     names = {module: portable(f"{name}.weight") for name, module in conditioner.text_encoder.named_modules()}
     matrices = {names[matrix]: matrix for layer in plain for matrix in layer.writers}
-    moments = {name: torch.zeros(2 * (m.in_features,), device=conditioner.device) for name, m in matrices.items()}
+    key_covariance = {name: torch.zeros(2 * (m.in_features,), device=conditioner.device) for name, m in matrices.items()}
     for weight, prompts in kept.items():
-        _add_moments(moments, weight * retain_weight, conditioner, matrices, prompts, layers[-1])
+        _add_key_covariance(key_covariance, weight * retain_weight, conditioner, matrices, prompts, layers[-1])
     generator = torch.Generator("cpu").manual_seed(seed)
-    changes: dict[str, LowRank] = {}
+    deltas: dict[str, LowRank] = {}
 
     def enter(layer: Layer, _: nn.Module, args: tuple, kwargs: dict) -> None:
         layer.total = hidden_states(args, kwargs)
 
     def solve(name: str, layer: Layer, matrix: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
         """Find the change of a matrix, and let it write as changed."""
-        given, total = args[0].float(), layer.total + output
+        entering, total = args[0].float(), layer.total + output
         missing = layer.goals[layer.writers.index(matrix)].float() - total[naming].float()
-        changes[name] = change = _solution(given[naming], missing, moments.pop(name), rank, generator)
-        more = (given @ change.down.T @ change.up.T).to(output)
+        deltas[name] = change = _solution(entering[naming], missing, key_covariance.pop(name), rank, generator)
+        more = (entering @ change.down.T @ change.up.T).to(output)
         layer.total = total + more
         return output + more
 
@@ -96,11 +96,11 @@ def least_squares(
             for matrix in layer.writers:
                 hooks.callback(matrix.register_forward_hook(partial(solve, names[matrix], layer)).remove)
         _read(conditioner, tokens, layers[-1], hooks)
-    return changes
+    return deltas
 
 
-def _add_moments(
-    moments: Mapping[str, torch.Tensor],
+def _add_key_covariance(
+    key_covariance: Mapping[str, torch.Tensor],
     weight: float,
     conditioner: Conditioner,
     matrices: Mapping[str, nn.Linear],
@@ -115,13 +115,13 @@ def _add_moments(
     batches = [
         tokens_of(conditioner, ordered[start : start + BATCH], short=True) for start in range(0, len(ordered), BATCH)
     ]
-    masks = [tokens.seen & (torch.arange(tokens.ids.shape[1], device=tokens.ids.device) > 0) for tokens in batches]
+    masks = [tokens.mask & (torch.arange(tokens.ids.shape[1], device=tokens.ids.device) > 0) for tokens in batches]
     share = weight / max(1, sum(int(counted.sum()) for counted in masks))
-    for tokens, counted in watched(list(zip(batches, masks, strict=True)), "least squares"):
+    for tokens, counted in track(list(zip(batches, masks, strict=True)), "least squares", brief=True):
 
         def add(name: str, _: nn.Module, args: tuple, __: torch.Tensor, counted: torch.Tensor = counted) -> None:
             rows = args[0][counted].float()
-            moments[name].addmm_(rows.T, rows, alpha=share)
+            key_covariance[name].addmm_(rows.T, rows, alpha=share)
 
         with ExitStack() as hooks:
             for name, matrix in matrices.items():
@@ -130,12 +130,12 @@ def _add_moments(
 
 
 def _solution(
-    given: torch.Tensor, missing: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
+    entering: torch.Tensor, missing: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
 ) -> LowRank:
     """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given. `kept` is
     used up: for large encoders, matrices of its size are most of the memory.
     """
-    own = given.T @ given / len(given)
+    own = entering.T @ entering / len(entering)
     ridge = RIDGE * doubled(own.diagonal()).mean()
     both = doubled(kept.add_(own))
     del own
@@ -145,11 +145,11 @@ def _solution(
         both.diagonal().add_(SUMS * both.trace())
         root, failed = torch.linalg.cholesky_ex(both)
     del both
-    towards = given.T @ missing / len(given)
+    towards = entering.T @ missing / len(entering)
     if failed or not towards.isfinite().all():
         raise UnreelError("where to begin has no finite solution: use --dtype float32")
-    felt = (torch.cholesky_solve(doubled(towards), root).T @ root).to(given)
-    root = root.to(given)
+    felt = (torch.cholesky_solve(doubled(towards), root).T @ root).to(entering)
+    root = root.to(entering)
     right = _leading(felt, rank, generator)
     down = torch.linalg.solve_triangular(root, right, upper=False, left=False)
     return LowRank(felt @ right.T * down.norm(dim=1), normalize(down, dim=1))
@@ -164,7 +164,7 @@ def _plain(
     width = conditioner.token_table.weight.shape[1]
     outputs: dict[nn.Linear, torch.Tensor] = {}
     entered: dict[nn.Module, torch.Tensor] = {}
-    found = []
+    summing = []
 
     def leave(module: nn.Module, _: tuple, output: Any) -> None:
         before, after = entered.pop(module), first(output)
@@ -172,7 +172,7 @@ def _plain(
         for matrix in [matrix for matrix in outputs if matrix is not last]:
             total = before + outputs[matrix]
             if (total + outputs[last] - after).norm() <= ADDED * (after - before).norm():
-                found.append(Layer(module, (matrix, last), (own(total), own(after))))
+                summing.append(Layer(module, (matrix, last), (own(total), own(after))))
                 break
         outputs.clear()
 
@@ -188,7 +188,7 @@ def _plain(
                     hooks.callback(hook.remove)
             hooks.callback(layer.register_forward_hook(leave).remove)
         _read(conditioner, anchors, layers[-1], hooks)
-    return found
+    return summing
 
 
 def hidden_states(args: tuple, kwargs: dict) -> torch.Tensor:

@@ -32,13 +32,13 @@ class Factors:
     def parameters(self) -> list[torch.Tensor]:
         return [factor for pair in self.factors.values() for factor in pair]
 
-    def changes(self) -> dict[str, LowRank]:
+    def deltas(self) -> dict[str, LowRank]:
         return {name: LowRank(up.detach(), down.detach()) for name, (up, down) in self.factors.items()}
 
     @torch.no_grad()
-    def begin(self, changes: Mapping[str, LowRank]) -> None:
-        """Let factors begin with `changes`, of no higher rank."""
-        for name, change in changes.items():
+    def begin(self, deltas: Mapping[str, LowRank]) -> None:
+        """Let factors begin with `deltas`, of no higher rank."""
+        for name, change in deltas.items():
             up, down = self.factors[name]
             up[:, : change.up.shape[1]], down[: len(change.down)] = change.up, change.down
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from unreel.errors import UnreelError
-from unreel.interventions.erasure import Edit, Erasure
+from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.pair import Pair
 from unreel.models.reading import as_anchors
-from unreel.models.weights import Change, Fingerprint, held_weights, is_quantized
+from unreel.models.weights import Delta, Fingerprint, held_weights, is_quantized
 from unreel.prompts import captions
 from unreel.prompts.concept import Concept
 from unreel.prompts.corpus import Corpus
@@ -134,13 +134,13 @@ class Task:
             "parts": parts,
         }
 
-    def erasure(self, changes: Sequence[Mapping[str, Change]], record: dict[str, Any]) -> Erasure:
-        """An erasure that makes `changes` to the text encoders, by weight name, in their order."""
-        edits = [
-            Edit({name: change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
-            for of, reader in zip(changes, self.conditioners, strict=True)
+    def erasure(self, deltas: Sequence[Mapping[str, Delta]], record: dict[str, Any]) -> Erasure:
+        """An erasure that makes `deltas` to the text encoders, by weight name, in their order."""
+        components = [
+            ComponentDelta({name: change.cpu() for name, change in of.items()}, Fingerprint.of(reader.text_encoder))
+            for of, reader in zip(deltas, self.conditioners, strict=True)
         ]
-        return Erasure(tuple(edits), record)
+        return Erasure(tuple(components), record)
 
 
 def _require_learning(encoder: torch.nn.Module) -> None:
@@ -174,14 +174,14 @@ def words_to_keep(concept: Concept, conditioner: Conditioner) -> list[str]:
     be to keep it: they are far nearer to it than the anchor is.
     """
 
-    def way(instead: str) -> float:
+    def distance(instead: str) -> float:
         about = [PromptPair(text.format(concept.name), text.format(instead), concept.name) for text in ALONE]
         aim = as_anchors(conditioner, about)
         return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum())
 
-    found = own_words(concept)
-    far = READ_AS * way(concept.anchor or "") if found else 0.0
-    return [words for words in found if way(words) >= far]
+    words_alone = own_words(concept)
+    far = READ_AS * distance(concept.anchor or "") if words_alone else 0.0
+    return [words for words in words_alone if distance(words) >= far]
 
 
 def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[str]:
@@ -201,8 +201,8 @@ def _everyday_of_kind(concept: Concept) -> tuple[list[str], int]:
     """Everyday words of the concept's kind, and how many of them to look at."""
     words = captions.everyday()
     things = tuple(name for name in words if name not in ("action", "famous", "city", "country"))
-    found = [word for name in concept.traits.everyday or things for word in words[name]]
-    return found, min(LOOKED_AT, len(found))
+    listed = [word for name in concept.traits.everyday or things for word in words[name]]
+    return listed, min(LOOKED_AT, len(listed))
 
 
 def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:

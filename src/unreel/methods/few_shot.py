@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
@@ -28,7 +27,8 @@ from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Trainable
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import checkpointing
-from unreel.models.weights import Change
+from unreel.models.weights import Delta
+from unreel.progress import track
 from unreel.prompts.concept import Concept
 
 
@@ -80,9 +80,9 @@ def learn(task: Task, config: FewShotConfig) -> Erasure:
         raise UnreelError("few-shot makes nothing in particular instead: leave --replace out, or take another method")
     config, denoiser, latents = latents_of(task, config)
     with denoiser.channels_last():
-        changes, losses = few_shot(task.conditioners, denoiser, concept, config, latents)
+        deltas, losses = few_shot(task.conditioners, denoiser, concept, config, latents)
     images = "generated" if task.images is None else "given"
-    return task.erasure(changes, task.record("few-shot", config, losses=losses, images=images))
+    return task.erasure(deltas, task.record("few-shot", config, losses=losses, images=images))
 
 
 def few_shot(
@@ -91,7 +91,7 @@ def few_shot(
     concept: Concept,
     config: FewShotConfig,
     latents: torch.Tensor,
-) -> tuple[list[dict[str, Change]], list[float]]:
+) -> tuple[list[dict[str, Delta]], list[float]]:
     """Unlearn `concept` from a few latents that show it.
 
     `latents` is (shots, 2, channels, height, width), or any layout of a latent in place of the last three: each image and
@@ -118,7 +118,7 @@ def few_shot(
         if config.gradient_checkpointing:
             layers = [layer for conditioner in conditioners for layer in conditioner.layers]
             afterwards.enter_context(checkpointing(layers, denoiser.network))
-        for _ in tqdm(range(config.epochs), desc="unlearning", unit="epoch"):
+        for _ in track(range(config.epochs), "unlearning", "epoch"):
             for shots in torch.randperm(len(latents), generator=generator).split(config.batch_size):
                 count = len(shots)
                 z = latents[shots, draw(2, count)]
@@ -136,7 +136,7 @@ def few_shot(
                     )
         if not all(parameter.isfinite().all() for learner in learners for parameter in learner.parameters()):
             raise UnreelError("a weight stopped being a number: nothing was kept; lower the learning rate")
-        return [dict(learner.changes()) for learner in learners], losses
+        return [dict(learner.deltas()) for learner in learners], losses
 
 
 def _backward(denoiser: Denoiser, prompts: Sequence[str], z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> float:
@@ -181,5 +181,5 @@ class _Weights:
     def parameters(self) -> list[torch.Tensor]:
         return list(self.weights.values())
 
-    def changes(self) -> dict[str, Change]:
+    def deltas(self) -> dict[str, Delta]:
         return {name: weight.detach() - self.before[name] for name, weight in self.weights.items()}

@@ -23,7 +23,6 @@ from itertools import chain, cycle, islice
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
@@ -35,7 +34,7 @@ from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.memory import checkpointing
 from unreel.models.reading import Aim, as_anchors, as_read, beginnings, together
 from unreel.models.weights import LowRank
-from unreel.progress import watched
+from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 
 GUIDES = 60  # how many prompts that name the concept say how far it is to the anchor
@@ -101,7 +100,7 @@ def learn(task: Task, config: TextAblationConfig) -> Erasure:
     learned = [_learn(task, conditioner, config) for conditioner in task.conditioners]
     losses = [record["losses"] for _, record in learned]
     record = task.record("text-ablation", config, anchors, losses=losses if len(losses) > 1 else losses[0])
-    return task.erasure([changes for changes, _ in learned], record)
+    return task.erasure([deltas for deltas, _ in learned], record)
 
 
 def _learn(task: Task, conditioner: Conditioner, config: TextAblationConfig) -> tuple[dict[str, LowRank], dict[str, Any]]:
@@ -145,7 +144,7 @@ def text_ablation(
         lessons = _lessons(conditioner, pairs, few, neighbours, config)  # with nothing changed yet
         matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
-        way = _way(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
+        initial = _initial_distance(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
         if config.solve_weight:
             first = conditioner.layers[: max(1, round(SOLVED * layers))]
             kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts
@@ -154,8 +153,8 @@ def text_ablation(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         if config.gradient_checkpointing:
             afterwards.enter_context(checkpointing(conditioner.layers))
-        for lesson in tqdm(islice(cycle(lessons), steps), total=steps, desc="unlearning", unit="step"):
-            losses.append(_backward(conditioner, lesson, way, (config.retain_weight, config.near_weight)))
+        for lesson in track(islice(cycle(lessons), steps), "unlearning", "step", total=steps):
+            losses.append(_backward(conditioner, lesson, initial, (config.retain_weight, config.near_weight)))
             if not math.isfinite(losses[-1]):
                 raise UnreelError(
                     f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
@@ -166,7 +165,7 @@ def text_ablation(
             schedule.step()
         if not all(factor.isfinite().all() for factor in factors.parameters()):
             raise UnreelError("a change stopped being a number: nothing was kept; lower the learning rate")
-        return factors.changes(), {"losses": losses}
+        return factors.deltas(), {"losses": losses}
 
 
 def first_layers(conditioner: Conditioner, config: TextAblationConfig) -> int:
@@ -208,7 +207,7 @@ def _lessons(
     forget = _cut(sorted(pairs, key=lambda pair: conditioner.length(pair.prompt)), count)
     kept = [_cut(sorted(texts, key=conditioner.length), count) for texts in (everyday, neighbours)]
     lessons = []
-    for start in watched(range(0, count, AT_ONCE), "reading what to aim at"):
+    for start in track(range(0, count, AT_ONCE), "reading what to aim at", brief=True):
         some = range(start, min(start + AT_ONCE, count))
         lessons += _read(conditioner, [forget[i] for i in some], [[part[i] for part in kept] for i in some])
     order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(config.seed))  # the same on every device
@@ -220,7 +219,7 @@ def _read(conditioner: Conditioner, forget: Sequence[list[PromptPair]], kept: Se
     texts = [list(chain(*parts)) for parts in kept]
     aims = [as_anchors(conditioner, list(chain(*forget)), short=True).parts([len(pairs) for pairs in forget])]
     if any(texts):
-        aims.append(as_read(conditioner, list(chain(*texts)), short=True).parts([len(said) for said in texts]))
+        aims.append(as_read(conditioner, list(chain(*texts)), short=True).parts([len(asked) for asked in texts]))
     return [_lesson(conditioner, pairs, parts, own) for pairs, parts, *own in zip(forget, kept, *aims, strict=True)]
 
 
@@ -249,7 +248,7 @@ def _cut(ordered: list[Any], count: int) -> list[list[Any]]:
 
 
 @torch.no_grad()
-def _way(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
+def _initial_distance(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
     """The mean squared distance of a token that counts from its aim, before anything has changed."""
     aims = [lesson.aim(lesson.forget).rows(slice(lesson.naming)) for lesson in lessons]
     total = sum(float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum()) for aim in aims)
@@ -260,13 +259,13 @@ def _way(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
     return total / sum(int(aim.counted.sum()) for aim in aims)
 
 
-def _backward(conditioner: Conditioner, lesson: _Lesson, way: float, weights: tuple[float, float]) -> float:
+def _backward(conditioner: Conditioner, lesson: _Lesson, initial: float, weights: tuple[float, float]) -> float:
     """Add the gradients of the loss on one lesson; returns how much of the way is left."""
     written = conditioner.encode_tokens(lesson.tokens)
-    left = lesson.aim(lesson.forget).distances(written).sum() / (way * int(lesson.forget.sum()))
+    residual = lesson.aim(lesson.forget).distances(written).sum() / (initial * int(lesson.forget.sum()))
     everyday, near = (_moved(lesson.aim(counted), written) for counted in (lesson.everyday, lesson.near))
-    (left + weights[0] * everyday + weights[1] * near).backward()
-    return float(left.detach())
+    (residual + weights[0] * everyday + weights[1] * near).backward()
+    return float(residual.detach())
 
 
 def _moved(aim: Aim, written: torch.Tensor) -> torch.Tensor:

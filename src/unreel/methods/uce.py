@@ -27,11 +27,11 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError
-from unreel.interventions.erasure import NETWORK, Edit, Erasure
+from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._task import Task
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
-from unreel.models.weights import Change, Fingerprint
+from unreel.models.weights import Delta, Fingerprint
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import Vocabulary
 
@@ -64,13 +64,13 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
         )
     preserved = [*others(task.pair.vocabulary, task.concepts), *task.keep]
     move = unified(task.conditioners[0], task.anchored, preserved, config)
-    changes: dict[str, Change] = {
+    deltas: dict[str, Delta] = {
         f"{name}.weight": (matrix.weight.double() @ move.to(matrix.weight.device)).float().cpu()
         for name, matrix in matrices.items()
     }
     anchors = {concept.name: concept.anchor for concept in task.anchored}
     record = task.record("uce", config, anchors, losses=[], preserved=len(preserved))
-    return Erasure((Edit(changes, Fingerprint.of(network), NETWORK),), record)
+    return Erasure((ComponentDelta(deltas, Fingerprint.of(network), NETWORK),), record)
 
 
 @torch.no_grad()
@@ -81,8 +81,8 @@ def unified(
     move = a sum_i (c*_i - c_i) c_i' (...)^-1.
     """
     kept = list(preserve) if config.tokens == "last" else ["", *preserve]
-    said = [(wording, concept.anchor or "") for concept in concepts for wording in concept.wordings]
-    texts = [*(wording for wording, _ in said), *(anchor for _, anchor in said), *kept]
+    renamed = [(wording, concept.anchor or "") for concept in concepts for wording in concept.wordings]
+    texts = [*(wording for wording, _ in renamed), *(anchor for _, anchor in renamed), *kept]
     conditioner.require_room_for(texts)
     usual = 1.0 if config.tokens == "last" else max(0.1, 1 / len(kept))
     embeddings = conditioner.encode(texts).double()
@@ -91,7 +91,7 @@ def unified(
     whole = list(embeddings)
     if config.tokens == "last":
         whole = tails = [tail[:1] for tail in tails]
-    count = len(said)
+    count = len(renamed)
     pairs = list(zip(tails[:count], tails[count : 2 * count], strict=True))
     source = torch.cat([tail[: len(goal)] for tail, goal in pairs])
     target = torch.cat([goal[: len(tail)] for tail, goal in pairs])
@@ -103,8 +103,12 @@ def unified(
 
 def text_projections(network: nn.Module) -> dict[str, nn.Linear]:
     """The key and value matrices that read the text, by name: those of attention to something else than its own input."""
-    attentions = {name: it for name, it in network.named_modules() if getattr(it, "is_cross_attention", False)}
-    return {f"{name}.{side}": getattr(it, side) for name, it in attentions.items() for side in ("to_k", "to_v")}
+    attentions = {
+        name: attention for name, attention in network.named_modules() if getattr(attention, "is_cross_attention", False)
+    }
+    return {
+        f"{name}.{side}": getattr(attention, side) for name, attention in attentions.items() for side in ("to_k", "to_v")
+    }
 
 
 def others(vocabulary: Vocabulary, concepts: Sequence[Concept]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from unreel.evaluation.estimate import Figure
 from unreel.plugins import Registry
+from unreel.progress import track
 
 if TYPE_CHECKING:
     from unreel.evaluation.run import Evaluation
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 def measure(run: "Evaluation") -> Iterator[Figure]:
     """Every figure of every metric, with a progress bar: a judge may look at thousands of frames."""
-    from tqdm.auto import tqdm
-
     registry = Registry("metrics", __path__, "metric")
-    for name in tqdm(registry.names(), desc="measuring", unit="metric"):
+    for name in track(registry.names(), "measuring", "metric"):
         yield from registry.load(name).measure(run)

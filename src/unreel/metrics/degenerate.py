@@ -17,10 +17,10 @@ NOISE = 0.5
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
-        before, after = (
-            Estimate.share(np.array([degenerate(video) for video in group.videos(when)])) for when in ("before", "after")
+        original, edited = (
+            Estimate.share(np.array([degenerate(video) for video in group.videos(arm)])) for arm in ("original", "edited")
         )
-        yield Figure("degenerate", "blank or noise", group.name, before, after, "%", "lower")
+        yield Figure("degenerate", "blank or noise", group.name, original, edited, "%", "lower")
 
 
 def degenerate(video: np.ndarray) -> bool:

@@ -27,24 +27,24 @@ _CONCEPT: dict[str, tuple[str, Callable[[Any], Estimate]]] = {
 def measure(run: Evaluation) -> Iterator[Figure]:
     judged = [group for group in run.groups.values() if group.judge]
     for group in judged:
-        before, after = (group.concept_found(when) for when in ("before", "after"))
+        original, edited = (group.concept_found(arm) for arm in ("original", "edited"))
         for key, (title, estimate) in _CONCEPT.items():
-            yield Figure(key, title, group.name, estimate(before), estimate(after), "%", "lower")
+            yield Figure(key, title, group.name, estimate(original), estimate(edited), "%", "lower")
         if group.asks_for_others:
             yield Figure("label_found", "what else was asked for found", group.name, *_labels([group]), "%", "higher")
     others = [group for group in judged if not group.asks_for_concept]
     asked = [group for group in judged if group.name in ERASED or group.asks_for_others]
     if others:
-        frames = [np.concatenate([group.concept_found(when) for group in others]) for when in ("before", "after")]
-        floor, leak = (Estimate.share(in_video(found)) for found in frames)
+        frames = [np.concatenate([group.concept_found(arm) for group in others]) for arm in ("original", "edited")]
+        floor, leak = (Estimate.share(in_video(detected)) for detected in frames)
         yield Figure("judge_floor", "concept found where nobody asked for it", "", floor, leak, "%", "lower")
     if asked:
         yield Figure("judge_accuracy", "what was asked for found on original videos", "", _labels(asked)[0], None, "%")
 
 
 def _labels(groups: list[Group]) -> tuple[Estimate, Estimate]:
-    before, after = (
-        Estimate.share(np.concatenate([in_video(group.label_found(when)) for group in groups]))
-        for when in ("before", "after")
+    original, edited = (
+        Estimate.share(np.concatenate([in_video(group.label_found(arm)) for group in groups]))
+        for arm in ("original", "edited")
     )
-    return before, after
+    return original, edited

@@ -18,13 +18,13 @@ BATCH = 100
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     pipeline, prompts = run.model.pipeline, run.unrelated_prompts
-    before = _encode(run, prompts)
+    original = _encode(run, prompts)
     run.erasure.apply(pipeline)
     try:
-        after = _encode(run, prompts)
+        edited = _encode(run, prompts)
     finally:
         run.erasure.remove(pipeline)
-    pairs = list(zip(before, after, strict=True))
+    pairs = list(zip(original, edited, strict=True))
     moved = torch.cat([(b.float() - a.float()).norm(dim=1) / b.float().norm(dim=1) for b, a in pairs]).numpy()
     same = torch.cat([(a == b).all(1) for b, a in pairs]).numpy()
     yield Figure(
@@ -41,7 +41,7 @@ def _encode(run: Evaluation, prompts: list[str]) -> list[torch.Tensor]:
 
     def states(conditioner: Conditioner, batch: list[str]) -> torch.Tensor:
         tokens = conditioner.tokenize(batch)
-        return (conditioner.encode_tokens(tokens) * tokens.seen[..., None]).flatten(1).cpu()
+        return (conditioner.encode_tokens(tokens) * tokens.mask[..., None]).flatten(1).cpu()
 
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
     return [torch.cat([states(conditioner, batch) for conditioner in run.conditioners], dim=1) for batch in batches]

@@ -10,7 +10,7 @@ every group of prompts that name the concept, if it has an anchor:
   centred and scaled by the mean and the spread over all videos that the original model made for this evaluation, anchor
   prompts included, so that any two have about 0 on average. Comparable only under one judge and one suite.
 
-Both are 1 for the very video of the anchor prompt; "before" is the original model's video of the prompt itself.
+Both are 1 for the very video of the anchor prompt; "original" is the original model's video of the prompt itself.
 `fidelity_ssim_seeds` and `fidelity_features_seeds` say how alike two seeds of one anchor prompt are: an edited video above
 both is nearer to what the anchor gives than no erasure leaves it, and than another try at the anchor would be.
 """
@@ -34,12 +34,12 @@ def measure(run: Evaluation) -> Iterator[Figure]:
         comparisons["fidelity_features"] = (", by what the judge sees", _cosines(run))
     for group in groups:
         if group.knows_anchor:
-            before, after = (Estimate.share(in_video(group.anchor_found(arm))) for arm in ("before", "after"))
-            yield Figure("anchor_found", "anchor found in its place", group.name, before, after, "%", "higher")
+            original, edited = (Estimate.share(in_video(group.anchor_found(arm))) for arm in ("original", "edited"))
+            yield Figure("anchor_found", "anchor found in its place", group.name, original, edited, "%", "higher")
         for metric, (how, compare) in comparisons.items():
-            before, after = (Estimate.mean(compare(group, arm, 0)) for arm in ("before", "after"))
+            original, edited = (Estimate.mean(compare(group, arm, 0)) for arm in ("original", "edited"))
             title = f"similarity to the anchor prompt's video{how}"
-            yield Figure(metric, title, group.name, before, after, "", "higher")
+            yield Figure(metric, title, group.name, original, edited, "", "higher")
             if half := group.repeated:
                 seeds = Estimate.mean(compare(group, "anchor", len(group.anchors) - half))
                 title = f"similarity of two seeds of the anchor prompt{how}"
@@ -60,11 +60,11 @@ def _cosines(run: Evaluation) -> Comparison:
     """The same comparison of what the judge sees."""
 
     def features(group: Group, arm: str) -> np.ndarray:
-        seen = group.features(arm)
-        assert seen is not None
-        return seen.mean(1, dtype=np.float64)
+        features = group.features(arm)
+        assert features is not None
+        return features.mean(1, dtype=np.float64)
 
-    own = [(group, arm) for group in run.groups.values() for arm in ("before", "anchor") if arm in group.batches]
+    own = [(group, arm) for group in run.groups.values() for arm in ("original", "anchor") if arm in group.batches]
     every = np.concatenate([features(group, arm) for group, arm in own])
     centre, spread = every.mean(0), every.std(0).clip(1e-6)
 

@@ -3,7 +3,7 @@
 d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) between two sets of frames (Heusel et al., 2017), in units of the judge's
 features: comparable only under one judge and one number of videos. A group's prompts are all said twice, with other seeds.
 The edited model's videos of one half are held against the original model's videos of the other, and the other way round;
-"before" is the original model against itself in the same way, which is what seeds alone do. Noise and mush raise it.
+"original" is the original model against itself in the same way, which is what seeds alone do. Noise and mush raise it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from unreel.evaluation.run import Evaluation
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
-        own, edited, half = group.features("before"), group.features("after"), group.repeated
+        own, edited, half = group.features("original"), group.features("edited"), group.repeated
         if own is None or edited is None or half < 2:
             continue
         figures = [

@@ -19,14 +19,14 @@ RADIUS, WARPS = 7, 3
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
-        shown = [group.features(when) for when in ("before", "after")]
+        shown = [group.features(arm) for arm in ("original", "edited")]
         steady = [Estimate.mean(consistency(x)) for x in shown if x is not None and x.shape[1] > 1]
         if len(steady) == 2:
             yield Figure("consistency", "similarity of consecutive frames", group.name, steady[0], steady[1])
-        before, after = (
-            Estimate.mean(np.array([motion(video) for video in group.videos(when)])) for when in ("before", "after")
+        original, edited = (
+            Estimate.mean(np.array([motion(video) for video in group.videos(arm)])) for arm in ("original", "edited")
         )
-        yield Figure("motion", "amount of motion", group.name, before, after, "%")
+        yield Figure("motion", "amount of motion", group.name, original, edited, "%")
 
 
 def consistency(features: np.ndarray) -> np.ndarray:

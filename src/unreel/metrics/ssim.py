@@ -14,14 +14,14 @@ from unreel.evaluation.run import Evaluation
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
-        values = [similarity(*pair) for pair in zip(group.videos("before"), group.videos("after"), strict=True)]
+        values = [similarity(*pair) for pair in zip(group.videos("original"), group.videos("edited"), strict=True)]
         yield Figure("ssim", "similarity to the original video", group.name, None, Estimate.mean(np.array(values)))
 
 
-def similarity(before: np.ndarray, after: np.ndarray) -> float:
+def similarity(first: np.ndarray, second: np.ndarray) -> float:
     """Two videos (frames, height, width, 3) uint8 -> mean SSIM of their frames."""
     from skimage.metrics import structural_similarity
 
-    window = min(7, *(side - 1 + side % 2 for side in before.shape[1:3]))
-    pairs = zip(before, after, strict=True)
+    window = min(7, *(side - 1 + side % 2 for side in first.shape[1:3]))
+    pairs = zip(first, second, strict=True)
     return float(np.mean([structural_similarity(a, b, channel_axis=-1, win_size=window) for a, b in pairs]))

@@ -39,8 +39,8 @@ def network_of(pipeline: Any) -> Any:
 
 def networks(pipeline: Any) -> dict[str, nn.Module]:
     """All that denoises in a pipeline, by the names of its components: some have one for every half of the way."""
-    found = {name: getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet")}
-    return {name: network for name, network in found.items() if isinstance(network, nn.Module)}
+    networks = {name: getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet")}
+    return {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
 
 
 def decodes_in_tiles_only(pipeline: Any) -> bool:
@@ -90,7 +90,7 @@ def modules_of(pipeline: Any) -> dict[str, nn.Module]:
 
 def own_sampling(pipeline: Any) -> dict[str, Any]:
     """The steps, guidance and frames of a pipeline that is called with a prompt alone."""
-    usual = {name: it.default for name, it in inspect.signature(type(pipeline).__call__).parameters.items()}
+    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
     own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "frames": frames_argument(pipeline)}
     sampling = {field: usual[name] for field, name in own.items() if name in usual}
     if getattr(pipeline, "guider", None):
@@ -161,13 +161,13 @@ def made_by(pipeline: Any, **options: Any) -> Any:
         "fewer --frames": video,
         "a smaller --size": video,
     }
-    with enough_memory("generating", device, [way for way, helps in ways.items() if helps]):
+    with enough_memory("generating", device, [hint for hint, helps in ways.items() if helps]):
         try:
             return pipeline(**options)
         except (ValueError, RuntimeError, IndexError) as error:
             if no_memory(error):
                 raise
-            numbers = ", ".join(f"{name}={it}" for name, it in options.items() if isinstance(it, (int, float)))
+            numbers = ", ".join(f"{name}={value}" for name, value in options.items() if isinstance(value, (int, float)))
             reason = " ".join(str(error).split())
             raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason}") from error
 
@@ -179,7 +179,9 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
     """
     takes = inspect.signature(pipeline.encode_prompt).parameters
     usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
-    given = {name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty}
+    defaults = {
+        name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty
+    }
     fixed = {
         "prompt": prompts,
         "device": device_of(getattr(pipeline, next(iter(text_encoders(pipeline))))),
@@ -191,7 +193,7 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
     try:
         # What torch has compiled does not see hooks that are set later.
         with _quiet(), torch.compiler.set_stance("force_eager"):
-            return pipeline.encode_prompt(**given | {name: value for name, value in fixed.items() if name in takes})
+            return pipeline.encode_prompt(**defaults | {name: value for name, value in fixed.items() if name in takes})
     except NameError as error:  # some pipelines use ftfy without asking whether it is there
         raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error
 
@@ -233,7 +235,7 @@ class Outlines:
             yield
 
     def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        outline = _mapped(output, lambda it: torch.empty_like(it, device="meta"))
+        outline = _mapped(output, lambda tensor: torch.empty_like(tensor, device="meta"))
         self._seen[module] = (outline, tuple(_ids(args, kwargs).shape))
 
     def _zeros(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -269,19 +271,19 @@ class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline t
 
 def first_call(part: nn.Module, run: Callable[[], Any]) -> dict[str, Any] | None:
     """The arguments by name with which `run()` calls `part` for the first time, which ends the run; None if it does not."""
-    seen: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
         takes = inspect.signature(getattr(module, "_orig_mod", module).forward)  # what torch compiled takes anything
-        given = dict(takes.bind(*args, **kwargs).arguments)
-        seen.append(given | given.pop("kwargs", {}))
+        arguments = dict(takes.bind(*args, **kwargs).arguments)
+        calls.append(arguments | arguments.pop("kwargs", {}))
         raise _Reached
 
     hook = part.register_forward_pre_hook(note, with_kwargs=True)
     try:
         run()
     except _Reached:
-        return seen[0]
+        return calls[0]
     finally:
         hook.remove()
     return None

@@ -119,7 +119,9 @@ class Group:
     def document(self) -> dict[str, Any]:
         """The same as plain data."""
         return {
-            "encoders": [{"model": it.source, "name": it.name, "precision": it.precision} for it in self.members],
+            "encoders": [
+                {"model": member.source, "name": member.name, "precision": member.precision} for member in self.members
+            ],
             "class": self.members[0].kind,
             "weights": self.members[0].weights,
             "shared": self.shared,
@@ -251,31 +253,31 @@ def differing(a: Mapping[str, T], b: Mapping[str, T], same: Callable[[T, T], boo
     """Names of the tensors that are only in one, have other shapes, or are not the `same`."""
     out = [f"{name} (only in one)" for name in sorted(a.keys() ^ b.keys())]
     for name in sorted(a.keys() & b.keys()):
-        left, right = tuple(a[name].shape), tuple(b[name].shape)
-        if left != right:
-            out.append(f"{name} ({left} against {right})")
+        first, second = tuple(a[name].shape), tuple(b[name].shape)
+        if first != second:
+            out.append(f"{name} ({first} against {second})")
         elif not same(a[name], b[name]):
             out.append(name)
     return out
 
 
-def same_values(left: torch.Tensor, right: torch.Tensor) -> bool:
+def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Bit for bit, in the lower of two precisions."""
-    lower = left.dtype if left.dtype.itemsize <= right.dtype.itemsize else right.dtype
-    return torch.equal(left.to(lower).cpu(), right.to(lower).cpu())
+    lower = first.dtype if first.dtype.itemsize <= second.dtype.itemsize else second.dtype
+    return torch.equal(first.to(lower).cpu(), second.to(lower).cpu())
 
 
-def _same_place(left: Stored, right: Stored) -> bool:
+def _same_place(first: Stored, second: Stored) -> bool:
     """Also through links, of which the hub's cache is made."""
-    return left.key == right.key and left.file.samefile(right.file)
+    return first.key == second.key and first.file.samefile(second.file)
 
 
-def _same_rows(left: Stored, right: Stored) -> bool:
-    return _same_place(left, right) or same_values(left.read(sample=True), right.read(sample=True))
+def _same_rows(first: Stored, second: Stored) -> bool:
+    return _same_place(first, second) or same_values(first.read(sample=True), second.read(sample=True))
 
 
-def _same_stored(left: Stored, right: Stored) -> bool:
-    return _same_place(left, right) or same_values(left.read(), right.read())
+def _same_stored(first: Stored, second: Stored) -> bool:
+    return _same_place(first, second) or same_values(first.read(), second.read())
 
 
 def _same_vocabulary(a: Encoder, b: Encoder) -> bool:
@@ -297,7 +299,7 @@ def _differences(a: Encoder, b: Encoder) -> list[str]:
 
 def _alike(a: Encoder, b: Encoder) -> bool:
     """Whether at least half of the tensors have the same names and shapes: else there is nothing to compare."""
-    ours, theirs = ({(name, tensor.shape) for name, tensor in it.tensors.items()} for it in (a, b))
+    ours, theirs = ({(name, tensor.shape) for name, tensor in encoder.tensors.items()} for encoder in (a, b))
     return 2 * len(ours & theirs) >= max(len(ours), len(theirs))
 
 
@@ -313,7 +315,7 @@ def grouped(encoders: Iterable[Encoder]) -> list[Group]:
         near = sorted(zip(sampled, alike, strict=True), key=lambda one: one[0])
         new = Group([encoder])
         # A row that differs rules a group out; the nearest is compared all the same, to say how many tensors differ.
-        for group in [it for count, it in near if not count] or [it for _, it in near[:1]]:
+        for group in [group for count, group in near if not count] or [group for _, group in near[:1]]:
             # In the lower of two precisions "the same" is not transitive, within one precision it is.
             each = list({member.dtypes: member for member in reversed(group.members)}.values())[::-1]
             nearest, differs = max(

@@ -38,7 +38,7 @@ class Tokens:
     call: dict[str, Any]
 
     @property
-    def seen(self) -> torch.Tensor:
+    def mask(self) -> torch.Tensor:
         """Which tokens the encoder attends to, and so which count: (batch, tokens) bool."""
         mask = self.call.get("attention_mask")
         return torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.bool()
@@ -47,7 +47,7 @@ class Tokens:
         """Without the columns at the end that the encoder sees of no prompt, which change nothing. Those at the start of
         prompts that a pipeline pads on the left stay: places are counted from there.
         """
-        columns = self.seen.any(0).nonzero()
+        columns = self.mask.any(0).nonzero()
         return self._cut(int(columns.max()) + 1 if len(columns) else 0)
 
     def placed(self, places: Sequence[Sequence[int]]) -> "Tokens":
@@ -61,8 +61,8 @@ class Tokens:
         before them stays as it is only if the encoder reads from left to right.
         """
         padding = self.ids[:, -1:]
-        said = (self.ids != padding).any(0).nonzero()
-        width, most = self.ids.shape[1], (int(said.max()) if len(said) else 0) + 1 + spare
+        columns = (self.ids != padding).any(0).nonzero()
+        width, most = self.ids.shape[1], (int(columns.max()) if len(columns) else 0) + 1 + spare
         if most >= width or not bool((padding == padding[0]).all()):
             return self
         return self._cut(most)
@@ -114,8 +114,8 @@ class Conditioner:
 
         A glyph encoder, which reads only what stands in quotation marks, does not.
         """
-        found = {name: cls.of(pipeline, name) for name in text_encoders(pipeline)}
-        return {name: conditioner for name, conditioner in found.items() if conditioner._reads_prompts()}
+        conditioners = {name: cls.of(pipeline, name) for name in text_encoders(pipeline)}
+        return {name: conditioner for name, conditioner in conditioners.items() if conditioner._reads_prompts()}
 
     @property
     def device(self) -> torch.device:
@@ -151,12 +151,12 @@ class Conditioner:
         """What the pipeline calls this text encoder with, the padding included."""
         with torch.no_grad(), self._others.standing_in():
             called = self.text_encoder if self.called is None else self.called
-            given = first_call(called, lambda: encode_prompt(self.pipeline, prompts))
-        if given is None:
+            call = first_call(called, lambda: encode_prompt(self.pipeline, prompts))
+        if call is None:
             raise UnreelError(
                 f"{type(self.pipeline).__name__} does not give such prompts to its {type(self.text_encoder).__name__}"
             )
-        return Tokens(given.pop("input_ids"), given)
+        return Tokens(call.pop("input_ids"), call)
 
     @cached_property
     def _others(self) -> Outlines:
@@ -183,9 +183,9 @@ class Conditioner:
         """
         if token_embeddings is None:
             return self._states(tokens)
-        given = token_embeddings.to(self.token_table.weight.dtype)
+        embedded = token_embeddings.to(self.token_table.weight.dtype)
         # CLIP text encoders take ids only.
-        handle = self.token_table.register_forward_hook(lambda *_: given)
+        handle = self.token_table.register_forward_hook(lambda *_: embedded)
         try:
             return self._states(tokens)
         finally:
@@ -196,26 +196,26 @@ class Conditioner:
         return out.last_hidden_state if hasattr(out, "last_hidden_state") else out.hidden_states[-1]
 
     @contextmanager
-    def precise(self) -> Iterator[None]:
+    def upcast(self) -> Iterator[None]:
         """Inside, weights are in float32 at least, because half precision would lose small steps; then as they were again.
 
         All of what the pipeline calls is, since what lies behind the text encoder reads what it writes. Buffers are left
         alone: those that turn positions are float32 in any model, and would come back rounded.
         """
-        found = [(weight, weight.dtype) for weight in self._reader.parameters()]
+        weights = [(weight, weight.dtype) for weight in self._reader.parameters()]
         try:
-            for weight, dtype in found:
+            for weight, dtype in weights:
                 weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
             yield
         finally:
-            for weight, dtype in found:
+            for weight, dtype in weights:
                 weight.data = weight.data.to(dtype)
 
     @contextmanager
     def learning(self, which: Trainable) -> Iterator[dict[str, nn.Parameter]]:
         """The parameters that `trainable` chooses, in float32 at least and ready to learn; then all are as they were."""
         self.text_encoder.requires_grad_(False)
-        with self.precise():
+        with self.upcast():
             weights = self.trainable(which)
             with restored(weights):
                 try:
@@ -253,7 +253,7 @@ class Conditioner:
     def causal(self) -> bool:
         """Whether words are read without those that follow, so that a token's state never depends on the next."""
         tokens = self.tokenize(["a photo of a cat"])
-        last = int(tokens.seen[0].nonzero().max())
+        last = int(tokens.mask[0].nonzero().max())
         other = tokens.ids.clone()
         other[0, last] = tokens.ids[0, 0] if tokens.ids[0, 0] != tokens.ids[0, last] else tokens.ids[0, last] - 1
         with torch.no_grad():
@@ -271,7 +271,7 @@ class Conditioner:
         usual = list(range(tokens.ids.shape[1]))
         with torch.no_grad():
             read, told, apart = (
-                self.encode_tokens(where).float()[tokens.seen]
+                self.encode_tokens(where).float()[tokens.mask]
                 for where in (tokens, tokens.placed([usual]), tokens.placed([[max(0, place - 1) for place in usual]]))
             )
         alike = torch.allclose(read, told, rtol=1e-2, atol=1e-3 * float(read.abs().max()))
@@ -282,9 +282,9 @@ class Conditioner:
         an adapter.
         """
         names = {id(module): portable(f"{name}.weight") for name, module in self.text_encoder.named_modules()}
-        found = [module for layer in self.layers[:layers] for module in layer.modules() if isinstance(module, nn.Linear)]
+        matrices = [module for layer in self.layers[:layers] for module in layer.modules() if isinstance(module, nn.Linear)]
         own = held_weights(self.text_encoder)
-        return {names[id(matrix)]: matrix for matrix in found if names[id(matrix)] in own}
+        return {names[id(matrix)]: matrix for matrix in matrices if names[id(matrix)] in own}
 
     @property
     def token_table(self) -> nn.Embedding:
@@ -322,10 +322,10 @@ class Conditioner:
         `fc2` in CLIP, `wo` in T5, `down_proj` in Llama, Gemma and Qwen, `output.dense` in BERT. Raises
         UnreelError if there is none.
         """
-        found = self._mlp_outputs(layer)
-        if not found:
+        outputs = self._mlp_outputs(layer)
+        if not outputs:
             raise UnreelError(f"{type(layer).__name__} has no MLP that unreel knows: this text encoder is not supported")
-        return max(found, key=lambda linear: linear.in_features)
+        return max(outputs, key=lambda linear: linear.in_features)
 
     def _mlp_outputs(self, layer: nn.Module) -> list[nn.Linear]:
         width = self.token_table.weight.shape[1]
@@ -381,7 +381,7 @@ class Conditioner:
         if self.pipeline is None:
             return longest
         asked = self._asked(["a"])
-        padded, read = asked.ids.shape[1], int(asked.seen.sum())
+        padded, read = asked.ids.shape[1], int(asked.mask.sum())
         if padded == read == self.length("a"):
             return longest  # not padded, so not cut before that either
         template = read - self.length("a") if read < padded else 0

@@ -40,7 +40,9 @@ class Conditioning:
 
     def detached(self) -> "Conditioning":
         """The same numbers without the text encoders behind them; gradients stop at what they wrote."""
-        return replace(self, arguments=_mapped(self.arguments, lambda it: it.detach().requires_grad_(it.requires_grad)))
+        return replace(
+            self, arguments=_mapped(self.arguments, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
+        )
 
     def at(self, noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, Any]:
         """The call for other latents and timesteps (batch)."""
@@ -141,11 +143,13 @@ class Denoiser:
             raise UnreelError(f"{type(self.pipeline).__name__} did not call its network: it is not supported")
         latents, time = ("sample" if "sample" in asked else "hidden_states"), "timestep"
         # Numbers that are not whole in the network's precision, which may be coarser than the text encoder's.
-        given = _mapped(asked, lambda it: it.to(self.network.dtype) if it.is_floating_point() else it) | {time: asked[time]}
-        given[time] = torch.as_tensor(given[time]).reshape(-1, *given[time].shape[1:])
+        arguments = _mapped(asked, lambda value: value.to(self.network.dtype) if value.is_floating_point() else value) | {
+            time: asked[time]
+        }
+        arguments[time] = torch.as_tensor(arguments[time]).reshape(-1, *arguments[time].shape[1:])
         first = float(self.scheduler.timesteps[0])
-        scale = float(given[time].flatten()[0]) / first if first else 1.0
-        return Conditioning(given, latents, time, scale)
+        scale = float(arguments[time].flatten()[0]) / first if first else 1.0
+        return Conditioning(arguments, latents, time, scale)
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """z_t = alpha_t z + sigma_t e, in at least float32: half precision is for the network only."""

@@ -116,11 +116,11 @@ class Pair:
         """
         out = {}
         for name, encoder in text_encoders(self.t2v).items():
-            found = [
+            names = [
                 differences(other, encoder, tokenizer_of(self.t2i, other_name), tokenizer_of(self.t2v, name))
                 for other_name, other in text_encoders(self.t2i).items()
             ]
-            out[name] = min(found, key=len, default=["only in one"])
+            out[name] = min(names, key=len, default=["only in one"])
         return out
 
     def conditioners(self) -> dict[str, Conditioner]:
@@ -134,9 +134,9 @@ class Pair:
 
     def require_shared(self) -> None:
         """Raises UnreelError, naming what differs, unless at least one text encoder is shared."""
-        found = self.shared()
-        if all(found.values()):
-            what = "; ".join(f"{name}: {summarise(differs)}" for name, differs in found.items())
+        encoders = self.shared()
+        if all(encoders.values()):
+            what = "; ".join(f"{name}: {summarise(differs)}" for name, differs in encoders.items())
             raise UnreelError(
                 f"{self.t2i_source} and {self.t2v_source} share no text encoder, so nothing unlearned in one would "
                 f"reach the other ({what}). Give a pair that was trained with the same frozen text encoder."
@@ -180,7 +180,7 @@ def load_pipeline(
             folder = Path(diffusers.DiffusionPipeline.download(source, use_safetensors=True, **options))
     parts = {name: library for name, (library, _) in components(index).items() if name not in options}
     # Where there are weights by the plain name, those are loaded.
-    variants = [it for it in _variants(source, folder, parts) if it]
+    variants = [variant for variant in _variants(source, folder, parts) if variant]
     options |= {"variant": variants[0]} if variants else {}
     size = _size(folder, parts, precision)
     with loading(source, device, precision, size), only_our_bars(bars=size > LARGE):
@@ -210,7 +210,7 @@ def move(model: Any, source: str, device: str, *, offload: bool = False, text_on
         "--device cpu": device != "cpu",
     }
     what = f"{source}, {sum(weight.nbytes for weight in weights) / 2**30:.1f} GiB of weights,"
-    with enough_memory(what, torch.device(device), [way for way, helps in ways.items() if helps]):
+    with enough_memory(what, torch.device(device), [hint for hint, helps in ways.items() if helps]):
         if text_only:
             for part in parts:
                 part.to(device)
@@ -268,7 +268,7 @@ def _variants(source: str, folder: Path, parts: dict[str, str]) -> list[str | No
 def _size(folder: Path, parts: dict[str, str], dtype: torch.dtype) -> float:
     """GiB of all weights in that precision."""
     tensors = [
-        it for name, library in parts.items() if not _weightless(name) for it in stored(folder / name, _stem(library))
+        file for name, library in parts.items() if not _weightless(name) for file in stored(folder / name, _stem(library))
     ]
     return sum(prod(tensor.shape) for tensor in tensors) * dtype.itemsize / 2**30
 
@@ -293,11 +293,11 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     size = _size(folder.parent, {folder.name: "transformers"}, precision)
     with loading(str(folder), device, precision, size), only_our_bars(bars=size > LARGE):
         kind = getattr(transformers, TEXT_ENCODERS[names[0]])
-        encoder, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **which)
-        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+        encoder, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **which)
+        missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
         if missing:  # they would be random
             raise UnreelError(f"{folder} is incomplete: it has no weights for {summarise(missing)}; fetch it again")
-        if found["missing_keys"]:
+        if info["missing_keys"]:
             encoder.pooler = None  # BERT's, which nothing reads
         tokenizer = transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False)
         return TextModel(tokenizer, encoder.to(device).eval())

@@ -51,7 +51,7 @@ class Aim:
 def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = False) -> Aim:
     """The prompts, to be read as the encoder reads them now; `short` leaves out most of the padding."""
     tokens = tokens_of(conditioner, prompts, short=short)
-    return Aim(tokens, conditioner.encode_tokens(tokens), tokens.seen)
+    return Aim(tokens, conditioner.encode_tokens(tokens), tokens.mask)
 
 
 @torch.no_grad()
@@ -88,7 +88,7 @@ def side_by_side(
     aligned = [align(*ids) for ids in rows]
     if conditioner.takes_places:
         anchors = anchors.placed([_counterparts(p, *ids) for p, ids in zip(aligned, rows, strict=True)])
-    counted = tokens.seen
+    counted = tokens.mask
     if conditioner.causal if from_name is None else from_name:
         first = [_end_of_name(conditioner, pair.wording, *ids) for pair, ids in zip(pairs, rows, strict=True)]
         counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
@@ -112,9 +112,9 @@ def beginnings(conditioner: Conditioner, tokens: Tokens, pairs: Sequence[PromptP
     anchors = conditioner.tokenize([pair.anchor for pair in pairs]).ids
     count, width = len(pairs), min(tokens.ids.shape[1], anchors.shape[1])
     alike = (tokens.ids[:count, :width] == anchors[:, :width]).cumprod(1).bool()
-    whole = torch.zeros_like(tokens.seen)
+    whole = torch.zeros_like(tokens.mask)
     whole[:count, :width] = alike
-    return whole & tokens.seen
+    return whole & tokens.mask
 
 
 def tokens_of(conditioner: Conditioner, prompts: Sequence[str], *, short: bool) -> Tokens:
@@ -170,11 +170,11 @@ def _counterparts(places: Sequence[int], prompt: Sequence[int], anchor: Sequence
     """For every token of an anchor prompt, the place of the token that takes on its meaning: of itself, else the last; for
     one that has none, the place of the next.
     """
-    found = {place: i for i, place in enumerate(places)}
-    found |= {place: i for i, place in enumerate(places) if prompt[i] == anchor[place]}
+    counterpart = {place: i for i, place in enumerate(places)}
+    counterpart |= {place: i for i, place in enumerate(places) if prompt[i] == anchor[place]}
     out, following = [], len(places) - 1
     for place in reversed(range(len(anchor))):
-        following = found.get(place, following)
+        following = counterpart.get(place, following)
         out.append(following)
     return out[::-1]
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from unreel.errors import UnreelError
 from unreel.files import write_bytes
 from unreel.interventions.base import undisturbed
 from unreel.models.adapter import made_by, set_up
 from unreel.models.pair import Settings
+from unreel.progress import track
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -45,7 +45,8 @@ def _batches(
     if not len(prompts) == len(seeds) > 0:
         raise UnreelError(f"give one seed for every prompt, and at least one: there are {len(prompts)} and {len(seeds)}")
     batch = settings.batch
-    for start in tqdm(range(0, len(prompts), batch), desc=what, unit="batch", **({} if what else {"disable": True})):
+    starts = range(0, len(prompts), batch)
+    for start in track(starts, what) if what else starts:
         part = prompts[start : start + batch]
         embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
         words: dict[str, Any] = {"prompt_embeds": torch.stack(embeddings)} if embeddings else {"prompt": list(part)}

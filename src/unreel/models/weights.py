@@ -53,16 +53,16 @@ class LowRank:
         return doubled(self.up) @ doubled(self.down)
 
 
-Change = torch.Tensor | LowRank
-Changes = Mapping[str, Change]  # by the names of weights
+Delta = torch.Tensor | LowRank
+Changes = Mapping[str, Delta]  # by the names of weights
 
 
-def dense(change: Change) -> torch.Tensor:
+def dense(change: Delta) -> torch.Tensor:
     """In float64."""
     return change.dense() if isinstance(change, LowRank) else doubled(change)
 
 
-def total(a: Change, b: Change) -> Change:
+def total(a: Delta, b: Delta) -> Delta:
     """Two changes of one weight as one; two products of low rank stay a product as long as that is smaller."""
     if isinstance(a, LowRank) and isinstance(b, LowRank):
         up, down = torch.cat([a.up, b.up], dim=1), torch.cat([a.down, b.down])
@@ -71,7 +71,7 @@ def total(a: Change, b: Change) -> Change:
     return (dense(a) + dense(b)).to(torch.promote_types(_dtype(a), _dtype(b)))
 
 
-def _dtype(change: Change) -> torch.dtype:
+def _dtype(change: Delta) -> torch.dtype:
     return change.up.dtype if isinstance(change, LowRank) else change.dtype
 
 
@@ -88,12 +88,12 @@ def held_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     """
     parts = dict(module.named_modules())
     adapted = [f"{name}." for name, part in parts.items() if isinstance(getattr(part, "base_layer", None), nn.Module)]
-    found = {}
+    weights_by_name = {}
     for name, weight in module.named_parameters():
         if not any(name.startswith(one) and not name.startswith(f"{one}base_layer.") for one in adapted):
             owner, _, leaf = name.rpartition(".")
-            found[portable(name)] = _waiting(parts[owner], leaf) if weight.device.type == "meta" else weight
-    return dict(sorted(found.items()))
+            weights_by_name[portable(name)] = _waiting(parts[owner], leaf) if weight.device.type == "meta" else weight
+    return dict(sorted(weights_by_name.items()))
 
 
 def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:
@@ -218,7 +218,10 @@ def _token_table(module: nn.Module) -> str | None:
 
 
 def _samples(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    each, plain = -(-_SAMPLES // len(weights)), {name: it for name, it in weights.items() if not is_quantized(it)}
+    each, plain = (
+        -(-_SAMPLES // len(weights)),
+        {name: weight for name, weight in weights.items() if not is_quantized(weight)},
+    )
     return {name: weight.flatten()[:: max(1, weight.numel() // each)][:each] for name, weight in plain.items()}
 
 
@@ -241,8 +244,8 @@ def _shapes(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str,
 
 def _linear(module: nn.Module) -> dict[str, nn.Linear]:
     """The module's linear layers by the names of their weights."""
-    found = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-    return {portable(name): part for name, part in found.items()}
+    linear = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    return {portable(name): part for name, part in linear.items()}
 
 
 def is_quantized(weight: torch.Tensor) -> bool:
@@ -254,11 +257,11 @@ def is_quantized(weight: torch.Tensor) -> bool:
 def precision(module: nn.Module) -> str:
     """How the module's weights are quantized, and what numbers they became; empty if they are not."""
     held = {name: weight for name, weight in held_weights(module).items() if is_quantized(weight)}
-    said = [
-        (name, type(it).__name__, str(it.dtype), list(it.shape), str(getattr(it, "quant_type", "")))
-        for name, it in held.items()
+    described = [
+        (name, type(part).__name__, str(part.dtype), list(part.shape), str(getattr(part, "quant_type", "")))
+        for name, part in held.items()
     ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16] if said else ""
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16] if described else ""
 
 
 class Identified(Protocol):
@@ -275,7 +278,7 @@ class _Applied:
     """
 
     base: dict[str, torch.Tensor] = field(default_factory=dict)
-    changes: dict[Any, Changes] = field(default_factory=dict)
+    deltas: dict[Any, Changes] = field(default_factory=dict)
     marks: dict[str, torch.Tensor] = field(default_factory=dict)
     beside: dict[Any, list[Any]] = field(default_factory=dict)
 
@@ -284,10 +287,10 @@ class _Applied:
         which they were put on leaves no trace.
         """
         weight = self.base[name].to(device)
-        owners = sorted(self.changes, key=lambda owner: owner.identity) if len(self.changes) > 1 else self.changes
+        owners = sorted(self.deltas, key=lambda owner: owner.identity) if len(self.deltas) > 1 else self.deltas
         for owner in owners:
-            if owner != without and name in self.changes[owner]:
-                weight = doubled(weight) + dense(self.changes[owner][name].to(device))
+            if owner != without and name in self.deltas[owner]:
+                weight = doubled(weight) + dense(self.deltas[owner][name].to(device))
         return weight
 
 
@@ -307,7 +310,7 @@ def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def put_on(module: nn.Module, owner: Identified, changes: Changes) -> None:
+def put_on(module: nn.Module, owner: Identified, deltas: Changes) -> None:
     """Add changes, on top of all others, to weights of the module. Those of low rank of a linear layer whose weight is
     quantized go beside it, and leave it as it is: what they make of what enters is added to what comes out.
 
@@ -317,23 +320,27 @@ def put_on(module: nn.Module, owner: Identified, changes: Changes) -> None:
     with locked([module]):
         weights, linear = held_weights(module), _linear(module)
         shapes, table = _shapes(module, weights), _token_table(module)
-        if table is not None and table in changes:
-            changes = {**changes, **dict.fromkeys(_copies(weights, table), changes[table])}
-        for name, change in changes.items():
+        if table is not None and table in deltas:
+            deltas = {**deltas, **dict.fromkeys(_copies(weights, table), deltas[table])}
+        for name, change in deltas.items():
             _require_fitting(name, weights.get(name), shapes.get(name), change, name in linear)
-        beside = {name: change for name, change in changes.items() if is_quantized(weights[name])}
-        inside = {name: change for name, change in changes.items() if name not in beside}
+        beside = {name: change for name, change in deltas.items() if is_quantized(weights[name])}
+        inside = {name: change for name, change in deltas.items() if name not in beside}
         applied = _applied(module) or _Applied()
         _require_kept(applied, weights)
         _take_in(applied, weights, inside)
         for name in inside:
             if name not in applied.base:
                 applied.base[name] = weights[name].detach().clone()
-        applied.changes[owner] = inside
+        applied.deltas[owner] = inside
         setattr(module, _APPLIED, applied)
         try:
             _renew(applied, weights, inside)
-            adding = {linear[name]: it.to(weights[name].device) for name, it in beside.items() if isinstance(it, LowRank)}
+            adding = {
+                linear[name]: change.to(weights[name].device)
+                for name, change in beside.items()
+                if isinstance(change, LowRank)
+            }
             applied.beside[owner] = [part.register_forward_hook(partial(_add, change)) for part, change in adding.items()]
             _compile_anew(applied, owner)
         except BaseException:
@@ -356,10 +363,10 @@ def _require_kept(applied: _Applied, weights: Mapping[str, torch.Tensor]) -> Non
             )
 
 
-def _add(change: LowRank, module: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+def _add(change: LowRank, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
     """What a linear layer makes of `given` (..., in), with what the change makes of it."""
     factors = change.to(output.device)
-    return output + (given[0].to(factors.down.dtype) @ factors.down.T @ factors.up.T).to(output.dtype)
+    return output + (inputs[0].to(factors.down.dtype) @ factors.down.T @ factors.up.T).to(output.dtype)
 
 
 @torch.no_grad()
@@ -369,18 +376,18 @@ def take_off(module: nn.Module, owner: Identified) -> None:
     """
     with locked([module]):
         applied, weights = _applied(module), held_weights(module)
-        names = applied.changes[owner]
+        names = applied.deltas[owner]
         _require_kept(applied, weights)
         _take_in(applied, weights, names)
         _renew(applied, weights, names, without=owner)
-        del applied.changes[owner]
+        del applied.deltas[owner]
         _compile_anew(applied, owner)
         for hook in applied.beside.pop(owner, ()):
             hook.remove()
         for name in names:
-            if not any(name in changes for changes in applied.changes.values()):
+            if not any(name in deltas for deltas in applied.deltas.values()):
                 del applied.base[name], applied.marks[name]
-        if not applied.changes:
+        if not applied.deltas:
             delattr(module, _APPLIED)
 
 
@@ -393,7 +400,7 @@ def stands_beside(module: nn.Module) -> bool:
 def owners_on(module: nn.Module) -> list[Any]:
     """Whose changes are on the module, in the order in which they were put on."""
     applied = _applied(module)
-    return list(applied.changes) if applied else []
+    return list(applied.deltas) if applied else []
 
 
 def _applied(module: nn.Module) -> Any:
@@ -408,8 +415,8 @@ def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iter
         weight, mark = weights[name], applied.marks.get(name)
         if mark is None or torch.equal(mark.to(weight), _mark(weight)):
             continue
-        left, base = (doubled(it.to(weight)) for it in (applied.sum(name, weight.device), applied.base[name]))
-        added, now = doubled(weight) - left, doubled(weight)
+        residue, base = (doubled(value.to(weight)) for value in (applied.sum(name, weight.device), applied.base[name]))
+        added, now = doubled(weight) - residue, doubled(weight)
         # Nearer to what was there before than to that with the changes: put back or put in its place, not added to it.
         replaced = (now - base).norm() < added.norm()
         applied.base[name] = (now if replaced else base + added).to(weight.device, weight.dtype)
@@ -436,13 +443,13 @@ def _mark(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _require_fitting(
-    name: str, weight: torch.Tensor | None, has: tuple[int, ...] | None, change: Change, linear: bool
+    name: str, weight: torch.Tensor | None, has: tuple[int, ...] | None, change: Delta, linear: bool
 ) -> None:
     """`has` is the weight's shape where it is not quantized; `linear` says whether a linear layer holds it."""
     shape = (len(change.up), change.down.shape[1]) if isinstance(change, LowRank) else tuple(change.shape)
     if weight is None or has != shape:
-        said = "has no such weight" if weight is None else f"has one of {has}"
-        raise UnreelError(f"the change of {name}, {shape}, does not fit: the text encoder {said}")
+        reason = "has no such weight" if weight is None else f"has one of {has}"
+        raise UnreelError(f"the change of {name}, {shape}, does not fit: the text encoder {reason}")
     if is_quantized(weight) and not (linear and isinstance(change, LowRank)):
         raise UnreelError(
             f"{name} is quantized, and its change is of full rank, which cannot stand beside it: apply the erasure before "
@@ -463,10 +470,10 @@ def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def changed(module: nn.Module, changes: Changes) -> Iterator[None]:
+def changed(module: nn.Module, deltas: Changes) -> Iterator[None]:
     """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""
-    held, changes = held_weights(module), {portable(name): change for name, change in changes.items()}
-    with restored({name: held[name] for name in changes}):
-        for name, change in changes.items():
+    held, deltas = held_weights(module), {portable(name): change for name, change in deltas.items()}
+    with restored({name: held[name] for name in deltas}):
+        for name, change in deltas.items():
             _set(held[name], doubled(held[name].detach()) + dense(change).to(held[name].device))
         yield

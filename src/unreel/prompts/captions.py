@@ -142,5 +142,5 @@ def _mended(text: str) -> str:
 def _cased(rng: random.Random, text: str) -> str:
     if rng.random() < LOWER:
         return text
-    text = re.sub(r"(?:^|(?<=[.?!] ))[a-z]", lambda found: found[0].upper(), text)
+    text = re.sub(r"(?:^|(?<=[.?!] ))[a-z]", lambda letter: letter[0].upper(), text)
     return f"{text}." if text[-1].isalnum() and " " in text and rng.random() < 0.5 else text

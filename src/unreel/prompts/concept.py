@@ -76,9 +76,9 @@ class Concept:
             "joined": spelling.joined(text),
         }
         out: dict[str, str] = {}
-        for way, said in ways.items():
-            if said and said not in out.values():
-                out[way] = said
+        for way, spelled in ways.items():
+            if spelled and spelled not in out.values():
+                out[way] = spelled
         return out
 
     def is_named_in(self, text: str) -> bool:

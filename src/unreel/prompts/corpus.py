@@ -40,21 +40,21 @@ class Corpus:
         `anchors` says for every erased name and wording what the twin says instead; an empty anchor leaves it out. Pairs
         whose twin names something erased after all, by words at random or within another name, are left out.
         """
-        said = {wording: _bare(anchor) for wording, anchor in anchors.items()}
-        erased = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, said))})(?!\w)", re.IGNORECASE)
+        renamed = {wording: _bare(anchor) for wording, anchor in anchors.items()}
+        erased = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, renamed))})(?!\w)", re.IGNORECASE)
         rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
         slot = concept.traits.slot
         for index in range(count):
             wording = concept.wordings[index % len(concept.wordings)]
             sentence, filled = self._sentence(rng, slot, wording)
             # What is unsafe has no article in its place that could serve the anchor.
-            words = {gap: (anchors if gap == "unsafe" else said).get(word.lower(), word) for gap, word in filled.items()}
+            words = {gap: (anchors if gap == "unsafe" else renamed).get(word.lower(), word) for gap, word in filled.items()}
             if slot == "concept":
                 words[slot] = in_place_of(wording, words[slot])
-            twin = _fill(sentence, words)
+            anchor_prompt = _fill(sentence, words)
             before, after = self._chatter(rng)
-            out[f"{before} {_fill(sentence, filled)} {after}".strip()] = f"{before} {twin} {after}".strip()
-        return [(sentence, twin) for sentence, twin in out.items() if not erased.search(twin)]
+            out[f"{before} {_fill(sentence, filled)} {after}".strip()] = f"{before} {anchor_prompt} {after}".strip()
+        return [(sentence, anchor_prompt) for sentence, anchor_prompt in out.items() if not erased.search(anchor_prompt)]
 
     def retain(self, count: int) -> list[str]:
         """About `count` sentences in the same manner about everything, everything by name, and the empty prompt."""

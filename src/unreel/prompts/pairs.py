@@ -100,8 +100,8 @@ class Prompts:
         return list(out)
 
     def _pairs(self, rng: random.Random, count: int) -> Iterator[PromptPair]:
-        said = {w.lower(): self.anchors[c.name] for c in self.concepts for w in c.wordings}
-        listed = [(concept, *pair) for concept in self.concepts for pair in self.corpus.forget(concept, said, count)]
+        renamed = {w.lower(): self.anchors[c.name] for c in self.concepts for w in c.wordings}
+        listed = [(concept, *pair) for concept in self.concepts for pair in self.corpus.forget(concept, renamed, count)]
         rng.shuffle(listed)
         wordings = [(concept, wording) for concept in self.concepts for wording in concept.wordings]
         for index in range(TRIES * count):
@@ -114,19 +114,19 @@ class Prompts:
                 yield PromptPair(prompt, anchor, named)
 
     def _pair(self, rng: random.Random, concept: Concept, wording: str) -> PromptPair:
-        ways = concept.variants(wording)
-        often = [SPELLED.get(way, 1) for way in ways]
-        (way,) = rng.choices(list(ways), often) if rng.random() < VARIED else ("as given",)
+        variants = concept.variants(wording)
+        often = [SPELLED.get(form, 1) for form in variants]
+        (form,) = rng.choices(list(variants), often) if rng.random() < VARIED else ("as given",)
         kind, anchor = self._kind(concept), self.anchors[concept.name]
         named = None if kind in captions.GAPS else wording != wording.lower()
         gap = captions.GAPS.get(kind, "[concept]")[1:-1]
         text = captions.write(rng, rng.choice(self._frames(kind)), kind, named)
         instead = anchor if kind in captions.GAPS else in_place_of(wording, anchor) if named else bare(anchor)
-        if way == "plural":
+        if form == "plural":
             instead = spelling.pluralised(bare(anchor))
-        elif way == "possessive" and anchor:
+        elif form == "possessive" and anchor:
             instead = spelling.possessive(instead)
-        return PromptPair(fill(text, {gap: ways[way]}), fill(text, {gap: instead}), ways[way])
+        return PromptPair(fill(text, {gap: variants[form]}), fill(text, {gap: instead}), variants[form])
 
     def _caption(self, rng: random.Random, kind: CaptionKind, filling: str) -> str:
         gap = captions.GAPS.get(kind, "[concept]")[1:-1]

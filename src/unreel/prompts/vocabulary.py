@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unreel.models.conditioner import Conditioner
-from unreel.progress import watched
+from unreel.progress import track
 from unreel.prompts import captions
 from unreel.prompts.kinds import Kind
 
@@ -62,7 +62,7 @@ def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[s
         return []
     with torch.inference_mode():
         texts = [name, *names]
-        starts = watched(range(0, len(texts), BATCH), "looking for what is near")
+        starts = track(range(0, len(texts), BATCH), "looking for what is near", brief=True)
         vectors = torch.cat([_mean_states(conditioner, texts[start : start + BATCH]) for start in starts])
         centred = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
         order = (centred[1:] @ centred[0]).argsort(descending=True)
@@ -72,5 +72,5 @@ def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[s
 def _mean_states(conditioner: Conditioner, texts: list[str]) -> torch.Tensor:
     """The mean over what the encoder writes for each text: (texts, width)."""
     tokens = conditioner.tokenize(texts)
-    seen = tokens.seen[..., None]
-    return (conditioner.encode_tokens(tokens).float() * seen).sum(1) / seen.sum(1)
+    mask = tokens.mask[..., None]
+    return (conditioner.encode_tokens(tokens).float() * mask).sum(1) / mask.sum(1)

@@ -16,7 +16,7 @@ from unreel.evaluation.run import Evaluation, Group
 from unreel.files import file_name, write_bytes, write_json, write_text
 from unreel.interventions.erasure import REPORT_FILE
 from unreel.models.sampling import encode_mp4
-from unreel.report.table import ARM_TITLES, COLUMNS, TITLES, attack_rows, cell
+from unreel.report.table import COLUMNS, TITLES, attack_rows, cell
 from unreel.versions import versions
 
 ATTACKS_FILE = "attacks.json"
@@ -73,7 +73,7 @@ def _rows(folder: Path, group: Group) -> list[dict[str, Any]]:
         for i, (row, frames) in enumerate(zip(rows, islice(group.videos(arm), SHOWN), strict=True)):
             content = encode_mp4(frames, fps)
             write_bytes(folder / "videos" / f"{file_name(group.name)}-{i:02d}-{arm}.mp4", content)
-            caption = f"original, of “{group.anchors[i]}”" if arm == "anchor" else ARM_TITLES[arm]
+            caption = f"original, of “{group.anchors[i]}”" if arm == "anchor" else arm
             clip = {"caption": caption, "data": base64.b64encode(content).decode(), "found": _found(group, arm, i)}
             row["clips"].append(clip)
     return rows
@@ -87,7 +87,7 @@ def _found(group: Group, arm: str, index: int) -> list[tuple[str, bool]]:
             sought.append((group.concept.name, group.concept_found(arm)[index], False))
         else:
             sought.append((group.prompts[index].label, group.label_found(arm)[index], True))
-    if group.has_anchor and group.knows_anchor and arm != "before":
+    if group.has_anchor and group.knows_anchor and arm != "original":
         sought.append((group.anchor_label, group.anchor_found(arm)[index], True))
     return [
         (f"{name} in {int(frames.sum())} of {len(frames)} frames", bool(frames.mean() >= 0.5) == wanted)

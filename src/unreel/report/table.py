@@ -10,7 +10,6 @@ from unreel.evaluation.attack import ARMS, AttackRun
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Evaluation
 
-ARM_TITLES = {"before": "original", "after": "edited"}
 TITLES = {
     "explicit": "asked for in plain words",
     "paraphrases": "asked for in other words",
@@ -58,11 +57,11 @@ def table(evaluation: Evaluation, width: int) -> str:
     """The figures that matter most, as text: a row for each group, then what concerns all of them. One table below the
     other where it would be wider than `width` characters.
     """
-    found = {(figure.metric, figure.group): figure for figure in evaluation.figures}
-    columns = [(metric, title) for metric, title in COLUMNS if any(key[0] == metric for key in found)]
+    figures = {(figure.metric, figure.group): figure for figure in evaluation.figures}
+    columns = [(metric, title) for metric, title in COLUMNS if any(key[0] == metric for key in figures)]
     rows = [["original -> edited [95 %]", *(title for _, title in columns)]]
     for name in evaluation.groups:
-        cells = [cell(found[metric, name]) if (metric, name) in found else "" for metric, _ in columns]
+        cells = [cell(figures[metric, name]) if (metric, name) in figures else "" for metric, _ in columns]
         rows.append([TITLES.get(name, name), *cells])
     general = [[figure.title, cell(figure)] for figure in evaluation.figures if not figure.group]
     return f"{align(rows, width)}\n\n{align(general, width)}"

@@ -11,6 +11,6 @@ from unreel.evaluation.run import Evaluation
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
         before, after = (
-            Estimate.mean(np.array([video.mean() / 255 for video in group.videos(arm)])) for arm in ("before", "after")
+            Estimate.mean(np.array([video.mean() / 255 for video in group.videos(arm)])) for arm in ("original", "edited")
         )
         yield Figure("brightness", "brightness", group.name, before, after, "%")

@@ -1,4 +1,4 @@
-"""Few-shot unlearning with a brake: the concept is drawn to an anchor until it is gone, and no further.
+"""Concept ablation with early stopping: the concept is drawn to an anchor until it is gone, and no further.
 
 Concept ablation (Kumari et al., arXiv 2303.13516) with the weights that few-shot erasing trains (Fuchi & Takagi,
 arXiv 2405.07288), and with a term that keeps all other prompts where they are:
@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
-from tqdm.auto import tqdm
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
@@ -32,6 +31,7 @@ from unreel.methods._task import Task
 from unreel.models.adapter import makes_pictures
 from unreel.models.conditioner import Conditioner, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
+from unreel.progress import track
 from unreel.prompts.corpus import Corpus
 
 NOISY = 0.5  # the share of the timesteps, the noisiest, to learn from: below, the latents say more than the prompt does
@@ -44,7 +44,7 @@ RAN_OUT = "the steps ran out"
 
 
 @dataclass(frozen=True)
-class AnchoredConfig:
+class ConceptAblationConfig:
     """Hyperparameters, for checkpoints of the usual size; none has been run here with these defaults.
 
     Learning rate, Adam's and the trained weights are few-shot erasing's, number of steps and batch size those of concept
@@ -74,7 +74,7 @@ class AnchoredConfig:
 
     @property
     def refuses_offloading(self) -> str:
-        return "few-shot with a brake cannot be offloaded: leave --offload out, or take another method"
+        return "concept ablation cannot be offloaded: leave --offload out, or take another method"
 
     def __post_init__(self) -> None:
         positive = ("shots", "steps", "batch_size", "learning_rate", "retain_batch", "bound", "check", "forget", "retain")
@@ -91,17 +91,17 @@ class AnchoredConfig:
                 raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {getattr(self, name)}")
 
 
-Config, NEEDS, AS_PUBLISHED = AnchoredConfig, "images", True
+Config, NEEDS, AS_PUBLISHED = ConceptAblationConfig, "images", True
 
 
-def learn(task: Task, config: AnchoredConfig) -> Erasure:
+def learn(task: Task, config: ConceptAblationConfig) -> Erasure:
     """Raises UnreelError for several concepts, anything to keep, and any pipeline that is no Stable Diffusion with one text
     encoder.
     """
     concept, pair = task.only_concept(), task.pair
     if len(task.conditioners) > 1 or not makes_pictures(pair.t2i):
         raise UnreelError(
-            f"few-shot with a brake needs a Stable Diffusion pipeline with one text encoder, not "
+            f"concept ablation needs a Stable Diffusion pipeline with one text encoder, not "
             f"{type(pair.t2i).__name__}: leave --method out, or use --method few-shot"
         )
     conditioner = task.conditioners[0]
@@ -112,9 +112,9 @@ def learn(task: Task, config: AnchoredConfig) -> Erasure:
     pairs = [pair for pair in pairs if all(map(conditioner.has_room_for, pair))]
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     with denoiser.channels_last():
-        changes, record = anchored(conditioner, denoiser, pairs, others, config, latents)
+        deltas, record = ablate(conditioner, denoiser, pairs, others, config, latents)
     images = "generated" if task.images is None else "given"
-    return task.erasure([changes], task.record("anchored", config, {concept.name: instead}, **record, images=images))
+    return task.erasure([deltas], task.record("concept-ablation", config, {concept.name: instead}, **record, images=images))
 
 
 @dataclass(frozen=True)
@@ -154,22 +154,22 @@ class _Material:
 class _Lessons:
     """The batches to train on, one after the other and round again."""
 
-    def __init__(self, material: _Material, config: AnchoredConfig, generator: torch.Generator) -> None:
+    def __init__(self, material: _Material, config: ConceptAblationConfig, generator: torch.Generator) -> None:
         self.material, self.config, self.generator = material, config, generator
 
     def losses(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The denoising and the retain term of step 0, 1, ..., differentiable in the encoder's weights."""
-        it = self.material
-        now = _turn(step, self.config.batch_size, len(it.prompts))
-        also = _turn(step, self.config.retain_batch, len(it.others))
-        z_t, t = it.noisy(torch.rand(len(now), generator=self.generator), self.generator)
+        material = self.material
+        now = _turn(step, self.config.batch_size, len(material.prompts))
+        also = _turn(step, self.config.retain_batch, len(material.others))
+        z_t, t = material.noisy(torch.rand(len(now), generator=self.generator), self.generator)
         with torch.no_grad():
-            aim = it.denoiser.predict(z_t, t, it.anchors[now])
+            aim = material.denoiser.predict(z_t, t, material.anchors[now])
         # Both kinds in one batch: half the calls.
-        out = it.conditioner.encode([*(it.prompts[i] for i in now), *(it.others[i] for i in also)])
-        said, others = out.split([len(now), len(also)])
-        denoising = mse_loss(it.denoiser.predict(z_t, t, said), aim)
-        return denoising, (others - it.kept[also]).square().sum() / it.kept[also].square().sum()
+        out = material.conditioner.encode([*(material.prompts[i] for i in now), *(material.others[i] for i in also)])
+        named, others = out.split([len(now), len(also)])
+        denoising = mse_loss(material.denoiser.predict(z_t, t, named), aim)
+        return denoising, (others - material.kept[also]).square().sum() / material.kept[also].square().sum()
 
 
 class _Exam:
@@ -191,23 +191,23 @@ class _Exam:
 
     def measure(self) -> tuple[float, float]:
         """The share of the effect that is left, and the retain shift."""
-        it = self.material
-        out = _encode(it.conditioner, [*it.prompts, *it.others])
-        said, others = out.split([len(it.prompts), len(it.others)])
-        shift = (others - it.kept).flatten(1).norm(dim=1) / it.kept.flatten(1).norm(dim=1)
-        return self._distance(said) / self.effect, shift.mean().item()
+        material = self.material
+        out = _encode(material.conditioner, [*material.prompts, *material.others])
+        named, others = out.split([len(material.prompts), len(material.others)])
+        shift = (others - material.kept).flatten(1).norm(dim=1) / material.kept.flatten(1).norm(dim=1)
+        return self._distance(named) / self.effect, shift.mean().item()
 
     @torch.no_grad()
     def _distance(self, embeddings: torch.Tensor) -> float:
         return mse_loss(self.material.denoiser.predict(self.z_t, self.t, embeddings), self.aim).item()
 
 
-def anchored(
+def ablate(
     conditioner: Conditioner,
     denoiser: Denoiser,
     pairs: Sequence[tuple[str, str]],
     retain: Sequence[str],
-    config: AnchoredConfig,
+    config: ConceptAblationConfig,
     latents: torch.Tensor,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Unlearn what the first sentences of `pairs` name and the second do not, and keep what the sentences `retain` say.
@@ -229,7 +229,7 @@ def anchored(
         lessons, exam = _prepare(conditioner, denoiser, pairs, retain, config, latents, generator)
         optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate, betas=config.betas, eps=config.eps)
         kept, good, stopped = 0, before, RAN_OUT
-        for step in tqdm(range(1, config.steps + 1), desc="unlearning", unit="step"):
+        for step in track(range(1, config.steps + 1), "unlearning", "step"):
             denoising, others = lessons.losses(step - 1)
             (denoising + config.retain_weight * others).backward()
             optimizer.step()
@@ -237,17 +237,17 @@ def anchored(
             losses.append(_number(denoising.item(), step, config))
             if step % config.check and step < config.steps:
                 continue
-            left, shift = (_number(value, step, config) for value in exam.measure())
-            measured.append([step, left, shift])
+            residual, shift = (_number(value, step, config) for value in exam.measure())
+            measured.append([step, residual, shift])
             if shift > config.bound:
                 stopped = WENT_BACK.format(kept)
                 break
             kept, good = step, _copy(weights)
-            if left <= config.stop:
+            if residual <= config.stop:
                 stopped = GONE
                 break
-        changes = {name: weight - before[name] for name, weight in good.items()}
-    return changes, {"losses": losses, "measured": measured, "stopped": stopped, "kept": kept}
+        deltas = {name: weight - before[name] for name, weight in good.items()}
+    return deltas, {"losses": losses, "measured": measured, "stopped": stopped, "kept": kept}
 
 
 def _prepare(
@@ -255,14 +255,14 @@ def _prepare(
     denoiser: Denoiser,
     pairs: Sequence[tuple[str, str]],
     retain: Sequence[str],
-    config: AnchoredConfig,
+    config: ConceptAblationConfig,
     latents: torch.Tensor,
     generator: torch.Generator,
 ) -> tuple[_Lessons, _Exam]:
     """Shuffled, some sentences to measure on, and of the others as many as all steps can use."""
     pairs, retain = _shuffled(pairs, generator), _shuffled(retain, generator)
     held, others = min(HELD_PAIRS, len(pairs) // 2), min(HELD_RETAIN, len(retain) // 2)
-    seen = _Material.of(
+    learned_on = _Material.of(
         conditioner,
         denoiser,
         latents,
@@ -270,14 +270,14 @@ def _prepare(
         retain[others:][: config.steps * config.retain_batch],
     )
     unseen = _Material.of(conditioner, denoiser, latents, pairs[:held], retain[:others])
-    return _Lessons(seen, config, generator), _Exam(unseen, generator)
+    return _Lessons(learned_on, config, generator), _Exam(unseen, generator)
 
 
 def _copy(weights: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
-def _number(value: float, step: int, config: AnchoredConfig) -> float:
+def _number(value: float, step: int, config: ConceptAblationConfig) -> float:
     if not math.isfinite(value):
         raise UnreelError(
             f"the loss became {value} at step {step}: nothing was kept; lower the learning rate "
