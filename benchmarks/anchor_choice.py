@@ -1,8 +1,8 @@
 """What to make instead of a thing when nobody says: `python -m benchmarks.anchor_choice`.
 
-At its best, an erasure makes of a concept what the unedited model makes of its anchor (benchmarks.methods,
-prompt_rewrite), so an anchor that passes for the concept leaves it there, and one that pushes others out of the picture
-takes them along. Here the unedited model makes images of every thing it knows, and each rule of choosing is read off for
+At its best, an erasure makes of a concept what the original model makes of its anchor (the experiment `methods`,
+prompt-rewrite), so an anchor that passes for the concept leaves it there, and one that pushes others out of the picture
+takes them along. Here the original model makes images of every thing it knows, and each rule of choosing is read off for
 the things that are the target of no published figure: how often the concept is found in what the rule puts in its place, in
 plain prompts, beside something else (and how often that is then found), and behind words drawn at random, as in attacks.
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.cells import cells_of
 from benchmarks.common import resume, write_result
-from benchmarks.methods import CONCEPTS
-from unreel import load_pair
+from unreel import Concept, load_pair
 from unreel.evaluation.estimate import Estimate
 from unreel.judges import load_judge
 from unreel.models.conditioner import Conditioner, whole_words
@@ -31,6 +31,7 @@ AROUND = 3  # random words, as many as the searches of attacks put there
 RULES = (0, 1, 2, 4, 8, 12, 16, 20, 24, 32, 40)  # the place in the order from nearest to farthest
 SEED = 15_000_000
 NAME = "anchor_choice"
+CONCEPTS = [Concept(**cell.concept) for cell in cells_of("methods") if cell.run == "text-ablation"]
 
 
 def prompts(thing: str, things: list[str], words: list[str]) -> dict[str, list[tuple[str, str]]]:

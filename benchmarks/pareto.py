@@ -1,73 +1,55 @@
 """Erasure against specificity: `python -m benchmarks.pareto` draws docs/images/pareto.png.
 
-The paper's method as its learning rate varies, from paper_ablations, and other methods on the same prompts and seeds, which
-are measured here: six minutes on one core, resumable.
+The paper's method as its learning rate varies, and other methods on the same prompts and seeds: the experiment `ablations`.
 """
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
-import typer
 
-from benchmarks.common import FOLDER, PICTURES, RESULTS, resume, write_result
-from benchmarks.methods import METHODS
-from benchmarks.paper_ablations import CONCEPTS, SEED, VIDEOS, seen, summarise
-from benchmarks.tables import MEASURED
-from unreel import load_pair
-from unreel.judges import load_judge
-from unreel.models.pair import load_video_model
-
-NAME = "pareto"
-OTHERS = ("text_ablation", "concept-ablation", "uce", "negative_prompt")
+from benchmarks.cells import cells_of, results_of
+from benchmarks.common import PICTURES
+from benchmarks.tables.methods import TITLES, of_groups
+from unreel.models.pair import EMBEDDED, preset_of
 
 
-def main(
-    folder: Annotated[Path, typer.Option(help="where finished videos are kept")] = FOLDER,
-    device: str = "cpu",
-    dtype: str = "bfloat16",
-) -> None:
-    pair, judge = load_pair(device=device), load_judge("embedded", device)
-    model = load_video_model(device=device, dtype=getattr(torch, dtype))
-    stored, same = resume(NAME, pair, judge, {"dtype": dtype, "seed": SEED, "videos": VIDEOS})
-    methods = stored.get("methods", {})
-    for method in OTHERS:
-        if method not in methods:
-            make = METHODS[method][0]
-            looks = [seen(model, judge, make(concept, pair), concept, folder / "clips") for concept in CONCEPTS]
-            methods[method] = {"figures": summarise(looks)}
-            concepts = [concept.name for concept in CONCEPTS]
-            write_result(NAME, same | {"concepts": concepts, "methods": methods, "device": device})
-    draw({method: methods[method] for method in OTHERS})
+def measured() -> tuple[dict[float, Any], dict[str, Any], dict[str, Any]]:
+    """Shares of the experiment: few-shot by learning rate and by trainable layers, and other methods, all over concepts."""
+    results, own = results_of("ablations"), preset_of(EMBEDDED)["methods"]["few-shot"]["learning_rate"]
+    shares = {run: of_groups(list(by_concept.values())) for run, by_concept in results.items()}
+    runs = {
+        cell.run: cell for cell in cells_of("ablations") if cell.run in shares and not cell.images and not cell.sequence
+    }
+    rates = {run: cell.settings.get("learning_rate", own) for run, cell in runs.items() if cell.method == "few-shot"}
+    rates = {run: rate for run, rate in rates.items() if runs[run].settings.keys() <= {"learning_rate"}}
+    return (
+        dict(sorted((rate, shares[run]) for run, rate in rates.items())),
+        {cell.settings["trainable"]: shares[run] for run, cell in runs.items() if "trainable" in cell.settings},
+        {cell.method: shares[run] for run, cell in runs.items() if cell.method != "few-shot"},
+    )
 
 
-def draw(methods: dict[str, Any]) -> None:
-    result = json.loads((RESULTS / "paper_ablations.json").read_text())
-    rows, chosen = result["rows"], result["pair"]["few_shot"]["learning_rate"]
-    rates = [row for row in rows if row["changed"] == "learning_rate"] + [row for row in rows if row["changed"] == "none"]
-    rates.sort(key=lambda row: row["value"] or chosen)
+def main() -> None:
+    rates, layers, methods = measured()
+    own = preset_of(EMBEDDED)["methods"]["few-shot"]["learning_rate"]
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    x, y, x_errors, y_errors = _points(rates)
+    x, y, x_errors, y_errors = _points(list(rates.values()))
     axes.errorbar(
         x, y, y_errors, x_errors, fmt="o-", color="tab:blue", ecolor="0.8", label="the paper's few-shot, learning rate"
     )
-    for row, place in zip(rates, zip(x, y, strict=True), strict=True):
-        rate = row["value"] or chosen
-        axes.annotate(f"{rate:g}" + (" (used)" if rate == chosen else ""), place, (6, 6), textcoords="offset points")
-    layers = [row for row in rows if row["changed"] == "trainable"]
-    x, y, *_ = _points(layers)
+    for rate, place in zip(rates, zip(x, y, strict=True), strict=True):
+        axes.annotate(f"{rate:g}" + (" (used)" if rate == own else ""), place, (6, 6), textcoords="offset points")
+    x, y, *_ = _points(list(layers.values()))
     axes.plot(x, y, "s", color="tab:orange", label="the same, other layers")
     for place in dict.fromkeys(zip(x, y, strict=True)):
-        names = [row["value"] for row, other in zip(layers, zip(x, y, strict=True), strict=True) if other == place]
+        names = [name for name, other in zip(layers, zip(x, y, strict=True), strict=True) if other == place]
         axes.annotate(", ".join(names), place, (6, -13), textcoords="offset points", color="tab:orange")
-    for (method, row), mark in zip(methods.items(), "DP^X", strict=True):
-        x, y, x_errors, y_errors = _points([row])
-        axes.errorbar(x, y, y_errors, x_errors, fmt=mark, ecolor="0.8", markersize=9, alpha=0.8, label=MEASURED[method])
-    unedited = rates[0]["figures"]
-    kept, found = (100 * unedited[group]["original"]["value"] for group in ("neighbours", "explicit"))
-    axes.plot([found], [kept], "*", color="black", markersize=12, label="unedited model")
+    for (method, shares), mark in zip(methods.items(), "DP^X", strict=True):
+        x, y, x_errors, y_errors = _points([shares])
+        axes.errorbar(x, y, y_errors, x_errors, fmt=mark, ecolor="0.8", markersize=9, alpha=0.8, label=TITLES[method])
+    original = next(iter(rates.values()))
+    kept, found = (100 * original[group]["original"]["value"] for group in ("neighbours", "explicit"))
+    axes.plot([found], [kept], "*", color="black", markersize=12, label="original model")
     axes.plot([0], [100], "x", color="tab:green", markersize=10, label="the aim")
     axes.set(
         xlabel="concept found, % of videos (lower is better)", ylabel="neighbours kept, % of videos (higher is better)"
@@ -82,7 +64,7 @@ def _points(rows: list[dict[str, Any]]) -> tuple[list[float], list[float], list[
     """Concept found and neighbours kept after unlearning, in percent, and how far their intervals reach down and up."""
     axes = []
     for group in ("explicit", "neighbours"):
-        estimates = [row["figures"][group]["edited"] for row in rows]
+        estimates = [row[group]["edited"] for row in rows]
         values = [100 * estimate["value"] for estimate in estimates]
         down = [value - 100 * estimate["ci"][0] for value, estimate in zip(values, estimates, strict=True)]
         up = [100 * estimate["ci"][1] - value for value, estimate in zip(values, estimates, strict=True)]
@@ -92,4 +74,4 @@ def _points(rows: list[dict[str, Any]]) -> tuple[list[float], list[float], list[
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

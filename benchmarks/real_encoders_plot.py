@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from benchmarks.common import PICTURES, RESULTS
-from benchmarks.tables import NEAR, REAL_BARS, REAL_NAMES, pooled
+from benchmarks.tables.real_encoders import NEAR, REAL_BARS, REAL_NAMES, figures_called
 
 KINDS = {"object": "o", "character": "^", "style": "s", "face": "D", "motion": "P"}
 NEAREST = "shared words and nearest things moved, %"
@@ -33,7 +33,9 @@ def main() -> None:
 
 def _draw(axes: Any, concepts: dict[str, Any], names: tuple[str, ...], bar: float) -> None:
     """A point for each concept, and a cross at the medians; lines say what medians, and the worst way left, are held to."""
-    points = {name: (100 * median(pooled({name: cell}, names)), 100 * cell["left"]) for name, cell in concepts.items()}
+    points = {
+        name: (100 * median(figures_called({name: cell}, names)), 100 * cell["left"]) for name, cell in concepts.items()
+    }
     for kind, mark in KINDS.items():
         some = [point for name, point in points.items() if concepts[name]["kind"] == kind]
         if some:
@@ -49,7 +51,7 @@ def _draw(axes: Any, concepts: dict[str, Any], names: tuple[str, ...], bar: floa
         taken = sorted([*taken, (x, place)], key=lambda spot: spot[1])
         line = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.6}
         axes.annotate(name, (x, y), (x + 0.02 * right, place), fontsize=8, arrowprops=line)
-    middle = (100 * median(pooled(concepts, names)), median(left for _, left in points.values()))
+    middle = (100 * median(figures_called(concepts, names)), median(left for _, left in points.values()))
     axes.plot(*middle, "x", color="black", markersize=11, markeredgewidth=2, label="median")
     axes.axvline(100 * bar, color="0.5", linestyle="--", label="bar for the median")
     axes.axhline(100 * REAL_BARS["left"], color="0.5", linestyle="--")

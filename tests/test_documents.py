@@ -10,15 +10,15 @@ from unreel.models.pair import EMBEDDED_FOLDER
 ROOT = EMBEDDED_FOLDER.parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import tables  # noqa: E402
-from benchmarks.tables import DOCUMENTS, render  # noqa: E402
+from benchmarks import common  # noqa: E402
+from benchmarks.tables import DOCUMENTS, NOT_YET, real_encoders, render  # noqa: E402
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_tables_are_those_of_the_result_files(document):
     text = (ROOT / document).read_text()
     assert "<!-- /" in text
-    assert render(text) == text
+    assert render(text, DOCUMENTS[document]) == text
 
 
 CELL = {"kind": "object", "anchor": "castle", "seconds": 60.0, "megabytes": 3.0, "check": {"shortfalls": []}}
@@ -26,18 +26,18 @@ CELL |= {"left": 0.10, "capitals": 0.12, "behind": 0.2, "near": 0.04, "everyday"
 
 
 def test_figures_on_real_encoders_stand_beside_their_bars(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     block = "<!-- real_encoders -->\n{}\n<!-- /real_encoders -->"
-    assert render(block.format("old")) == block.format(tables.NOT_YET)
+    assert render(block.format("old"), real_encoders.TABLES) == block.format(NOT_YET)
     worse = CELL | {"left": 0.4, "plural": 0.9, "shared": 0.06, "seconds": 200.0, "check": {"shortfalls": ["far"]}}
     cells = {"smollm2": {"pizza": CELL, "Taj Mahal": worse}, "minilm": {"pizza": CELL | {"anchor": ""}}}
     (tmp_path / "real_encoders.json").write_text(json.dumps({"settings": {}, "cells": cells, "versions": {}}))
-    *_, first, second, bars = tables.real_encoders_summary().splitlines()
+    *_, first, second, bars = real_encoders.real_encoders_summary().splitlines()
     assert first.startswith("| SmolLM2-135M | 2 | 25.0 % (missed) | 40.0 % (missed), *Taj Mahal* | 20.0 % |")
     assert first.endswith("| 4.0 % | 1.0 % | 130 (missed) |")
     assert second == "| MiniLM | 1 | 10.0 % | 10.0 %, *pizza* | 16.0 % | 4.0 % | 1.0 % | 60 |"
     assert bars == "| *bar* |  | ≤ 15 % | ≤ 30 % | ≤ 25 % | ≤ 8 % | ≤ 3 % | SmolLM2-135M ≤ 120 |"
-    _, _, *rows = tables.real_encoders().split("\n\n")[0].splitlines()
+    _, _, *rows = real_encoders.real_encoders().split("\n\n")[0].splitlines()
     assert (
         rows[0]
         == "| SmolLM2-135M | pizza | object | castle | 10.0 | 12.0 |  |  | 20.0 |  | 4.0 | 1.0 | passed | 60 | 3.0 |"

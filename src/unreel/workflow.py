@@ -306,8 +306,8 @@ def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
     concept, home = concept_of(learned, job.concept), job.out or _home(job.folder) / "evaluation"
     judge = judge_of(job.judge, job.t2v, job.place.device)
     model = job.sampling.onto(load_video_model(job.t2v, **job.place.of_weights, offload=job.place.offload))
-    options: dict[str, Any] = {"videos": job.videos, "seed": job.seed, "groups": tuple(job.groups or GROUPS), "own_prompts": rows}
-    evaluation = evaluate_intervention(model, learned, judge, concept=concept, folder=home, **options)
+    asked: dict[str, Any] = {"videos": job.videos, "seed": job.seed, "groups": tuple(job.groups or GROUPS)}
+    evaluation = evaluate_intervention(model, learned, judge, concept=concept, own_prompts=rows, folder=home, **asked)
     return evaluation, write_report(home, evaluation)
 
 

@@ -316,7 +316,7 @@ def load_pair(
     A video pipeline alone, or the folder of a text encoder alone, is a pair with itself: enough for methods that learn from
     text. Raises UnreelError when something cannot be loaded or the two share no text encoder.
     """
-    if t2v is None and t2i in (None, EMBEDDED):
+    if t2v in (None, EMBEDDED) and t2i in (None, EMBEDDED):
         t2i = t2v = EMBEDDED
     if t2v is None:
         raise UnreelError("give the text-to-video pipeline too, or it alone; neither for the embedded pair")

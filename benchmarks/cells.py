@@ -1,0 +1,285 @@
+"""Experiments, cell by cell: `python -m benchmarks.cells EXPERIMENT`.
+
+An experiment is a file in `experiments/`: which methods with which settings, on which concepts, prompts and seeds, and what
+is measured of them. Each of its cells becomes one file, results/EXPERIMENT/RUN/CONCEPT.json, so a killed run goes on where
+it was, and cells that were made with another model, judge or settings are made anew. Learning is in float32, videos are
+made in the experiment's precision; finished ones lie in --folder, so that those of the original model are made once.
+`--ray auto` spreads cells over a Ray cluster, `--ray local` over this machine's cores.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import islice, product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.common import FOLDER, RESULTS, contact_sheet, slug
+from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.evaluate import build_suite
+from unreel.evaluation.run import Evaluation
+from unreel.files import write_json
+from unreel.interventions.base import Intervention
+from unreel.judges import Judge, found, load_judge
+from unreel.methods import configure
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import EMBEDDED, VideoModel, load_video_model
+from unreel.models.sampling import generate_images
+from unreel.models.weights import Fingerprint
+from unreel.progress import track
+from unreel.prompts.suite import Prompt
+from unreel.versions import versions
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+SHEET = {"explicit": 4, "companions": 2, "neighbours": 4}  # groups of prompts, and how many of each are shown
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method with one setting, unlearning one concept of one pair, and what is measured then.
+
+    `options` are of the measure: prompts, seeds, budgets. `sequence` are concepts unlearned one on top of the other, where
+    it is not `concept` alone; `images` says where those to learn from come from, where they are not the model's own.
+    """
+
+    experiment: str
+    run: str
+    measure: str
+    method: str
+    concept: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    sequence: list[dict[str, Any]] = field(default_factory=list)
+    images: str = ""
+    pair: str = EMBEDDED
+    dtype: str = "float32"
+
+    @property
+    def file(self) -> Path:
+        return RESULTS / self.experiment / slug(self.run) / f"{slug(self.concept['name'])}.json"
+
+    def stored(self) -> dict[str, Any]:
+        """What its file holds; {} without one."""
+        return json.loads(self.file.read_text()) if self.file.is_file() else {}
+
+
+def cells_of(experiment: str) -> list[Cell]:
+    """The cells of an experiment, run by run. Raises UnreelError if there is no such experiment."""
+    file = EXPERIMENTS / f"{experiment}.json"
+    if not file.is_file():
+        raise UnreelError(
+            f"there is no experiment {experiment}: {', '.join(sorted(f.stem for f in EXPERIMENTS.iterdir()))}"
+        )
+    plan = json.loads(file.read_text())
+    common = {key: plan[key] for key in ("measure", "pair", "dtype") if key in plan}
+    cells = []
+    for run in plan["runs"]:
+        for name, settings, options in _variants(run):
+            chosen = {"settings": settings, "options": plan["options"] | options}
+            chosen |= {key: run[key] for key in ("sequence", "images") if key in run}
+            cells += [
+                Cell(experiment, name, method=run["method"], concept=concept, **chosen, **common)
+                for concept in run.get("concepts", plan["concepts"])
+            ]
+    return cells
+
+
+def _variants(run: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Names, settings and options of a run, for each combination of what it varies; options are varied as options.NAME."""
+    varied = run.get("vary", {})
+    for values in product(*varied.values()):
+        settings, options = dict(run.get("settings", {})), dict(run.get("options", {}))
+        name = [run["name"]]
+        for key, value in zip(varied, values, strict=True):
+            of, _, option = key.rpartition(".")
+            (options if of else settings)[option] = value
+            shown = f"{value:g}" if isinstance(value, float) else value
+            name.append(f"{option.replace('_', ' ')} {shown}")
+        yield ", ".join(name), settings, options
+
+
+def results_of(experiment: str) -> dict[str, dict[str, Any]]:
+    """What was measured, by run and concept, as far as it was. Raises FileNotFoundError if nothing was."""
+    measured: dict[str, dict[str, Any]] = {}
+    for cell in cells_of(experiment):
+        if stored := cell.stored():
+            measured.setdefault(cell.run, {})[cell.concept["name"]] = stored["result"]
+    if not measured:
+        raise FileNotFoundError(f"{experiment} was not measured")
+    return measured
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A pair and its judge, and the video model in the precision of the videos."""
+
+    pair: Pair
+    model: VideoModel
+    judge: Judge
+    stamp: dict[str, Any]
+
+
+@cache
+def bench_of(pair: str, dtype: str, device: str) -> Bench:
+    loaded, judge = load_pair(t2v=pair, device=device), load_judge("embedded", device)
+    encoder, network = (Fingerprint.of(part).identity for part in (loaded.t2i.text_encoder, judge.network))
+    model = load_video_model(pair, device=device, dtype=getattr(torch, dtype))
+    return Bench(loaded, model, judge, {"pair": asdict(loaded.settings), "encoder": encoder, "judge": network})
+
+
+def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
+    """What a cell's file is to hold."""
+    bench = bench_of(cell.pair, cell.dtype, device)
+    learned = _learned(cell, bench, folder)
+    part = learned.provenance["parts"][-1]
+    about = {key: part[key] for key in ("kind", "settings", "anchor", "seconds", "stopped") if key in part}
+    about |= {"steps": len(part["losses"])} if part.get("losses") else {}
+    result = about | MEASURES[cell.measure](cell, bench, learned, folder)
+    return {"cell": asdict(cell), **bench.stamp, "result": result, "device": device, "versions": versions()}
+
+
+def _learned(cell: Cell, bench: Bench, folder: Path) -> Intervention:
+    config = configure(cell.method, cell.settings, bench.pair.settings)
+    concepts = [Concept(**concept) for concept in cell.sequence or [cell.concept]]
+    images = renders(concepts[0], folder / "renders", config.shots) if cell.images else None
+    total = last = unlearn(concepts[0], bench.pair, config, images=images)
+    with ExitStack() as on:
+        for concept in concepts[1:]:
+            on.enter_context(last.on(bench.pair.t2i))
+            last = unlearn(concept, bench.pair, config)
+            total = total + last
+    return total
+
+
+def renders(concept: Concept, folder: Path, count: int) -> Path:
+    """A folder of drawings of the concept, as a person would collect pictures of it. Needs `python -m training sprites`."""
+    from PIL import Image
+
+    from training.scenes import Renderer
+    from training.world import Scene, load_world
+
+    world, rng = load_world("first"), np.random.default_rng(8_000_000)
+    renderer = Renderer(Path("training/runs/sprites.npz"), world)
+    names, styles, backgrounds = (list(world[key]) for key in ("concepts", "styles", "backgrounds"))
+    home = folder / slug(concept.name)
+    home.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        name = str(rng.choice(names)) if concept.kind == "style" else concept.name.lower()
+        style = concept.name if concept.kind == "style" else styles[i % len(styles)]
+        scene = Scene((name,), style, backgrounds[int(rng.integers(len(backgrounds)))])
+        Image.fromarray(renderer.frame(scene, 0)).save(home / f"{i}.png")
+    return home
+
+
+def videos(cell: Cell, bench: Bench, learned: Intervention, folder: Path) -> dict[str, Any]:
+    """An evaluation; with the option `sheet`, frames of some of its videos go into a picture."""
+    options = {name: value for name, value in cell.options.items() if name != "sheet"}
+    run = evaluate(bench.model, learned, bench.judge, concept=Concept(**cell.concept), clips=folder / "clips", **options)
+    if cell.options.get("sheet"):
+        _sheet(f"{slug(cell.run)}-{slug(cell.concept['name'])}", run)
+    return run.run.document()
+
+
+def _sheet(name: str, run: Evaluation) -> None:
+    rows = []
+    for group, count in SHEET.items():
+        if group in run.groups:
+            shown = run.groups[group]
+            arms = [list(islice(shown.videos(arm), count)) for arm in ("original", "edited")]
+            for prompt, original, edited in zip(shown.prompts, *arms, strict=False):
+                rows += [(f"{prompt.text}\noriginal", original), ("edited", edited)]
+    contact_sheet(name, rows, label=230)
+
+
+def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path) -> dict[str, Any]:
+    """Attacks, whose searches are in float32."""
+    pair = bench.pair
+    target = Pair(pair.t2i, bench.model.pipeline, pair.t2i_source, bench.model.source, pair.settings)
+    concept = Concept(**cell.concept)
+    return attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **cell.options).document()
+
+
+def images(cell: Cell, bench: Bench, learned: Intervention, folder: Path) -> dict[str, Any]:
+    """What the image model makes of prompts of some groups, judged: to tune settings, where videos would take too long."""
+    concept, groups, reader = Concept(**cell.concept), tuple(cell.options["groups"]), Conditioner.of(bench.pair.t2i)
+    options = {"videos": cell.options["images"], "seed": cell.options["seed"], "groups": groups}
+    prompts = tuple(build_suite(reader, concept, bench.judge, **options))
+    arms = {"original": _originals(bench, prompts)}
+    with learned.on(bench.pair.t2i):
+        arms["edited"] = _shown(bench, prompts)
+    figures: dict[str, Any] = {}
+    for group in groups:
+        metric = "concept_found" if group == "explicit" else "label_found"
+        rows = np.array([prompt.group == group for prompt in prompts])
+        figures[group] = {metric: {arm: asdict(Estimate.share(shown[rows])) for arm, shown in arms.items()}}
+    return {"figures": figures}
+
+
+@cache
+def _originals(bench: Bench, prompts: tuple[Prompt, ...]) -> np.ndarray:
+    return _shown(bench, prompts)
+
+
+def _shown(bench: Bench, prompts: tuple[Prompt, ...]) -> np.ndarray:
+    texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
+    made = generate_images(bench.pair.t2i, texts, seeds, bench.pair.settings, what="")
+    return found(bench.judge, made[:, None], [prompt.label for prompt in prompts])[:, 0]
+
+
+Measure = Callable[[Cell, Bench, Intervention, Path], dict[str, Any]]
+MEASURES: dict[str, Measure] = {"videos": videos, "attacks": attacks, "images": images}
+
+
+def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
+    """Those that were not made, or with another model, judge or settings."""
+    out = []
+    for cell in cells:
+        stored, stamp = cell.stored(), bench_of(cell.pair, cell.dtype, device).stamp
+        wanted = json.loads(json.dumps({"cell": asdict(cell), **stamp}))
+        if any(stored.get(key) != value for key, value in wanted.items()):
+            out.append(cell)
+    return out
+
+
+def write(cell: Cell, content: dict[str, Any]) -> None:
+    cell.file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cell.file, content)
+
+
+def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Cells with what they are to hold, as they are done. A worker that dies is replaced, and its cell made again."""
+    import ray
+
+    ray.init(address=None if address == "local" else address, log_to_driver=False)
+    make = ray.remote(num_cpus=1, num_gpus=int(device != "cpu"), max_retries=3)(made)
+    waiting = {make.remote(cell, folder.absolute(), device): cell for cell in cells}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
+        yield waiting.pop(done), ray.get(done)
+    ray.shutdown()
+
+
+def main(
+    experiment: Annotated[str, typer.Argument(help="the name of a file in benchmarks/experiments")],
+    run: Annotated[list[str] | None, typer.Option(help="only runs whose names begin so; may be repeated")] = None,
+    folder: Annotated[Path, typer.Option(help="where finished videos are kept")] = FOLDER,
+    device: str = "cpu",
+    ray: Annotated[str, typer.Option(help="address of a Ray cluster; auto, or local for this machine's cores")] = "",
+) -> None:
+    cells = [cell for cell in cells_of(experiment) if not run or any(cell.run.startswith(name) for name in run)]
+    left = missing(cells, device)
+    print(f"{experiment}: {len(cells)} cells, {len(left)} to make", flush=True)
+    making = over_ray(left, ray, folder, device) if ray else ((cell, made(cell, folder, device)) for cell in left)
+    for cell, content in track(making, experiment, "cell", total=len(left)):
+        write(cell, content)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,28 @@
+"""Tables of docs/families.md."""
+
+from itertools import chain
+
+from benchmarks.tables._format import load, table, where
+
+DOCUMENTS = ("docs/families.md",)
+
+
+def large_encoder() -> str:
+    """What the largest text encoder takes."""
+    result = load("large_encoder")
+    counted = result["cpu"]["counted"]
+    learning, encoder, network = (f"{counted[it] / 1e9:.1f}" for it in ("trained", "weights", "network"))
+    whole = f"few-shot, the {learning} billion weights that the paper names"
+    rows = [[whole, f"{counted['whole_gib']:.0f}, counted, not run", "", "", ""]]
+    for name, row in chain(*(entry["rows"].items() for entry in result.values())):
+        peak = f"{row['peak_memory_gib']:.1f}" + (", counted" if row.get("counted") else "")
+        seconds = f"{row['seconds']:.0f} s"
+        rows.append([name, peak, f"{row['megabytes']:.0f}", seconds, where(row)])
+    note = f"Text encoder {encoder}, network {network} billion weights. "
+    note += "Few-shot: two frames, made in two denoising steps each, and one optimiser step on both."
+    return table(["method", "peak GiB", "MB of the erasure", "time", "on"], rows) + f"\n\n{note}"
+
+
+TABLES = {
+    "large_encoder": large_encoder,
+}

@@ -1,0 +1,26 @@
+"""Tables of README.md."""
+
+from functools import partial
+
+from benchmarks.tables import embedded_pair, real_encoders, results
+from benchmarks.tables._format import load
+from benchmarks.tables.methods import attacks_compared, comparison, summary
+
+DOCUMENTS = ("README.md",)
+
+
+def demo() -> str:
+    result = load("demo")
+    return f"Set-up aside, the demo took {result['seconds']:.0f} seconds on {result['cores']} CPU cores."
+
+
+TABLES = {
+    "attacks_compared": attacks_compared,
+    "comparison": comparison,
+    "demo": demo,
+    "few_shot_summary": partial(summary, "few-shot"),
+    "quality": embedded_pair.quality,
+    "real_encoders_summary": real_encoders.real_encoders_summary,
+    "text_ablation_summary": partial(summary, "text-ablation"),
+    "training_seeds": results.training_seeds,
+}
