@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 OTHER := $(VENV)/transformers-5.5
 
-.PHONY: demo test quick check browser encoders clean
+.PHONY: demo test quick check release browser encoders clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -42,6 +42,9 @@ check: $(DEV)  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+release: $(DEV)  ## build, try what was built, tag
+	tools/release.sh
 
 # The report's test opens it in headless Chromium; without one, and without the right to install it, that test is skipped.
 browser:

@@ -4,7 +4,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Nothing is collected: onnxruntime, which diffusers imports where it is installed, and the hub's client would.
 for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from unreel.evaluation.attack import attack
     from unreel.evaluation.evaluate import evaluate
     from unreel.interventions import active_interventions, load_intervention
-    from unreel.interventions.base import undisturbed
     from unreel.interventions.erasure import Erasure
     from unreel.judges import load_judge
     from unreel.methods.concept_ablation import ConceptAblationConfig
     from unreel.methods.few_shot import FewShotConfig
     from unreel.methods.text_ablation import TextAblationConfig
+    from unreel.models.adapter import undisturbed
     from unreel.models.pair import Pair, VideoModel, load_pair, load_video_model
     from unreel.models.sampling import generate
     from unreel.prompts.concept import Concept
@@ -43,7 +43,7 @@ _HOME = {
     "load_judge": "judges",
     "load_pair": "models.pair",
     "load_video_model": "models.pair",
-    "undisturbed": "interventions.base",
+    "undisturbed": "models.adapter",
     "unlearn": "unlearning",
     "active_interventions": "interventions",
 }

@@ -136,11 +136,7 @@ def attack(
     if home:
         claim(home, what | {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed})
     cache = VideoCache(pair.video, Path(clips) if clips else home and home / CLIPS_FOLDER)
-    encoders = {"edited": original, "original": original}
-    if isinstance(erasure, Erasure) and searching:
-        edited = copy.deepcopy(original.text_encoder)
-        erasure.put_on_encoder(edited)
-        encoders["edited"] = Conditioner(original.tokenizer, edited)
+    encoders = {"original": original, "edited": _edited(original, erasure) if searching else original}
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     denoiser, texts = Denoiser.of(pair.t2i), [prompt.text for prompt in prompts[:cases]]
     latents = list(_latents(pair, denoiser, texts, seed)) if searching else [torch.empty(0)] * len(texts)
@@ -156,6 +152,15 @@ def attack(
             for name, module in modules.items()
         ]
     return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache)
+
+
+def _edited(original: Conditioner, erasure: Intervention) -> Conditioner:
+    """A copy that reads as with the erasure on; the original one where nothing changes what it reads."""
+    if not isinstance(erasure, Erasure):
+        return original
+    encoder = copy.deepcopy(original.text_encoder)
+    erasure.put_on_encoder(encoder)
+    return Conditioner(original.tokenizer, encoder)
 
 
 def _require_sensible(

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
-from unreel.models.adapter import networks, text_encoders
-from unreel.models.weights import locked
+from unreel.models.adapter import undisturbed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -102,10 +101,3 @@ class Intervention(ABC):
 
     def __hash__(self) -> int:
         return hash(self.identity)
-
-
-@contextmanager
-def undisturbed(pipeline: "DiffusionPipeline") -> Iterator["DiffusionPipeline"]:
-    """Inside, no other thread puts anything on the pipeline or off: for requests that want what is on, or nothing."""
-    with locked([*text_encoders(pipeline).values(), *networks(pipeline).values()]):
-        yield pipeline

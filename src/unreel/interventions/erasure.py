@@ -20,10 +20,10 @@ from torch import nn
 
 from unreel.errors import UnreelError, summarise
 from unreel.files import write_folder
-from unreel.interventions.base import RECORD_FILE, Intervention, undisturbed
+from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, CHECK, HUB_ID, card, figures_of
 from unreel.interventions.record import require_record
-from unreel.models.adapter import networks, text_encoders
+from unreel.models.adapter import networks, text_encoders, undisturbed
 from unreel.models.loading import loading
 from unreel.models.weights import (
     Delta,

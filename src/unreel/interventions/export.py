@@ -110,18 +110,10 @@ def export(
     fitting = erasure.fitting(model)
     components = {name: fitting[encoder] for name, encoder in text_encoders(model).items() if encoder in fitting}
     layers: Layers = {}
-    held = erasure
     if format != "text-encoder":
         layers = {name: _matrices(format, model, name, delta, tolerance) for name, delta in components.items()}
         _require_some(format, model, components, layers)
-        held = Erasure(
-            tuple(
-                ComponentDelta({f"{module}.weight": low for module, low in of.items()}, components[name].fingerprint)
-                for name, of in layers.items()
-            ),
-            erasure.provenance,
-        )
-    kept, moved = _measured(erasure, held, model)
+    kept, moved = _measured(erasure, _held(erasure, components, layers) if layers else erasure, model)
     if not kept >= least:
         raise UnreelError(
             f"the format {format} would keep {100 * kept:.0f} % of what this erasure does (bar: {100 * least:.0f} %). "
@@ -147,6 +139,15 @@ def export(
 
     write_folder(folder, fill, EXPORT_FILE, overwrite=overwrite)
     return made[0]
+
+
+def _held(erasure: Erasure, components: dict[str, ComponentDelta], layers: Layers) -> Erasure:
+    """What of the erasure is in `layers`."""
+    held = [
+        ComponentDelta({f"{module}.weight": low for module, low in of.items()}, components[name].fingerprint)
+        for name, of in layers.items()
+    ]
+    return Erasure(tuple(held), erasure.provenance)
 
 
 def _matrices(format: str, model: Any, component: str, delta: ComponentDelta, tolerance: float) -> dict[str, LowRank]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
 from unreel.files import write_folder, write_json, write_text
-from unreel.interventions.base import KIND, RECORD_FILE, Intervention, undisturbed
+from unreel.interventions.base import KIND, RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, card
+from unreel.models.adapter import undisturbed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -25,7 +26,7 @@ _ON = "_unreel_on_prompts"  # where a pipeline keeps what is on it
 
 @dataclass(frozen=True, eq=False)
 class PromptIntervention(Intervention):
-    """Changes what a pipeline's `encode_prompt` is called with."""
+    """Deltas what a pipeline's `encode_prompt` is called with."""
 
     provenance: dict[str, Any]
 

@@ -16,9 +16,14 @@ from unreel.progress import track
 if TYPE_CHECKING:
     from unreel.evaluation.run import Evaluation
 
+_REGISTRY = Registry("metrics", __path__, "metric")
+
+
+def names() -> list[str]:
+    return _REGISTRY.names()
+
 
 def measure(run: "Evaluation") -> Iterator[Figure]:
     """Every figure of every metric, with a progress bar: a judge may look at thousands of frames."""
-    registry = Registry("metrics", __path__, "metric")
-    for name in track(registry.names(), "measuring", "metric"):
-        yield from registry.load(name).measure(run)
+    for name in track(names(), "measuring", "metric"):
+        yield from _REGISTRY.load(name).measure(run)

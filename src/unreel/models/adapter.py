@@ -15,6 +15,7 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.models.memory import device_of, enough_memory, forwarding, no_memory
+from unreel.models.weights import locked
 
 
 def frames_argument(pipeline: Any) -> str | None:
@@ -287,3 +288,10 @@ def first_call(part: nn.Module, run: Callable[[], Any]) -> dict[str, Any] | None
     finally:
         hook.remove()
     return None
+
+
+@contextmanager
+def undisturbed(pipeline: Any) -> Iterator[Any]:
+    """Inside, no other thread puts anything on the pipeline or off: for requests that want what is on, or nothing."""
+    with locked([*text_encoders(pipeline).values(), *networks(pipeline).values()]):
+        yield pipeline

@@ -13,8 +13,7 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.files import write_bytes
-from unreel.interventions.base import undisturbed
-from unreel.models.adapter import made_by, set_up
+from unreel.models.adapter import made_by, set_up, undisturbed
 from unreel.models.pair import Settings
 from unreel.progress import track
 

@@ -54,7 +54,7 @@ class LowRank:
 
 
 Delta = torch.Tensor | LowRank
-Changes = Mapping[str, Delta]  # by the names of weights
+Deltas = Mapping[str, Delta]  # by the names of weights
 
 
 def dense(change: Delta) -> torch.Tensor:
@@ -278,7 +278,7 @@ class _Applied:
     """
 
     base: dict[str, torch.Tensor] = field(default_factory=dict)
-    deltas: dict[Any, Changes] = field(default_factory=dict)
+    deltas: dict[Any, Deltas] = field(default_factory=dict)
     marks: dict[str, torch.Tensor] = field(default_factory=dict)
     beside: dict[Any, list[Any]] = field(default_factory=dict)
 
@@ -310,7 +310,7 @@ def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def put_on(module: nn.Module, owner: Identified, deltas: Changes) -> None:
+def put_on(module: nn.Module, owner: Identified, deltas: Deltas) -> None:
     """Add changes, on top of all others, to weights of the module. Those of low rank of a linear layer whose weight is
     quantized go beside it, and leave it as it is: what they make of what enters is added to what comes out.
 
@@ -470,7 +470,7 @@ def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def changed(module: nn.Module, deltas: Changes) -> Iterator[None]:
+def changed(module: nn.Module, deltas: Deltas) -> Iterator[None]:
     """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""
     held, deltas = held_weights(module), {portable(name): change for name, change in deltas.items()}
     with restored({name: held[name] for name in deltas}):
