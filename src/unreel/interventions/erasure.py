@@ -56,8 +56,8 @@ def _tensors(name: str, change: Delta) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class ComponentDelta:
-    """What changes in one `component`, a text encoder or what denoises: `deltas` maps the names of weights, without what
-    libraries put around them, to what is added to them.
+    """What changes in one component, `of` a model's text encoders or of what denoises: `deltas` maps the names of weights,
+    without what libraries put around them, to what is added to them.
     """
 
     deltas: dict[str, Delta]
@@ -65,7 +65,7 @@ class ComponentDelta:
     of: str = TEXT_ENCODER
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "changes", {portable(name): change for name, change in self.deltas.items()})
+        object.__setattr__(self, "deltas", {portable(name): change for name, change in self.deltas.items()})
 
     def stored(self) -> dict[str, torch.Tensor]:
         return {key: tensor for name, change in self.deltas.items() for key, tensor in _tensors(name, change).items()}
