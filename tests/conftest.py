@@ -38,9 +38,10 @@ from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
 SLOW = (
-    *("concept-ablation", "attacks", "cli", "clips", "device", "embedded", "encoders", "evaluation", "export", "families"),
-    *("few_shot", "full_size", "judges", "memory", "metrics", "pair", "real_encoders", "report", "rivals", "robustness"),
-    *("plugins", "releases", "erasure", "weights", "selfcheck", "sharing", "text_ablation", "unlearning", "video"),
+    *("attack_runs", "attacks", "cli", "compare", "concept_ablation", "device", "embedded", "encoders", "erasure"),
+    *("evaluation", "export", "families", "few_shot", "full_size", "judges", "memory", "metrics", "pair", "plugins"),
+    *("real_encoders", "releases", "report", "rivals", "selfcheck", "text_ablation", "unlearning", "video"),
+    *("video_cache", "weights"),
 )
 
 

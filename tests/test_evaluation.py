@@ -220,12 +220,14 @@ def test_the_concept_comes_from_the_erasure(setting):
 
 def test_a_module_put_among_the_metrics_is_measured(setting, monkeypatch, tmp_path):
     from unreel import metrics
+    from unreel.plugins import Registry
 
     (tmp_path / "sharpness_of_tests.py").write_text(
         "from unreel.evaluation.estimate import Estimate\nfrom unreel.metrics import Figure\n"
         "def measure(run):\n    yield Figure('sharp', 'sharpness', '', None, Estimate(1.0, (1.0, 1.0), 1))\n"
     )
     monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    monkeypatch.setattr(metrics, "_REGISTRY", Registry("metrics", metrics.__path__, "metric"))
     pair, erasure = setting
     run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"])
     assert isinstance(run.figure("sharp"), Figure) and run.metrics()["all"]["sharp"]["edited"]["value"] == 1
