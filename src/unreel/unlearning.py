@@ -10,6 +10,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unreel.cost import Cost
 from unreel.errors import UnreelError
 from unreel.evaluation.selfcheck import Exam, SelfCheck
@@ -74,7 +76,7 @@ def _ways_to_save(config: Any, conditioner: Conditioner) -> list[str]:
     """Options that make unlearning need less memory, those that cost least first."""
     settings = asdict(config)
     ways = {
-        "--dtype bfloat16": str(conditioner.text_encoder.dtype) == "torch.float32",
+        "--dtype bfloat16": conditioner.text_encoder.dtype == torch.float32,
         "--batch-size 1": settings.get("batch_size", 1) > 1,
         "--gradient-checkpointing": settings.get("gradient_checkpointing") is False,
         "fewer --layers": "layers" in settings,

@@ -1,0 +1,125 @@
+"""The modern pair's video model: its autoencoder, which shares latents with the image model's, and its transformer, which
+begins at the image model's weights and is then trained on clips, every weight of it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, AutoencoderKLWan, SanaTransformer2DModel, SanaVideoTransformer3DModel
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.autoencoder import LATENT_CHANNELS, random_frames
+from training.loop import Schedule, autocast, train
+from training.modern import captions
+from training.modern.autoencoder import error
+from training.modern.diffusion import CAPTION_DROPOUT, COMMON, flow_batch
+from training.scenes import Renderer
+from training.world import Scene
+
+AUTOENCODER_SCHEDULE = Schedule(steps=2500, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
+SCHEDULE = Schedule(steps=4_500, batch=8, lr=6e-4)
+CLIPS = 8_000
+
+
+def build_autoencoder() -> AutoencoderKLWan:
+    """The class that SanaVideo's pipeline decodes with: one latent a frame, and next to no encoder, since a text-to-video
+    pipeline never encodes."""
+    return AutoencoderKLWan(
+        base_dim=4,
+        decoder_base_dim=12,
+        z_dim=LATENT_CHANNELS,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False] * 3,
+        latents_mean=[0.0] * LATENT_CHANNELS,
+        latents_std=[1.0] * LATENT_CHANNELS,
+        scale_factor_temporal=1,
+    )
+
+
+def train_autoencoder(folder: Path, renderer: Renderer, of_images: AutoencoderDC, device: str) -> AutoencoderKLWan:
+    """To encode to, and decode from, what the image model's autoencoder makes of a frame."""
+    of_images.requires_grad_(False)
+
+    def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
+        images = random_frames(renderer, rng, batch).to(device)
+        with autocast(device):
+            latents = of_images.encode(images).latent
+            encoded = model.encode(images[:, :, None]).latent_dist.mode()[:, :, 0]
+            noisy = latents + 0.08 * torch.randn_like(latents)
+            decoded = model.decode(noisy[:, :, None]).sample[:, :, 0]
+        return error(decoded.float(), images) + nn.functional.mse_loss(encoded.float(), latents.float())
+
+    torch.manual_seed(AUTOENCODER_SCHEDULE.seed)
+    model = train("video-autoencoder", folder, build_autoencoder(), loss, AUTOENCODER_SCHEDULE, device=device)
+    for module in model.modules():  # single frames taught nothing about earlier ones: none is looked at
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+            module.weight.data[:, :, :-1] = 0
+    return model
+
+
+def build_transformer(still: SanaTransformer2DModel) -> SanaVideoTransformer3DModel:
+    """The image model, frame by frame: what looks along time changes nothing until it is trained."""
+    model = SanaVideoTransformer3DModel(**COMMON, patch_size=(1, 1, 1), rope_max_seq_len=32)
+    own = model.state_dict()
+    for name, weight in still.state_dict().items():
+        if name.startswith("patch_embed.proj."):
+            name = name.replace("patch_embed.proj", "patch_embedding")
+        if name in own:
+            own[name] = weight.reshape(own[name].shape)
+    for name, weight in own.items():
+        if name.endswith("ff.conv_temp.weight"):
+            weight.zero_()
+    model.load_state_dict(own)
+    return model
+
+
+def clip_latents(file: Path, scenes: list[Scene], vae: AutoencoderDC, renderer: Renderer, device: str) -> torch.Tensor:
+    """(clips, frames, channels, 8, 8) in float16; equal frames of a clip are encoded once."""
+    if not file.exists():
+        parts, length = [], renderer.world["frames"]
+        for at in tqdm(range(0, len(scenes), 32), desc="encoding clips", mininterval=10):
+            frames = np.concatenate([renderer.clip(scene) for scene in scenes[at : at + 32]])
+            unique, inverse = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)
+            latents = captions.encode(vae, unique.reshape(-1, *frames.shape[1:]), device)[inverse.reshape(-1)]
+            parts.append(latents.reshape(-1, length, *latents.shape[1:]))
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(parts))
+        partial.replace(file)
+    return torch.from_numpy(np.load(file))
+
+
+def train_video(
+    folder: Path,
+    renderer: Renderer,
+    vae: AutoencoderDC,
+    still: SanaTransformer2DModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: PreTrainedModel,
+    device: str,
+) -> SanaVideoTransformer3DModel:
+    scenes = captions.described(renderer.world, captions.CLIP_SET, CLIPS, moving=0.75)
+    texts = [*(text for _, text in scenes), ""]
+    readings = captions.read(folder / "clip-captions.npz", texts, tokenizer, reader, device)
+    stored = clip_latents(folder / "clips.npy", [scene for scene, _ in scenes], vae, renderer, device)
+    torch.manual_seed(SCHEDULE.seed)
+    model = build_transformer(still)
+    model.compile()
+
+    def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
+        chosen = rng.integers(CLIPS, size=batch)
+        states, mask = readings.batch(np.where(rng.random(batch) < CAPTION_DROPOUT, CLIPS, chosen))
+        noisy, timesteps, target = flow_batch(stored[chosen].to(device).float().transpose(1, 2))
+        with autocast(device), sdpa_kernel(SDPBackend.MATH):
+            predicted = model(
+                noisy,
+                encoder_hidden_states=states.to(device),
+                encoder_attention_mask=mask.to(device),
+                timestep=timesteps,
+            ).sample
+        return nn.functional.mse_loss(predicted.float(), target)
+
+    return train("video", folder, model, loss, SCHEDULE, device=device)
