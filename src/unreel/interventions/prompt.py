@@ -26,7 +26,7 @@ _ON = "_unreel_on_prompts"  # where a pipeline keeps what is on it
 
 @dataclass(frozen=True, eq=False)
 class PromptIntervention(Intervention):
-    """Deltas what a pipeline's `encode_prompt` is called with."""
+    """Changes what a pipeline's `encode_prompt` is called with."""
 
     provenance: dict[str, Any]
 

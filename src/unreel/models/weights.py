@@ -218,10 +218,8 @@ def _token_table(module: nn.Module) -> str | None:
 
 
 def _samples(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    each, plain = (
-        -(-_SAMPLES // len(weights)),
-        {name: weight for name, weight in weights.items() if not is_quantized(weight)},
-    )
+    each = -(-_SAMPLES // len(weights))
+    plain = {name: weight for name, weight in weights.items() if not is_quantized(weight)}
     return {name: weight.flatten()[:: max(1, weight.numel() // each)][:each] for name, weight in plain.items()}
 
 
