@@ -564,7 +564,7 @@ def combine(
 ) -> None:
     """Make one erasure of several that were made for the same text encoder: it does what all of them do.
 
-    Deltas that were learned apart may get in each other's way, so the sum is checked on held-out prompts.
+    Changes that were learned apart may get in each other's way, so the sum is checked on held-out prompts.
     """
     from unreel.workflow import combine as run
     from unreel.workflow import say_check

@@ -59,7 +59,7 @@ def least_squares(
     rank: int,
     seed: int,
 ) -> dict[str, LowRank]:
-    """Deltas, by weight name, of what writes of `layers`, with which the prompts of `pairs` are read more and more like
+    """Changes, by weight name, of what writes of `layers`, with which the prompts of `pairs` are read more and more like
     their anchor prompts, layer by layer, and those `kept`, by what a token of them weighs, as before. `retain_weight` is
     lambda.
 
