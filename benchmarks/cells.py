@@ -66,14 +66,18 @@ class Cell:
         return RESULTS / self.experiment / slug(self.run) / f"{slug(self.concept['name'])}.json"
 
     def stored(self) -> dict[str, Any]:
-        """What its file holds; {} without one."""
-        return json.loads(self.file.read_text()) if self.file.is_file() else {}
+        """What its file holds; {} without one, and for one that is cut short."""
+        try:
+            content = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 def cells_of(experiment: str) -> list[Cell]:
     """The cells of an experiment, run by run. Raises UnreelError if there is no such experiment."""
     file = EXPERIMENTS / f"{experiment}.json"
-    if not file.is_file():
+    if file.parent != EXPERIMENTS or "/" in experiment or not file.is_file():
         raise UnreelError(
             f"there is no experiment {experiment}: {', '.join(sorted(f.stem for f in EXPERIMENTS.iterdir()))}"
         )
@@ -88,6 +92,10 @@ def cells_of(experiment: str) -> list[Cell]:
                 Cell(experiment, name, method=run["method"], concept=concept, **chosen, **common)
                 for concept in run.get("concepts", plan["concepts"])
             ]
+    if plan["measure"] not in MEASURES:
+        raise UnreelError(f"{experiment} measures {plan['measure']!r}: choose from {', '.join(MEASURES)}")
+    if len({cell.file for cell in cells}) < len(cells):
+        raise UnreelError(f"two cells of {experiment} would be one file: call runs and concepts otherwise")
     return cells
 
 
@@ -129,9 +137,11 @@ class Bench:
 @cache
 def bench_of(pair: str, dtype: str, device: str) -> Bench:
     loaded, judge = load_pair(t2v=pair, device=device), load_judge("embedded", device)
-    encoder, network = (Fingerprint.of(part).identity for part in (loaded.t2i.text_encoder, judge.network))
+    parts = {f"{kind} {name}": part for kind in ("t2i", "t2v") for name, part in getattr(loaded, kind).components.items()}
+    parts = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)} | {"judge": judge.network}
+    weights = {name: Fingerprint.of(part).identity for name, part in sorted(parts.items())}
     model = load_video_model(pair, device=device, dtype=getattr(torch, dtype))
-    return Bench(loaded, model, judge, {"pair": asdict(loaded.settings), "encoder": encoder, "judge": network})
+    return Bench(loaded, model, judge, {"pair": asdict(loaded.settings), "weights": weights})
 
 
 def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
@@ -257,7 +267,7 @@ def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> 
     """Cells with what they are to hold, as they are done. A worker that dies is replaced, and its cell made again."""
     import ray
 
-    ray.init(address=None if address == "local" else address, log_to_driver=False)
+    ray.init(address=address, log_to_driver=False)
     make = ray.remote(num_cpus=1, num_gpus=int(device != "cpu"), max_retries=3)(made)
     waiting = {make.remote(cell, folder.absolute(), device): cell for cell in cells}
     while waiting:
@@ -274,6 +284,10 @@ def main(
     ray: Annotated[str, typer.Option(help="address of a Ray cluster; auto, or local for this machine's cores")] = "",
 ) -> None:
     cells = [cell for cell in cells_of(experiment) if not run or any(cell.run.startswith(name) for name in run)]
+    if not cells:
+        raise UnreelError(
+            f"no run of {experiment} is called so: {', '.join(dict.fromkeys(c.run for c in cells_of(experiment)))}"
+        )
     left = missing(cells, device)
     print(f"{experiment}: {len(cells)} cells, {len(left)} to make", flush=True)
     making = over_ray(left, ray, folder, device) if ray else ((cell, made(cell, folder, device)) for cell in left)
@@ -282,4 +296,10 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    # Not as __main__, whose functions Ray's workers do not find.
+    from benchmarks.cells import main as run
+
+    try:
+        typer.run(run)
+    except UnreelError as error:
+        raise SystemExit(f"error: {error}") from None

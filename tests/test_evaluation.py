@@ -227,7 +227,7 @@ def test_a_module_put_among_the_metrics_is_measured(setting, monkeypatch, tmp_pa
         "def measure(run):\n    yield Figure('sharp', 'sharpness', '', None, Estimate(1.0, (1.0, 1.0), 1))\n"
     )
     monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
-    monkeypatch.setattr(metrics, "_REGISTRY", Registry("metrics", metrics.__path__, "metric"))
+    monkeypatch.setattr(metrics, "_REGISTRY", Registry("metrics", metrics.__path__, "metric", ("measure",)))
     pair, erasure = setting
     run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"])
     assert isinstance(run.figure("sharp"), Figure) and run.metrics()["all"]["sharp"]["edited"]["value"] == 1

@@ -67,4 +67,4 @@ def test_what_is_unknown_or_broken_is_refused_and_nobody_stands_in_for_unreels_o
     with pytest.raises(UnreelError, match="the method broken of somewhere cannot be loaded: nothing is here"):
         load_method("broken")
     with pytest.raises(UnreelError, match="unknown spell 'x': choose from broken, few-shot"):
-        Registry("spells", [], "spell").load("x")
+        Registry("spells", [], "spell", ()).load("x")

@@ -49,7 +49,9 @@ def _tell(line: object) -> None:
 def _result(document: Any) -> None:
     """What came of it, for programs."""
     if _as_json:
-        typer.echo(json.dumps(document, indent=2, allow_nan=False, default=str))
+        # JSON has no word for what is no number.
+        plain = json.loads(json.dumps(document, default=str), parse_constant=lambda _: None)
+        typer.echo(json.dumps(plain, indent=2))
 
 
 def _width() -> int:
@@ -255,15 +257,18 @@ SETTINGS = _Group(dict, {})  # of methods: `_Commands` puts their options in
 
 
 def _settings_of_methods() -> _Group:
-    """Every setting of every method that is an option; one that nobody gives is left to the method."""
+    """Every setting of every method that is an option; one that nobody gives is left to the method. What `unlearn` calls
+    something else by that name is set from Python only.
+    """
     from typing import get_type_hints
 
     from unreel.methods import available
 
+    taken = inspect.signature(unlearn).parameters
     settings: dict[str, tuple[Any, dict[str, list[str]]]] = {}
     for method, module in available().items():
         config = module.Config
-        for setting in (each for each in dataclasses.fields(config) if "help" in each.metadata):
+        for setting in (each for each in dataclasses.fields(config) if "help" in each.metadata and each.name not in taken):
             kind = get_type_hints(config)[setting.name]
             _, uses = settings.setdefault(setting.name, (kind if kind in (bool, int, float) else str, {}))
             uses.setdefault(setting.metadata["help"], []).append(method)
@@ -460,6 +465,7 @@ def attack(
         "seed": seed,
         "out": out,
     }
+    asked |= {"budgets": budget} if budget else {}
     result, page = run(AttackJob(erasure, **models, **asked))
     _tell(f"\n{attack_table(result, _width())}\n\nreport   {page}")
     _result({"report": page, **result.document()})
@@ -607,7 +613,7 @@ def methods(as_json: AsJson = False) -> None:
 
     about = {name: (method.__doc__ or name).strip().splitlines()[0] for name, method in available().items()}
     for name, says in about.items():
-        _tell(fill(f"{name:<16}{says}", 100, subsequent_indent=" " * 16))
+        _tell(fill(f"{name:<18}{says}", 100, subsequent_indent=" " * 18))
     _result([{"name": name, "needs": available()[name].NEEDS, "about": says} for name, says in about.items()])
 
 
@@ -629,14 +635,30 @@ def families(as_json: AsJson = False) -> None:
     _result([dataclasses.asdict(family) for family in FAMILIES])
 
 
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # what typer raises for options and arguments, whoever defines it
+
+
+def _command(arguments: list[str]) -> list[str]:
+    """The command that was meant, as far as there is one."""
+    return [name for name in arguments[1:2] if name in typer.main.get_command(app).commands]  # type: ignore[attr-defined]
+
+
 def main() -> None:
     """Run the command line; every error a user can mend becomes one line and exit code 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
-        app(standalone_mode=True)
+        if any("\ud800" <= letter <= "\udfff" for argument in sys.argv for letter in argument):
+            raise UnreelError("an argument is not UTF-8 text")
+        sys.exit(app(standalone_mode=False))
     except UnreelError as error:
         message = str(error)
+    except typer.Abort:
+        message = "aborted"
+    except USAGE_ERROR as error:
+        message = f"{error.format_message()} (`{' '.join(['unreel', *_command(sys.argv)])} --help` lists what there is)"
     except OSError as error:  # no space, no permission: where it happened is in the file name
         message = f"{error.filename or 'the output'}: {error.strerror or error}"
     typer.echo(f"unreel: {shortened(message)}", err=True)

@@ -9,7 +9,8 @@ It offers what the docstring of that package of unreel's says; `examples/` has o
 so that nobody can stand in for it.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -22,20 +23,23 @@ from unreel.errors import UnreelError
 @dataclass(frozen=True)
 class Registry:
     """What can be called by name: modules of `unreel.PACKAGE`, which lie in `path`, and those announced for it. `what` is
-    the word for one of them; `hyphens` stand in names for what modules have underscores for.
+    the word for one of them, `offers` are the names that each has to have, and `unsound` says what else is wrong with one
+    of another package, "" for nothing. `hyphens` stand in names for what modules have underscores for.
     """
 
     package: str
     path: Sequence[str]
     what: str
+    offers: tuple[str, ...]
     hyphens: bool = False
+    unsound: Callable[[Any], str] = lambda module: ""
 
     def names(self) -> list[str]:
         return list(dict.fromkeys([*self._own(), *self._announced()]))
 
     def load(self, name: str) -> Any:
         """The module called `name`. Raises UnreelError for an unknown one, and for one of another package that cannot be
-        imported.
+        imported or does not offer what it has to.
         """
         own = self._own()
         if name in own:
@@ -43,10 +47,26 @@ class Registry:
         announced = self._announced()
         if name not in announced:
             raise UnreelError(f"unknown {self.what} {name!r}: choose from {', '.join(self.names())}")
+        whose = f"the {self.what} {name} of {announced[name].value}"
         try:
-            return announced[name].load()
+            module = announced[name].load()
         except Exception as error:  # whatever somebody else's code does when it is imported
-            raise UnreelError(f"the {self.what} {name} of {announced[name].value} cannot be loaded: {error}") from error
+            raise UnreelError(f"{whose} cannot be loaded: {error}") from error
+        missing = [each for each in self.offers if not hasattr(module, each)]
+        reason = f"it has no {' and no '.join(missing)}" if missing else self.unsound(module)
+        if reason:
+            raise UnreelError(f"{whose} cannot be used: {reason}")
+        return module
+
+    def usable(self) -> dict[str, Any]:
+        """All that can be loaded, by name. Those of other packages that cannot are left out, with a warning."""
+        modules = {}
+        for name in self.names():
+            try:
+                modules[name] = self.load(name)
+            except UnreelError as error:
+                warnings.warn(f"{error}: it is left out", stacklevel=2)
+        return modules
 
     def _own(self) -> dict[str, str]:
         names = [module.name for module in iter_modules(self.path) if not module.name.startswith("_")]

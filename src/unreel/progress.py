@@ -3,7 +3,7 @@
     with drawn_by(my_own):
         unlearn("Tokyo Tower", pair)
 
-Knows numbers; knows neither terminals nor pages.
+Work is drawn by who was asked when it begins. Knows numbers; knows neither terminals nor pages.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized

@@ -60,6 +60,8 @@ class Place:
 
     def require(self) -> None:
         """Raises UnreelError if nothing can be put there."""
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise UnreelError(f"{self.dtype!r} is no precision: choose float32, bfloat16 or float16")
         require_place(self.device, getattr(torch, self.dtype))
         if self.offload and self.device == "cpu":
             raise UnreelError("offloading moves what waits to main memory: leave --offload out, or choose another --device")
@@ -87,6 +89,13 @@ class Sampling:
         return replace(model, settings=replace(model.settings, **chosen))
 
 
+def _require_lists(**lists: Any) -> None:
+    """Raises UnreelError for a text in place of a list of texts: its letters would be taken for them."""
+    for name, values in lists.items():
+        if isinstance(values, str):
+            raise UnreelError(f"{name} is a list, for example [{values!r}], not a text")
+
+
 @dataclass(frozen=True)
 class UnlearnJob:
     """What to unlearn, and how to look at it. `anchor` is what to make instead, `settings` are of the method, `seed` is of
@@ -112,9 +121,12 @@ class UnlearnJob:
     accept_weak: bool = False
     place: Place = Place()
 
+    def __post_init__(self) -> None:
+        _require_lists(concepts=self.concepts, synonyms=self.synonyms, keep=self.keep)
+
     @property
     def folder(self) -> Path:
-        return self.out or Path("runs") / file_name(" ".join(self.concepts))
+        return Path(self.out) if self.out else Path("runs") / file_name(" ".join(self.concepts))
 
     @property
     def own_settings(self) -> dict[str, Any]:
@@ -165,7 +177,7 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody) -> Unlearned:
             tell("goes on", f"with the erasure in {job.folder}")
         else:
             learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
-        if not (job.accept_weak or load_method(job.method).AS_PUBLISHED):
+        if learned.edits_text_encoder and not (job.accept_weak or load_method(job.method).AS_PUBLISHED):
             require_strong(learned)
         if not stopped:
             learned.save_pretrained(job.folder, overwrite=job.overwrite)
@@ -271,8 +283,9 @@ def judge_of(name: str | None, t2v: str | None, device: str) -> Judge | None:
     return load_judge(name or preset_of(t2v).get("judge", "clip"), device)
 
 
-def _home(folder: Path) -> Path:
+def _home(folder: str | Path) -> Path:
     """Where what is found out about an intervention goes: into its folder, or into runs/ for one from the hub."""
+    folder = Path(folder)
     return folder if folder.is_dir() else Path("runs") / file_name(folder.name)
 
 
@@ -294,6 +307,9 @@ class EvaluateJob:
     out: Path | None = None
     place: Place = Place()
 
+    def __post_init__(self) -> None:
+        _require_lists(prompts=self.prompts, groups=self.groups)
+
 
 def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
     """Judge and measure an intervention; returns that and the page.
@@ -303,7 +319,7 @@ def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
     rows = [row for file in job.prompts for row in read_prompts(file)]
     learned = load_intervention(job.folder)
     job.place.require()
-    concept, home = concept_of(learned, job.concept), job.out or _home(job.folder) / "evaluation"
+    concept, home = concept_of(learned, job.concept), Path(job.out or _home(job.folder) / "evaluation")
     judge = judge_of(job.judge, job.t2v, job.place.device)
     model = job.sampling.onto(load_video_model(job.t2v, **job.place.of_weights, offload=job.place.offload))
     asked: dict[str, Any] = {"videos": job.videos, "seed": job.seed, "groups": tuple(job.groups or GROUPS)}
@@ -331,6 +347,9 @@ class AttackJob:
     out: Path | None = None
     place: Place = Place()
 
+    def __post_init__(self) -> None:
+        _require_lists(attacks=self.attacks)
+
 
 def attack(job: AttackJob) -> tuple[AttackRun, Path]:
     """Try to bring back what an intervention makes a model forget; returns what came of it, and the page.
@@ -339,7 +358,7 @@ def attack(job: AttackJob) -> tuple[AttackRun, Path]:
     """
     learned = load_intervention(job.folder)
     job.place.require()
-    concept, home = concept_of(learned, job.concept), job.out or _home(job.folder) / "attacks"
+    concept, home = concept_of(learned, job.concept), Path(job.out or _home(job.folder) / "attacks")
     judge = judge_of(job.judge, job.t2v, job.place.device)
     if judge is None:
         raise UnreelError("an attack needs a judge: choose one with --judge")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_REGISTRY = Registry("attacks", __path__, "attack")
+_REGISTRY = Registry("attacks", __path__, "attack", ("NEEDS_WEIGHTS", "attempt"))
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Attack(Protocol):
 
 def names() -> list[str]:
     return _REGISTRY.names()
+
+
+def usable() -> dict[str, Attack]:
+    """All that can be loaded, by name."""
+    return _REGISTRY.usable()
 
 
 def load_attack(name: str) -> Attack:

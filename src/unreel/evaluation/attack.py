@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unreel.attacks import Case, load_attack, names
+from unreel.attacks import Case, load_attack, usable
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
@@ -117,7 +117,7 @@ def attack(
     """
     concept = concept or concept_of(erasure)
     # Those that study the edited text encoder say nothing where there is none.
-    usual = [name for name in names() if erasure.edits_text_encoder or not load_attack(name).NEEDS_WEIGHTS]
+    usual = [name for name, each in usable().items() if erasure.edits_text_encoder or not each.NEEDS_WEIGHTS]
     attacks, budgets = list(attacks) or usual, tuple(sorted(set(budgets)))
     modules = {name: load_attack(name) for name in attacks}
     searching = [name for name, module in modules.items() if module.NEEDS_WEIGHTS]

@@ -80,7 +80,7 @@ def build_suite(
     own_prompts: Sequence[PromptRow] = (),
     erased: Iterable[str] = (),
 ) -> list[Prompt]:
-    """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups, and all of `given`.
+    """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups, and all of `own_prompts`.
 
     What is `erased` besides the concept is not asked for.
 

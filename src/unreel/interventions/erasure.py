@@ -306,7 +306,7 @@ class Erasure(Intervention):
         folder = Path(folder)
         for file in (WEIGHTS_FILE, RECORD_FILE):
             if not (folder / file).is_file():
-                raise UnreelError(f"{folder} is no erasure: it has no {file}")
+                raise UnreelError(f"{folder} is no erasure, which changes weights: it has no {file}")
         try:
             tensors = load_file(folder / WEIGHTS_FILE)
             provenance = json.loads((folder / RECORD_FILE).read_text())

@@ -152,8 +152,12 @@ class PromptRewrite(PromptIntervention):
             arguments["prompt"] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
 
     def rewritten(self, prompt: str) -> str:
-        for part in self.provenance["parts"]:
-            wordings = "|".join(map(re.escape, [part["concept"], *part["synonyms"]]))
-            named = re.compile(rf"(?<!\w)(?:{wordings})(?!\w)", re.IGNORECASE)
-            prompt = named.sub(part["anchor"].replace("\\", r"\\"), prompt)
-        return " ".join(prompt.split())
+        anchors = {
+            wording.lower(): part["anchor"]
+            for part in self.provenance["parts"]
+            for wording in (part["concept"], *part["synonyms"])
+        }
+        # Longer names first: one may stand in another.
+        names = "|".join(map(re.escape, sorted(anchors, key=len, reverse=True)))
+        named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
+        return " ".join(named.sub(lambda name: anchors[name[0].lower()], prompt).split())

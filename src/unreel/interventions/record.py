@@ -3,10 +3,12 @@
 Knows names and types; knows nothing about what they mean.
 """
 
-from math import isfinite
+import re
 from typing import Any
 
-# A type, a list of what may be in a list, or what must be in a dictionary by name.
+LARGEST = 1e300  # what is no smaller is no figure
+
+# A type, a list of what all in a list may be, or what must be in a dictionary by name.
 Shape = type | list["Shape"] | dict[str, "Shape"]
 
 _PART: dict[str, Shape] = {
@@ -52,9 +54,11 @@ def _require(values: dict[str, Any], needed: dict[str, Shape], optional: dict[st
 def _has(value: Any, shape: Shape) -> bool:
     """Whether a value is of the shape; a whole number is a float too, what is no number is none."""
     if isinstance(shape, list):
-        return isinstance(value, list) and all(any(_has(each, one) for one in shape) for each in value)
+        return isinstance(value, list) and any(all(_has(each, one) for each in value) for one in shape)
     if isinstance(shape, dict):
         return isinstance(value, dict) and all(name in value and _has(value[name], of) for name, of in shape.items())
     if shape is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    if shape is str:
+        return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)  # which no file can hold
     return isinstance(value, shape)

@@ -12,7 +12,7 @@ import numpy as np
 
 from unreel.plugins import Registry
 
-_REGISTRY = Registry("judges", __path__, "judge")
+_REGISTRY = Registry("judges", __path__, "judge", ("load",))
 
 
 class Judge(Protocol):

@@ -11,9 +11,8 @@ A config that cannot learn while a text encoder waits in main memory says so in 
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import fields
-from typing import Any, Literal, Protocol
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, Protocol, get_type_hints
 
 from unreel.errors import UnreelError
 from unreel.interventions.base import Intervention
@@ -24,17 +23,39 @@ from unreel.plugins import Registry
 __all__ = ["DEFAULT", "Method", "Task", "available", "configure", "load_method", "method_of", "name_of", "names"]
 
 DEFAULT = "text-ablation"
-_REGISTRY = Registry("methods", __path__, "method", hyphens=True)
 
 
 class Method(Protocol):
     """What a module in this package offers; its docstring says where the method comes from."""
 
+    __name__: str
     Config: type
     NEEDS: Literal["text", "images", "video"]
     AS_PUBLISHED: bool
 
     def learn(self, task: Task, config: Any) -> Intervention: ...
+
+
+def _unsound(module: Any) -> str:
+    """What is wrong with a method of another package."""
+    config = module.Config
+    if not (isinstance(config, type) and is_dataclass(config)):
+        return "its Config is no dataclass"
+    if config.__module__.startswith("unreel."):
+        return "its Config is that of another method, by which methods are told apart"
+    bare = [each.name for each in fields(config) if each.default is MISSING and each.default_factory is MISSING]
+    if bare:
+        return f"its settings have no defaults: {', '.join(bare)}"
+    try:
+        get_type_hints(config)
+    except Exception as error:  # a type is whatever its author wrote
+        return f"the types of its settings cannot be read: {error}"
+    return ""
+
+
+_REGISTRY = Registry(
+    "methods", __path__, "method", ("Config", "NEEDS", "AS_PUBLISHED", "learn"), hyphens=True, unsound=_unsound
+)
 
 
 def names() -> list[str]:
@@ -48,14 +69,9 @@ def load_method(name: str) -> Method:
 
 
 def available() -> dict[str, Method]:
-    """All that can be loaded, by name, the default first: without those of other packages that fail to load, which say why
-    when they are asked for by name.
-    """
-    loaded = {}
-    for name in names():
-        with suppress(UnreelError):
-            loaded[name] = load_method(name)
-    return loaded
+    """All that can be loaded, by name, the default first."""
+    loaded = _REGISTRY.usable()
+    return {name: loaded[name] for name in names() if name in loaded}
 
 
 def name_of(config: Any) -> str:
@@ -72,7 +88,7 @@ def method_of(config: Any) -> Method:
 
 
 def configure(method: str, chosen: Mapping[str, Any], settings: Settings | None = None) -> Any:
-    """The settings of the method called `method`: its own defaults, what a pair's `settings` have instead, then `given`.
+    """The settings of the method called `method`: its own defaults, what a pair's `settings` have instead, then `chosen`.
 
     Raises UnreelError for an unknown method and for settings that it does not have or cannot use.
     """

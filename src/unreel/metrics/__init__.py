@@ -16,7 +16,7 @@ from unreel.progress import track
 if TYPE_CHECKING:
     from unreel.evaluation.run import Evaluation
 
-_REGISTRY = Registry("metrics", __path__, "metric")
+_REGISTRY = Registry("metrics", __path__, "metric", ("measure",))
 
 
 def names() -> list[str]:
@@ -25,5 +25,5 @@ def names() -> list[str]:
 
 def measure(run: "Evaluation") -> Iterator[Figure]:
     """Every figure of every metric, with a progress bar: a judge may look at thousands of frames."""
-    for name in track(names(), "measuring", "metric"):
-        yield from _REGISTRY.load(name).measure(run)
+    for module in track(_REGISTRY.usable().values(), "measuring", "metric"):
+        yield from module.measure(run)
