@@ -411,7 +411,9 @@ def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_p
     arguments = [*made, *tiny[:2], "--cases", "2", "--budget", "1", "--budget", "2", "--steps", "1", "--video-steps", "2"]
     code, out, err = command("attack", *arguments)
     assert code == 0, err
-    attacks = json.loads((tmp_path / "made" / "attacks" / "attacks.json").read_text())["attacks"]
+    document = json.loads((tmp_path / "made" / "attacks" / "attacks.json").read_text())
+    attacks = document["attacks"]
+    assert document["budgets"] == [1, 2] and document["search_steps"] == 1
     assert list(attacks) == names() and all(name in out for name in names())
     assert max(map(len, out.splitlines())) <= 80
     assert (tmp_path / "made" / "attacks" / "report.html").is_file()

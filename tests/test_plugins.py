@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import make_pair
 
 from unreel import FewShotConfig, UnreelError
+from unreel.cli import _settings_of_methods
 from unreel.methods import available, configure, load_method, names
+from unreel.methods._options import option
 from unreel.plugins import Registry
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "unreel_example"
@@ -63,8 +67,50 @@ def test_what_is_unknown_or_broken_is_refused_and_nobody_stands_in_for_unreels_o
     monkeypatch.setattr("unreel.plugins.entry_points", lambda group: [Point("broken"), Point("few-shot")])
     assert "broken" in names() and names().count("few-shot") == 1
     assert load_method("few-shot").__name__ == "unreel.methods.few_shot"
-    assert "broken" not in available() and configure("few-shot", {}) == FewShotConfig()  # it is in nobody's way
+    with pytest.warns(UserWarning, match="it is left out"):
+        assert "broken" not in available() and configure("few-shot", {}) == FewShotConfig()  # it is in nobody's way
     with pytest.raises(UnreelError, match="the method broken of somewhere cannot be loaded: nothing is here"):
         load_method("broken")
     with pytest.raises(UnreelError, match="unknown spell 'x': choose from broken, few-shot"):
         Registry("spells", [], "spell", ()).load("x")
+
+
+@dataclass(frozen=True)
+class Fine:
+    rank: int = 1
+    seed: int = option(0, "a seed of its own")
+
+
+@dataclass(frozen=True)
+class WithoutDefault:
+    rank: int
+
+
+@dataclass(frozen=True)
+class OfNoType:
+    rank: "Nonsense" = 1  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("offered", "reason"),
+    [
+        ({"Config": None}, "its Config is no dataclass"),
+        ({"Config": FewShotConfig}, "its Config is that of another method"),
+        ({"Config": WithoutDefault}, "its settings have no defaults: rank"),
+        ({"Config": OfNoType}, "the types of its settings cannot be read"),
+        ({}, "it has no Config"),
+    ],
+)
+def test_a_method_that_is_unsound_is_in_nobodys_way_and_says_why(monkeypatch, offered, reason):
+    def announce(**offers):
+        module = SimpleNamespace(NEEDS="text", AS_PUBLISHED=True, learn=None, **offers)
+        point = SimpleNamespace(name="odd", value="somewhere", load=lambda: module)
+        monkeypatch.setattr("unreel.plugins.entry_points", lambda group: [point])
+
+    announce(Config=Fine)
+    assert "odd" in available() and "seed" not in _settings_of_methods().options  # `unlearn` has a seed already
+    announce(**offered)
+    with pytest.warns(UserWarning, match=f"odd of somewhere cannot be used: {reason}.*: it is left out"):
+        assert "odd" not in available()
+    with pytest.raises(UnreelError, match=reason):
+        load_method("odd")
