@@ -30,8 +30,9 @@ from unreel.interventions.base import Intervention
 from unreel.judges import Judge, found, load_judge
 from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import EMBEDDED, VideoModel, load_video_model
+from unreel.models.pair import VideoModel, load_video_model
 from unreel.models.sampling import generate_images
+from unreel.models.shipped import EMBEDDED
 from unreel.models.weights import Fingerprint
 from unreel.progress import track
 from unreel.prompts.suite import Prompt

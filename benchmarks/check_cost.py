@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.common import write_result
-from unreel.models.pair import EMBEDDED_FOLDER
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 RUNS = 3
 CHECK = """

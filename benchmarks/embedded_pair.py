@@ -21,8 +21,9 @@ from unreel.evaluation.estimate import Estimate
 from unreel.judges import found
 from unreel.judges.embedded import EmbeddedJudge
 from unreel.judges.embedded import load as load_judge
-from unreel.models.pair import EMBEDDED_FOLDER, load_pair
+from unreel.models.pair import load_pair
 from unreel.models.sampling import generate, generate_images, to_tensor
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 SEED = 7_000_000
 SAMPLES = 540

@@ -25,7 +25,8 @@ from unreel import Concept, unlearn, unlearning
 from unreel.cost import Cost
 from unreel.methods import text_ablation
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import EMBEDDED_FOLDER, Pair
+from unreel.models.pair import Pair
+from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.prompts.vocabulary import EVERYDAY
 
 NAME = "encoder_cost"

@@ -47,8 +47,9 @@ from unreel.methods.few_shot import few_shot
 from unreel.models.adapter import image_size
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
-from unreel.models.pair import EMBEDDED_FOLDER, Pair
+from unreel.models.pair import Pair
 from unreel.models.sampling import load_images, to_tensor
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 NAME = "full_size"
 CONCEPT = Concept("Tokyo Tower")

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from benchmarks.cells import cells_of, results_of
 from benchmarks.common import PICTURES
 from benchmarks.tables.methods import TITLES, of_groups
-from unreel.models.pair import EMBEDDED, preset_of
+from unreel.models.shipped import EMBEDDED, preset_of
 
 
 def measured() -> tuple[dict[float, Any], dict[str, Any], dict[str, Any]]:

@@ -34,7 +34,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from unreel.errors import UnreelError
 from unreel.evaluation import selfcheck
 from unreel.methods import _task, text_ablation
-from unreel.models.pair import EMBEDDED_FOLDER, Pair, Settings, TextModel, load_pair, load_text_model
+from unreel.models.pair import Pair, Settings, TextModel, load_pair, load_text_model
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
 SLOW = (

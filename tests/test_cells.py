@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from unreel import UnreelError
-from unreel.models.pair import EMBEDDED_FOLDER
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
 

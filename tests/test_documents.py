@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from unreel.models.pair import EMBEDDED_FOLDER
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 ROOT = EMBEDDED_FOLDER.parents[2]
 sys.path.insert(0, str(ROOT))

@@ -10,7 +10,7 @@ import torch
 from unreel import Erasure, UnreelError, evaluate, generate, unlearn
 from unreel.judges import found, load_judge
 from unreel.methods import configure
-from unreel.models.pair import EMBEDDED_FOLDER
+from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.report.page import write_report
 
 

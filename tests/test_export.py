@@ -29,7 +29,8 @@ from unreel.interventions.erasure import ComponentDelta
 from unreel.interventions.export import EXPORT_FILE, export, file_name, low_rank
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import EMBEDDED_FOLDER, TextModel, load_text_model
+from unreel.models.pair import TextModel, load_text_model
+from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.models.weights import Fingerprint, LowRank
 
 PROMPTS = ["a photo of a cat", "the cat is running next to a house", "a castle"]

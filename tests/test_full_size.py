@@ -9,7 +9,7 @@ from conftest import same, weights
 from PIL import Image
 
 from unreel import Concept, FewShotConfig
-from unreel.models.pair import EMBEDDED_FOLDER
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
 

@@ -20,7 +20,7 @@ from unreel.judges.clip import CLASSES
 from unreel.judges.faces import SAME_PERSON, _probability
 from unreel.judges.nsfw import LABELS as NSFW_LABELS
 from unreel.judges.nudenet import LABELS
-from unreel.models.pair import EMBEDDED_FOLDER
+from unreel.models.shipped import EMBEDDED_FOLDER
 
 
 def video(*pictures: np.ndarray, size: int = 512) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from conftest import same, weights
 
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import EMBEDDED_FOLDER, WORLD_FILE
+from unreel.models.shipped import EMBEDDED_FOLDER, WORLD_FILE
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, kind_of, nearest, of_world, spelled_alike
 
 WORLD = json.loads((EMBEDDED_FOLDER / WORLD_FILE).read_text())

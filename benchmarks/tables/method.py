@@ -9,7 +9,7 @@ from benchmarks.cells import cells_of, results_of
 from benchmarks.tables._format import change, interval, load, percent, table, where
 from benchmarks.tables.methods import of_groups
 from unreel.methods._task import TOO_NEAR
-from unreel.models.pair import EMBEDDED, preset_of
+from unreel.models.shipped import EMBEDDED, preset_of
 
 DOCUMENTS = ("docs/method.md",)
 GROUPS = ("explicit", "neighbours")

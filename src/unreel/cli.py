@@ -596,7 +596,8 @@ def check(
     Reads the files tensor by tensor and loads no model; of models on the hub it fetches text encoders and tokenizers only.
     """
     from unreel.models.compare import encoders_of, grouped
-    from unreel.models.pair import EMBEDDED, folders_of
+    from unreel.models.pair import folders_of
+    from unreel.models.shipped import EMBEDDED
 
     folders = {title: folder for model in models or [EMBEDDED] for title, folder in folders_of(model).items()}
     groups = grouped([encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)])

@@ -14,20 +14,25 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.judges._network import JudgeNetwork
-from unreel.models.pair import EMBEDDED_FOLDER
 from unreel.models.sampling import to_tensor
+from unreel.models.shipped import EMBEDDED, names, shipped
 from unreel.prompts.vocabulary import Vocabulary, of_world
 
 STILL = "still"
 
 
 def load(argument: str = "", device: str = "cpu") -> "EmbeddedJudge":
-    """The packaged judge, or one in the folder `argument`: `judge/judge.safetensors`, `world.json` and, where measured,
-    `judge/quality.json`. Raises UnreelError if the folder has no judge, or a broken one."""
+    """The judge of the first pair that ships with unreel, of another by its name, or one in the folder `argument`:
+    `judge/judge.safetensors`, `world.json` and, where measured, `judge/quality.json`.
+
+    Raises UnreelError if the folder has no judge, or a broken one.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(argument) if argument else EMBEDDED_FOLDER
+    named = f"{EMBEDDED}:{argument}"
+    folder = shipped(named if argument else EMBEDDED) if not argument or named in names() else None
+    folder = folder or Path(argument)
     if not (folder / "judge" / "judge.safetensors").is_file() or not (folder / "world.json").is_file():
         raise UnreelError(f"{folder} holds no embedded judge: it needs judge/judge.safetensors and world.json")
     try:

@@ -3,7 +3,6 @@
 Knows files and pipeline classes; knows nothing about concepts or methods.
 """
 
-import json
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -30,16 +29,14 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, known, makes_videos
 from unreel.models.loading import loading, only_our_bars, require_place, require_source
 from unreel.models.memory import enough_memory
+from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
 from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-EMBEDDED = "embedded"
-EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
 LARGE = 4.0  # GiB of weights that take long enough to load for a bar to be read
-PRESET_FILE, WORLD_FILE = "preset.json", "world.json"
 # What a configuration calls a model -> the class of transformers that is its encoder, without a head that writes.
 TEXT_ENCODERS = {
     "CLIPTextModel": "CLIPTextModel",
@@ -316,25 +313,27 @@ def load_pair(
     A video pipeline alone, or the folder of a text encoder alone, is a pair with itself: enough for methods that learn from
     text. Raises UnreelError when something cannot be loaded or the two share no text encoder.
     """
-    if t2v in (None, EMBEDDED) and t2i in (None, EMBEDDED):
-        t2i = t2v = EMBEDDED
+    whole = t2v or t2i or EMBEDDED  # a pair that ships with unreel is called by one name
+    if (t2i is None or t2v is None) and shipped(whole):
+        t2i = t2v = whole
     if t2v is None:
         raise UnreelError("give the text-to-video pipeline too, or it alone; neither for the embedded pair")
     for source in (t2i, t2v):
-        if source and source != EMBEDDED:
+        if source and not shipped(source):
             require_source(source)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
 
-    def load(source: str, embedded: str) -> Any:
-        folder = EMBEDDED_FOLDER / embedded if source == EMBEDDED else Path(source)
+    def load(source: str, part: str) -> Any:
+        home = shipped(source)
+        folder = home / part if home else Path(source)
         if (folder / "config.json").is_file() and not (folder / "model_index.json").exists():
             return load_text_model(folder, **options)
-        return load_pipeline(folder if source == EMBEDDED else source, text_only=text_only, **options)
+        return load_pipeline(folder if home else source, text_only=text_only, **options)
 
     image_model = None if t2i is None else load(t2i, "image")
     video_model = load(t2v, "video")
-    world = preset_of(t2v).get("world")
-    words = of_world(json.loads((EMBEDDED_FOLDER / world).read_text())) if world else EVERYDAY
+    world = world_of(t2v)
+    words = of_world(world) if world else EVERYDAY
     if not isinstance(video_model, TextModel) and not makes_videos(type(video_model).__name__):
         names = ", ".join(name for family in FAMILIES for name in family.t2v)
         raise UnreelError(f"{t2v} is a {type(video_model).__name__}, no text-to-video pipeline: unreel knows {names}")
@@ -351,7 +350,8 @@ def load_video_model(
 
     Raises UnreelError as `load_pipeline` does.
     """
-    folder = EMBEDDED_FOLDER / "video" if t2v == EMBEDDED else t2v
+    home = shipped(t2v)
+    folder = home / "video" if home else t2v
     require_place(device, dtype)
     pipeline = move(load_pipeline(folder, dtype=dtype), t2v, device, offload=offload)
     return VideoModel(pipeline, settings_of(t2v, pipeline), t2v)
@@ -361,16 +361,8 @@ def folders_of(source: str) -> dict[str, Path]:
     """Where a model lies, or each of a pair that ships with unreel, by what to call it; of one on the hub, only text
     encoders and tokenizers are fetched.
     """
-    if source == EMBEDDED:
-        return {f"{EMBEDDED} {part}": EMBEDDED_FOLDER / part for part in ("image", "video")}
-    return {source: fetch(source)}
-
-
-def preset_of(t2v: str | None) -> dict[str, Any]:
-    """What comes with a pair: the judge of its videos, the file that lists its world, how to sample from it, and what
-    methods have instead of their own settings. Empty for pairs that nobody has made one for.
-    """
-    return json.loads((EMBEDDED_FOLDER / PRESET_FILE).read_text()) if t2v in (None, EMBEDDED) else {}
+    home = shipped(source)
+    return {f"{source} {part}": home / part for part in PARTS} if home else {source: fetch(source)}
 
 
 def settings_of(t2v: str, pipeline: Any) -> Settings:
