@@ -1,4 +1,4 @@
-"""`python -m training STAGE`: remake the embedded pair. Every stage resumes, and runs the stages it needs first."""
+"""`python -m training STAGE`: remake the first embedded pair. Every stage resumes, and runs the stages it needs first."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,19 +6,23 @@ from typing import Annotated
 import torch
 import typer
 
+from training.scenes import Renderer
+from training.world import load_world
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
+WORLD = load_world("first")
 Folder = Annotated[Path, typer.Option(help="where data, checkpoints and logs go (about 3 GB)")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 DEFAULT_FOLDER, DEFAULT_DEVICE = Path("training/runs"), "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @app.command()
-def sprites(folder: Folder = DEFAULT_FOLDER) -> Path:
+def sprites(folder: Folder = DEFAULT_FOLDER) -> Renderer:
     """Fetch the pinned icon packages with npm and rasterise every concept in every style."""
     from training.sprites import build
 
-    return build(folder)
+    return Renderer(build(folder, WORLD), WORLD)
 
 
 @app.command()
@@ -37,7 +41,7 @@ def autoencoder(folder: Folder = DEFAULT_FOLDER, device: Device = DEFAULT_DEVICE
 def _tokenizer(folder: Path):
     from training.tokenizer import build
 
-    return build(folder / "tokenizer")
+    return build(folder / "tokenizer", WORLD)
 
 
 @app.command()

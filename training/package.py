@@ -11,10 +11,10 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.diffusion import scheduler
-from training.world import WORLD_FILE
+from training.world import FOLDERS
 from unreel.judges._network import JudgeNetwork
 
-TARGET = WORLD_FILE.parent
+TARGET = FOLDERS["first"]
 
 
 def _standard_keys(text_encoder: CLIPTextModel) -> CLIPTextModel:
