@@ -31,7 +31,7 @@ from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable
 from unreel.models.loading import require_place
 from unreel.models.pair import Pair, TextModel, load_pair, load_video_model, move
-from unreel.models.shipped import EMBEDDED, preset_of, shipped
+from unreel.models.shipped import EMBEDDED, preset_of, world_of
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
@@ -226,7 +226,7 @@ def _prepared(job: UnlearnJob, tell: Tell) -> tuple[Pair, Judge | None]:
     pair = job.sampling.onto(pair)
     move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=needs != "images")
     # The judge of a pair with a world of its own knows what is in it.
-    world = judge_of(None, job.t2v, place.device) if shipped(job.t2v or EMBEDDED) else None
+    world = judge_of(None, job.t2v, place.device) if world_of(job.t2v) else None
     for name in (each.name for each in job.concepts_of(pair) if world and not world.knows(each.name)):
         alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
         tell("unknown", f"{name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))

@@ -37,11 +37,11 @@ def preset_of(t2v: str | None) -> dict[str, Any]:
     """What comes with a pair, the first one by default: the judge of its videos, how to sample from it, and what methods
     have instead of their own settings. Empty for pairs that do not ship with unreel.
     """
-    folder = shipped(t2v or EMBEDDED)
+    folder = shipped(EMBEDDED if t2v is None else t2v)
     return json.loads((folder / PRESET_FILE).read_text()) if folder else {}
 
 
 def world_of(t2v: str | None) -> dict[str, Any] | None:
     """All that there is in the world of a pair, the first one by default; None for pairs that know the world at large."""
-    folder = shipped(t2v or EMBEDDED)
+    folder = shipped(EMBEDDED if t2v is None else t2v)
     return json.loads((folder / WORLD_FILE).read_text()) if folder else None
