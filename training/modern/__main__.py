@@ -12,6 +12,7 @@ from training.sprites import build
 from training.world import load_world
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+Reader = Annotated[Path, typer.Option(help="SmolLM2, as `python -m benchmarks.encoders` puts it")]
 DEFAULT_FOLDER, READER = Path("training/runs/modern"), ENCODERS / "smollm2"
 
 
@@ -44,7 +45,7 @@ def _reader(folder: Path, device: str):
 @app.command()
 def image(
     folder: Folder = DEFAULT_FOLDER,
-    reader: Annotated[Path, typer.Option(help="SmolLM2, as `python -m benchmarks.encoders` puts it")] = READER,
+    reader: Reader = READER,
     device: Device = DEFAULT_DEVICE,
 ):
     """Train the image model."""
@@ -59,6 +60,14 @@ def judge(folder: Folder = DEFAULT_FOLDER, device: Device = DEFAULT_DEVICE):
     from training.judge import run
 
     return run(folder, sprites(folder), device)
+
+
+@app.command()
+def package(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Device = DEFAULT_DEVICE) -> None:
+    """Run what is missing of the image model, then write its fp16 weights into the package."""
+    from training.modern.package import write_image
+
+    print(f"wrote {write_image(autoencoder(folder, device), image(folder, reader, device))}")
 
 
 if __name__ == "__main__":
