@@ -1,17 +1,12 @@
 """Experiments are data, and each of their cells is one file that is made once."""
 
 import json
-import sys
 from dataclasses import asdict
 
 import pytest
 
-from unreel import UnreelError
-from unreel.models.shipped import EMBEDDED_FOLDER
-
-sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
-
 from benchmarks import cells
+from unreel import UnreelError
 
 PLAN = {
     "measure": "images",

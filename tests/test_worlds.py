@@ -1,14 +1,9 @@
 """The worlds that the embedded pairs are trained on say what they promise."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
-
-from unreel.models.shipped import EMBEDDED_FOLDER
-
-sys.path.insert(0, str(EMBEDDED_FOLDER.parents[2]))
 
 from training.world import FOLDERS, STILL, caption, load_world, sample_scene
 

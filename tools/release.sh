@@ -10,7 +10,7 @@ refuse() { echo "release: $1" >&2; exit 2; }
 git rev-parse -q --verify "refs/tags/v$version" >/dev/null && refuse "v$version is tagged already: raise __version__"
 grep -q "^## $version" CHANGELOG.md || refuse "CHANGELOG.md has no section for $version"
 grep -q "^version: $version" CITATION.cff || refuse "CITATION.cff has another version than $version"
-[ "${1:-}" = --untested ] || make check test
+make check test
 
 rm -rf dist
 "$python" -m build --outdir dist .

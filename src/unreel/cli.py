@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from functools import partial, wraps
+from functools import wraps
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -230,10 +230,10 @@ def _grouped(command: Callable[..., None], **more: _Group) -> Callable[..., None
     return run
 
 
-def _sampling(steps: int | None, video_steps: int | None = None, **options: Any) -> Any:
+def _sampling(**options: Any) -> Any:
     from unreel.workflow import Sampling
 
-    return Sampling(steps=video_steps or steps, **options)
+    return Sampling(**options)
 
 
 def _place(device: str, dtype: Precision, offload: bool = False) -> Any:
@@ -250,7 +250,10 @@ _OUT_OF_A_VIDEO: dict[str, tuple[Any, Any]] = {
     "tiling": (Tiling, False),
 }
 SAMPLING = _Group(_sampling, {"steps": (Steps, None), **_OUT_OF_A_VIDEO})
-SAMPLING_OF_ATTACKS = _Group(partial(_sampling, None), {"video_steps": (Steps, None), **_OUT_OF_A_VIDEO})
+SAMPLING_OF_ATTACKS = _Group(  # whose own steps are a search's
+    lambda video_steps, **options: _sampling(steps=video_steps, **options),
+    {"video_steps": (Steps, None), **_OUT_OF_A_VIDEO},
+)
 PLACE_OF_ATTACKS = _Group(_place, {"device": (Device, "cpu"), "dtype": (Dtype, Precision.float32)})
 PLACE = _Group(_place, {**PLACE_OF_ATTACKS.options, "offload": (Offload, False)})
 SETTINGS = _Group(dict, {})  # of methods: `_Commands` puts their options in
