@@ -1,13 +1,15 @@
-"""How good the embedded pair and its judge are: `python -m benchmarks.embedded_pair`.
+"""How good an embedded pair and its judge are: `python -m benchmarks.embedded_pair [--pair embedded:modern]`.
 
 Every figure rests on at least 400 samples whose seeds were used neither in training nor in tuning. Renders come from the
-training code, so the sprites must have been built (`python -m training sprites`).
+training code, so the sprites must have been built (`python -m training sprites`, or `python -m training.modern sprites`).
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,16 +23,17 @@ from unreel.evaluation.estimate import Estimate
 from unreel.judges import found
 from unreel.judges.embedded import EmbeddedJudge
 from unreel.judges.embedded import load as load_judge
-from unreel.models.pair import load_pair
+from unreel.models.pair import Pair, load_pair
 from unreel.models.sampling import generate, generate_images, to_tensor
-from unreel.models.shipped import EMBEDDED_FOLDER
+from unreel.models.shipped import EMBEDDED, shipped
 
 SEED = 7_000_000
 SAMPLES = 540
-MOTIONS = ("bouncing", "spinning", "sliding", "zooming", "shaking", "dancing", "flying over")
+FLYING = "flying over"
+Shares = dict[str, Estimate]
 
 
-def judge_quality(judge: EmbeddedJudge, renderer: Renderer) -> tuple[dict[str, Estimate], float]:
+def judge_quality(judge: EmbeddedJudge, renderer: Renderer) -> tuple[Shares, float]:
     """The judge on renders it has not seen, and how often it finds a concept that is not there."""
     rng = np.random.default_rng(SEED)
     names, styles = list(judge.world["concepts"]), list(judge.world["styles"])
@@ -63,104 +66,158 @@ def judge_quality(judge: EmbeddedJudge, renderer: Renderer) -> tuple[dict[str, E
     return shares, float(absent.float().mean())
 
 
-def main(
-    folder: Annotated[Path, typer.Option(help="where training keeps its sprites")] = Path("training/runs"),
-) -> None:
-    pair, judge = load_pair(), load_judge()
-    world = judge.world
-    names, styles = list(world["concepts"]), list(world["styles"])
-    shares, false_positive = judge_quality(judge, Renderer(folder / "sprites.npz", judge.world))
+@dataclass(frozen=True)
+class Bench:
+    """A pair and its judge, with the names of the pictures that are made to look at."""
 
-    def style_found(videos: np.ndarray, labels: list[str]) -> np.ndarray:
-        chosen = judge.everything(videos)["style"].argmax(-1)
-        return np.array([[styles[k] == label for k in row] for row, label in zip(chosen, labels, strict=True)])
+    pair: Pair
+    judge: EmbeddedJudge
+    title: str
 
-    # Images: every concept in every style, three seeds each.
+    @property
+    def names(self) -> list[str]:
+        return list(self.judge.world["concepts"])
+
+    @property
+    def styles(self) -> list[str]:
+        return list(self.judge.world["styles"])
+
+    def images(self, prompts: Sequence[str], first: int) -> np.ndarray:
+        """(n, 1, height, width, 3), as videos of one frame."""
+        seeds = [SEED + first + i for i in range(len(prompts))]
+        return generate_images(self.pair.t2i, list(prompts), seeds, self.pair.settings)[:, None]
+
+    def style_found(self, videos: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+        chosen = self.judge.everything(videos)["style"].argmax(-1)
+        return np.array([[self.styles[k] == label for k in row] for row, label in zip(chosen, labels, strict=True)])
+
+    def named(self, name: str, wording: str | None = None) -> str:
+        """With its article, which depends on the wording."""
+        words = wording or name
+        if words.startswith("the ") or not self.judge.world["concepts"][name]["article"]:
+            return words
+        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def one_object(bench: Bench) -> tuple[Shares, dict[str, Any]]:
+    """Every concept in every style, one seed after the other."""
+    names, styles = bench.names, bench.styles
     asked = list(islice(cycle([(name, style) for name in names for style in styles]), SAMPLES))
-    prompts = [f"a {name} in {style} style" for name, style in asked]
-    images = generate_images(pair.t2i, prompts, [SEED + i for i in range(SAMPLES)], pair.settings)
-    shares["image_concept"] = Estimate.share(found(judge, images[:, None], [a[0] for a in asked])[:, 0])
-    shares["image_style"] = Estimate.share(style_found(images[:, None], [a[1] for a in asked])[:, 0])
-    contact_sheet(
-        "embedded-images",
-        [
-            (style, images[[asked.index((name, style)) for name in part]])
-            for part in (names[:15], names[15:30], names[30:])
-            for style in styles
-        ],
-        label=70,
-    )
+    images = bench.images([f"{bench.named(name)} in {style} style" for name, style in asked], 0)
+    there = found(bench.judge, images, [name for name, _ in asked])[:, 0]
+    shares = {
+        "image_concept": Estimate.share(there),
+        "image_style": Estimate.share(bench.style_found(images, [style for _, style in asked])[:, 0]),
+    }
+    parts = [names[at : at + 16] for at in range(0, len(names), 16)]
+    rows = [(style, images[[asked.index((n, style)) for n in part], 0]) for part in parts for style in styles]
+    contact_sheet(f"{bench.title}-images", rows, label=70)
+    by_style = {style: float(there[[a[1] == style for a in asked]].mean()) for style in styles}
+    return shares, {"image_concept_by_style": by_style}
 
-    # Two objects in an image.
+
+def two_objects(bench: Bench) -> Shares:
     rng = np.random.default_rng(SEED + 1)
-    couples = [rng.choice(names, 2, replace=False) for _ in range(SAMPLES)]
-    words = [("next to", "above")[i % 2] for i in range(SAMPLES)]
-    prompts = [f"a {a} {word} a {b}" for (a, b), word in zip(couples, words, strict=True)]
-    scenes = generate_images(pair.t2i, prompts, [SEED + SAMPLES + i for i in range(SAMPLES)], pair.settings)
-    first = found(judge, scenes[:, None], [str(a) for a, _ in couples])[:, 0]
-    second = found(judge, scenes[:, None], [str(b) for _, b in couples])[:, 0]
-    shares["two_objects"] = Estimate.share(first & second)
-    contact_sheet(
-        "embedded-pairs",
-        [("\n".join(prompts[i : i + 4]), scenes[i : i + 4]) for i in range(0, 24, 4)],
-        label=250,
-        scale=2,
-    )
+    couples = [[str(name) for name in rng.choice(bench.names, 2, replace=False)] for _ in range(SAMPLES)]
+    words = islice(cycle(("next to", "above")), SAMPLES)
+    prompts = [f"{bench.named(a)} {word} {bench.named(b)}" for (a, b), word in zip(couples, words, strict=True)]
+    scenes = bench.images(prompts, SAMPLES)
+    first, second = (found(bench.judge, scenes, [couple[i] for couple in couples])[:, 0] for i in (0, 1))
+    rows = [("\n".join(prompts[i : i + 4]), scenes[i : i + 4, 0]) for i in range(0, 24, 4)]
+    contact_sheet(f"{bench.title}-pairs", rows, label=250, scale=2)
+    return {"two_objects": Estimate.share(first & second)}
 
-    # Videos: all motions in turn, every concept and style.
-    rows = []
+
+def new_words(bench: Bench) -> tuple[Shares, dict[str, Any]]:
+    """Wordings that no training of the pair has seen, where its world keeps some."""
+    concepts = bench.judge.world["concepts"]
+    held_out = [(name, wording) for name in bench.names for wording in concepts[name].get("held_out", ())]
+    if not held_out:
+        return {}, {}
+    asked = list(islice(cycle(held_out), max(SAMPLES, len(held_out))))
+    images = bench.images([bench.named(name, wording) for name, wording in asked], 4 * SAMPLES)
+    there = found(bench.judge, images, [name for name, _ in asked])[:, 0]
+    contact_sheet(
+        f"{bench.title}-words",
+        [("\n".join(w for _, w in asked[i : i + 6]), images[i : i + 6, 0]) for i in range(0, 96, 6)],
+        label=230,
+    )
+    shares = {wording: there[[a == (name, wording) for a in asked]].mean() for name, wording in held_out}
+    return {"new_wordings": Estimate.share(there)}, {"by_wording": {w: round(float(s), 2) for w, s in shares.items()}}
+
+
+def videos_asked(bench: Bench) -> list[tuple[str, str, str, str]]:
+    """Prompt, concept, style and motion: all motions in turn, every concept and style."""
+    names, styles, world, rows = bench.names, bench.styles, bench.judge.world, []
+    motions = list(world["motions"])
     for i in range(SAMPLES):
-        motion, name, style = (
-            MOTIONS[i % len(MOTIONS)],
-            names[(7 * i + i // 45) % len(names)],
-            styles[(i // 7) % len(styles)],
-        )
-        if motion == "dancing":
-            name, style = world["dancers"][(i // 7) % len(world["dancers"])], "fluent"
+        turn = i // len(motions)
+        motion, name, style = motions[i % len(motions)], names[(7 * i + turn) % len(names)], styles[turn % len(styles)]
+        if motion == "dancing" and "dancers" in world:
+            name, style = world["dancers"][turn % len(world["dancers"])], "fluent"
         other = names[(i * 11 + 5) % len(names)]
-        text = (
-            f"a {name} flying over a {other} in {style} style"
-            if motion == "flying over"
-            else f"a {motion} {name} in {style} style"
-        )
-        if motion == "zooming":
-            text = f"a {name} zooming in, {style} style"
+        if motion == FLYING:
+            text = f"{bench.named(name)} flying over {bench.named(other)} in {style} style"
+        elif motion == "zooming":
+            text = f"{bench.named(name)} zooming in, {style} style"
+        else:
+            text = f"a {motion} {name} in {style} style"
         rows.append((text, name, style, motion))
+    return rows
+
+
+def moving(bench: Bench) -> tuple[Shares, dict[str, Any]]:
+    rows, judge = videos_asked(bench), bench.judge
     prompts = [row[0] for row in rows]
-    videos = generate(pair.t2v, prompts, [SEED + 2 * SAMPLES + i for i in range(SAMPLES)], pair.settings)
-    single = [i for i, row in enumerate(rows) if row[3] != "flying over"]
+    seeds = [SEED + 2 * SAMPLES + i for i in range(SAMPLES)]
+    videos = generate(bench.pair.t2v, prompts, seeds, bench.pair.settings)
+    single = [i for i, row in enumerate(rows) if row[3] != FLYING]
     concept = found(judge, videos[single], [rows[i][1] for i in single])
-    style = style_found(videos[single], [rows[i][2] for i in single])
+    style = bench.style_found(videos[single], [rows[i][2] for i in single])
     moved = judge.everything(videos)["motion"][:, 0].argmax(-1)
     right = np.array([judge.motions[m] == row[3] for m, row in zip(moved, rows, strict=True)])
+    shares = {"video_motion": Estimate.share(right)}
     # Mean over frames, as the bar asks; the interval counts videos, since frames of one video are not independent.
     for key, flags in (("video_concept", concept), ("video_style", style)):
         spread = 1.96 * flags.mean(1).std(ddof=1) / np.sqrt(len(flags))
         mean = float(flags.mean())
         shares[key] = Estimate(mean, (max(0.0, mean - spread), min(1.0, mean + spread)), len(flags))
-    shares["video_motion"] = Estimate.share(right)
-    contact_sheet("embedded-videos", [(prompts[i], videos[i]) for i in range(21)], label=270)
+    contact_sheet(f"{bench.title}-videos", [(prompts[i], videos[i]) for i in range(24)], label=270)
+    motions = list(judge.world["motions"])
+    return shares, {
+        "video_motion_by_motion": {m: float(right[[row[3] == m for row in rows]].mean()) for m in motions},
+        "video_concept_by_motion": {
+            m: float(concept[[rows[i][3] == m for i in single]].mean()) for m in motions if m != FLYING
+        },
+    }
 
-    by_motion = {m: float(right[[i for i, row in enumerate(rows) if row[3] == m]].mean()) for m in MOTIONS}
-    by_motion_concept = {
-        m: float(concept[[k for k, i in enumerate(single) if rows[i][3] == m]].mean()) for m in MOTIONS[:-1]
-    }
-    by_style = {
-        s: float(found(judge, images[:, None], [a[0] for a in asked])[[a[1] == s for a in asked]].mean()) for s in styles
-    }
+
+def main(
+    pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED,
+    folder: Annotated[Path, typer.Option(help="where training keeps its sprites")] = Path("training/runs"),
+) -> None:
+    judge, home = load_judge(pair.partition(":")[2]), shipped(pair)
+    assert home is not None
+    bench = Bench(load_pair(t2v=pair), judge, pair.replace(":", "-"))
+    shares, false_positive = judge_quality(judge, Renderer(folder / "sprites.npz", judge.world))
+    single, details = one_object(bench)
+    worded, by_wording = new_words(bench)
+    moved, by_motion = moving(bench)
+    shares |= single | two_objects(bench) | worded | moved
+    settings = bench.pair.settings
     write_result(
-        "embedded_pair",
+        bench.title.replace("embedded", "embedded_pair").replace("-", "_"),
         {
             "quality": {key: round(share.value, 4) for key, share in shares.items()},
             "n": {key: share.n for key, share in shares.items()},
             "ci": {key: [round(x, 4) for x in share.ci] for key, share in shares.items()},
-            "classes": {"concept": len(names), "style": len(styles), "motion": len(judge.motions)},
+            "classes": {"concept": len(bench.names), "style": len(bench.styles), "motion": len(judge.motions)},
             "judge_false_positive": round(false_positive, 5),
-            "video_motion_by_motion": by_motion,
-            "video_concept_by_motion": by_motion_concept,
-            "image_concept_by_style": by_style,
+            **by_motion,
+            **details,
+            **by_wording,
             "seed": SEED,
-            "settings": {"steps": pair.settings.steps, "guidance": pair.settings.guidance},
+            "settings": {"steps": settings.steps, "guidance": settings.guidance},
         },
     )
     error = {
@@ -169,7 +226,7 @@ def main(
         "motion_accuracy": round(shares["judge_motion"].value, 4),
         "false_positive_rate": round(false_positive, 5),
     }
-    (EMBEDDED_FOLDER / "judge" / "quality.json").write_text(json.dumps(error, indent=2) + "\n")
+    (home / "judge" / "quality.json").write_text(json.dumps(error, indent=2) + "\n")
 
 
 if __name__ == "__main__":

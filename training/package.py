@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from training.diffusion import scheduler
 from training.world import FOLDERS
 from unreel.judges._network import JudgeNetwork
 
-TARGET = FOLDERS["first"]
+TARGET, RECORDS = FOLDERS["first"], Path(__file__).parent / "records"
 
 
 def _standard_keys(text_encoder: CLIPTextModel) -> CLIPTextModel:
@@ -47,12 +48,18 @@ def write(
     for name, pipeline in (("image", image), ("video", video)):
         shutil.rmtree(TARGET / name, ignore_errors=True)
         pipeline.save_pretrained(TARGET / name)
-    (TARGET / "judge").mkdir(exist_ok=True)
+    write_judge(TARGET, judge)
+    write_records(folder, RECORDS, ("autoencoder", "image", "video", "judge"))
+
+
+def write_judge(target: Path, judge: JudgeNetwork) -> None:
+    (target / "judge").mkdir(exist_ok=True)
     weights = {name: t.half().contiguous() if t.is_floating_point() else t for name, t in judge.cpu().state_dict().items()}
-    save_file(weights, TARGET / "judge" / "judge.safetensors", metadata={"format": "pt"})
-    records = Path(__file__).parent / "records"
+    save_file(weights, target / "judge" / "judge.safetensors", metadata={"format": "pt"})
+
+
+def write_records(folder: Path, records: Path, stages: Iterable[str]) -> None:
+    """How each stage was trained, beside the code that did."""
     records.mkdir(exist_ok=True)
-    for stage in ("autoencoder", "image", "video", "judge"):
+    for stage in stages:
         shutil.copy(folder / stage / "record.json", records / f"{stage}.json")
-    size = sum(file.stat().st_size for file in TARGET.rglob("*.safetensors"))
-    print(f"wrote {size / 1e6:.1f} MB of weights to {TARGET}")

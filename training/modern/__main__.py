@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.encoders import FOLDER as ENCODERS
 from training.__main__ import DEFAULT_DEVICE, Device, Folder
 from training.scenes import Renderer
 from training.sprites import build
 from training.world import load_world
+from unreel.models.readers import FOLDER as READERS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
-Reader = Annotated[Path, typer.Option(help="SmolLM2, as `python -m benchmarks.encoders` puts it")]
-DEFAULT_FOLDER, READER = Path("training/runs/modern"), ENCODERS / "smollm2"
+Reader = Annotated[Path, typer.Option(help="SmolLM2, as `unreel fetch smollm2` puts it")]
+DEFAULT_FOLDER, READER = Path("training/runs/modern"), READERS / "smollm2"
 
 
 @app.command()
@@ -63,11 +63,30 @@ def judge(folder: Folder = DEFAULT_FOLDER, device: Device = DEFAULT_DEVICE):
 
 
 @app.command()
-def package(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Device = DEFAULT_DEVICE) -> None:
-    """Run what is missing of the image model, then write its fp16 weights into the package."""
-    from training.modern.package import write_image
+def video_autoencoder(folder: Folder = DEFAULT_FOLDER, device: Device = DEFAULT_DEVICE):
+    """Train the autoencoder of the video model, to the latents of the image model's."""
+    from training.modern.video import train_autoencoder
 
-    print(f"wrote {write_image(autoencoder(folder, device), image(folder, reader, device))}")
+    return train_autoencoder(folder, sprites(folder), autoencoder(folder, device), device)
+
+
+@app.command()
+def video(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Device = DEFAULT_DEVICE):
+    """Train the video model, from the image model."""
+    from training.modern.video import train_video
+
+    still = image(folder, reader, device)
+    return train_video(folder, sprites(folder), autoencoder(folder, device), still, *_reader(reader, device), device)
+
+
+@app.command()
+def package(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Device = DEFAULT_DEVICE) -> None:
+    """Run whatever stage is missing, then write the fp16 weights into the package."""
+    from training.modern.package import write
+
+    read = _reader(reader, device)
+    models = autoencoder(folder, device), image(folder, reader, device), video_autoencoder(folder, device)
+    write(folder, *read, *models, video(folder, reader, device), judge(folder, device))
 
 
 if __name__ == "__main__":

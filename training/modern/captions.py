@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.loop import autocast
 from training.scenes import Renderer
-from training.world import STILL, Scene, caption, sample_scene
+from training.world import STILL, Scene, all_names, caption, sample_scene
 from unreel.models.sampling import to_tensor
 
 # What stands before every prompt: the first token of a causal language model takes what others do not want (an attention
@@ -23,33 +23,50 @@ from unreel.models.sampling import to_tensor
 INSTRUCTION = "Picture: "
 MAX_TOKENS = 48  # of a prompt with the sink, in the pipelines
 WIDTH = 32  # the longest caption of the world, with the sink
+NONE = -1
+TELLINGS = 2
+DROPOUT = 0.1
 IMAGE_SET, CLIP_SET = 21, 22
 
 
-def described(world: dict, number: int, count: int, *, moving: float) -> list[tuple[Scene, str]]:
-    """`count` scenes with captions, a share of them moving. Scene i is drawn from a generator of its own."""
-    out = []
+def described(world: dict, number: int, count: int, *, moving: float) -> tuple[list[Scene], list[str]]:
+    """`count` scenes, a share of them moving, and TELLINGS captions of each: one of every scene, then another of every
+    scene. Scene i is drawn from a generator of its own.
+    """
+    scenes, usual, other = [], [], []
     for i in range(count):
         rng = np.random.default_rng((number, i))
         scene = sample_scene(world, rng, motion=bool(rng.random() < moving))
-        out.append((scene, caption(world, scene, rng)))
-    return out
+        scenes.append(scene)
+        usual.append(caption(world, scene, rng))
+        other.append(caption(world, scene, rng, names=all_names))
+    return scenes, [*usual, *other]
+
+
+def told(rng: np.random.Generator, scenes: np.ndarray, count: int) -> np.ndarray:
+    """For some of `count` scenes, the number of one of their captions each, or now and then NONE, for guidance."""
+    captions = scenes + count * rng.integers(TELLINGS, size=len(scenes))
+    return np.where(rng.random(len(scenes)) < DROPOUT, NONE, captions)
 
 
 class Readings:
-    """Captions as the language model reads them: the hidden states of each, one after the other."""
+    """Captions as the language model reads them: the hidden states of each, one after the other; and `nothing`, the state
+    of every token of no caption at all.
+    """
 
-    def __init__(self, states: np.ndarray, ends: np.ndarray) -> None:
-        self.states, self.ends = states, ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
+    def __init__(self, states: np.ndarray, ends: np.ndarray, nothing: np.ndarray) -> None:
+        self.states, self.ends, self.nothing = states, ends, nothing
 
     def batch(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (batch, WIDTH, width of the reader) and their mask (batch, WIDTH) of the captions `chosen`."""
+        """Hidden states (batch, WIDTH, width of the reader) and their mask (batch, WIDTH) of the captions `chosen`; NONE is
+        no caption.
+        """
         states = np.zeros((len(chosen), WIDTH, self.states.shape[1]), np.float32)
         mask = np.zeros((len(chosen), WIDTH), np.float32)
         for row, i in enumerate(chosen):
+            if i == NONE:
+                states[row] = self.nothing
+                continue
             part = self.states[self.ends[i - 1] if i else 0 : self.ends[i]]
             states[row, : len(part)], mask[row, : len(part)] = part, 1
         return torch.from_numpy(states), torch.from_numpy(mask)
@@ -60,7 +77,10 @@ def read(
     file: Path, texts: list[str], tokenizer: PreTrainedTokenizerBase, reader: PreTrainedModel, device: str
 ) -> Readings:
     """The texts' hidden states as `SanaPipeline.encode_prompt` gives them with `INSTRUCTION`: the first token, which is the
-    sink, and the prompt's own. Kept in `file`. Raises ValueError for a text of more than WIDTH tokens."""
+    sink, and the prompt's own. Kept in `file`. Raises ValueError for a text of more than WIDTH tokens.
+
+    Without a prompt, which is what guidance leads away from, the pipelines give padding alone, all of it masked.
+    """
     if not file.exists():
         start = len(tokenizer.encode(INSTRUCTION)) - 1  # the instruction's last space goes into the prompt's first token
         ids = [tokenizer.encode(INSTRUCTION + text.lower().strip()) for text in texts]
@@ -80,8 +100,10 @@ def read(
         partial = file.with_suffix(".partial.npz")
         np.savez(partial, states=np.concatenate(states), ends=np.cumsum([len(each) for each in states]))
         partial.replace(file)
+    padding = torch.full((1, 1), tokenizer.pad_token_id, device=device)
+    nothing = reader(padding, attention_mask=torch.zeros_like(padding)).last_hidden_state[0, 0].float().cpu().numpy()
     kept = np.load(file)
-    return Readings(kept["states"], kept["ends"])
+    return Readings(kept["states"], kept["ends"], nothing)
 
 
 def image_latents(

@@ -17,9 +17,8 @@ from training.scenes import Renderer
 HEADS, HEAD_WIDTH, LAYERS = 6, 32, 6
 READER_WIDTH = 576
 TIMESTEPS = 1000
-CAPTIONS, PICTURES = 20_000, 3
-IMAGE_SCHEDULE = Schedule(steps=6_500, batch=64)
-CAPTION_DROPOUT = 0.1
+SCENES, PICTURES = 20_000, 3
+IMAGE_SCHEDULE = Schedule(steps=10_500, batch=64, lr=1.5e-3, muon=True)
 COMMON = {
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -59,18 +58,16 @@ def train_image(
     reader: PreTrainedModel,
     device: str,
 ) -> SanaTransformer2DModel:
-    scenes = captions.described(renderer.world, captions.IMAGE_SET, CAPTIONS, moving=0.25)
-    texts = [*(text for _, text in scenes), ""]  # the last one stands in for a caption that is dropped
+    scenes, texts = captions.described(renderer.world, captions.IMAGE_SET, SCENES, moving=0.25)
     readings = captions.read(folder / "image-captions.npz", texts, tokenizer, reader, device)
-    stored = captions.image_latents(folder / "images.npy", [scene for scene, _ in scenes], PICTURES, vae, renderer, device)
+    stored = captions.image_latents(folder / "images.npy", scenes, PICTURES, vae, renderer, device)
     torch.manual_seed(IMAGE_SCHEDULE.seed)
     model = build_image_transformer().to(memory_format=torch.channels_last)
     model.compile()  # what a step waits for is memory, and fused operations ask for less of it
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         chosen = rng.integers(len(stored), size=batch)
-        told = np.where(rng.random(batch) < CAPTION_DROPOUT, CAPTIONS, chosen // PICTURES)
-        states, mask = readings.batch(told)
+        states, mask = readings.batch(captions.told(rng, chosen // PICTURES, SCENES))
         noisy, timesteps, target = flow_batch(stored[chosen].to(device).float())
         with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
             predicted = model(

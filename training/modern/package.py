@@ -1,16 +1,26 @@
-"""What is trained of the modern pair, into the package, in fp16 safetensors, without the language model that it reads with.
-
-The image model so far: its transformer learns on, so there is no preset yet, and nothing loads the pair.
-"""
+"""What is trained of the modern pair, into the package, in fp16 safetensors, without the reader."""
 
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    SanaVideoPipeline,
+    SanaVideoTransformer3DModel,
+)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from training.package import RECORDS, write_judge, write_records
 from training.world import FOLDERS
+from unreel.judges._network import JudgeNetwork
 
 TARGET = FOLDERS["modern"]
+STAGES = ("autoencoder", "image", "video-autoencoder", "video", "judge")
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
@@ -19,9 +29,27 @@ def scheduler() -> DPMSolverMultistepScheduler:
     )
 
 
-def write_image(vae: AutoencoderDC, transformer: SanaTransformer2DModel) -> Path:
-    home = TARGET / "image"
-    vae.to("cpu", torch.float16).save_pretrained(home / "vae")
-    transformer.to("cpu", torch.float16).save_pretrained(home / "transformer")
-    scheduler().save_pretrained(home / "scheduler")
-    return home
+def _write(pipeline: DiffusionPipeline, home: Path) -> None:
+    """As `save_pretrained`, but for what the pipeline reads with."""
+    pipeline.save_config(home)
+    for name, part in pipeline.components.items():
+        if not isinstance(part, (PreTrainedModel, PreTrainedTokenizerBase)):
+            part.save_pretrained(home / name)
+
+
+def write(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: PreTrainedModel,
+    of_images: AutoencoderDC,
+    still: SanaTransformer2DModel,
+    of_videos: AutoencoderKLWan,
+    moving: SanaVideoTransformer3DModel,
+    judge: JudgeNetwork,
+) -> None:
+    reads = {"tokenizer": tokenizer, "text_encoder": reader, "scheduler": scheduler()}
+    half = {"device": "cpu", "dtype": torch.float16}
+    _write(SanaPipeline(**reads, vae=of_images.to(**half), transformer=still.to(**half)), TARGET / "image")
+    _write(SanaVideoPipeline(**reads, vae=of_videos.to(**half), transformer=moving.to(**half)), TARGET / "video")
+    write_judge(TARGET, judge)
+    write_records(folder, RECORDS / "modern", STAGES)

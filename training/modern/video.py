@@ -15,12 +15,12 @@ from training.autoencoder import LATENT_CHANNELS, random_frames
 from training.loop import Schedule, autocast, train
 from training.modern import captions
 from training.modern.autoencoder import error
-from training.modern.diffusion import CAPTION_DROPOUT, COMMON, flow_batch
+from training.modern.diffusion import COMMON, flow_batch
 from training.scenes import Renderer
 from training.world import Scene
 
 AUTOENCODER_SCHEDULE = Schedule(steps=2500, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
-SCHEDULE = Schedule(steps=4_500, batch=8, lr=6e-4)
+SCHEDULE = Schedule(steps=3_500, batch=8, muon=True)
 CLIPS = 8_000
 
 
@@ -101,17 +101,16 @@ def train_video(
     reader: PreTrainedModel,
     device: str,
 ) -> SanaVideoTransformer3DModel:
-    scenes = captions.described(renderer.world, captions.CLIP_SET, CLIPS, moving=0.75)
-    texts = [*(text for _, text in scenes), ""]
+    scenes, texts = captions.described(renderer.world, captions.CLIP_SET, CLIPS, moving=0.75)
     readings = captions.read(folder / "clip-captions.npz", texts, tokenizer, reader, device)
-    stored = clip_latents(folder / "clips.npy", [scene for scene, _ in scenes], vae, renderer, device)
+    stored = clip_latents(folder / "clips.npy", scenes, vae, renderer, device)
     torch.manual_seed(SCHEDULE.seed)
     model = build_transformer(still)
     model.compile()
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         chosen = rng.integers(CLIPS, size=batch)
-        states, mask = readings.batch(np.where(rng.random(batch) < CAPTION_DROPOUT, CLIPS, chosen))
+        states, mask = readings.batch(captions.told(rng, chosen, CLIPS))
         noisy, timesteps, target = flow_batch(stored[chosen].to(device).float().transpose(1, 2))
         with autocast(device), sdpa_kernel(SDPBackend.MATH):
             predicted = model(

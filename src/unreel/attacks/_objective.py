@@ -2,19 +2,23 @@
 
     J(c) = E_{z, t, e} || target(z, t, e) - eps_phi(z_t, t, c) ||^2
 
-Knows latents and the denoiser; knows no prompt.
+Knows latents, the denoiser, and how the image model reads a prompt with the attacked encoder; knows no prompt.
 """
 
 import random
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 
 from unreel.attacks import Case
+from unreel.models.denoiser import Conditioning
+from unreel.models.memory import forwarding
 
 NOISY = 0.5  # ours: with less noise the latents show the picture, and the conditioning hardly matters
 
-Objective = Callable[[torch.Tensor], torch.Tensor]
+Objective = Callable[[torch.Tensor | Conditioning], torch.Tensor]
+Rows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def generator_for(index: int, seed: int) -> torch.Generator:
@@ -23,7 +27,7 @@ def generator_for(index: int, seed: int) -> torch.Generator:
 
 
 def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
-    """J for embeddings (1, tokens, width), a differentiable scalar.
+    """J for embeddings (1, tokens, width), or for the conditioning of one prompt: a differentiable scalar.
 
     The draws are made once, so that two conditionings can be compared, and the noise levels stand at even distances, so
     that few draws do.
@@ -33,4 +37,23 @@ def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
     offset = torch.rand(1, generator=generator)
     level = 1 - (torch.arange(draws) + offset) / draws * NOISY
     t = (level * case.denoiser.timesteps).long().to(z.device)
-    return lambda embeddings: case.denoiser.loss(z, noise, t, embeddings.expand(draws, -1, -1))
+
+    def loss(read: torch.Tensor | Conditioning) -> torch.Tensor:
+        repeated = read.expand(draws, -1, -1) if isinstance(read, torch.Tensor) else read.repeated(draws)
+        return case.denoiser.loss(z, noise, t, repeated)
+
+    return loss
+
+
+def read(case: Case, text: str, rows: Rows | None = None) -> Conditioning:
+    """What the image model gives to its network for `text` with the attacked encoder in it: as its pipeline reads, with
+    whatever that puts around prompts. `rows(ids, embedded)` may give other token embeddings than the encoder's own.
+    """
+    pipeline, encoder = case.denoiser.pipeline, case.attacked.text_encoder
+    with ExitStack() as afterwards:
+        if pipeline.text_encoder is not encoder:
+            afterwards.enter_context(forwarding(pipeline.text_encoder, encoder))
+        if rows is not None:
+            hook = case.attacked.token_table.register_forward_hook(lambda _, args, embedded: rows(args[0], embedded))
+            afterwards.callback(hook.remove)
+        return case.denoiser.conditioning([text])

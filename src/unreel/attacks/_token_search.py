@@ -9,7 +9,7 @@ gradient in a token's embedding ranks the swaps, and the denoiser tries a few of
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import generator_for, objective
+from unreel.attacks._objective import generator_for, objective, read
 
 TOKENS = 3  # UnlearnDiffAtk, for objects and styles
 DRAWS = 4  # ours
@@ -28,13 +28,12 @@ def search(case: Case, before: str, after: str, pool: dict[str, int], index: int
 
     Each step tries swaps of a single word and keeps the best if it lowers J.
     """
-    conditioner, tokenizer = case.attacked, case.attacked.tokenizer
-    start = len(tokenizer(before).input_ids) - 1  # all but the end
     count = room(case, f"{before} {after}")
     if count < 1:
         return None
+    pool = {word: i for word, i in pool.items() if word == word.lower()}  # some pipelines read nothing else
     names, ids = list(pool), torch.tensor(list(pool.values()))
-    table = conditioner.token_table.weight.detach()
+    table = case.attacked.token_table.weight.detach()
     generator = generator_for(index, seed)
     loss_of = objective(case, DRAWS, generator)
 
@@ -46,14 +45,19 @@ def search(case: Case, before: str, after: str, pool: dict[str, int], index: int
 
     def slopes(words: list[int]) -> torch.Tensor:
         """How much J would rise with every word in every place, to first order: (k, pool)."""
-        tokens = conditioner.tokenize([text(words)])
-        rows = table[tokens.ids].requires_grad_()
-        (gradient,) = torch.autograd.grad(loss_of(conditioner.encode_tokens(tokens, rows)), rows)
+        seen = {}
+
+        def note(read_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            seen["ids"], seen["rows"] = read_ids[0].tolist(), rows.detach().requires_grad_()
+            return seen["rows"]
+
+        (gradient,) = torch.autograd.grad(loss_of(read(case, text(words), note)), seen["rows"])
+        start = _place(seen["ids"], [int(ids[word]) for word in words])
         return (gradient[0, start : start + count] @ table[ids.to(table.device)].T).cpu()
 
     @torch.no_grad()
     def value(words: list[int]) -> float:
-        return float(loss_of(conditioner.encode([text(words)])))
+        return float(loss_of(read(case, text(words))))
 
     best = draw(len(names), count)
     lowest, ranking = value(best), None
@@ -67,3 +71,10 @@ def search(case: Case, before: str, after: str, pool: dict[str, int], index: int
         if min(losses) < lowest:
             lowest, best, ranking = min(losses), tries[losses.index(min(losses))], None
     return text(best)
+
+
+def _place(ids: list[int], words: list[int]) -> int:
+    """Where the words stand among the tokens of a prompt. The first one may be another token there, that of its start."""
+    places = range(len(ids) - len(words), -1, -1)
+    inner = [place for place in places if ids[place + 1 : place + len(words)] == words[1:]]
+    return next((place for place in inner if ids[place] == words[0]), inner[0] if inner else 0)

@@ -9,9 +9,10 @@ takes embeddings. The denoiser still knows the concept, so this is the known lim
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import generator_for, objective
+from unreel.attacks._objective import generator_for, objective, read
 from unreel.attacks._words import around
 from unreel.models.conditioner import whole_words
+from unreel.models.denoiser import Conditioning
 
 NEEDS_WEIGHTS = True
 DRAWS = 4  # the paper's batch of 4 images
@@ -20,24 +21,31 @@ STEPS = 5  # for each of the case's, since a step of a token search costs about 
 
 
 def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
-    """The attacked encoder's output (tokens, width) for the prompt with v*, after 5 `case.steps` steps of Adam."""
+    """What the network is given for the prompt with v* (tokens, width), after 5 `case.steps` steps of Adam."""
     conditioner, tokenizer = case.attacked, case.attacked.tokenizer
     before, after = around(case)
-    placeholder = next(iter(whole_words(tokenizer)))
-    tokens = conditioner.tokenize([f"{before} {placeholder} {after}"])
-    place = len(tokenizer(before).input_ids) - 1  # all but the end
-    table = conditioner.token_table.weight.detach().float()
-    start = table[tokenizer(case.wording, add_special_tokens=False).input_ids].mean(0)
+    word, placeholder = _placeholder(case, f"{before} {after}")
+    table = conditioner.token_table.weight.detach()
+    start = table[tokenizer(case.wording, add_special_tokens=False).input_ids].float().mean(0)
     v = start.clone().requires_grad_()
 
-    def encode() -> torch.Tensor:
-        rows = table[tokens.ids]
-        embedded = torch.cat([rows[:, :place], v[None, None], rows[:, place + 1 :]], dim=1)
-        return conditioner.encode_tokens(tokens, embedded)
+    def conditioning() -> Conditioning:
+        return read(
+            case,
+            f"{before} {word} {after}",
+            lambda ids, rows: torch.where((ids == placeholder)[..., None], v.to(rows.dtype), rows),
+        )
 
     generator = generator_for(index, seed)
-    optimizer = torch.optim.Adam([v], lr=RATE * float(table.std()))
+    optimizer = torch.optim.Adam([v], lr=RATE * float(table.float().std()))
     for _ in range(STEPS * case.steps):
-        (v.grad,) = torch.autograd.grad(objective(case, DRAWS, generator)(encode()), v)
+        (v.grad,) = torch.autograd.grad(objective(case, DRAWS, generator)(conditioning()), v)
         optimizer.step()
-    return encode()[0].detach()
+    return conditioning().embeddings[0].detach()
+
+
+def _placeholder(case: Case, rest: str) -> tuple[str, int]:
+    """A word that is one token, which the rest of the prompt does not have."""
+    said = case.attacked.tokenizer(f"{rest} {rest.lower()}", add_special_tokens=False).input_ids
+    words = whole_words(case.attacked.tokenizer).items()
+    return next((word, i) for word, i in words if i not in said and word.isalpha() and word == word.lower())

@@ -14,12 +14,13 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks._objective import generator_for
 from unreel.attacks._words import in_place, other_words
-from unreel.models.conditioner import Tokens
+from unreel.models.conditioner import NO_LENGTH, Conditioner, Tokens
 from unreel.prompts.concept import Concept
 
 NEEDS_WEIGHTS = False
 ETA = 3.0  # the paper's choice for nudity; 5.5 for violence
 SHARE = 16 / 77  # the paper's K = 16 of CLIP's 77 tokens
+MOST = 16  # of an encoder without such a length
 POPULATION = 100  # the paper's 200, halved for the cost
 CROSSOVER = 0.5  # the paper's
 MUTATION = 0.25  # the paper's
@@ -30,14 +31,16 @@ def attempt(case: Case, index: int, seed: int) -> str:
     """The best of `case.steps` generations; the paper's 3,000 are meant for a GPU."""
     encoder, pool, generator = case.original, other_words(case), generator_for(index, seed)
     words, ids = list(pool), torch.tensor(list(pool.values()))
-    count = round(SHARE * encoder.tokenizer.model_max_length)
-    target = encoder.encode([in_place(case, "")]) + ETA * concept_direction(case)
+    longest = encoder.tokenizer.model_max_length
+    count = MOST if longest > NO_LENGTH else round(SHARE * longest)
+    target = _encoded(encoder, encoder.tokenize([in_place(case, "")])) + ETA * concept_direction(case)
     blank = encoder.tokenize([" ".join(words[:1] * count)])
+    after = int((blank.ids[0] == ids[0].to(blank.ids.device)).nonzero().max()) + 1
 
     def distances(population: torch.Tensor) -> torch.Tensor:
-        tokens = blank.ids.repeat(len(population), 1)
-        tokens[:, 1 : 1 + count] = ids[population].to(tokens.device)
-        return (encoder.encode_tokens(Tokens(tokens, blank.call)) - target).float().square().sum((1, 2)).cpu()
+        tokens = blank.repeated(len(population))
+        tokens.ids[:, after - count : after] = ids[population].to(tokens.ids.device)
+        return (_encoded(encoder, tokens) - target).float().square().sum((1, 2)).cpu()
 
     def chance(number: int) -> torch.Tensor:
         return torch.rand(number, generator=generator)
@@ -64,4 +67,16 @@ def concept_direction(case: Case) -> torch.Tensor:
     """c^ (1, tokens, width): what naming the concept does to an encoding, over the templates of its kind."""
     named = Concept(case.wording, case.concept.kind).forget_prompts
     bare = [text.replace(case.wording, "") for text in named]
-    return (case.original.encode(named) - case.original.encode(bare)).mean(0, keepdim=True)
+    with_it, without = (_encoded(case.original, case.original.tokenize(texts)) for texts in (named, bare))
+    return (with_it - without).mean(0, keepdim=True)
+
+
+def _encoded(encoder: Conditioner, tokens: Tokens) -> torch.Tensor:
+    """The paper's E: all tokens (batch, tokens, width) where prompts are padded to one length; where padding is masked,
+    and there is nothing to subtract token by token, their mean (batch, 1, width).
+    """
+    states = encoder.encode_tokens(tokens)
+    if tokens.call.get("attention_mask") is None:
+        return states
+    mask = tokens.mask[..., None].to(states.dtype)
+    return (states * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)

@@ -21,7 +21,7 @@ from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge
-from unreel.models.adapter import makes_pictures, text_encoders
+from unreel.models.adapter import reads_latents_of_pictures, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
@@ -187,10 +187,10 @@ def _require_sensible(
             f"{searching[0]} studies the edited text encoder, and this leaves text encoders as they are: choose others "
             "with --attack"
         )
-    if searching and not (makes_pictures(pair.t2i) and len(text_encoders(pair.t2i)) == 1):
+    if searching and not (reads_latents_of_pictures(pair.t2i) and len(text_encoders(pair.t2i)) == 1):
         raise UnreelError(
-            f"{searching[0]} needs a Stable Diffusion pipeline with one text encoder, not {type(pair.t2i).__name__}: "
-            "choose others with --attack"
+            f"{searching[0]} needs a text-to-image pipeline with one text encoder and latents as Stable Diffusion, "
+            f"PixArt or Sana has them, not {type(pair.t2i).__name__}: choose others with --attack"
         )
     if cases < 1:
         raise UnreelError(f"an attack needs at least one case, not {cases}")

@@ -17,6 +17,11 @@ from unreel.errors import UnreelError
 from unreel.models.memory import device_of, enough_memory, forwarding, no_memory
 from unreel.models.weights import locked
 
+# In a pipeline's configuration: arguments of its call that it was trained with and that are not its class's own. diffusers
+# passes over names that begin so. Only what says how prompts are read, and how large pictures are, may stand there.
+USUAL_CALL = "_usual_call"
+CALL_OPTIONS = ("complex_human_instruction", "max_sequence_length", "height", "width", "use_resolution_binning")
+
 
 def frames_argument(pipeline: Any) -> str | None:
     """What a video pipeline calls the number of frames it is to make; None for an image pipeline."""
@@ -31,6 +36,22 @@ def size_arguments(pipeline: Any, size: tuple[int, int] | None) -> dict[str, Any
     # Binned, it would choose another one.
     binned = "use_resolution_binning" in inspect.signature(type(pipeline).__call__).parameters
     return {"height": size[0], "width": size[1], **({"use_resolution_binning": False} if binned else {})}
+
+
+def call_with(pipeline: Any, options: Any) -> None:
+    """From now on, unreel calls the pipeline with these of its call's arguments, where nothing else is asked for; they are
+    saved with it. What is not for a pipeline's configuration to say is left out.
+    """
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    told = options if isinstance(options, Mapping) else {}
+    usual = {name: value for name, value in told.items() if name in CALL_OPTIONS and name in takes}
+    if usual:
+        pipeline.register_to_config(**{USUAL_CALL: usual})
+
+
+def usual_call(pipeline: Any) -> dict[str, Any]:
+    """The arguments that a pipeline is called with where nothing else is asked for."""
+    return dict(getattr(pipeline, "config", {}).get(USUAL_CALL, {}))
 
 
 def network_of(pipeline: Any) -> Any:
@@ -52,6 +73,22 @@ def decodes_in_tiles_only(pipeline: Any) -> bool:
 def makes_pictures(pipeline: Any) -> bool:
     """Whether a pipeline is an image model with a U-Net, whose latents are pictures."""
     return hasattr(pipeline, "unet") and frames_argument(pipeline) is None
+
+
+def reads_latents_of_pictures(pipeline: Any) -> bool:
+    """Whether a pipeline is an image model whose network reads what its autoencoder makes of a picture as it is, neither
+    packed nor with something beside it.
+    """
+    network, vae = network_of(pipeline), getattr(pipeline, "vae", None)
+    channels = getattr(getattr(network, "config", None), "in_channels", None)
+    return frames_argument(pipeline) is None and vae is not None and channels == getattr(vae.config, "latent_channels", 0)
+
+
+def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What gives embeddings (batch, tokens, width) to a pipeline in place of prompts; tokens that are all zero are none."""
+    masked = "prompt_attention_mask" in inspect.signature(type(pipeline).__call__).parameters
+    mask = {"prompt_attention_mask": (embeddings != 0).any(-1).long()} if masked else {}
+    return {"prompt_embeds": embeddings, **mask}
 
 
 def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
@@ -164,7 +201,7 @@ def made_by(pipeline: Any, **options: Any) -> Any:
     }
     with enough_memory("generating", device, [hint for hint, helps in ways.items() if helps]):
         try:
-            return pipeline(**options)
+            return pipeline(**usual_call(pipeline) | options)
         except (ValueError, RuntimeError, IndexError) as error:
             if no_memory(error):
                 raise
@@ -180,6 +217,7 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
     """
     takes = inspect.signature(pipeline.encode_prompt).parameters
     usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+    usual |= usual_call(pipeline)
     defaults = {
         name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty
     }

@@ -29,7 +29,8 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
 )
 _WEIGHTS_FILES = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-_FETCHED = (INDEX_FILE, *_TOKENIZER_FILES, *_WEIGHTS_FILES, *(f"text_encoder*/{name}" for name in _WEIGHTS_FILES))
+ENCODER_FILES = (*_TOKENIZER_FILES, *_WEIGHTS_FILES)
+_FETCHED = (INDEX_FILE, *ENCODER_FILES, *(f"text_encoder*/{name}" for name in _WEIGHTS_FILES))
 
 _WRAPPERS = re.compile(r"^(?:text_model\.|language_model\.|model\.)+")  # there or not, by the version that saved
 # What no prompt passes through: T5's decoder, the vision of models that see too, and numbers that follow from the shape.

@@ -76,6 +76,16 @@ class Tokens:
         }
         return Tokens(self.ids[some], call)
 
+    def repeated(self, times: int) -> "Tokens":
+        """That of one prompt, so many times."""
+        call = {
+            name: value.repeat(times, *[1] * (value.ndim - 1))
+            if isinstance(value, torch.Tensor) and value.shape[:1] == (1,)
+            else value
+            for name, value in self.call.items()
+        }
+        return Tokens(self.ids.repeat(times, 1), call)
+
     def _cut(self, most: int) -> "Tokens":
         width = self.ids.shape[1]
         cut = {

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unreel.errors import UnreelError
-from unreel.models.adapter import first_call, frames_argument, made_by, makes_pictures, network_of, size_arguments
+from unreel.models.adapter import (
+    first_call,
+    frames_argument,
+    made_by,
+    makes_pictures,
+    network_of,
+    size_arguments,
+    usual_call,
+)
 from unreel.models.memory import device_of
 
 if TYPE_CHECKING:
@@ -43,6 +51,20 @@ class Conditioning:
         return replace(
             self, arguments=_mapped(self.arguments, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
         )
+
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """Prompts as the network reads them: (batch, tokens, width), zero where it is not to look."""
+        states, mask = self.arguments["encoder_hidden_states"], self.arguments.get("encoder_attention_mask")
+        return states if mask is None else states * mask[..., None].to(states.dtype)
+
+    def repeated(self, times: int) -> "Conditioning":
+        """That of one prompt, for so many latents."""
+
+        def repeat(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.expand(times, *tensor.shape[1:]) if tensor.ndim and len(tensor) == 1 else tensor
+
+        return replace(self, arguments=_mapped(self.arguments, repeat))
 
     def at(self, noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, Any]:
         """The call for other latents and timesteps (batch)."""
@@ -118,7 +140,8 @@ class Denoiser:
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (batch, 3, height, width) in [-1, 1] -> latents (batch, channels, height/f, width/f)."""
-        latents = self.vae.encode(images.to(device_of(self.vae), self.vae.dtype)).latent_dist.mode()
+        encoded = self.vae.encode(images.to(device_of(self.vae), self.vae.dtype))
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent  # Sana's has no spread
         return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
@@ -137,7 +160,7 @@ class Denoiser:
         # Where guidance is distilled it is one of the network's inputs, elsewhere a second pass.
         guided = getattr(self.network.config, "guidance_embeds", False)
         free = {} if guided or "guidance_scale" not in inspect.signature(call).parameters else {"guidance_scale": 1.0}
-        options = {"num_inference_steps": 2, "output_type": "latent"} | free | self.shape
+        options = usual_call(self.pipeline) | {"num_inference_steps": 2, "output_type": "latent"} | free | self.shape
         asked = first_call(self.network, lambda: call(self.pipeline, prompt=list(prompts), **options))
         if asked is None:
             raise UnreelError(f"{type(self.pipeline).__name__} did not call its network: it is not supported")

@@ -3,6 +3,7 @@
 Knows files and pipeline classes; knows nothing about concepts or methods.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError, summarise
-from unreel.models.adapter import modules_of, own_sampling, text_encoders, tokenizer_of
+from unreel.models.adapter import USUAL_CALL, call_with, modules_of, own_sampling, text_encoders, tokenizer_of
 from unreel.models.compare import (
     INDEX_FILE,
     VOCABULARY,
@@ -29,6 +30,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, known, makes_videos
 from unreel.models.loading import loading, only_our_bars, require_place, require_source
 from unreel.models.memory import enough_memory
+from unreel.models.readers import reader
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
 from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
@@ -155,12 +157,17 @@ class TextModel:
 
 
 def load_pipeline(
-    source: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32, text_only: bool = False
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    text_only: bool = False,
+    given: Mapping[str, Any] | None = None,
 ) -> "DiffusionPipeline":
     """Load one pipeline from a folder or a hub id, from safetensors only, without running downloaded code.
 
     Without a `dtype`, text encoders have the precision that they are stored in. `text_only` leaves out everything but
-    tokenizers and text encoders.
+    tokenizers and text encoders; parts that are `given`, by name, are used in place of the pipeline's own ones.
     Raises UnreelError for anything that is no pipeline of a known family, has missing or broken weights, or pickled weights
     only, and if it cannot be fetched or does not fit into memory.
     """
@@ -172,7 +179,7 @@ def load_pipeline(
     require_place(device, precision)
     with loading(source):
         index = _index(folder) if folder.exists() else diffusers.DiffusionPipeline.load_config(source)
-        options = _left_out(source, index, text_only)
+        options = dict(given or {}) | _left_out(source, index, text_only)
         if not folder.exists():
             folder = Path(diffusers.DiffusionPipeline.download(source, use_safetensors=True, **options))
     parts = {name: library for name, (library, _) in components(index).items() if name not in options}
@@ -188,8 +195,9 @@ def load_pipeline(
             if not text_only:
                 raise
             # Some pipelines ask their network when they are built: HunyuanVideo 1.5.
-            return load_pipeline(source, device=device, dtype=dtype)
+            return load_pipeline(source, device=device, dtype=dtype, given=given)
     pipeline.set_progress_bar_config(disable=True)
+    call_with(pipeline, index.get(USUAL_CALL))
     return move(pipeline, source, device)
 
 
@@ -300,6 +308,24 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
         return TextModel(tokenizer, encoder.to(device).eval())
 
 
+def _load_part(
+    source: str, part: str, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32, text_only: bool = False
+) -> "DiffusionPipeline":
+    """One of the two pipelines of a pair that ships with unreel, with what is no part of it: what its preset says that it
+    reads with, and what it shares with the other one.
+    """
+    import diffusers
+
+    home, preset = shipped(source), preset_of(source)
+    assert home is not None
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    given = dict(vars(load_text_model(reader(preset["reader"]), **options))) if "reader" in preset else {}
+    for name in () if text_only or part == PARTS[0] else preset.get("shared", ()):
+        _, kind = components(_index(home / part))[name]
+        given[name] = getattr(diffusers, kind).from_pretrained(home / PARTS[0] / name, dtype=dtype, use_safetensors=True)
+    return load_pipeline(home / part, text_only=text_only, given=given, **options)
+
+
 def load_pair(
     t2i: str | None = None,
     t2v: str | None = None,
@@ -324,11 +350,11 @@ def load_pair(
     options: dict[str, Any] = {"device": device, "dtype": dtype}
 
     def load(source: str, part: str) -> Any:
-        home = shipped(source)
-        folder = home / part if home else Path(source)
-        if (folder / "config.json").is_file() and not (folder / "model_index.json").exists():
-            return load_text_model(folder, **options)
-        return load_pipeline(folder if home else source, text_only=text_only, **options)
+        if shipped(source):
+            return _load_part(source, part, text_only=text_only, **options)
+        if (Path(source) / "config.json").is_file() and not (Path(source) / INDEX_FILE).exists():
+            return load_text_model(Path(source), **options)
+        return load_pipeline(source, text_only=text_only, **options)
 
     image_model = None if t2i is None else load(t2i, "image")
     video_model = load(t2v, "video")
@@ -350,10 +376,9 @@ def load_video_model(
 
     Raises UnreelError as `load_pipeline` does.
     """
-    home = shipped(t2v)
-    folder = home / "video" if home else t2v
     require_place(device, dtype)
-    pipeline = move(load_pipeline(folder, dtype=dtype), t2v, device, offload=offload)
+    waiting = _load_part(t2v, "video", dtype=dtype) if shipped(t2v) else load_pipeline(t2v, dtype=dtype)
+    pipeline = move(waiting, t2v, device, offload=offload)
     return VideoModel(pipeline, settings_of(t2v, pipeline), t2v)
 
 
@@ -362,6 +387,8 @@ def folders_of(source: str) -> dict[str, Path]:
     encoders and tokenizers are fetched.
     """
     home = shipped(source)
+    if home and "reader" in preset_of(source):  # both read with that
+        return {source: reader(preset_of(source)["reader"])}
     return {f"{source} {part}": home / part for part in PARTS} if home else {source: fetch(source)}
 
 

@@ -13,7 +13,7 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.files import write_bytes
-from unreel.models.adapter import made_by, set_up, undisturbed
+from unreel.models.adapter import as_prompts, made_by, set_up, undisturbed
 from unreel.models.pair import Settings
 from unreel.progress import track
 
@@ -48,7 +48,7 @@ def _batches(
     for start in track(starts, what) if what else starts:
         part = prompts[start : start + batch]
         embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
-        words: dict[str, Any] = {"prompt_embeds": torch.stack(embeddings)} if embeddings else {"prompt": list(part)}
+        words: dict[str, Any] = as_prompts(pipeline, torch.stack(embeddings)) if embeddings else {"prompt": list(part)}
         yield made_by(
             pipeline,
             **words,
