@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 OTHER := $(VENV)/transformers-5.5
 
-.PHONY: demo test quick check release browser encoders clean
+.PHONY: demo demo-modern test quick check release browser encoders clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ $(OTHER)/.ready: $(DEV)
 
 demo: $(READY)  ## unlearn "Tokyo Tower" in the embedded pair and write runs/tokyo-tower/
 	$(BIN)/unreel unlearn "Tokyo Tower" --out runs/tokyo-tower --overwrite
+
+demo-modern: $(READY)  ## the same in the second pair, which reads with a real language model (fetched once: 91 MB)
+	$(BIN)/unreel fetch smollm2
+	$(BIN)/unreel unlearn "Tokyo Tower" --t2v embedded:modern --out runs/tokyo-tower-modern --overwrite
 
 # Tests share the cores, so each takes one thread: more would wait for each other.
 test: $(DEV) $(OTHER)/.ready browser encoders  ## run the test suite

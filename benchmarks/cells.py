@@ -32,7 +32,7 @@ from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import VideoModel, load_video_model
 from unreel.models.sampling import generate_images
-from unreel.models.shipped import EMBEDDED
+from unreel.models.shipped import EMBEDDED, preset_of
 from unreel.models.weights import Fingerprint
 from unreel.progress import track
 from unreel.prompts.suite import Prompt
@@ -137,7 +137,7 @@ class Bench:
 
 @cache
 def bench_of(pair: str, dtype: str, device: str) -> Bench:
-    loaded, judge = load_pair(t2v=pair, device=device), load_judge("embedded", device)
+    loaded, judge = load_pair(t2v=pair, device=device), load_judge(preset_of(pair)["judge"], device)
     parts = {f"{kind} {name}": part for kind in ("t2i", "t2v") for name, part in getattr(loaded, kind).components.items()}
     parts = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)} | {"judge": judge.network}
     weights = {name: Fingerprint.of(part).identity for name, part in sorted(parts.items())}

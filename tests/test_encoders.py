@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from benchmarks import encoders
-from benchmarks.encoders import ENCODERS, MINILM, PROMPTS, VBENCH, Wheel, bring, encoder, everyday_prompts, main
+from benchmarks.encoders import ENCODERS, MINILM, PROMPTS, VBENCH, bring, encoder, everyday_prompts, main
 from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel
+from unreel.models.readers import Wheel
 
 
 def pack(folder: Path, wheel: Wheel, content: str, names: list[str] | None = None) -> None:

@@ -48,6 +48,7 @@ def write(
     for name, pipeline in (("image", image), ("video", video)):
         shutil.rmtree(TARGET / name, ignore_errors=True)
         pipeline.save_pretrained(TARGET / name)
+    shutil.rmtree(TARGET / "video" / "vae")  # both have the same one, and the preset says so
     write_judge(TARGET, judge)
     write_records(folder, RECORDS, ("autoencoder", "image", "video", "judge"))
 

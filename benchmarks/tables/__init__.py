@@ -14,6 +14,7 @@ from benchmarks.tables import (
     evaluation,
     families,
     method,
+    modern_pair,
     readme,
     real_encoders,
     results,
@@ -24,7 +25,19 @@ from benchmarks.tables import (
 ROOT = Path(__file__).parents[2]
 NOT_YET = "Not measured yet."
 Tables = Mapping[str, Callable[[], str]]
-_MODULES = (comparison, embedded_pair, evaluation, families, method, readme, real_encoders, results, sharing, using)
+_MODULES = (
+    comparison,
+    embedded_pair,
+    evaluation,
+    families,
+    method,
+    modern_pair,
+    readme,
+    real_encoders,
+    results,
+    sharing,
+    using,
+)
 DOCUMENTS: dict[str, Tables] = {document: module.TABLES for module in _MODULES for document in module.DOCUMENTS}
 
 

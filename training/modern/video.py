@@ -20,8 +20,8 @@ from training.scenes import Renderer
 from training.world import Scene
 
 AUTOENCODER_SCHEDULE = Schedule(steps=2500, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
-SCHEDULE = Schedule(steps=3_500, batch=8, muon=True)
-CLIPS = 8_000
+SCHEDULE = Schedule(steps=3_000, batch=8, muon=True)
+CLIPS = 6_000
 
 
 def build_autoencoder() -> AutoencoderKLWan:

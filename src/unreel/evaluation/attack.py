@@ -38,13 +38,19 @@ ARMS = ("edited", "original")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One video an attack led to. `prompt` is empty where the attack gave embeddings."""
+    """One video an attack led to, and in which of its frames the judge finds the concept. `prompt` is empty where the attack
+    gave embeddings.
+    """
 
     prompt: str
     seed: int
-    found: bool
+    frames: np.ndarray = field(repr=False)
     batch: Batch = field(repr=False)
     place: int
+
+    @property
+    def found(self) -> bool:
+        return bool(in_video(self.frames[None])[0])
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,13 @@ class Outcome:
     def success(self, budget: int) -> Estimate:
         """The share of cases in which one of the first `budget` videos shows the concept in at least half of its frames."""
         return Estimate.share(np.array([any(attempt.found for attempt in case[:budget]) for case in self.cases]))
+
+    def by_frame(self) -> list[float]:
+        """How the concept comes back in the course of a video: frame after frame, the share of cases whose last video, the
+        one that worked if any did, shows it there. Empty where the attack made none.
+        """
+        last = [case[-1].frames for case in self.cases if case]
+        return [round(float(share), 4) for share in np.mean(last, axis=0)] if last else []
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ class AttackRun:
         for outcome in self.outcomes:
             entry = attacks.setdefault(outcome.attack, {"needs_weights": outcome.needs_weights})
             entry[outcome.arm] = {str(budget): asdict(outcome.success(budget)) for budget in self.budgets}
+            entry[f"{outcome.arm}_by_frame"] = outcome.by_frame()
             entry[f"{outcome.arm}_attempts"] = [
                 [{"prompt": a.prompt, "seed": a.seed, "found": a.found} for a in case] for case in outcome.cases
             ]
@@ -225,7 +239,7 @@ def _run(
             for (i, tried), number, (batch, place), video in made:
                 shown = judge.probabilities(video[None], [cases[i].concept.name])[..., 0] >= judge.threshold
                 prompt = tried if isinstance(tried, str) else ""
-                out[i].append(Attempt(prompt, number, bool(in_video(shown)[0]), batch, place))
+                out[i].append(Attempt(prompt, number, shown[0], batch, place))
     return out
 
 

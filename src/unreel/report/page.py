@@ -109,12 +109,19 @@ def loss_points(losses: list[float], width: int = 600, height: int = 120) -> str
     return " ".join(f"{i * width / last:.1f},{height - (loss - low) * height / span:.1f}" for i, loss in enumerate(losses))
 
 
+def share_points(shares: list[float], width: int = 600, height: int = 120) -> str:
+    """Shares, one after the other, as points of an SVG polyline whose top is 1."""
+    last = max(1, len(shares) - 1)
+    return " ".join(f"{i * width / last:.1f},{height - share * height:.1f}" for i, share in enumerate(shares))
+
+
 def write_attack_report(folder: Path, result: AttackRun) -> Path:
     """Write attacks.json, and report.html with the last video of some cases; returns the page's path."""
     from jinja2 import Environment, PackageLoader
 
     rows, fps = attack_rows(result), result.cache.model.settings.fps
     for row in rows:
+        row["curves"] = {arm: share_points(shares) for arm, shares in row["by_frame"].items() if len(shares) > 1}
         # What worked first: a success is what people need to see.
         shown = sorted(row["attempts"], key=lambda attempt: not attempt.found)[:SHOWN]
         row["clips"] = [

@@ -92,8 +92,9 @@ def attack_rows(result: AttackRun) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for outcome in result.outcomes:
         row = rows.setdefault(
-            outcome.attack, {"attack": outcome.attack, "needs_weights": outcome.needs_weights, "cells": []}
+            outcome.attack, {"attack": outcome.attack, "needs_weights": outcome.needs_weights, "cells": [], "by_frame": {}}
         )
+        row["by_frame"][outcome.arm] = outcome.by_frame()
         estimates = [outcome.success(budget) for budget in result.budgets]
         row["cells"] += [f"{number(estimate.value, '%')} {interval(estimate, '%')}".strip() for estimate in estimates]
         if outcome.arm == "edited":

@@ -1,0 +1,24 @@
+"""Tables of docs/modern-pair.md."""
+
+from benchmarks.tables import embedded_pair
+from benchmarks.tables.embedded_pair import RECORDS
+
+DOCUMENTS = ("docs/modern-pair.md", "src/unreel/embedded/modern/README.md")
+RESULT = "embedded_pair_modern"
+STAGES = ("autoencoder", "image", "video-autoencoder", "video", "judge")
+BARS = {
+    "judge_concept": 0.97,
+    "judge_style": 0.97,
+    "image_concept": 0.92,
+    "image_style": 0.90,
+    "two_objects": 0.75,
+    "new_wordings": 0.70,
+    "video_concept": 0.90,
+    "video_motion": 0.85,
+}
+
+TABLES = {
+    "quality": lambda: embedded_pair.quality(RESULT, BARS),
+    "motions": lambda: embedded_pair.motions(RESULT),
+    "training": lambda: embedded_pair.training(RECORDS / "modern", STAGES),
+}
