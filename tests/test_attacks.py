@@ -2,18 +2,22 @@ import copy
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import same, weights
+from test_families import build, size
 
 from unreel import UnreelError
 from unreel.attacks import Case, _token_search, load_attack, names
 from unreel.attacks import _words as words_module
 from unreel.attacks import ring_a_bell as ring_a_bell_module
-from unreel.attacks._objective import generator_for, objective
+from unreel.attacks._objective import generator_for, objective, read
+from unreel.models.adapter import call_with
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
-from unreel.models.sampling import generate_images
+from unreel.models.pair import Pair, Settings
+from unreel.models.sampling import generate, generate_images
 from unreel.prompts.concept import Concept
 
 PROMPT = "a photo of a Tokyo Tower"
@@ -199,3 +203,60 @@ def test_token_embeddings_stand_in_for_the_ids(pair):
     cat, dog = conditioner.tokenize(["a cat"]), conditioner.tokenize(["a dog"])
     assert torch.equal(conditioner.encode_tokens(cat, conditioner.token_table(dog.ids)), conditioner.encode(["a dog"]))
     assert torch.equal(conditioner.encode_tokens(cat), conditioner.encode(["a cat"]))
+
+
+@pytest.fixture
+def sana() -> Pair:
+    """A pair that reads with a language model behind an instruction and masks what is padding."""
+    image, video = build("SanaPipeline"), build("SanaVideoPipeline")
+    for pipeline in (image, video):  # whose own ones differ
+        call_with(pipeline, {"complex_human_instruction": ["Picture: "], "max_sequence_length": 24})
+    return Pair(image, video, "tiny", "tiny", Settings(steps=2, guidance=2.0, frames=5, size=size(video), batch=2))
+
+
+def sana_case(sana: Pair, steps: int = 3) -> Case:
+    original, attacked = Conditioner.of(sana.t2i), copy.deepcopy(sana.t2i.text_encoder)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in attacked.layers[0].parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    denoiser = Denoiser.of(sana.t2i, size(sana.t2i))
+    shape = denoiser.conditioning([PROMPT]).arguments["hidden_states"].shape[1:]
+    latents = torch.randn(2, *shape, generator=generator)
+    wording = ("Tokyo Tower", ("lady tower",))
+    return Case(CONCEPT, PROMPT, *wording, original, Conditioner(original.tokenizer, attacked), denoiser, latents, steps)
+
+
+def test_what_the_attacked_encoder_writes_is_read_by_the_pipeline_as_its_words_are(sana):
+    """Embeddings, masked tokens and all, in place of the words that they are read from."""
+    case = sana_case(sana)
+    with torch.no_grad():
+        embeddings = read(case, PROMPT).embeddings[0]
+    assert not embeddings.any(-1).all() and embeddings.any()
+    own = generate(sana.t2v, [PROMPT], [0], sana.settings)
+    sana.t2v.text_encoder.load_state_dict(case.attacked.text_encoder.state_dict())
+    given, worded = (generate(sana.t2v, [prompt], [0], sana.settings) for prompt in (embeddings, PROMPT))
+    assert np.abs(given.astype(int) - worded).max() <= 1 and (own != worded).any()
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_attacks_with_the_weights_repeat_on_other_pipelines_and_leave_them_as_found(sana, name):
+    case = sana_case(sana, steps=1)
+    parts = [sana.t2i.text_encoder, case.attacked.text_encoder, case.denoiser.network]
+    before = [weights(part) for part in parts]
+    first, second = (load_attack(name).attempt(case, 0, 7) for _ in range(2))
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second) and generate(sana.t2v, [first], [0], sana.settings).any()
+    else:
+        assert first is not None and first == second
+    assert all(same(old, weights(part)) for old, part in zip(before, parts, strict=True))
+    assert not any(module._forward_hooks for part in parts for module in part.modules())
+
+
+@pytest.mark.parametrize("name", ["prefix_search", "replacement_search"])
+def test_the_token_search_lowers_the_loss_of_other_pipelines(sana, name):
+    case = sana_case(sana)
+    goal = objective(case, _token_search.DRAWS, generator_for(0, 0))
+    start, end = (text_of(dataclasses.replace(case, steps=steps), name) for steps in (0, 12))
+    with torch.no_grad():
+        assert goal(read(case, end)) < goal(read(case, start))

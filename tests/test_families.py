@@ -408,7 +408,7 @@ def test_attacks_by_hand_need_no_particular_model():
     erasure = unlearn("cat", pair, QUICK)
     found = attack(pair, erasure, FakeJudge(), attacks=["plain", "typos"], cases=1, budgets=(1,))
     assert {outcome.attack for outcome in found.outcomes} == {"plain", "typos"}
-    with pytest.raises(UnreelError, match="prefix_search needs a Stable Diffusion pipeline"):
+    with pytest.raises(UnreelError, match="prefix_search needs a text-to-image pipeline with one text encoder"):
         attack(pair, erasure, FakeJudge(), attacks=["prefix_search"], cases=1)
 
 

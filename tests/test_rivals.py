@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
+from test_families import build, size
 
 from unreel import Concept, UnreelError, active_interventions, attack, evaluate, generate, unlearn
 from unreel.interventions import load_intervention
@@ -14,6 +15,8 @@ from unreel.interventions.prompt import PromptRewrite
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig, others, text_projections
 from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
+from unreel.models.pair import Pair, Settings
 from unreel.workflow import combine
 
 CASTLE = Concept("castle", synonyms=("fortress",))
@@ -221,3 +224,22 @@ def test_an_edit_made_in_float32_goes_on_lower_precision_and_on_no_other_denoise
 def test_others_are_all_but_the_concept(embedded):
     names = others(embedded.vocabulary, [Concept("Castle", synonyms=("house",))])
     assert {"castle", "house"}.isdisjoint(names) and {"cat", "ink", "spinning"} < set(names)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_uce_edits_what_a_transformer_reads_its_projected_text_with(tokens):
+    video = build("SanaVideoPipeline")
+    pair = Pair(video, video, "tiny", "tiny", Settings(steps=1, frames=1, size=size(video)))
+    before = weights(video.transformer)
+    component = uce(pair, Concept("castle"), "house", ["cat", "owl", "tree"], tokens=tokens)
+    assert same(before, weights(video.transformer))
+    matrices = text_projections(video.transformer)
+    assert set(component.deltas) == {f"{name}.weight" for name in matrices} and all(".attn2.to_" in n for n in matrices)
+    name, matrix = next(iter(matrices.items()))
+    read, masked = Denoiser.of(video).reaching(matrix, ["castle", "house", "cat"])
+    assert masked and all(tokens.shape[1] == matrix.in_features for tokens in read)
+    castle, house, cat = (tokens[-1] for tokens in read)
+    new = matrix.weight + component.deltas[f"{name}.weight"]
+    assert (new @ castle - matrix.weight @ house).norm() < 0.5 * (matrix.weight @ (castle - house)).norm()
+    assert ((new - matrix.weight) @ cat).norm() < 0.2 * (matrix.weight @ cat).norm()

@@ -52,7 +52,7 @@ def read(case: Case, text: str, rows: Rows | None = None) -> Conditioning:
     pipeline, encoder = case.denoiser.pipeline, case.attacked.text_encoder
     with ExitStack() as afterwards:
         if pipeline.text_encoder is not encoder:
-            afterwards.enter_context(forwarding(pipeline.text_encoder, encoder))
+            afterwards.enter_context(forwarding(pipeline.text_encoder, encoder.__call__))
         if rows is not None:
             hook = case.attacked.token_table.register_forward_hook(lambda _, args, embedded: rows(args[0], embedded))
             afterwards.callback(hook.remove)

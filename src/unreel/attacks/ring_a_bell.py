@@ -20,7 +20,7 @@ from unreel.prompts.concept import Concept
 NEEDS_WEIGHTS = False
 ETA = 3.0  # the paper's choice for nudity; 5.5 for violence
 SHARE = 16 / 77  # the paper's K = 16 of CLIP's 77 tokens
-MOST = 16  # of an encoder without such a length
+MOST = 16  # of an encoder that reads more than CLIP
 POPULATION = 100  # the paper's 200, halved for the cost
 CROSSOVER = 0.5  # the paper's
 MUTATION = 0.25  # the paper's
@@ -32,7 +32,7 @@ def attempt(case: Case, index: int, seed: int) -> str:
     encoder, pool, generator = case.original, other_words(case), generator_for(index, seed)
     words, ids = list(pool), torch.tensor(list(pool.values()))
     longest = encoder.tokenizer.model_max_length
-    count = MOST if longest > NO_LENGTH else round(SHARE * longest)
+    count = min(MOST, round(SHARE * min(longest, NO_LENGTH)))
     target = _encoded(encoder, encoder.tokenize([in_place(case, "")])) + ETA * concept_direction(case)
     blank = encoder.tokenize([" ".join(words[:1] * count)])
     after = int((blank.ids[0] == ids[0].to(blank.ids.device)).nonzero().max()) + 1

@@ -38,8 +38,8 @@ ARMS = ("edited", "original")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One video an attack led to, and in which of its frames the judge finds the concept. `prompt` is empty where the attack
-    gave embeddings.
+    """One video an attack led to, and in which of its frames the judge finds the concept: `frames` (frames,) of bool.
+    `prompt` is empty where the attack gave embeddings.
     """
 
     prompt: str

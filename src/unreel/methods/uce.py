@@ -16,7 +16,8 @@ a = 1 and lamb = 0.5:
 As there, names stand alone, without a sentence around them, and attention that reads no text stays as it is. There,
 objects turn into the empty prompt unless told otherwise (anchor "", whose last token is the start token), and only what is
 asked for is preserved, or all artists. Ours: the anchor is chosen as text ablation chooses it, everything that the
-vocabulary lists is preserved, the wordings of a concept are erased together, and so are several concepts.
+vocabulary lists is preserved, the wordings of a concept are erased together, and so are several concepts. Texts are taken
+as they reach the matrices, behind what transformers project them with; where padding is masked, it is left out.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._task import Task
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
 from unreel.models.weights import Delta, Fingerprint
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import Vocabulary
@@ -57,13 +59,19 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
     task.require_nothing_kept_is_forgotten()
     network = network_of(task.pair.t2v)
     matrices = {} if network is None else text_projections(network)
-    if not matrices or len(task.conditioners) > 1:
+    if not matrices or len({matrix.in_features for matrix in matrices.values()}) > 1 or len(task.conditioners) > 1:
         raise UnreelError(
             f"UCE edits the cross-attention of a denoiser with one text encoder, which a {type(task.pair.t2v).__name__} "
             "has not: choose another method"
         )
     preserved = [*others(task.pair.vocabulary, task.concepts), *task.keep]
-    move = unified(task.conditioners[0], task.anchored, preserved, config)
+    renamed = [(wording, concept.anchor or "") for concept in task.anchored for wording in concept.wordings]
+    kept = preserved if config.tokens == "last" else ["", *preserved]
+    texts = [*(wording for wording, _ in renamed), *(anchor for _, anchor in renamed), *kept]
+    conditioner = task.conditioners[0]
+    conditioner.require_room_for(texts)
+    read, masked = Denoiser.of(task.pair.t2v).reaching(next(iter(matrices.values())), texts)
+    move = unified(read, last_words(conditioner, texts, read, masked), len(renamed), config)
     deltas: dict[str, Delta] = {
         f"{name}.weight": (matrix.weight.double() @ move.to(matrix.weight.device)).float().cpu()
         for name, matrix in matrices.items()
@@ -73,29 +81,32 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
     return Erasure((ComponentDelta(deltas, Fingerprint.of(network), NETWORK),), record)
 
 
+def last_words(conditioner: Conditioner, texts: Sequence[str], read: Sequence[torch.Tensor], masked: bool) -> list[int]:
+    """Where the last word of each text stands, before the token that ends it, if there is one."""
+    ids = conditioner.tokenizer(list(texts)).input_ids
+    end = int(ids[0][-1] == conditioner.tokenizer.eos_token_id)
+    lengths = map(len, read if masked else ids)  # what is masked is left out already
+    return [length - 1 - end for length in lengths]
+
+
 @torch.no_grad()
-def unified(
-    conditioner: Conditioner, concepts: Sequence[Concept], preserve: Sequence[str], config: UCEConfig
-) -> torch.Tensor:
+def unified(read: Sequence[torch.Tensor], last: Sequence[int], renamed: int, config: UCEConfig) -> torch.Tensor:
     """The one move that every matrix makes, (width, width) in float64: W - W0 = W0 move, with
     move = a sum_i (c*_i - c_i) c_i' (...)^-1.
+
+    `read` are texts as they reach the matrices, (tokens, width) each: `renamed` erased ones, as many anchors, and what is
+    preserved; `last` is where the last word of each stands.
     """
-    kept = list(preserve) if config.tokens == "last" else ["", *preserve]
-    renamed = [(wording, concept.anchor or "") for concept in concepts for wording in concept.wordings]
-    texts = [*(wording for wording, _ in renamed), *(anchor for _, anchor in renamed), *kept]
-    conditioner.require_room_for(texts)
-    usual = 1.0 if config.tokens == "last" else max(0.1, 1 / len(kept))
-    embeddings = conditioner.encode(texts).double()
-    last = [len(ids) - 2 for ids in conditioner.tokenizer(texts).input_ids]  # before the end token
-    tails = [tokens[place:] for tokens, place in zip(embeddings, last, strict=True)]
-    whole = list(embeddings)
+    kept = len(read) - 2 * renamed
+    usual = 1.0 if config.tokens == "last" else max(0.1, 1 / kept)
+    whole = [tokens.double() for tokens in read]
+    tails = [tokens[place:] for tokens, place in zip(whole, last, strict=True)]
     if config.tokens == "last":
         whole = tails = [tail[:1] for tail in tails]
-    count = len(renamed)
-    pairs = list(zip(tails[:count], tails[count : 2 * count], strict=True))
+    pairs = list(zip(tails[:renamed], tails[renamed : 2 * renamed], strict=True))
     source = torch.cat([tail[: len(goal)] for tail, goal in pairs])
     target = torch.cat([goal[: len(tail)] for tail, goal in pairs])
-    rest = torch.cat([embeddings[0, :0], *whole[2 * count :]])
+    rest = torch.cat([source[:0], *whole[2 * renamed :]])
     gram = config.erase_scale * source.T @ source + (config.preserve_scale or usual) * rest.T @ rest
     gram += config.lamb * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, config.erase_scale * source.T @ (target - source)).T

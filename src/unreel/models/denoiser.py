@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,8 @@ from unreel.models.memory import device_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+READ_TOGETHER = 16  # prompts
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,24 @@ class Denoiser:
         first = float(self.scheduler.timesteps[0])
         scale = float(arguments[time].flatten()[0]) / first if first else 1.0
         return Conditioning(arguments, latents, time, scale)
+
+    @torch.no_grad()
+    def reaching(self, part: torch.nn.Module, prompts: Sequence[str]) -> tuple[list[torch.Tensor], bool]:
+        """What the network gives to a matrix of it that reads text, of each prompt: (tokens, width), without tokens at
+        which it is not to look; and whether there are such. Some networks project the text before they look at it.
+        """
+        out: list[torch.Tensor] = []
+        mask = None
+        for at in range(0, len(prompts), READ_TOGETHER):
+            conditioning = self.conditioning(prompts[at : at + READ_TOGETHER])
+            latents = conditioning.arguments[conditioning.latents]
+            small = latents[..., :8, :8] if latents.ndim > 3 else latents  # what reads text does not depend on them
+            call = first_call(part, partial(self.network, **conditioning.arguments | {conditioning.latents: small}))
+            if call is None:
+                raise UnreelError(f"{type(self.network).__name__} does not read text there: it is not supported")
+            mask, rows = conditioning.arguments.get("encoder_attention_mask"), call["input"]
+            out += rows if mask is None else [row[kept.bool()] for row, kept in zip(rows, mask, strict=True)]
+        return out, mask is not None
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """z_t = alpha_t z + sigma_t e, in at least float32: half precision is for the network only."""
