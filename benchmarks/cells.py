@@ -194,7 +194,8 @@ def videos(cell: Cell, bench: Bench, learned: Intervention, folder: Path) -> dic
     options = {name: value for name, value in cell.options.items() if name != "sheet"}
     run = evaluate(bench.model, learned, bench.judge, concept=Concept(**cell.concept), clips=folder / "clips", **options)
     if cell.options.get("sheet"):
-        _sheet(f"{slug(cell.run)}-{slug(cell.concept['name'])}", run)
+        of = [] if cell.pair == EMBEDDED else [cell.pair]
+        _sheet("-".join(slug(part) for part in [*of, cell.run, cell.concept["name"]]), run)
     return run.run.document()
 
 

@@ -1,4 +1,6 @@
-"""What every method was measured on: the experiments `methods` and `attacks`, as tables of one method or of all."""
+"""What every method was measured on: the experiments `methods` and `attacks`, as tables of one method or of all; `of` names
+the same experiments on another pair.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,17 +32,19 @@ def of_groups(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _by_concept(method: str, columns: list[tuple[str, str, str]], scale: float = 100, digits: int = 0) -> str:
+def _by_concept(
+    method: str, columns: list[tuple[str, str, str]], scale: float = 100, digits: int = 0, of: str = "methods"
+) -> str:
     """A row for each concept that `method` was measured on; columns are (title, group, metric)."""
     rows = []
-    for name, result in results_of("methods")[method].items():
+    for name, result in results_of(of)[method].items():
         figures = result["figures"]
         cells = [change(figures.get(group, {}).get(metric), scale, digits) for _, group, metric in columns]
         rows.append([name, result["kind"], *cells])
     return table(["concept", "kind", *(title for title, _, _ in columns)], rows)
 
 
-def summary(by: str) -> str:
+def summary(by: str, of: str = "methods") -> str:
     return _by_concept(
         by,
         [
@@ -50,6 +54,7 @@ def summary(by: str) -> str:
             ("neighbours kept", "neighbours", "label_found"),
             ("unrelated kept", "unrelated", "label_found"),
         ],
+        of=of,
     )
 
 
@@ -100,7 +105,7 @@ def motion(by: str) -> str:
     return _by_concept(by, columns, 100, 1)
 
 
-def comparison() -> str:
+def comparison(of: str = "methods") -> str:
     """Every method that was measured, pooled over the concepts that all of them were measured on."""
     columns = [
         ("plain: found", "explicit", "concept_found"),
@@ -112,7 +117,7 @@ def comparison() -> str:
         ("anchor found", "explicit", "anchor_found"),
         ("similarity to the anchor's, %", "explicit", "fidelity_ssim"),
     ]
-    everywhere = results_of("methods")
+    everywhere = results_of(of)
     measured = {method: everywhere[method] for method in TITLES if method in everywhere}
     most = max(len(concepts) for concepts in measured.values())
     complete = {method: concepts for method, concepts in measured.items() if len(concepts) == most}
@@ -166,12 +171,12 @@ def attacks(by: str) -> str:
     return f"{table(head, rows)}\n\n{note}"
 
 
-def attacks_compared() -> str:
+def attacks_compared(of: str = "attacks") -> str:
     """Success within the largest budget, for every method and the original model, on concepts that all were attacked on.
 
     Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance.
     """
-    everywhere = results_of("attacks")
+    everywhere = results_of(of)
     results = {method: everywhere[method] for method in TITLES if method in everywhere}
     measured = list(results)
     common = [name for name in results[measured[0]] if all(name in concepts for concepts in results.values())]

@@ -1,6 +1,6 @@
 """Tables of docs/modern-pair.md."""
 
-from benchmarks.tables import embedded_pair
+from benchmarks.tables import embedded_pair, methods
 from benchmarks.tables.embedded_pair import RECORDS
 
 DOCUMENTS = ("docs/modern-pair.md", "src/unreel/embedded/modern/README.md")
@@ -20,5 +20,8 @@ BARS = {
 TABLES = {
     "quality": lambda: embedded_pair.quality(RESULT, BARS),
     "motions": lambda: embedded_pair.motions(RESULT),
+    "comparison": lambda: methods.comparison("modern-methods"),
+    "summary": lambda: methods.summary("text-ablation", "modern-methods"),
+    "attacks": lambda: methods.attacks_compared("modern-attacks"),
     "training": lambda: embedded_pair.training(RECORDS / "modern", STAGES),
 }
