@@ -5,11 +5,13 @@ import inspect
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from another_device import another_device
 from conftest import FakeJudge, same, weights
+from PIL import Image
 from pipelines import CALLS, PIPELINES, TextProcessor, sd2
 
 from unreel import (
@@ -483,3 +485,19 @@ def test_how_a_pipeline_is_called_is_saved_with_it_and_read_back(tmp_path):
     for wrong in ("none", ["a"], {"height": None}):
         index.write_text(json.dumps(json.loads(index.read_text()) | {"_usual_call": wrong}))
         assert usual_call(load_pipeline(tmp_path / "saved")) == {}
+
+
+def test_few_shot_learns_from_given_images_wherever_latents_are_pictures(tmp_path):
+    for i in range(2):
+        Image.fromarray(np.full((40, 48, 3), 80 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    for name in ("SanaPipeline", "PixArtSigmaPipeline"):
+        model = build(name)
+        denoiser = Denoiser.of(model, size(model))
+        latents = denoiser.encode(torch.zeros(1, 3, *size(model)))
+        assert latents.shape[1:] == denoiser.conditioning(["a cat"]).arguments["hidden_states"].shape[1:]
+        config = FewShotConfig(epochs=1, learning_rate=1e-3)
+        given = unlearn("cat", alone(model), config, images=tmp_path)
+        assert given.provenance["parts"][0]["settings"]["shots"] == 2
+        assert given != unlearn("cat", alone(model), config)
+    with pytest.raises(UnreelError, match="learns from images that it makes itself: leave --images out"):
+        unlearn("cat", alone(build("FluxPipeline")), config, images=tmp_path)

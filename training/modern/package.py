@@ -15,9 +15,11 @@ from diffusers import (
 )
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from training.modern.captions import INSTRUCTION, MAX_TOKENS
 from training.package import RECORDS, write_judge, write_records
-from training.world import FOLDERS
+from training.world import FOLDERS, load_world
 from unreel.judges._network import JudgeNetwork
+from unreel.models.adapter import call_with
 
 TARGET = FOLDERS["modern"]
 STAGES = ("autoencoder", "image", "video-autoencoder", "video", "judge")
@@ -31,6 +33,9 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 def _write(pipeline: DiffusionPipeline, home: Path) -> None:
     """As `save_pretrained`, but for what the pipeline reads with."""
+    side = load_world("modern")["image_size"]
+    usual = {"complex_human_instruction": [INSTRUCTION], "max_sequence_length": MAX_TOKENS}
+    call_with(pipeline, {**usual, "height": side, "width": side, "use_resolution_binning": False})
     pipeline.save_config(home)
     for name, part in pipeline.components.items():
         if not isinstance(part, (PreTrainedModel, PreTrainedTokenizerBase)):

@@ -12,7 +12,7 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.methods._task import Task
-from unreel.models.adapter import fewer_steps, image_size, makes_pictures
+from unreel.models.adapter import fewer_steps, image_size, makes_pictures, reads_latents_of_pictures
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images, load_images, to_tensor
@@ -25,18 +25,18 @@ def latents_of(task: Task, config: Shots) -> tuple[Shots, Denoiser, torch.Tensor
     """The settings with the number of shots there are, the denoiser, and latents of the shots, each with its mirror image:
     (shots, 2, channels, height, width).
 
-    Latents that are not pictures, or single frames of a video model, stay as the model made them, and are their own mirror
-    images. Raises UnreelError for settings that cannot learn while parts of the model are offloaded.
+    Latents that a transformer makes itself, or single frames of a video model, stay as they are made, and are their own
+    mirror images. Raises UnreelError for settings that cannot learn while parts of the model are offloaded.
     """
     pair, concept = task.pair, task.concepts[0]
     denoiser = Denoiser.of(pair.t2i, pair.settings.size if pair.t2i is pair.t2v else None)
     if denoiser.offloaded:
         require_offloadable(config)
-    if not makes_pictures(pair.t2i):
-        if task.images is not None:
-            raise UnreelError(f"{type(pair.t2i).__name__} learns from images that it makes itself: leave --images out")
+    if task.images is None and not makes_pictures(pair.t2i):
         latents = denoiser.sample(*_asked(concept, config), config.shot_steps or pair.settings.steps)
         return config, denoiser, torch.stack([latents, latents], dim=1)
+    if not reads_latents_of_pictures(pair.t2i):
+        raise UnreelError(f"{type(pair.t2i).__name__} learns from images that it makes itself: leave --images out")
     if task.images is None:
         shots = make_shots(pair, concept, config)
     else:

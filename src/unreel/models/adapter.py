@@ -143,8 +143,8 @@ def own_sampling(pipeline: Any) -> dict[str, Any]:
 
 
 def image_size(pipeline: Any) -> tuple[int, int]:
-    """(height, width) in pixels that an image model with a U-Net makes on its own."""
-    side = pipeline.unet.config.sample_size
+    """(height, width) in pixels that an image model makes on its own."""
+    side = network_of(pipeline).config.sample_size
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 

@@ -145,7 +145,7 @@ class Denoiser:
         """Images (batch, 3, height, width) in [-1, 1] -> latents (batch, channels, height/f, width/f)."""
         encoded = self.vae.encode(images.to(device_of(self.vae), self.vae.dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent  # Sana's has no spread
-        return latents * self.vae.config.scaling_factor
+        return (latents - (getattr(self.vae.config, "shift_factor", None) or 0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> torch.Tensor:
