@@ -1,6 +1,7 @@
 """Tables of docs/modern-pair.md."""
 
 from benchmarks.tables import embedded_pair, methods
+from benchmarks.tables._format import load
 from benchmarks.tables.embedded_pair import RECORDS
 
 DOCUMENTS = ("docs/modern-pair.md", "src/unreel/embedded/modern/README.md")
@@ -17,7 +18,14 @@ BARS = {
     "video_motion": 0.85,
 }
 
+
+def demo() -> str:
+    result = load("demo-modern")
+    return f"The reader's download aside, that took {result['seconds']:.0f} seconds on {result['cores']} CPU cores."
+
+
 TABLES = {
+    "demo": demo,
     "quality": lambda: embedded_pair.quality(RESULT, BARS),
     "motions": lambda: embedded_pair.motions(RESULT),
     "comparison": lambda: methods.comparison("modern-methods"),
