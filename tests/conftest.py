@@ -40,9 +40,9 @@ from unreel.models.shipped import EMBEDDED_FOLDER
 # What makes pictures, learns for long or goes through all families: left out with --quick.
 SLOW = (
     *("attack_runs", "attacks", "cli", "compare", "concept_ablation", "device", "embedded", "encoders", "erasure"),
-    *("evaluation", "export", "families", "few_shot", "full_size", "judges", "memory", "metrics", "pair", "plugins"),
-    *("real_encoders", "releases", "report", "rivals", "selfcheck", "text_ablation", "unlearning", "video"),
-    *("video_cache", "weights"),
+    *("evaluation", "export", "families", "few_shot", "full_size", "judges", "memory", "metrics", "modern_pair"),
+    *("pair", "plugins", "real_encoders", "releases", "report", "rivals", "selfcheck", "text_ablation", "unlearning"),
+    *("video", "video_cache", "weights"),
 )
 
 

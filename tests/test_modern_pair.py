@@ -62,12 +62,12 @@ def test_both_models_read_alike_and_are_models_of_their_own(modern):
 def test_it_makes_what_it_is_asked_for(modern, judge):
     pictures = generate_images(modern.t2i, [f"a {name}" for name in CONCEPTS], list(range(8)), modern.settings)
     assert found(judge, pictures[:, None], list(CONCEPTS)).mean() >= 0.75
-    prompts = [f"a {motion} robot" for motion in ("bouncing", "sliding", "rising", "shaking")]
-    videos = generate(modern.t2v, prompts, list(range(4)), modern.settings)
-    assert videos.shape == (4, 8, 64, 64, 3)
-    assert found(judge, videos, ["robot"] * 4).mean() >= 0.75
+    moving = list(zip(CONCEPTS[:6], ("rising", "sliding", "dancing", "rising", "sliding", "dancing"), strict=True))
+    videos = generate(modern.t2v, [f"a {motion} {name}" for name, motion in moving], list(range(6)), modern.settings)
+    assert videos.shape == (6, 8, 64, 64, 3)
+    assert found(judge, videos, [name for name, _ in moving]).mean() >= 0.5
     moved = judge.everything(videos)["motion"][:, 0].argmax(-1)
-    assert np.mean([f"a {judge.motions[m]} robot" == prompt for m, prompt in zip(moved, prompts, strict=True)]) >= 0.75
+    assert np.mean([judge.motions[m] == motion for m, (_, motion) in zip(moved, moving, strict=True)]) >= 0.5
 
 
 def test_the_same_seed_is_the_same_picture_alone_and_among_others(modern):
@@ -76,25 +76,21 @@ def test_the_same_seed_is_the_same_picture_alone_and_among_others(modern):
     assert np.abs(one[0] - three[1]).mean() < 2
 
 
-def test_an_erasure_goes_on_and_comes_off_bit_for_bit(modern, hasty):
+def test_its_world_keeps_words_for_itself():
+    concepts = world_of(NAME)["concepts"]
+    assert len(concepts) >= 60 and all(len(concept["held_out"]) >= 4 for concept in concepts.values())
+
+
+def test_an_erasure_goes_on_and_comes_off_bit_for_bit_and_is_attacked_by_who_holds_the_weights(modern, judge, hasty):
     before = {name: weights(getattr(modern.t2v, name)) for name in ("text_encoder", "transformer")}
     erasure = unlearn(Concept("Tokyo Tower"), modern)
     with erasure.on(modern.t2v):
         assert not same(before["text_encoder"], weights(modern.t2v.text_encoder))
         assert same(before["transformer"], weights(modern.t2v.transformer))
     assert same(before["text_encoder"], weights(modern.t2v.text_encoder))
-
-
-def test_its_world_keeps_words_for_itself():
-    concepts = world_of(NAME)["concepts"]
-    assert len(concepts) >= 60 and all(len(concept["held_out"]) >= 4 for concept in concepts.values())
-
-
-def test_attacks_with_the_weights_run_on_it(modern, judge, hasty):
-    erasure = unlearn(Concept("Tokyo Tower"), modern)
-    attacks = ["plain", "embedding_inversion", "prefix_search", "ring_a_bell"]
+    attacks = ["plain", "embedding_inversion", "prefix_search"]
     result = attack(modern, erasure, judge, attacks=attacks, cases=1, budgets=(1,), steps=1)
     entries = result.document()["attacks"]
     assert set(entries) == set(attacks)
-    assert all(len(entry["original_by_frame"]) == 8 for entry in entries.values())
-    assert entries["plain"]["original"]["1"]["value"] == 1
+    assert all(len(entry["original_by_frame"]) == len(entry["edited_by_frame"]) == 8 for entry in entries.values())
+    assert same(before["text_encoder"], weights(modern.t2i.text_encoder))

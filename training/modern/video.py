@@ -1,6 +1,7 @@
 """The modern pair's video model: its autoencoder, which shares latents with the image model's, and its transformer, which
 begins at the image model's weights and is then trained on clips, every weight of it."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from training.modern.diffusion import COMMON, flow_batch
 from training.scenes import Renderer
 from training.world import Scene
 
-AUTOENCODER_SCHEDULE = Schedule(steps=2500, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
+AUTOENCODER_SCHEDULE = Schedule(steps=2000, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
 SCHEDULE = Schedule(steps=3_000, batch=8, muon=True)
 CLIPS = 6_000
 
@@ -40,6 +41,22 @@ def build_autoencoder() -> AutoencoderKLWan:
     )
 
 
+def _frame_by_frame(model: AutoencoderKLWan) -> None:
+    """Of convolutions over time, only what looks at the frame itself computes, and so learns: single frames, which is all
+    that it is trained on, teach nothing about earlier ones. Three times as fast.
+    """
+    for conv in model.modules():
+        if isinstance(conv, nn.Conv3d) and conv.kernel_size[0] > 1:
+            conv.weight.data[:, :, :-1] = 0
+            conv.forward = partial(_flat, conv)
+
+
+def _flat(conv: nn.Conv3d, frames: torch.Tensor, _: torch.Tensor | None = None) -> torch.Tensor:
+    """(batch, channels, 1, height, width), as the causal convolution itself makes of a first frame."""
+    padded = nn.functional.pad(frames[:, :, 0], conv._padding[:4])
+    return nn.functional.conv2d(padded, conv.weight[:, :, -1], conv.bias, conv.stride[1:])[:, :, None]
+
+
 def train_autoencoder(folder: Path, renderer: Renderer, of_images: AutoencoderDC, device: str) -> AutoencoderKLWan:
     """To encode to, and decode from, what the image model's autoencoder makes of a frame."""
     of_images.requires_grad_(False)
@@ -54,11 +71,14 @@ def train_autoencoder(folder: Path, renderer: Renderer, of_images: AutoencoderDC
         return error(decoded.float(), images) + nn.functional.mse_loss(encoded.float(), latents.float())
 
     torch.manual_seed(AUTOENCODER_SCHEDULE.seed)
-    model = train("video-autoencoder", folder, build_autoencoder(), loss, AUTOENCODER_SCHEDULE, device=device)
-    for module in model.modules():  # single frames taught nothing about earlier ones: none is looked at
-        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
-            module.weight.data[:, :, :-1] = 0
-    return model
+    model = build_autoencoder()
+    _frame_by_frame(model)
+    model.encoder.compile()
+    model.decoder.compile()
+    trained = train("video-autoencoder", folder, model, loss, AUTOENCODER_SCHEDULE, device=device)
+    for conv in trained.modules():
+        vars(conv).pop("forward", None)
+    return trained
 
 
 def build_transformer(still: SanaTransformer2DModel) -> SanaVideoTransformer3DModel:

@@ -6,6 +6,8 @@ and project them onto the vocabulary; this one swaps whole words instead, as GCG
 gradient in a token's embedding ranks the swaps, and the denoiser tries a few of the best.
 """
 
+from typing import Any
+
 import torch
 
 from unreel.attacks import Case
@@ -45,7 +47,7 @@ def search(case: Case, before: str, after: str, pool: dict[str, int], index: int
 
     def slopes(words: list[int]) -> torch.Tensor:
         """How much J would rise with every word in every place, to first order: (k, pool)."""
-        seen = {}
+        seen: dict[str, Any] = {}
 
         def note(read_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             seen["ids"], seen["rows"] = read_ids[0].tolist(), rows.detach().requires_grad_()
