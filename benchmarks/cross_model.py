@@ -74,10 +74,12 @@ def revised(pair: Pair, change: Change) -> Iterator[None]:
     with torch.no_grad():
         for matrix in matrices:
             matrix.copy_(change(matrix))
-    yield
-    with torch.no_grad():
-        for matrix, old in zip(matrices, before, strict=True):
-            matrix.copy_(old)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for matrix, old in zip(matrices, before, strict=True):
+                matrix.copy_(old)
 
 
 def shares(pair: Pair, judge: Judge, prompts: Sequence[Prompt], models: Sequence[str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def build_autoencoder() -> AutoencoderKLWan:
 
 def _frame_by_frame(model: AutoencoderKLWan) -> None:
     """Of convolutions over time, only what looks at the frame itself computes, and so learns: single frames, which is all
-    that it is trained on, teach nothing about earlier ones. Three times as fast.
+    that it is trained on, teach nothing about earlier ones.
     """
     for conv in model.modules():
         if isinstance(conv, nn.Conv3d) and conv.kernel_size[0] > 1:

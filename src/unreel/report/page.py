@@ -102,11 +102,10 @@ def _curves(part: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"losses": curve, "points": loss_points(curve)} for curve in curves if curve]
 
 
-def loss_points(losses: list[float], width: int = 600, height: int = 120) -> str:
-    """The loss curve as points of an SVG polyline."""
+def loss_points(losses: list[float]) -> str:
+    """The loss curve as points of an SVG polyline, from its lowest to its highest."""
     low, high = min(losses), max(losses)
-    span, last = (high - low) or 1.0, max(1, len(losses) - 1)
-    return " ".join(f"{i * width / last:.1f},{height - (loss - low) * height / span:.1f}" for i, loss in enumerate(losses))
+    return share_points([(loss - low) / ((high - low) or 1.0) for loss in losses])
 
 
 def share_points(shares: list[float], width: int = 600, height: int = 120) -> str:
