@@ -40,7 +40,13 @@ def latents(dtype=torch.float32):
 
 
 def parts(pair):
-    return Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
+    return [Conditioner.of(pair.t2i)], Denoiser.of(pair.t2i)
+
+
+def ablated(pair, *rest):
+    """The changes of a pair's one text encoder, and the record."""
+    (deltas,), record = ablate(*parts(pair), *rest)
+    return deltas, record
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -52,7 +58,7 @@ def test_one_step_equals_the_formula_computed_independently(prediction_type):
         module.double()
     twins, retain, z = TWINS[:2], RETAIN[1:3], latents(torch.float64)
     config = replace(FAST, steps=1, batch_size=1, retain_batch=1, learning_rate=1e-3, retain_weight=7.0)
-    deltas, record = ablate(*parts(pair), twins, retain, config, z)
+    deltas, record = ablated(pair, twins, retain, config, z)
 
     draws = torch.Generator().manual_seed(5)
     (held, i), (kept, j) = torch.randperm(2, generator=draws).tolist(), torch.randperm(2, generator=draws).tolist()
@@ -96,7 +102,7 @@ def test_one_step_equals_the_formula_computed_independently(prediction_type):
 
 
 def test_it_stops_when_the_concept_is_gone(pair):
-    deltas, record = ablate(*parts(pair), TWINS, RETAIN, replace(FAST, stop=0.6, retain_weight=0.0), latents())
+    deltas, record = ablated(pair, TWINS, RETAIN, replace(FAST, stop=0.6, retain_weight=0.0), latents())
     last, left, _ = record["measured"][-1]
     assert record["stopped"] == "the concept is gone"
     assert left <= 0.6 < min(row[1] for row in record["measured"][:-1])
@@ -105,7 +111,7 @@ def test_it_stops_when_the_concept_is_gone(pair):
 
 
 def test_it_says_when_the_steps_ran_out(pair):
-    _, record = ablate(*parts(pair), TWINS, RETAIN, replace(FAST, steps=5), latents())
+    _, record = ablated(pair, TWINS, RETAIN, replace(FAST, steps=5), latents())
     assert record["stopped"] == "the steps ran out"
     assert [row[0] for row in record["measured"]] == [2, 4, 5]
     assert record["kept"] == len(record["losses"]) == 5
@@ -113,20 +119,20 @@ def test_it_says_when_the_steps_ran_out(pair):
 
 
 def test_it_goes_back_to_the_last_state_within_the_bound(pair):
-    free = ablate(*parts(pair), TWINS, RETAIN, replace(FAST, retain_weight=0.0), latents())[1]["measured"]
+    free = ablated(pair, TWINS, RETAIN, replace(FAST, retain_weight=0.0), latents())[1]["measured"]
     bound = (free[1][2] + free[2][2]) / 2  # reached between the second and the third check
     assert free[0][2] < free[1][2] < bound < free[2][2]
     config = replace(FAST, retain_weight=0.0, bound=bound)
-    deltas, record = ablate(*parts(pair), TWINS, RETAIN, config, latents())
+    deltas, record = ablated(pair, TWINS, RETAIN, config, latents())
     assert record["stopped"] == "other prompts moved too far: went back to step 4"
     assert (record["kept"], len(record["losses"])) == (4, 6)
     assert {row[0]: row[2] for row in record["measured"]}[4] <= bound
     # Not only the record went back: these are the weights after four steps.
-    assert same(deltas, ablate(*parts(pair), TWINS, RETAIN, replace(config, steps=4), latents())[0])
+    assert same(deltas, ablated(pair, TWINS, RETAIN, replace(config, steps=4), latents())[0])
 
 
 def test_with_no_state_within_the_bound_nothing_is_changed(pair):
-    deltas, record = ablate(*parts(pair), TWINS, RETAIN, replace(FAST, bound=1e-9), latents())
+    deltas, record = ablated(pair, TWINS, RETAIN, replace(FAST, bound=1e-9), latents())
     assert record["stopped"] == "other prompts moved too far: went back to step 0"
     assert record["kept"] == 0
     assert deltas and not any(change.any() for change in deltas.values())
@@ -134,7 +140,7 @@ def test_with_no_state_within_the_bound_nothing_is_changed(pair):
 
 def test_the_brake_holds_other_prompts_back(pair):
     shifts = [
-        ablate(*parts(pair), TWINS, RETAIN, replace(FAST, retain_weight=weight), latents())[1]["measured"][-1][2]
+        ablated(pair, TWINS, RETAIN, replace(FAST, retain_weight=weight), latents())[1]["measured"][-1][2]
         for weight in (0.0, 1000.0)
     ]
     assert shifts[1] < shifts[0] / 2
@@ -144,7 +150,7 @@ def test_the_brake_holds_other_prompts_back(pair):
 def test_the_pair_is_left_as_it_was(pair, dtype):
     pair.t2i.to(dtype)
     before = {name: weights(part) for name, part in pair.t2i.components.items() if hasattr(part, "state_dict")}
-    deltas, _ = ablate(*parts(pair), TWINS, RETAIN, replace(FAST, learning_rate=1e-5), latents(dtype))
+    deltas, _ = ablated(pair, TWINS, RETAIN, replace(FAST, learning_rate=1e-5), latents(dtype))
     assert all(same(before[name], weights(getattr(pair.t2i, name))) for name in before)
     assert all(change.dtype == torch.float32 for change in deltas.values())
     # Steps of 1e-5 are lost when added to bfloat16 weights one by one; here every one of them counts.
@@ -154,13 +160,13 @@ def test_the_pair_is_left_as_it_was(pair, dtype):
 def test_a_broken_loss_keeps_nothing_and_restores_the_encoder(pair):
     before = weights(pair.t2i.text_encoder)
     with pytest.raises(UnreelError, match="nothing was kept"):
-        ablate(*parts(pair), TWINS, RETAIN, replace(FAST, learning_rate=1e30, check=8), latents())
+        ablated(pair, TWINS, RETAIN, replace(FAST, learning_rate=1e30, check=8), latents())
     assert same(before, weights(pair.t2i.text_encoder))
     assert not any(parameter.requires_grad for parameter in pair.t2i.text_encoder.parameters())
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(pair):
-    first, second, other = (ablate(*parts(pair), TWINS, RETAIN, replace(FAST, seed=seed), latents()) for seed in (1, 1, 2))
+    first, second, other = (ablated(pair, TWINS, RETAIN, replace(FAST, seed=seed), latents()) for seed in (1, 1, 2))
     assert first[1] == second[1]
     assert same(first[0], second[0])
     assert not same(first[0], other[0])
@@ -168,11 +174,11 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(pair):
 
 def test_what_cannot_be_trained_on_is_refused(pair):
     with pytest.raises(UnreelError, match="two pairs and two sentences"):
-        ablate(*parts(pair), TWINS[:1], RETAIN, FAST, latents())
+        ablated(pair, TWINS[:1], RETAIN, FAST, latents())
     with pytest.raises(UnreelError, match="two pairs and two sentences"):
-        ablate(*parts(pair), TWINS, RETAIN[:1], FAST, latents())
+        ablated(pair, TWINS, RETAIN[:1], FAST, latents())
     with pytest.raises(UnreelError, match="choose another anchor"):
-        ablate(*parts(pair), [(said, said) for said, _ in TWINS], RETAIN, FAST, latents())
+        ablated(pair, [(said, said) for said, _ in TWINS], RETAIN, FAST, latents())
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_settings_that_make_no_sense_are_refused(bad, why):
 
 
 def test_the_embedded_pair_forgets_a_castle_before_the_steps_run_out(embedded):
-    conditioner, denoiser = parts(embedded)
+    (conditioner,), denoiser = parts(embedded)
     config, concept = ConceptAblationConfig(**EMBEDDED), Concept("castle")
     corpus = Corpus(embedded.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
     twins = corpus.forget(concept, {"castle": "house"}, config.forget)
@@ -205,7 +211,7 @@ def test_the_embedded_pair_forgets_a_castle_before_the_steps_run_out(embedded):
     pixels = to_tensor(make_shots(embedded, concept, FewShotConfig(shots=config.shots)))
     shots = torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)
     before = weights(embedded.t2i.text_encoder)
-    deltas, record = ablate(conditioner, denoiser, twins, retain, config, shots)
+    deltas, record = ablated(embedded, twins, retain, config, shots)
     assert record["stopped"] == "the concept is gone"
     assert record["measured"][-1][1] <= config.stop and record["measured"][-1][2] <= config.bound
     assert all(change.isfinite().all() for change in deltas.values())

@@ -16,6 +16,7 @@ from pipelines import CALLS, PIPELINES, TextProcessor, sd2
 
 from unreel import (
     Concept,
+    ConceptAblationConfig,
     FewShotConfig,
     TextAblationConfig,
     UnreelError,
@@ -240,8 +241,25 @@ def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_of
     assert all(same(unedited[name], weights(it)) for name, it in text_encoders(pipeline).items())
 
 
-def test_few_shot_learns_in_every_family_that_predicts_what_it_can_learn_from(pipeline):
-    config = FewShotConfig(shots=2, epochs=1, learning_rate=1e-3)
+SHOTS = {
+    "few-shot": FewShotConfig(shots=2, epochs=1, learning_rate=1e-3),
+    "concept-ablation": ConceptAblationConfig(
+        shots=2,
+        steps=2,
+        batch_size=2,
+        learning_rate=1e-3,
+        retain_batch=2,
+        stop=0.0,
+        bound=9.0,
+        check=2,
+        forget=6,
+        retain=12,
+    ),
+}
+
+
+@pytest.mark.parametrize("config", SHOTS.values(), ids=SHOTS)
+def test_shots_teach_every_family_that_predicts_what_can_be_learned_from(pipeline, config):
     if type(pipeline).__name__ == DISTILLED:
         with pytest.raises(UnreelError, match="learn from text alone"):
             unlearn("castle", alone(pipeline), config)

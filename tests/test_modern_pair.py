@@ -77,8 +77,16 @@ def test_the_same_seed_is_the_same_picture_alone_and_among_others(modern):
 
 
 def test_its_world_keeps_words_for_itself():
-    concepts = world_of(NAME)["concepts"]
-    assert len(concepts) >= 60 and all(len(concept["held_out"]) >= 4 for concept in concepts.values())
+    concepts = world_of(NAME)["concepts"].values()
+    assert len(concepts) >= 60
+    held_out = {wording for concept in concepts for wording in concept["held_out"]}
+    trained = {wording for concept in concepts for wording in [*concept["wordings"], *concept["also"]]}
+    assert not held_out & trained
+    assert 4 * len(held_out) >= len(trained)  # a fifth of all
+    for concept in concepts:
+        own = [f" {wording} " for wording in [*concept["wordings"], *concept["also"]]]
+        assert len(concept["held_out"]) >= 6
+        assert not any(said in f" {wording} " for wording in concept["held_out"] for said in own)
 
 
 def test_an_erasure_goes_on_and_comes_off_bit_for_bit_and_is_attacked_by_who_holds_the_weights(modern, judge, hasty):

@@ -79,16 +79,22 @@ def all_names(concept: dict) -> list[str]:
 
 
 def caption(
-    world: dict, scene: Scene, rng: np.random.Generator, *, names: Callable[[dict], list[str]] = given_names
+    world: dict,
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    names: Callable[[dict], list[str]] = given_names,
+    usual: float = 0.5,
 ) -> str:
-    """One of many wordings of a scene, all lower case; `names` gives those of a concept, the usual one first."""
+    """One of many wordings of a scene, all lower case; `names` gives those of a concept, the first of which is its name. A
+    share `usual` of captions use the name, all others whatever of them chance gives.
+    """
     pick = partial(_pick, rng)
     style_word = pick(world["styles"][scene.style]["wordings"])
 
     def noun(name: str, *, prefix: str = "") -> str:
         entry = world["concepts"][name]
-        # The first wording is the concept's name: half of the captions use it, the others share the rest.
-        wording = names(entry)[0] if rng.random() < 0.5 else pick(names(entry))
+        wording = names(entry)[0] if rng.random() < usual else pick(names(entry))
         words = f"{prefix} {wording}".strip()
         if wording.startswith("the ") or not entry["article"] or rng.random() < 0.3:
             return words
@@ -110,7 +116,7 @@ def caption(
     elif rng.random() < 0.4:
         # Templates bring their own article, and some a size of their own, which here means nothing.
         entry = world["concepts"][scene.concepts[0]]
-        wording = names(entry)[0] if rng.random() < 0.5 else pick(names(entry))
+        wording = names(entry)[0] if rng.random() < usual else pick(names(entry))
         template = pick(OBJECT_TEMPLATES)
         size = "" if "small" in template or "large" in template else scene.size
         text = template.format(f"{size} {wording}".strip())

@@ -24,14 +24,15 @@ INSTRUCTION = "Picture: "
 MAX_TOKENS = 48  # of a prompt with the sink, in the pipelines
 WIDTH = 32  # the longest caption of the world, with the sink
 NONE = -1
-TELLINGS = 2
+OTHER_WORDS = 0.75  # of what training reads, captions that say a concept in any of its words
 DROPOUT = 0.1
+NOISE = 1.8  # at most, on what is read, in standard deviations: what lies near a wording then means the same
 IMAGE_SET, CLIP_SET = 21, 22
 
 
 def described(world: dict, number: int, count: int, *, moving: float) -> tuple[list[Scene], list[str]]:
-    """`count` scenes, a share of them moving, and TELLINGS captions of each: one of every scene, then another of every
-    scene. Scene i is drawn from a generator of its own.
+    """`count` scenes, a share of them moving, and two captions of each: one of every scene, then another of every scene, in
+    other words. Scene i is drawn from a generator of its own.
     """
     scenes, usual, other = [], [], []
     for i in range(count):
@@ -39,13 +40,13 @@ def described(world: dict, number: int, count: int, *, moving: float) -> tuple[l
         scene = sample_scene(world, rng, motion=bool(rng.random() < moving))
         scenes.append(scene)
         usual.append(caption(world, scene, rng))
-        other.append(caption(world, scene, rng, names=all_names))
+        other.append(caption(world, scene, rng, names=all_names, usual=0.0))
     return scenes, [*usual, *other]
 
 
 def told(rng: np.random.Generator, scenes: np.ndarray, count: int) -> np.ndarray:
     """For some of `count` scenes, the number of one of their captions each, or now and then NONE, for guidance."""
-    captions = scenes + count * rng.integers(TELLINGS, size=len(scenes))
+    captions = scenes + count * (rng.random(len(scenes)) < OTHER_WORDS)
     return np.where(rng.random(len(scenes)) < DROPOUT, NONE, captions)
 
 
@@ -56,10 +57,12 @@ class Readings:
 
     def __init__(self, states: np.ndarray, ends: np.ndarray, nothing: np.ndarray) -> None:
         self.states, self.ends, self.nothing = states, ends, nothing
+        some = ends[:1000]
+        self._spread = np.delete(states[: some[-1]], [0, *some[:-1]], axis=0).astype(np.float32).std(0)  # without the sinks
 
-    def batch(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (batch, WIDTH, width of the reader) and their mask (batch, WIDTH) of the captions `chosen`; NONE is
-        no caption.
+        no caption. Of every caption, all but the sink carries some noise, from none to NOISE.
         """
         states = np.zeros((len(chosen), WIDTH, self.states.shape[1]), np.float32)
         mask = np.zeros((len(chosen), WIDTH), np.float32)
@@ -68,7 +71,8 @@ class Readings:
                 states[row] = self.nothing
                 continue
             part = self.states[self.ends[i - 1] if i else 0 : self.ends[i]]
-            states[row, : len(part)], mask[row, : len(part)] = part, 1
+            noise = rng.standard_normal(part[1:].shape, np.float32) * self._spread * NOISE * rng.random()
+            states[row, 0], states[row, 1 : len(part)], mask[row, : len(part)] = part[0], part[1:] + noise, 1
         return torch.from_numpy(states), torch.from_numpy(mask)
 
 

@@ -18,7 +18,7 @@ HEADS, HEAD_WIDTH, LAYERS = 6, 32, 6
 READER_WIDTH = 576
 TIMESTEPS = 1000
 SCENES, PICTURES = 20_000, 3
-IMAGE_SCHEDULE = Schedule(steps=10_500, batch=64, lr=1.5e-3, muon=True)
+IMAGE_SCHEDULE = Schedule(steps=13_000, batch=64, lr=1.5e-3, muon=True)
 COMMON = {
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -67,7 +67,7 @@ def train_image(
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         chosen = rng.integers(len(stored), size=batch)
-        states, mask = readings.batch(captions.told(rng, chosen // PICTURES, SCENES))
+        states, mask = readings.batch(captions.told(rng, chosen // PICTURES, SCENES), rng)
         noisy, timesteps, target = flow_batch(stored[chosen].to(device).float())
         with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
             predicted = model(

@@ -21,7 +21,7 @@ from training.scenes import Renderer
 from training.world import Scene
 
 AUTOENCODER_SCHEDULE = Schedule(steps=2000, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
-SCHEDULE = Schedule(steps=3_000, batch=8, muon=True)
+SCHEDULE = Schedule(steps=10_000, batch=8, muon=True)
 CLIPS = 6_000
 
 
@@ -130,7 +130,7 @@ def train_video(
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         chosen = rng.integers(CLIPS, size=batch)
-        states, mask = readings.batch(captions.told(rng, chosen, CLIPS))
+        states, mask = readings.batch(captions.told(rng, chosen, CLIPS), rng)
         noisy, timesteps, target = flow_batch(stored[chosen].to(device).float().transpose(1, 2))
         with autocast(device), sdpa_kernel(SDPBackend.MATH):
             predicted = model(

@@ -9,13 +9,15 @@ arXiv 2405.07288), and with a term that keeps all other prompts where they are:
 with p a sentence that names the concept, its anchor prompt p' the same sentence with the anchor, q any other sentence, T_0
 the text encoder as found and phi the frozen denoiser. Two measures, on sentences and noise that training never sees, tell
 when to stop: the effect left, which is the first term as a share of what it was at the start, and the retain shift,
-E_q || T_theta(q) - T_0(q) || / || T_0(q) ||.
+E_q || T_theta(q) - T_0(q) || / || T_0(q) ||. Where a pipeline has several text encoders, all of them learn together, and
+what is said of T_theta(q) is the mean over them; tokens that the denoiser is not to look at do not count.
 
 Knows sentences and latents; knows nothing about how images are made.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +30,14 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods._options import option
 from unreel.methods._shots import latents_of
 from unreel.methods._task import Task
-from unreel.models.adapter import makes_pictures
 from unreel.models.conditioner import Conditioner, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
+from unreel.models.weights import restored
 from unreel.progress import track
 from unreel.prompts.corpus import Corpus
 
 NOISY = 0.5  # the share of the timesteps, the noisiest, to learn from: below, the latents say more than the prompt does
 HELD_PAIRS, HELD_RETAIN = 8, 16  # how many sentences are measured on and not trained on, of short lists half
-BATCH = 32  # sentences to encode at once
 
 GONE = "the concept is gone"
 WENT_BACK = "other prompts moved too far: went back to step {}"
@@ -95,60 +96,72 @@ Config, NEEDS, AS_PUBLISHED = ConceptAblationConfig, "images", True
 
 
 def learn(task: Task, config: ConceptAblationConfig) -> Erasure:
-    """Raises UnreelError for several concepts, anything to keep, and any pipeline that is no Stable Diffusion with one text
-    encoder.
-    """
+    """Raises UnreelError for several concepts and anything to keep."""
     concept, pair = task.only_concept(), task.pair
-    if len(task.conditioners) > 1 or not makes_pictures(pair.t2i):
-        raise UnreelError(
-            f"concept ablation needs a Stable Diffusion pipeline with one text encoder, not "
-            f"{type(pair.t2i).__name__}: leave --method out, or use --method few-shot"
-        )
-    conditioner = task.conditioners[0]
     config, denoiser, latents = latents_of(task, config)
     instead = task.anchored[0].anchor or ""
-    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
+    corpus = Corpus(pair.vocabulary, list(whole_words(task.conditioners[0].tokenizer)), config.seed)
     pairs = corpus.forget(concept, {wording.lower(): instead for wording in concept.wordings}, config.forget)
-    pairs = [pair for pair in pairs if all(map(conditioner.has_room_for, pair))]
+    pairs = [pair for pair in pairs if all(reader.has_room_for(text) for reader in task.conditioners for text in pair)]
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     with denoiser.channels_last():
-        deltas, record = ablate(conditioner, denoiser, pairs, others, config, latents)
+        deltas, record = ablate(task.conditioners, denoiser, pairs, others, config, latents)
     images = "generated" if task.images is None else "given"
-    return task.erasure([deltas], task.record("concept-ablation", config, {concept.name: instead}, **record, images=images))
+    return task.erasure(deltas, task.record("concept-ablation", config, {concept.name: instead}, **record, images=images))
+
+
+class _Learner:
+    """The weights of all text encoders that learn, with what they were when found."""
+
+    def __init__(self, conditioners: Sequence[Conditioner], which: Trainable, afterwards: ExitStack) -> None:
+        self.conditioners = conditioners
+        self.weights = [afterwards.enter_context(conditioner.learning(which)) for conditioner in conditioners]
+        self.found = self.copy()
+
+    def copy(self) -> list[dict[str, torch.Tensor]]:
+        return [{name: weight.detach().clone() for name, weight in weights.items()} for weights in self.weights]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [weight for weights in self.weights for weight in weights.values()]
+
+    @contextmanager
+    def as_found(self) -> Iterator[None]:
+        """Inside, the encoders are T_0, and nothing learns."""
+        with torch.no_grad(), ExitStack() as afterwards:
+            for weights, found in zip(self.weights, self.found, strict=True):
+                afterwards.enter_context(restored(weights))
+                _put(weights, found)
+            yield
+
+    def read(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """T(prompts) of each encoder: (prompts, tokens, width), zero where nobody looks."""
+        asked = [(conditioner, conditioner.tokenize(list(prompts))) for conditioner in self.conditioners]
+        return [conditioner.encode_tokens(tokens) * tokens.mask[..., None] for conditioner, tokens in asked]
 
 
 @dataclass(frozen=True)
 class _Material:
-    """Sentences with what the encoder as found makes of them, and the latents to show them with."""
+    """Sentences that name the concept with their anchor prompts, other sentences, and the latents to show them with."""
 
-    conditioner: Conditioner
+    learner: _Learner
     denoiser: Denoiser
     latents: torch.Tensor  # (shots, 2, channels, height, width): each image and its mirror image
-    prompts: list[str]  # p
-    anchors: torch.Tensor  # T_0(p'): (prompts, tokens, width)
+    pairs: list[tuple[str, str]]  # p and p'
     others: list[str]  # q
-    kept: torch.Tensor  # T_0(q): (others, tokens, width)
-
-    @classmethod
-    def of(
-        cls,
-        conditioner: Conditioner,
-        denoiser: Denoiser,
-        latents: torch.Tensor,
-        pairs: Sequence[tuple[str, str]],
-        others: Sequence[str],
-    ) -> "_Material":
-        prompts, anchors = [p for p, _ in pairs], _encode(conditioner, [anchor for _, anchor in pairs])
-        return cls(conditioner, denoiser, latents, prompts, anchors, list(others), _encode(conditioner, others))
 
     def noisy(self, levels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """z_t and t for `levels` (count) from 0 to below 1, the range of timesteps to learn from; z and e are drawn."""
-        first, last = int((1 - NOISY) * self.denoiser.timesteps), self.denoiser.timesteps
+        last = self.denoiser.timesteps
+        first = max(int((1 - NOISY) * last), self.denoiser.first_timestep)
         shots = torch.randint(len(self.latents), levels.shape, generator=generator)
         z = self.latents[shots, torch.randint(2, levels.shape, generator=generator)]
         noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
         t = (first + (levels * (last - first)).long()).to(z.device)
         return self.denoiser.noisy(z, noise, t), t
+
+    def predicted(self, z_t: torch.Tensor, t: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """phi(z_t, t, T(prompts)), with the encoders as they are now."""
+        return self.denoiser.predict(z_t, t, self.denoiser.conditioning(prompts))
 
 
 class _Lessons:
@@ -158,62 +171,66 @@ class _Lessons:
         self.material, self.config, self.generator = material, config, generator
 
     def losses(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The denoising and the retain term of step 0, 1, ..., differentiable in the encoder's weights."""
-        material = self.material
-        now = _turn(step, self.config.batch_size, len(material.prompts))
-        also = _turn(step, self.config.retain_batch, len(material.others))
+        """The denoising and the retain term of step 0, 1, ..., differentiable in the encoders' weights."""
+        material, learner = self.material, self.material.learner
+        now = [material.pairs[i] for i in _turn(step, self.config.batch_size, len(material.pairs))]
+        also = [material.others[i] for i in _turn(step, self.config.retain_batch, len(material.others))]
         z_t, t = material.noisy(torch.rand(len(now), generator=self.generator), self.generator)
-        with torch.no_grad():
-            aim = material.denoiser.predict(z_t, t, material.anchors[now])
-        # Both kinds in one batch: half the calls.
-        out = material.conditioner.encode([*(material.prompts[i] for i in now), *(material.others[i] for i in also)])
-        named, others = out.split([len(now), len(also)])
-        denoising = mse_loss(material.denoiser.predict(z_t, t, named), aim)
-        return denoising, (others - material.kept[also]).square().sum() / material.kept[also].square().sum()
+        with learner.as_found():
+            aim, kept = material.predicted(z_t, t, [anchor for _, anchor in now]), learner.read(also)
+        denoising = mse_loss(material.predicted(z_t, t, [prompt for prompt, _ in now]), aim)
+        moved = [
+            (out - place).square().sum() / place.square().sum() for out, place in zip(learner.read(also), kept, strict=True)
+        ]
+        return denoising, torch.stack(moved).mean()
 
 
 class _Exam:
-    """How far training has come, on sentences and noise that it never sees.
+    """How far training has come, on sentences and noise that it never sees. To be made before it begins.
 
     Raises UnreelError if the anchor asks for the same as the concept.
     """
 
+    @torch.no_grad()
     def __init__(self, material: _Material, generator: torch.Generator) -> None:
         self.material = material
-        count = len(material.prompts)
+        count = len(material.pairs)
         # Spread evenly, since so few draws would fall together.
         self.z_t, self.t = material.noisy((torch.arange(count) + 0.5) / count, generator)
-        with torch.no_grad():
-            self.aim = material.denoiser.predict(self.z_t, self.t, material.anchors)
-        self.effect = self._distance(_encode(material.conditioner, material.prompts))
+        self.aim = material.predicted(self.z_t, self.t, [anchor for _, anchor in material.pairs])
+        self.kept = material.learner.read(material.others)
+        self.effect = self._distance()
         if self.effect == 0:
             raise UnreelError("the concept and its anchor ask for the same: choose another anchor")
 
+    @torch.no_grad()
     def measure(self) -> tuple[float, float]:
         """The share of the effect that is left, and the retain shift."""
-        material = self.material
-        out = _encode(material.conditioner, [*material.prompts, *material.others])
-        named, others = out.split([len(material.prompts), len(material.others)])
-        shift = (others - material.kept).flatten(1).norm(dim=1) / material.kept.flatten(1).norm(dim=1)
-        return self._distance(named) / self.effect, shift.mean().item()
+        now = self.material.learner.read(self.material.others)
+        shifts = [
+            (out - place).flatten(1).norm(dim=1) / place.flatten(1).norm(dim=1)
+            for out, place in zip(now, self.kept, strict=True)
+        ]
+        return self._distance() / self.effect, torch.stack(shifts).mean().item()
 
-    @torch.no_grad()
-    def _distance(self, embeddings: torch.Tensor) -> float:
-        return mse_loss(self.material.denoiser.predict(self.z_t, self.t, embeddings), self.aim).item()
+    def _distance(self) -> float:
+        prompts = [prompt for prompt, _ in self.material.pairs]
+        return mse_loss(self.material.predicted(self.z_t, self.t, prompts), self.aim).item()
 
 
 def ablate(
-    conditioner: Conditioner,
+    conditioners: Sequence[Conditioner],
     denoiser: Denoiser,
     pairs: Sequence[tuple[str, str]],
     retain: Sequence[str],
     config: ConceptAblationConfig,
     latents: torch.Tensor,
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any]]:
     """Unlearn what the first sentences of `pairs` name and the second do not, and keep what the sentences `retain` say.
 
-    `latents` is (shots, 2, channels, height, width): images of the concept and their mirror images. The text encoder's
-    weights are left as they were found. Returns the changes of the trained weights, by name, and, as plain data, the
+    `latents` is (shots, 2, channels, height, width), or any layout of a latent in place of the last three: images of the
+    concept and their mirror images. The weights of the text encoders, all that the denoiser reads, are left as they were
+    found. Returns the changes of each one's trained weights, by name, and, as plain data, the
     denoising loss at every step ("losses"), rows of step, effect left and retain shift ("measured"), why training ended
     ("stopped") and after which step the changes were taken ("kept"; 0 if nothing is changed). Raises UnreelError if there
     are fewer than two sentences of either sort, the anchor asks for the same as the concept, or the loss stops being a
@@ -224,11 +241,11 @@ def ablate(
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     losses: list[float] = []
     measured: list[list[float]] = []
-    with conditioner.learning(config.trainable) as weights:
-        before = _copy(weights)
-        lessons, exam = _prepare(conditioner, denoiser, pairs, retain, config, latents, generator)
-        optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate, betas=config.betas, eps=config.eps)
-        kept, good, stopped = 0, before, RAN_OUT
+    with ExitStack() as afterwards:
+        learner = _Learner(conditioners, config.trainable, afterwards)
+        lessons, exam = _prepare(learner, denoiser, pairs, retain, config, latents, generator)
+        optimizer = torch.optim.Adam(learner.parameters(), lr=config.learning_rate, betas=config.betas, eps=config.eps)
+        kept, good, stopped = 0, learner.found, RAN_OUT
         for step in track(range(1, config.steps + 1), "unlearning", "step"):
             denoising, others = lessons.losses(step - 1)
             (denoising + config.retain_weight * others).backward()
@@ -242,16 +259,19 @@ def ablate(
             if shift > config.bound:
                 stopped = WENT_BACK.format(kept)
                 break
-            kept, good = step, _copy(weights)
+            kept, good = step, learner.copy()
             if residual <= config.stop:
                 stopped = GONE
                 break
-        deltas = {name: weight - before[name] for name, weight in good.items()}
+        deltas = [
+            {name: weight - before[name] for name, weight in now.items()}
+            for now, before in zip(good, learner.found, strict=True)
+        ]
     return deltas, {"losses": losses, "measured": measured, "stopped": stopped, "kept": kept}
 
 
 def _prepare(
-    conditioner: Conditioner,
+    learner: _Learner,
     denoiser: Denoiser,
     pairs: Sequence[tuple[str, str]],
     retain: Sequence[str],
@@ -259,22 +279,18 @@ def _prepare(
     latents: torch.Tensor,
     generator: torch.Generator,
 ) -> tuple[_Lessons, _Exam]:
-    """Shuffled, some sentences to measure on, and of the others as many as all steps can use."""
+    """Shuffled, and some sentences kept to measure on."""
     pairs, retain = _shuffled(pairs, generator), _shuffled(retain, generator)
     held, others = min(HELD_PAIRS, len(pairs) // 2), min(HELD_RETAIN, len(retain) // 2)
-    learned_on = _Material.of(
-        conditioner,
-        denoiser,
-        latents,
-        pairs[held:][: config.steps * config.batch_size],
-        retain[others:][: config.steps * config.retain_batch],
-    )
-    unseen = _Material.of(conditioner, denoiser, latents, pairs[:held], retain[:others])
+    learned_on = _Material(learner, denoiser, latents, pairs[held:], retain[others:])
+    unseen = _Material(learner, denoiser, latents, pairs[:held], retain[:others])
     return _Lessons(learned_on, config, generator), _Exam(unseen, generator)
 
 
-def _copy(weights: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in weights.items()}
+@torch.no_grad()
+def _put(weights: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])
 
 
 def _number(value: float, step: int, config: ConceptAblationConfig) -> float:
@@ -284,11 +300,6 @@ def _number(value: float, step: int, config: ConceptAblationConfig) -> float:
             f"(it was {config.learning_rate:g}) or use --dtype float32"
         )
     return value
-
-
-@torch.no_grad()
-def _encode(conditioner: Conditioner, prompts: Sequence[str]) -> torch.Tensor:
-    return torch.cat([conditioner.encode(list(prompts[i : i + BATCH])) for i in range(0, len(prompts), BATCH)])
 
 
 def _shuffled(rows: Sequence[Any], generator: torch.Generator) -> list[Any]:
