@@ -13,7 +13,7 @@ from unreel.models import readers
 from unreel.models.adapter import usual_call
 from unreel.models.conditioner import Conditioner
 from unreel.models.sampling import generate_images
-from unreel.models.shipped import EMBEDDED_FOLDER, preset_of, world_of
+from unreel.models.shipped import EMBEDDED_FOLDER, preset_of
 
 NAME = "embedded:modern"
 CONCEPTS = ("tokyo tower", "polar bear", "teddy bear", "pizza", "santa claus", "sunflower", "guitar", "clown")
@@ -74,19 +74,6 @@ def test_the_same_seed_is_the_same_picture_alone_and_among_others(modern):
     one = generate_images(modern.t2i, ["a guitar"], [5], modern.settings).astype(int)
     three = generate_images(modern.t2i, ["a cat", "a guitar", "two words"], [4, 5, 6], modern.settings)
     assert np.abs(one[0] - three[1]).mean() < 2
-
-
-def test_its_world_keeps_words_for_itself():
-    concepts = world_of(NAME)["concepts"].values()
-    assert len(concepts) >= 60
-    held_out = {wording for concept in concepts for wording in concept["held_out"]}
-    trained = {wording for concept in concepts for wording in [*concept["wordings"], *concept["also"]]}
-    assert not held_out & trained
-    assert 4 * len(held_out) >= len(trained)  # a fifth of all
-    for concept in concepts:
-        own = [f" {wording} " for wording in [*concept["wordings"], *concept["also"]]]
-        assert len(concept["held_out"]) >= 6
-        assert not any(said in f" {wording} " for wording in concept["held_out"] for said in own)
 
 
 def test_an_erasure_goes_on_and_comes_off_bit_for_bit_and_is_attacked_by_who_holds_the_weights(modern, judge, hasty):
