@@ -42,6 +42,11 @@ def _reader(folder: Path, device: str):
     return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).to(device).eval()
 
 
+def _given(folder: Path, reader: Path, device: str):
+    """What lessons are made with."""
+    return folder, sprites(folder), autoencoder(folder, device), *_reader(reader, device), device
+
+
 @app.command()
 def image(
     folder: Folder = DEFAULT_FOLDER,
@@ -49,9 +54,9 @@ def image(
     device: Device = DEFAULT_DEVICE,
 ):
     """Train the image model."""
-    from training.modern.diffusion import train_image
+    from training.modern.diffusion import stills, train_image
 
-    return train_image(folder, sprites(folder), autoencoder(folder, device), *_reader(reader, device), device)
+    return train_image(folder, stills(*_given(folder, reader, device)), device)
 
 
 @app.command()
@@ -73,10 +78,11 @@ def video_autoencoder(folder: Folder = DEFAULT_FOLDER, device: Device = DEFAULT_
 @app.command()
 def video(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Device = DEFAULT_DEVICE):
     """Train the video model, from the image model."""
-    from training.modern.video import train_video
+    from training.modern.diffusion import stills
+    from training.modern.video import moving, train_video
 
-    still = image(folder, reader, device)
-    return train_video(folder, sprites(folder), autoencoder(folder, device), still, *_reader(reader, device), device)
+    given = _given(folder, reader, device)
+    return train_video(folder, image(folder, reader, device), moving(*given), stills(*given), device)
 
 
 @app.command()

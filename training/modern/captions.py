@@ -24,9 +24,9 @@ INSTRUCTION = "Picture: "
 MAX_TOKENS = 48  # of a prompt with the sink, in the pipelines
 WIDTH = 32  # the longest caption of the world, with the sink
 NONE = -1
-OTHER_WORDS = 0.75  # of what training reads, captions that say a concept in any of its words
+OTHER_WORDS = 0.5  # of what training reads, captions that say a concept in any of its words
 DROPOUT = 0.1
-NOISE = 1.8  # at most, on what is read, in standard deviations: what lies near a wording then means the same
+NOISE = 1.0  # at most, on what is read, in standard deviations: what lies near a wording then means the same
 IMAGE_SET, CLIP_SET = 21, 22
 
 

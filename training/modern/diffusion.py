@@ -1,5 +1,6 @@
 """The modern pair's transformers: rectified flow on latents, told by hidden states of a frozen language model."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ HEADS, HEAD_WIDTH, LAYERS = 6, 32, 6
 READER_WIDTH = 576
 TIMESTEPS = 1000
 SCENES, PICTURES = 20_000, 3
-IMAGE_SCHEDULE = Schedule(steps=13_000, batch=64, lr=1.5e-3, muon=True)
+IMAGE_SCHEDULE = Schedule(steps=17_000, batch=64, lr=1.5e-3, muon=True)
 COMMON = {
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -39,6 +40,30 @@ def build_image_transformer() -> SanaTransformer2DModel:
     return SanaTransformer2DModel(**COMMON, patch_size=1, interpolation_scale=1.0)
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What a transformer learns from: `scenes`, with their captions as read, and as many latents of each."""
+
+    latents: torch.Tensor  # (scenes * n, ...), the n of a scene one after the other
+    readings: captions.Readings
+    scenes: int
+
+    def loss(self, model: nn.Module, rng: np.random.Generator, batch: int, device: str) -> torch.Tensor:
+        """The mean squared error of the flow that `model` sees in some of them, at noise of all levels."""
+        chosen = rng.integers(len(self.latents), size=batch)
+        told = captions.told(rng, chosen // (len(self.latents) // self.scenes), self.scenes)
+        states, mask = self.readings.batch(told, rng)
+        noisy, timesteps, target = flow_batch(self.latents[chosen].to(device).float())
+        with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
+            predicted = model(
+                noisy,
+                encoder_hidden_states=states.to(device),
+                encoder_attention_mask=mask.to(device),
+                timestep=timesteps,
+            ).sample
+        return nn.functional.mse_loss(predicted.float(), target)
+
+
 def flow_batch(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Noisy latents, timesteps and the flow from picture to noise, for clean latents of any rank.
 
@@ -50,32 +75,27 @@ def flow_batch(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
     return (1 - share) * latents + share * noise, level * TIMESTEPS, noise - latents
 
 
-def train_image(
+def stills(
     folder: Path,
     renderer: Renderer,
     vae: AutoencoderDC,
     tokenizer: PreTrainedTokenizerBase,
     reader: PreTrainedModel,
     device: str,
-) -> SanaTransformer2DModel:
+) -> Lessons:
+    """Pictures, some of them frames of clips: latents (pictures, channels, 8, 8)."""
     scenes, texts = captions.described(renderer.world, captions.IMAGE_SET, SCENES, moving=0.25)
     readings = captions.read(folder / "image-captions.npz", texts, tokenizer, reader, device)
-    stored = captions.image_latents(folder / "images.npy", scenes, PICTURES, vae, renderer, device)
+    latents = captions.image_latents(folder / "images.npy", scenes, PICTURES, vae, renderer, device)
+    return Lessons(latents.contiguous(memory_format=torch.channels_last), readings, SCENES)
+
+
+def train_image(folder: Path, lessons: Lessons, device: str) -> SanaTransformer2DModel:
     torch.manual_seed(IMAGE_SCHEDULE.seed)
     model = build_image_transformer().to(memory_format=torch.channels_last)
     model.compile()  # what a step waits for is memory, and fused operations ask for less of it
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
-        chosen = rng.integers(len(stored), size=batch)
-        states, mask = readings.batch(captions.told(rng, chosen // PICTURES, SCENES), rng)
-        noisy, timesteps, target = flow_batch(stored[chosen].to(device).float())
-        with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
-            predicted = model(
-                noisy.contiguous(memory_format=torch.channels_last),
-                encoder_hidden_states=states.to(device),
-                encoder_attention_mask=mask.to(device),
-                timestep=timesteps,
-            ).sample
-        return nn.functional.mse_loss(predicted.float(), target)
+        return lessons.loss(model, rng, batch, device)
 
     return train("image", folder, model, loss, IMAGE_SCHEDULE, device=device)

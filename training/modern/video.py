@@ -1,6 +1,7 @@
 """The modern pair's video model: its autoencoder, which shares latents with the image model's, and its transformer, which
 begins at the image model's weights and is then trained on clips, every weight of it."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderDC, AutoencoderKLWan, SanaTransformer2DModel, SanaVideoTransformer3DModel
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,13 +16,13 @@ from training.autoencoder import LATENT_CHANNELS, random_frames
 from training.loop import Schedule, autocast, train
 from training.modern import captions
 from training.modern.autoencoder import error
-from training.modern.diffusion import COMMON, flow_batch
+from training.modern.diffusion import COMMON, Lessons
 from training.scenes import Renderer
 from training.world import Scene
 
 AUTOENCODER_SCHEDULE = Schedule(steps=2000, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
-SCHEDULE = Schedule(steps=10_000, batch=8, muon=True)
-CLIPS = 6_000
+SCHEDULE = Schedule(steps=14_000, batch=4, muon=True)
+CLIPS, PICTURES_A_CLIP = 6_000, 8
 
 
 def build_autoencoder() -> AutoencoderKLWan:
@@ -112,33 +112,32 @@ def clip_latents(file: Path, scenes: list[Scene], vae: AutoencoderDC, renderer: 
     return torch.from_numpy(np.load(file))
 
 
-def train_video(
+def moving(
     folder: Path,
     renderer: Renderer,
     vae: AutoencoderDC,
-    still: SanaTransformer2DModel,
     tokenizer: PreTrainedTokenizerBase,
     reader: PreTrainedModel,
     device: str,
-) -> SanaVideoTransformer3DModel:
+) -> Lessons:
+    """Clips: latents (clips, channels, frames, 8, 8)."""
     scenes, texts = captions.described(renderer.world, captions.CLIP_SET, CLIPS, moving=0.75)
     readings = captions.read(folder / "clip-captions.npz", texts, tokenizer, reader, device)
-    stored = clip_latents(folder / "clips.npy", scenes, vae, renderer, device)
+    return Lessons(clip_latents(folder / "clips.npy", scenes, vae, renderer, device).transpose(1, 2), readings, CLIPS)
+
+
+def train_video(
+    folder: Path, still: SanaTransformer2DModel, clips: Lessons, pictures: Lessons, device: str
+) -> SanaVideoTransformer3DModel:
+    """From clips, and from pictures as clips of one frame: a step of clips alone holds too few captions to learn from what
+    things look like.
+    """
+    single = replace(pictures, latents=pictures.latents[:, :, None])
     torch.manual_seed(SCHEDULE.seed)
     model = build_transformer(still)
-    model.compile()
+    model.compile(dynamic=False)  # one for clips, one for pictures
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
-        chosen = rng.integers(CLIPS, size=batch)
-        states, mask = readings.batch(captions.told(rng, chosen, CLIPS), rng)
-        noisy, timesteps, target = flow_batch(stored[chosen].to(device).float().transpose(1, 2))
-        with autocast(device), sdpa_kernel(SDPBackend.MATH):
-            predicted = model(
-                noisy,
-                encoder_hidden_states=states.to(device),
-                encoder_attention_mask=mask.to(device),
-                timestep=timesteps,
-            ).sample
-        return nn.functional.mse_loss(predicted.float(), target)
+        return clips.loss(model, rng, batch, device) + single.loss(model, rng, PICTURES_A_CLIP * batch, device)
 
     return train("video", folder, model, loss, SCHEDULE, device=device)
