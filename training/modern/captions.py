@@ -26,7 +26,6 @@ WIDTH = 32  # the longest caption of the world, with the sink
 NONE = -1
 OTHER_WORDS = 0.5  # of what training reads, captions that say a concept in any of its words
 DROPOUT = 0.1
-NOISE = 1.0  # at most, on what is read, in standard deviations: what lies near a wording then means the same
 IMAGE_SET, CLIP_SET = 21, 22
 
 
@@ -60,9 +59,10 @@ class Readings:
         some = ends[:1000]
         self._spread = np.delete(states[: some[-1]], [0, *some[:-1]], axis=0).astype(np.float32).std(0)  # without the sinks
 
-    def batch(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, chosen: np.ndarray, rng: np.random.Generator, most: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (batch, WIDTH, width of the reader) and their mask (batch, WIDTH) of the captions `chosen`; NONE is
-        no caption. Of every caption, all but the sink carries some noise, from none to NOISE.
+        no caption. Of every caption, all but the sink carries some noise, from none to `most` standard deviations, so that
+        what lies near a wording means the same.
         """
         states = np.zeros((len(chosen), WIDTH, self.states.shape[1]), np.float32)
         mask = np.zeros((len(chosen), WIDTH), np.float32)
@@ -71,7 +71,7 @@ class Readings:
                 states[row] = self.nothing
                 continue
             part = self.states[self.ends[i - 1] if i else 0 : self.ends[i]]
-            noise = rng.standard_normal(part[1:].shape, np.float32) * self._spread * NOISE * rng.random()
+            noise = rng.standard_normal(part[1:].shape, np.float32) * self._spread * most * rng.random()
             states[row, 0], states[row, 1 : len(part)], mask[row, : len(part)] = part[0], part[1:] + noise, 1
         return torch.from_numpy(states), torch.from_numpy(mask)
 

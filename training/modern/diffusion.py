@@ -19,6 +19,7 @@ HEADS, HEAD_WIDTH, LAYERS = 6, 32, 6
 READER_WIDTH = 576
 TIMESTEPS = 1000
 SCENES, PICTURES = 20_000, 3
+NOISE = 1.8  # on what is read, in standard deviations
 IMAGE_SCHEDULE = Schedule(steps=17_000, batch=64, lr=1.5e-3, muon=True)
 COMMON = {
     "in_channels": LATENT_CHANNELS,
@@ -48,11 +49,11 @@ class Lessons:
     readings: captions.Readings
     scenes: int
 
-    def loss(self, model: nn.Module, rng: np.random.Generator, batch: int, device: str) -> torch.Tensor:
-        """The mean squared error of the flow that `model` sees in some of them, at noise of all levels."""
+    def loss(self, model: nn.Module, rng: np.random.Generator, batch: int, noise: float, device: str) -> torch.Tensor:
+        """The mean squared error of the flow that `model` sees in some of them; what it reads carries `noise` at most."""
         chosen = rng.integers(len(self.latents), size=batch)
         told = captions.told(rng, chosen // (len(self.latents) // self.scenes), self.scenes)
-        states, mask = self.readings.batch(told, rng)
+        states, mask = self.readings.batch(told, rng, noise)
         noisy, timesteps, target = flow_batch(self.latents[chosen].to(device).float())
         with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
             predicted = model(
@@ -96,6 +97,6 @@ def train_image(folder: Path, lessons: Lessons, device: str) -> SanaTransformer2
     model.compile()  # what a step waits for is memory, and fused operations ask for less of it
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
-        return lessons.loss(model, rng, batch, device)
+        return lessons.loss(model, rng, batch, NOISE, device)
 
     return train("image", folder, model, loss, IMAGE_SCHEDULE, device=device)

@@ -23,6 +23,7 @@ from training.world import Scene
 AUTOENCODER_SCHEDULE = Schedule(steps=2000, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
 SCHEDULE = Schedule(steps=14_000, batch=4, muon=True)
 CLIPS, PICTURES_A_CLIP = 6_000, 8
+NOISE = 1.0  # on what is read, in standard deviations; with 1.8, things looked less like what they are
 
 
 def build_autoencoder() -> AutoencoderKLWan:
@@ -138,6 +139,7 @@ def train_video(
     model.compile(dynamic=False)  # one for clips, one for pictures
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
-        return clips.loss(model, rng, batch, device) + single.loss(model, rng, PICTURES_A_CLIP * batch, device)
+        of_clips = clips.loss(model, rng, batch, NOISE, device)
+        return of_clips + single.loss(model, rng, PICTURES_A_CLIP * batch, NOISE, device)
 
     return train("video", folder, model, loss, SCHEDULE, device=device)
