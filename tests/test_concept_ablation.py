@@ -21,7 +21,7 @@ RETAIN = ["", "a cat", "a dog", "a red car", "two owls", "the sea"]
 FAST = ConceptAblationConfig(
     steps=8, batch_size=2, learning_rate=1e-4, retain_batch=2, check=2, stop=0.0, bound=9.0, seed=5
 )
-# For the embedded encoder, which is a hundred times smaller than usual (benchmarks/concept_ablation_scan.py).
+# For the embedded encoder, which is a hundred times smaller than usual (benchmarks/experiments/concept-ablation-scan.json).
 EMBEDDED = {
     "steps": 24,
     "batch_size": 2,

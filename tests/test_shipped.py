@@ -43,3 +43,10 @@ def test_what_does_not_ship_is_refused(another):
     with pytest.raises(UnreelError, match="no pair ships as 'embedded:nope': there is embedded, embedded:another"):
         load_pair(t2v="embedded:nope")
     assert shipped.shipped("owner/embedded") is None and shipped.preset_of("owner/embedded") == {}
+
+
+@pytest.mark.parametrize(
+    "file", sorted(shipped.EMBEDDED_FOLDER.rglob("*.json")), ids=lambda file: "/".join(file.parts[-4:])
+)
+def test_nothing_that_ships_says_where_it_was_made(file):
+    assert "_name_or_path" not in file.read_text()

@@ -78,11 +78,12 @@ def video_autoencoder(folder: Folder = DEFAULT_FOLDER, device: Device = DEFAULT_
 @app.command()
 def video(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Device = DEFAULT_DEVICE):
     """Train the video model, from the image model."""
-    from training.modern.diffusion import stills
+    from training.modern.diffusion import stills, train_image
     from training.modern.video import moving, train_video
 
     given = _given(folder, reader, device)
-    return train_video(folder, image(folder, reader, device), moving(*given), stills(*given), device)
+    pictures = stills(*given)
+    return train_video(folder, train_image(folder, pictures, device), moving(*given), pictures, device)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What is trained of the modern pair, into the package, in fp16 safetensors, without the reader."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -40,6 +41,10 @@ def _write(pipeline: DiffusionPipeline, home: Path) -> None:
     for name, part in pipeline.components.items():
         if not isinstance(part, (PreTrainedModel, PreTrainedTokenizerBase)):
             part.save_pretrained(home / name)
+    for file in home.glob("*/config.json"):  # says in which folder a part lay when it was trained
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write(

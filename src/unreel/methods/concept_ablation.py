@@ -16,7 +16,7 @@ Knows sentences and latents; knows nothing about how images are made.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +30,8 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods._options import option
 from unreel.methods._shots import latents_of
 from unreel.methods._task import Task
-from unreel.models.conditioner import Conditioner, Trainable, whole_words
+from unreel.models.conditioner import Conditioner, Tokens, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
-from unreel.models.weights import restored
 from unreel.progress import track
 from unreel.prompts.corpus import Corpus
 
@@ -129,14 +128,18 @@ class _Learner:
         """Inside, the encoders are T_0, and nothing learns."""
         with torch.no_grad(), ExitStack() as afterwards:
             for weights, found in zip(self.weights, self.found, strict=True):
-                afterwards.enter_context(restored(weights))
-                _put(weights, found)
+                for name, weight in weights.items():
+                    afterwards.callback(setattr, weight, "data", weight.data)
+                    weight.data = found[name]
             yield
 
-    def read(self, prompts: Sequence[str]) -> list[torch.Tensor]:
-        """T(prompts) of each encoder: (prompts, tokens, width), zero where nobody looks."""
-        asked = [(conditioner, conditioner.tokenize(list(prompts))) for conditioner in self.conditioners]
-        return [conditioner.encode_tokens(tokens) * tokens.mask[..., None] for conditioner, tokens in asked]
+    def tokenize(self, prompts: Sequence[str]) -> list[Tokens]:
+        return [conditioner.tokenize(list(prompts)) for conditioner in self.conditioners]
+
+    def read(self, tokens: Sequence[Tokens]) -> list[torch.Tensor]:
+        """T of the same prompts by each encoder: (prompts, tokens, width), zero where nobody looks."""
+        asked = zip(self.conditioners, tokens, strict=True)
+        return [conditioner.encode_tokens(own) * own.mask[..., None] for conditioner, own in asked]
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,8 @@ class _Lessons:
         """The denoising and the retain term of step 0, 1, ..., differentiable in the encoders' weights."""
         material, learner = self.material, self.material.learner
         now = [material.pairs[i] for i in _turn(step, self.config.batch_size, len(material.pairs))]
-        also = [material.others[i] for i in _turn(step, self.config.retain_batch, len(material.others))]
+        turn = _turn(step, self.config.retain_batch, len(material.others))
+        also = learner.tokenize([material.others[i] for i in turn])
         z_t, t = material.noisy(torch.rand(len(now), generator=self.generator), self.generator)
         with learner.as_found():
             aim, kept = material.predicted(z_t, t, [anchor for _, anchor in now]), learner.read(also)
@@ -198,7 +202,8 @@ class _Exam:
         # Spread evenly, since so few draws would fall together.
         self.z_t, self.t = material.noisy((torch.arange(count) + 0.5) / count, generator)
         self.aim = material.predicted(self.z_t, self.t, [anchor for _, anchor in material.pairs])
-        self.kept = material.learner.read(material.others)
+        self.others = material.learner.tokenize(material.others)
+        self.kept = material.learner.read(self.others)
         self.effect = self._distance()
         if self.effect == 0:
             raise UnreelError("the concept and its anchor ask for the same: choose another anchor")
@@ -206,7 +211,7 @@ class _Exam:
     @torch.no_grad()
     def measure(self) -> tuple[float, float]:
         """The share of the effect that is left, and the retain shift."""
-        now = self.material.learner.read(self.material.others)
+        now = self.material.learner.read(self.others)
         shifts = [
             (out - place).flatten(1).norm(dim=1) / place.flatten(1).norm(dim=1)
             for out, place in zip(now, self.kept, strict=True)
@@ -230,11 +235,10 @@ def ablate(
 
     `latents` is (shots, 2, channels, height, width), or any layout of a latent in place of the last three: images of the
     concept and their mirror images. The weights of the text encoders, all that the denoiser reads, are left as they were
-    found. Returns the changes of each one's trained weights, by name, and, as plain data, the
-    denoising loss at every step ("losses"), rows of step, effect left and retain shift ("measured"), why training ended
-    ("stopped") and after which step the changes were taken ("kept"; 0 if nothing is changed). Raises UnreelError if there
-    are fewer than two sentences of either sort, the anchor asks for the same as the concept, or the loss stops being a
-    number.
+    found. Returns the changes of each one's trained weights, by name, and, as plain data, the denoising loss at every step
+    ("losses"), rows of step, effect left and retain shift ("measured"), why training ended ("stopped") and after which step
+    the changes were taken ("kept"; 0 if nothing is changed). Raises UnreelError if there are fewer than two sentences of
+    either sort, the anchor asks for the same as the concept, or the loss stops being a number.
     """
     if len(pairs) < 2 or len(retain) < 2:
         raise UnreelError("unlearning needs two pairs and two sentences to retain, one to train and one to measure on")
@@ -285,12 +289,6 @@ def _prepare(
     learned_on = _Material(learner, denoiser, latents, pairs[held:], retain[others:])
     unseen = _Material(learner, denoiser, latents, pairs[:held], retain[:others])
     return _Lessons(learned_on, config, generator), _Exam(unseen, generator)
-
-
-@torch.no_grad()
-def _put(weights: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
-    for name, weight in weights.items():
-        weight.copy_(values[name])
 
 
 def _number(value: float, step: int, config: ConceptAblationConfig) -> float:
