@@ -32,6 +32,7 @@ from unreel.methods._shots import latents_of
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Tokens, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
+from unreel.models.weights import restored
 from unreel.progress import track
 from unreel.prompts.corpus import Corpus
 
@@ -128,9 +129,9 @@ class _Learner:
         """Inside, the encoders are T_0, and nothing learns."""
         with torch.no_grad(), ExitStack() as afterwards:
             for weights, found in zip(self.weights, self.found, strict=True):
+                afterwards.enter_context(restored(weights))
                 for name, weight in weights.items():
-                    afterwards.callback(setattr, weight, "data", weight.data)
-                    weight.data = found[name]
+                    weight.copy_(found[name])
             yield
 
     def tokenize(self, prompts: Sequence[str]) -> list[Tokens]:
