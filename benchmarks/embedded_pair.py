@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import contact_sheet, write_result
+from benchmarks.common import contact_sheet, stored_entries, write_result
+from benchmarks.reader_words import KNOWN
 from training.judge import scene_labels
 from training.scenes import Renderer
 from training.world import Scene, sample_scene
@@ -129,7 +130,9 @@ def two_objects(bench: Bench) -> Shares:
 
 
 def new_words(bench: Bench) -> tuple[Shares, dict[str, Any]]:
-    """Wordings that no training of the pair has seen, where its world keeps some."""
+    """Wordings that no training of the pair has seen, where its world keeps some; and those of them that its reader knows,
+    where `benchmarks.reader_words` has asked it.
+    """
     concepts = bench.judge.world["concepts"]
     held_out = [(name, wording) for name in bench.names for wording in concepts[name].get("held_out", ())]
     if not held_out:
@@ -142,8 +145,11 @@ def new_words(bench: Bench) -> tuple[Shares, dict[str, Any]]:
         [("\n".join(w for _, w in asked[i : i + 6]), images[i : i + 6, 0]) for i in range(0, 96, 6)],
         label=230,
     )
-    shares = {wording: there[[a == (name, wording) for a in asked]].mean() for name, wording in held_out}
-    return {"new_wordings": Estimate.share(there)}, {"by_wording": {w: round(float(s), 2) for w, s in shares.items()}}
+    by_wording = {wording: there[[a == (name, wording) for a in asked]].mean() for name, wording in held_out}
+    shares = {"new_wordings": Estimate.share(there)}
+    if rank := stored_entries("reader_words").get("rank"):
+        shares["known_wordings"] = Estimate.share(there[[rank[wording] <= KNOWN for _, wording in asked]])
+    return shares, {"by_wording": {wording: round(float(share), 2) for wording, share in by_wording.items()}}
 
 
 def videos_asked(bench: Bench) -> list[tuple[str, str, str, str]]:

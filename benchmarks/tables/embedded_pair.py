@@ -16,6 +16,7 @@ MEASURED = {
     "image_style": "generated image has the style asked for",
     "two_objects": "generated image shows both objects asked for",
     "new_wordings": "generated image shows what a wording never trained on asks for",
+    "known_wordings": "the same, of those wordings that the reader itself knows",
     "video_concept": "generated video shows the concept, mean over frames",
     "video_style": "generated video has the style, mean over frames",
     "video_motion": "generated video makes the motion asked for",

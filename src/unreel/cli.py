@@ -165,6 +165,7 @@ Keep = Annotated[
     list[str] | None,
     typer.Option(help="what must not change besides all that is known; may be repeated", show_default=False),
 ]
+Method = Annotated[str, typer.Option(help="how; `unreel methods` lists them")]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -284,14 +285,16 @@ def _settings_of_methods() -> _Group:
 
 
 class _Commands(TyperGroup):
-    """Gives `unlearn` the options of all methods when it is called, and not before: to know them takes seconds."""
+    """Gives commands that unlearn the options of all methods when one is called, and not before: to know them takes
+    seconds.
+    """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        if name == "unlearn":
+        if name in LEARNING:
             _quieten(bool({"--quiet", "-q"} & set(rest)))  # before what draws bars is imported
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            alone.command(name)(_grouped(inspect.unwrap(unlearn), settings=_settings_of_methods()))
+            alone.command(name)(_grouped(inspect.unwrap(LEARNING[name]), settings=_settings_of_methods()))
             command = typer.main.get_command(alone)
         return name, command, rest
 
@@ -322,7 +325,7 @@ def unlearn(
     synonym: Synonyms = None,
     replace: Anchor = None,
     keep: Keep = None,
-    method: Annotated[str, typer.Option(help="how; `unreel methods` lists them")] = "text-ablation",
+    method: Method = "text-ablation",
     t2i: T2I = None,
     t2v: T2V = None,
     images: Images = None,
@@ -382,6 +385,53 @@ def _say_unlearned(done: Any, kind: str | None) -> None:
         _tell(f"next     unreel evaluate {where}; unreel attack {where}")
     figures = {name: evaluation.run.document() for name, evaluation in done.evaluations.items()}
     _result({"erasure": done.folder, **_described(done.intervention), "reports": done.pages, "evaluations": figures})
+
+
+@app.command()
+@_grouped
+def batch(
+    takedowns: Annotated[
+        Path, typer.Argument(help="CSV or JSON with concept and, optionally, kind, synonyms, replace, keep, ticket")
+    ],
+    method: Method = "text-ablation",
+    keep: Keep = None,
+    t2i: T2I = None,
+    t2v: T2V = None,
+    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")] = 0,
+    videos: Videos = 0,
+    judge: JudgeName = None,
+    out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<file>", show_default=False)] = None,
+    accept_weak: AcceptWeak = False,
+    retries: Annotated[int, typer.Option(min=0, max=MOST, help="how often to try again what breaks")] = 2,
+    ray: Annotated[
+        str, typer.Option(help="address of a Ray cluster that sees the same folders; local: this machine's processors")
+    ] = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    sampling: Any = SAMPLING,
+    place: Any = PLACE,
+    settings: Any = SETTINGS,
+) -> None:
+    """Unlearn a table of takedowns, each as an erasure of its own, with one report over all.
+
+    Where a column takes several texts, they have ; between them; "nothing" in replace is the scene without the concept.
+    Run it again to go on where it was stopped, and to try again what was refused. Exit code 1: some takedown is not done.
+    """
+    from unreel.batch import BatchJob
+    from unreel.batch import batch as run
+    from unreel.workflow import UnlearnJob
+
+    models: dict[str, Any] = {"t2i": t2i, "t2v": t2v, "judge": judge, "sampling": sampling, "place": place}
+    each = UnlearnJob((), method=method, settings=settings, seed=seed, videos=videos, keep=keep or (), out=out, **models)
+    each = dataclasses.replace(each, accept_weak=accept_weak)
+    made, page = run(BatchJob(takedowns, each, retries, ray), _news)
+    _tell(f"{made.summary}\nreport   {page}")
+    _result(made.document() | {"report": page})
+    if not made.complete:
+        raise typer.Exit(1)
+
+
+LEARNING = {"unlearn": unlearn, "batch": batch}  # whose options come from methods too
 
 
 @app.command()

@@ -25,7 +25,7 @@ from unreel.files import alone_in, file_name, require_new
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CHECK
-from unreel.interventions.erasure import Erasure
+from unreel.interventions.erasure import REPORT_FILE, Erasure
 from unreel.judges import Judge, load_judge
 from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable
@@ -100,7 +100,8 @@ def _require_lists(**lists: Any) -> None:
 @dataclass(frozen=True)
 class UnlearnJob:
     """What to unlearn, and how to look at it. `anchor` is what to make instead, `settings` are of the method, `seed` is of
-    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as.
+    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as. With `resume`, what is finished
+    is taken as it lies in the folder `out`, if it is what is asked for.
     """
 
     concepts: Sequence[str]
@@ -119,6 +120,7 @@ class UnlearnJob:
     judge: str | None = None
     out: Path | None = None
     overwrite: bool = False
+    resume: bool = False
     accept_weak: bool = False
     place: Place = Place()
 
@@ -158,22 +160,22 @@ class Unlearned:
     pages: list[Path]
 
 
-def unlearn(job: UnlearnJob, tell: Tell = _nobody) -> Unlearned:
+def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] = load_pair) -> Unlearned:
     """Unlearn concepts, write what does it, and compare videos from the same seeds without and with it.
 
-    The same job goes on with the videos where it was stopped. Raises UnreelError for what cannot be done, before any work
-    wherever that can be known.
+    The same job goes on with the videos where it was stopped. `load` gives the pair, as `load_pair` does; the pair's
+    weights are left as they were. Raises UnreelError for what cannot be done, before any work wherever that can be known.
     """
-    _require_sensible(job)
+    require_sensible(job)
     with _claimed(job, tell) as stopped:
-        pair, judge = _prepared(job, tell)
+        pair, judge = _prepared(job, tell, load)
         concepts, config = job.concepts_of(pair), configure(job.method, job.own_settings, pair.settings)
         if stopped:
             learned = load_intervention(job.folder)
             if not was_asked_for(learned, concepts, pair, config, job.images, job.keep):
                 raise UnreelError(
-                    f"{job.folder} holds another erasure, whose videos are not finished: choose another folder with --out, "
-                    "or replace it with --overwrite"
+                    f"{job.folder} holds another erasure{'' if job.resume else ', whose videos are not finished'}: choose "
+                    "another folder with --out, or replace it with --overwrite"
                 )
             tell("goes on", f"with the erasure in {job.folder}")
         else:
@@ -183,11 +185,26 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody) -> Unlearned:
         if not stopped:
             learned.save_pretrained(job.folder, overwrite=job.overwrite)
         say_check(learned, tell)
-        evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped) if job.videos else ({}, [])
-    return Unlearned(learned, job.folder, evaluations, pages)
+        if not job.videos:
+            return Unlearned(learned, job.folder, {}, [])
+        if stopped and not (job.folder / CLIPS).is_dir() and (pages := _pages(job, concepts)):
+            return Unlearned(learned, job.folder, {}, pages)  # they were finished
+        evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped)
+        return Unlearned(learned, job.folder, evaluations, pages)
 
 
-def _require_sensible(job: UnlearnJob) -> None:
+def _home_of(job: UnlearnJob, concept: Concept, concepts: Sequence[Concept]) -> Path:
+    """Where the page about one of a job's concepts goes."""
+    return job.folder if len(concepts) == 1 else job.folder / file_name(concept.name)
+
+
+def _pages(job: UnlearnJob, concepts: Sequence[Concept]) -> list[Path]:
+    """The pages of a finished first look; none unless all are there."""
+    pages = [_home_of(job, concept, concepts) / REPORT_FILE for concept in concepts]
+    return pages if all(page.is_file() for page in pages) else []
+
+
+def require_sensible(job: UnlearnJob) -> None:
     """Raises UnreelError for what is known to be wrong before anything is loaded."""
     if job.synonyms and len(job.concepts) > 1:
         raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
@@ -202,12 +219,14 @@ def _require_sensible(job: UnlearnJob) -> None:
 
 @contextmanager
 def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[bool]:
-    """Gives whether the job was stopped at its videos, and goes on. Raises UnreelError if its folder is taken."""
+    """Gives whether the erasure is there, and the job goes on with it. Raises UnreelError if its folder is taken."""
     clips = job.folder / CLIPS
-    stopped = bool(job.videos) and clips.is_dir() and not clips.is_symlink() and not job.overwrite
-    if stopped:
+    if bool(job.videos) and clips.is_dir() and not clips.is_symlink() and not job.overwrite:
         with alone_in(clips):
             yield True
+        return
+    if job.resume and (job.folder / RECORD_FILE).is_file():
+        yield True
         return
     require_new(job.folder, job.overwrite, RECORD_FILE)
     lost = [name for name in ("evaluation", "attacks") if (job.folder / name).exists()]
@@ -216,11 +235,11 @@ def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[bool]:
     yield False
 
 
-def _prepared(job: UnlearnJob, tell: Tell) -> tuple[Pair, Judge | None]:
+def _prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[Pair, Judge | None]:
     """The pair, with what learns where it is to compute and the rest in main memory, and the judge of the videos."""
     needs, place = load_method(job.method).NEEDS, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
-    pair = load_pair(job.t2i, job.t2v, text_only=needs == "text" and not job.videos, dtype=place.of_weights["dtype"])
+    pair = load(job.t2i, job.t2v, text_only=needs == "text" and not job.videos, dtype=place.of_weights["dtype"])
     if job.videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = job.sampling.onto(pair)
@@ -257,7 +276,7 @@ def _first_look(
         options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT, "clips": clips}
         for concept in concepts:
             evaluation = evaluate_intervention(pair.video, learned, judge, concept=concept, **options)
-            home = job.folder if len(concepts) == 1 else job.folder / file_name(concept.name)
+            home = _home_of(job, concept, concepts)
             home.mkdir(exist_ok=True)
             pages.append(write_report(home, evaluation))
             evaluations[concept.name] = evaluation

@@ -1,4 +1,4 @@
-"""Prompts that a user brings: files of published prompt sets, and our own simple ones.
+"""Rows of files that a user brings, and prompts among them: of published prompt sets, and our own simple ones.
 
 Knows files and the names of their fields; knows nothing about models or judges, and downloads nothing.
 """
@@ -6,6 +6,7 @@ Knows files and the names of their fields; knows nothing about models or judges,
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,8 @@ def read_prompts(file: Path) -> list[PromptRow]:
 
     Raises UnreelError, naming file and row, for anything that cannot be read: no row is left out silently.
     """
-    try:
-        data = file.read_bytes()
-        if file.suffix.lower() not in READERS:
-            raise UnreelError(f"{file} has an unknown suffix: prompts are read from {', '.join(READERS)}")
-        records = READERS[file.suffix.lower()](data.decode("utf-8-sig"))
-    except OSError as error:
-        raise UnreelError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UnreelError(f"{file} is not UTF-8 text: it breaks at byte {error.start + 1}") from None
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise UnreelError(f"cannot read {file}: {error}") from None
     rows = []
-    for number, record in records:
+    for number, record in read_records(file, "prompts"):
         try:
             rows.append(_row({"prompt": record} if isinstance(record, str) else record))
         except ValueError as error:
@@ -69,14 +59,32 @@ def read_prompts(file: Path) -> list[PromptRow]:
     return list(dict.fromkeys(rows))
 
 
-def _json(text: str) -> list[tuple[int, Any]]:
+def read_records(file: Path, what: str, suffixes: Sequence[str] = ()) -> list[tuple[int, Any]]:
+    """The rows of a table of `what`, numbered: objects of a .json or .csv file, lines of a .txt file; of `suffixes` only,
+    if there are any. Raises UnreelError, naming the file, if it cannot be read.
+    """
+    wanted = {suffix: READERS[suffix] for suffix in suffixes or READERS}
+    try:
+        data = file.read_bytes()
+        if file.suffix.lower() not in wanted:
+            raise UnreelError(f"{file} has an unknown suffix: {what} are read from {', '.join(wanted)}")
+        return wanted[file.suffix.lower()](data.decode("utf-8-sig"), what)
+    except OSError as error:
+        raise UnreelError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UnreelError(f"{file} is not UTF-8 text: it breaks at byte {error.start + 1}") from None
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise UnreelError(f"cannot read {file}: {error}") from None
+
+
+def _json(text: str, what: str) -> list[tuple[int, Any]]:
     records = json.loads(text)
     if not isinstance(records, list) or not records:
-        raise ValueError("its JSON is not a list of prompts, or an empty one")
+        raise ValueError(f"its JSON is not a list of {what}, or an empty one")
     return list(enumerate(records, 1))
 
 
-def _csv(text: str) -> list[tuple[int, Any]]:
+def _csv(text: str, what: str) -> list[tuple[int, Any]]:
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     records = []
     try:
@@ -91,7 +99,7 @@ def _csv(text: str) -> list[tuple[int, Any]]:
     return records
 
 
-def _txt(text: str) -> list[tuple[int, Any]]:
+def _txt(text: str, what: str) -> list[tuple[int, Any]]:
     lines = enumerate(io.StringIO(text, newline=None), 1)
     records = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
     if not records:

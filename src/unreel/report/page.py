@@ -20,6 +20,7 @@ from unreel.report.table import COLUMNS, TITLES, attack_rows, cell
 from unreel.versions import versions
 
 ATTACKS_FILE = "attacks.json"
+NEED = ("failed", "refused", "weak", "forgotten")  # takedowns, in the order in which people need to see them
 SHOWN = 6  # clips of each group on the page
 
 
@@ -143,6 +144,18 @@ def write_attack_report(folder: Path, result: AttackRun) -> Path:
         document=figures,
     )
     write_json(folder / ATTACKS_FILE, figures)
+    write_text(folder / REPORT_FILE, page)
+    return folder / REPORT_FILE
+
+
+def write_batch_report(folder: Path, document: dict[str, Any]) -> Path:
+    """Write report.html about a batch of takedowns, those first that somebody has to look at; returns its path."""
+    from jinja2 import Environment, PackageLoader
+
+    rows = sorted(document["takedowns"], key=lambda row: NEED.index(row["status"]))
+    environment = Environment(loader=PackageLoader("unreel.report"), autoescape=True)
+    weak = any(row["status"] == "weak" for row in rows)
+    page = environment.get_template("batch.html").render(rows=rows, weak=weak, document=document)
     write_text(folder / REPORT_FILE, page)
     return folder / REPORT_FILE
 

@@ -1,0 +1,238 @@
+"""Many takedowns, each an erasure of its own: one after the other, or over a Ray cluster; killed ones go on.
+
+Knows that a takedown is done, refused or failed, and how often to try again; how one is unlearned is for `workflow`.
+"""
+
+import json
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from unreel.errors import UnreelError, shortened
+from unreel.files import alone_in, write_json
+from unreel.interventions.card import CHECK
+from unreel.models.pair import Pair, load_pair
+from unreel.progress import Work, drawn
+from unreel.prompts.takedowns import Takedown, read_takedowns
+from unreel.report.page import write_batch_report
+from unreel.versions import versions
+from unreel.workflow import Place, Tell, UnlearnJob, require_sensible, unlearn
+
+BATCH_FILE = "batch.json"
+AHEAD = 2  # takedowns that a cluster is given for each of its processors at a time
+
+Status = Literal["forgotten", "weak", "refused", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one takedown: `says` is what the self-check says of its erasure, or why there is none. Refused is what
+    trying again would not help; failed is what went wrong `attempts` times.
+    """
+
+    takedown: Takedown
+    asked: str  # everything that decides the erasure: what was asked for otherwise is done anew
+    status: Status
+    says: str
+    attempts: int = 1
+    seconds: float = 0.0
+    nbytes: int = 0
+    pages: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return self.status in ("forgotten", "weak")
+
+    def document(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": self.takedown.folder}
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> "Outcome":
+        values = {name: value for name, value in document.items() if name != "folder"}
+        lists = {name: tuple(values["takedown"][name]) for name in ("synonyms", "keep")}
+        return Outcome(**{**values, "takedown": Takedown(**values["takedown"] | lists), "pages": tuple(values["pages"])})
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """Unlearn every takedown in `file` as the job `each` says, whose `out` is the folder of them all. `ray` is the address
+    of a cluster whose machines see that folder under the same path; "local" is this machine's own processors.
+    """
+
+    file: Path
+    each: UnlearnJob
+    retries: int = 2
+    ray: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.each.out) if self.each.out else Path("runs") / Path(self.file).stem
+
+    def job_of(self, takedown: Takedown) -> UnlearnJob:
+        return replace(
+            self.each,
+            concepts=[takedown.concept],
+            kind=takedown.kind or self.each.kind,
+            synonyms=takedown.synonyms,
+            anchor=takedown.anchor,
+            keep=[*self.each.keep, *takedown.keep],
+            out=self.folder.absolute() / takedown.folder,
+            resume=True,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The outcomes of takedowns in the order of their file."""
+
+    folder: Path
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return all(outcome.done for outcome in self.outcomes)
+
+    def count(self, *status: Status) -> int:
+        return sum(outcome.status in status for outcome in self.outcomes)
+
+    @property
+    def summary(self) -> str:
+        done, total = self.count("forgotten", "weak"), len(self.outcomes)
+        parts = [f"{done} of {total} takedown{'s' * (total != 1)} forgotten"]
+        said: tuple[tuple[Status, str], ...] = (
+            ("weak", "of them short of the bars"),
+            ("refused", "refused"),
+            ("failed", "failed"),
+        )
+        parts += [f"{self.count(status)} {words}" for status, words in said if self.count(status)]
+        return ", ".join(parts)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "summary": self.summary,
+            "complete": self.complete,
+            "takedowns": [outcome.document() for outcome in self.outcomes],
+            "versions": versions(),
+        }
+
+
+def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
+    """Unlearn all takedowns; returns what came of each, and the page about all of them.
+
+    The same job goes on where it was stopped, and tries again what was refused or has failed. Raises UnreelError for what
+    is known to be wrong with any row or setting, before any work.
+    """
+    takedowns = read_takedowns(Path(job.file))
+    jobs = {takedown: job.job_of(takedown) for takedown in takedowns}
+    for each in jobs.values():
+        require_sensible(each)
+    if job.retries < 0:
+        raise UnreelError("retries must be zero or more")
+    run = _over_ray if job.ray else _here
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(job.folder):
+        stored = _stored(job.folder)
+        outcomes = {t: stored[t] for t in jobs if t in stored and stored[t].done and stored[t].asked == _asked(jobs[t])}
+        left = {takedown: each for takedown, each in jobs.items() if takedown not in outcomes}
+        if outcomes:
+            tell("goes on", f"{len(outcomes)} of {len(jobs)} are done")
+        with drawn(Work("takedowns", "takedown", len(jobs), len(outcomes))) as bar:
+            for outcome in run(job, left):
+                outcomes[outcome.takedown] = outcome
+                so_far = Batch(job.folder, [outcomes[takedown] for takedown in jobs if takedown in outcomes])
+                write_json(job.folder / BATCH_FILE, so_far.document())
+                if not outcome.done:
+                    tell(outcome.status, f"{outcome.takedown.folder}: {outcome.says}")
+                bar.update()
+        made = Batch(job.folder, [outcomes[takedown] for takedown in jobs])
+        write_json(job.folder / BATCH_FILE, made.document())
+        return made, write_batch_report(job.folder, made.document())
+
+
+def _asked(job: UnlearnJob) -> str:
+    """All of a job but where it is computed and written."""
+    wanted = asdict(replace(job, settings=dict(job.settings), out=None, place=Place()))
+    return json.dumps(wanted, default=str)
+
+
+def _stored(folder: Path) -> dict[Takedown, Outcome]:
+    """What an earlier run has recorded; of a broken record, nothing: folders are looked into anyway."""
+    try:
+        document = json.loads((folder / BATCH_FILE).read_text())
+        outcomes = [Outcome.from_document(each) for each in document["takedowns"]]
+    except (OSError, ValueError, KeyError, TypeError, UnreelError):
+        return {}
+    return {outcome.takedown: outcome for outcome in outcomes if (folder / outcome.takedown.folder).is_dir()}
+
+
+@lru_cache(maxsize=1)
+def _kept_pair(*sources: Any, **options: Any) -> Pair:
+    """The pair that the takedowns of this process share: unlearning leaves its weights as they were."""
+    return load_pair(*sources, **options)
+
+
+def attempt(job: UnlearnJob) -> dict[str, Any]:
+    """Unlearn one takedown; returns the fields of its outcome. What cannot be helped is refused, what breaks has failed."""
+    try:
+        done = unlearn(job, load=_kept_pair)
+    except UnreelError as error:
+        return {"status": "refused", "says": shortened(str(error))}
+    except Exception as error:  # whatever it is, the other takedowns are none the worse for it
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+        return {"status": "failed", "says": shortened(said)}
+    learned = done.intervention
+    check = learned.provenance.get(CHECK) or {"summary": "no self-check: text encoders stay as they are", "shortfalls": []}
+    return {
+        "status": "weak" if check["shortfalls"] else "forgotten",
+        "says": check["summary"],
+        "seconds": sum(part.get("seconds", 0.0) for part in learned.provenance["parts"]),
+        "nbytes": learned.nbytes,
+        "pages": tuple(str(page.relative_to(job.folder.parent)) for page in done.pages),
+    }
+
+
+def _here(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Outcome]:
+    """One after the other in this process."""
+    for takedown, each in left.items():
+        attempts, fields = 1, attempt(each)
+        while fields["status"] == "failed" and attempts <= job.retries:
+            attempts, fields = attempts + 1, attempt(each)
+        yield Outcome(takedown, _asked(each), attempts=attempts, **fields)
+
+
+def _over_ray(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Outcome]:
+    """Over a cluster, as they are done. A worker that dies costs an attempt; it is asked for no more than it can hold."""
+    try:
+        import ray
+    except ImportError:
+        raise UnreelError("--ray needs Ray: pip install 'unreel[ray]'") from None
+    try:
+        ray.init(address=job.ray, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise UnreelError(f"there is no Ray cluster at {job.ray!r}: {shortened(str(error))}") from None
+    try:
+        gpus = int(not job.each.place.device.startswith(("cpu", "mps")))
+        run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(attempt)
+        most = max(1, int(ray.cluster_resources().get("CPU", 1))) * AHEAD
+        waiting = [(takedown, 1) for takedown in reversed(list(left))]
+        running: dict[Any, tuple[Takedown, int]] = {}
+        while waiting or running:
+            while waiting and len(running) < most:
+                takedown, number = waiting.pop()
+                running[run.remote(left[takedown])] = takedown, number
+            (ended,), _ = ray.wait(list(running), num_returns=1)
+            takedown, number = running.pop(ended)
+            try:
+                fields = ray.get(ended)
+            except ray.exceptions.RayError as error:
+                fields = {"status": "failed", "says": f"its worker died: {shortened(str(error))}"}
+            if fields["status"] == "failed" and number <= job.retries:
+                waiting.append((takedown, number + 1))
+                continue
+            yield Outcome(takedown, _asked(left[takedown]), attempts=number, **fields)
+    finally:
+        ray.shutdown()

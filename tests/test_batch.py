@@ -1,0 +1,154 @@
+"""A table of takedowns becomes erasures, each once, whatever happens on the way."""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+from conftest import make_pair
+
+from unreel import Erasure, UnreelError, cli
+from unreel import batch as package
+from unreel.batch import BATCH_FILE, BatchJob, attempt, batch
+from unreel.workflow import UnlearnJob
+
+pytestmark = pytest.mark.usefixtures("hasty")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_pair().t2v.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def job(tmp_path, model):
+    """Of three takedowns in a tiny model, whose erasures are written even if they are weak."""
+    file = tmp_path / "takedowns.csv"
+    file.write_text("concept,kind,ticket\ntokyo tower,,A\npizza,object,B\nink,style,C\n")
+    return BatchJob(file, UnlearnJob((), t2v=model, videos=0, accept_weak=True, out=tmp_path / "out"), retries=1)
+
+
+def news():
+    lines = []
+    return lines, lambda sort, text: lines.append((sort, text))
+
+
+def test_every_takedown_becomes_an_erasure_of_its_own(job):
+    made, page = batch(job, lambda *_: None)
+    assert made.complete and [outcome.takedown.ticket for outcome in made.outcomes] == ["A", "B", "C"]
+    for outcome in made.outcomes:
+        erasure = Erasure.from_pretrained(job.folder / outcome.takedown.folder)
+        assert erasure.concepts == [outcome.takedown.concept] and erasure.nbytes == outcome.nbytes > 0
+    assert made.outcomes[2].takedown.kind == "style"
+    document = json.loads((job.folder / BATCH_FILE).read_text())
+    assert document["complete"] and [each["status"] for each in document["takedowns"]] == [o.status for o in made.outcomes]
+    assert "tokyo tower" in page.read_text() and "3 of 3 takedowns forgotten" in page.read_text()
+
+
+def test_a_batch_goes_on_where_it_was_stopped(job, monkeypatch):
+    def stopped(each):
+        if each.concepts == ["pizza"]:
+            raise KeyboardInterrupt
+        return attempt(each)
+
+    monkeypatch.setattr(package, "attempt", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        batch(job, lambda *_: None)
+    first = job.folder / "a-tokyo-tower" / "erasure.json"
+    written, asked = first.stat().st_mtime_ns, []
+    monkeypatch.setattr(package, "attempt", lambda each: asked.append(each.concepts) or attempt(each))
+    lines, tell = news()
+    made, _ = batch(job, tell)
+    assert made.complete and asked == [["pizza"], ["ink"]] and first.stat().st_mtime_ns == written
+    assert ("goes on", "1 of 3 are done") in lines
+
+
+def test_a_lost_record_makes_nothing_twice(job):
+    batch(job, lambda *_: None)
+    before = {file: file.stat().st_mtime_ns for file in job.folder.glob("*/erasure.json")}
+    (job.folder / BATCH_FILE).unlink()
+    made, _ = batch(job, lambda *_: None)
+    assert made.complete and before == {file: file.stat().st_mtime_ns for file in job.folder.glob("*/erasure.json")}
+
+
+def test_what_is_asked_for_otherwise_is_not_taken_for_done(job, tmp_path):
+    batch(job, lambda *_: None)
+    job.file.write_text("concept,kind,ticket,replace\ntokyo tower,,A,a castle\npizza,object,B,\nink,style,C,\n")
+    made, _ = batch(job, lambda *_: None)
+    assert made.outcomes[0].status == "refused" and not made.complete
+    assert "holds another erasure" in made.outcomes[0].says
+
+
+def test_what_breaks_is_tried_again_and_what_is_refused_is_not(job, monkeypatch):
+    tried = []
+
+    def breaking(each, **options):
+        tried.append(each.concepts[0])
+        if each.concepts == ["pizza"]:
+            raise UnreelError("no pizza today")
+        if each.concepts == ["ink"] or tried.count("tokyo tower") == 1:
+            raise RuntimeError("out of luck")
+        return unlearn(each, **options)
+
+    unlearn = package.unlearn
+    monkeypatch.setattr(package, "unlearn", breaking)
+    lines, tell = news()
+    made, page = batch(job, tell)
+    assert tried == ["tokyo tower", "tokyo tower", "pizza", "ink", "ink"]
+    assert [(o.status, o.attempts) for o in made.outcomes[1:]] == [("refused", 1), ("failed", 2)]
+    assert made.outcomes[0].done and made.outcomes[0].attempts == 2 and not made.complete
+    assert ("refused", "b-pizza: no pizza today") in lines
+    assert "1 of 3 takedowns forgotten" in made.summary and "1 refused, 1 failed" in made.summary
+    assert page.read_text().index("out of luck") < page.read_text().index("no pizza today")
+
+
+def test_weak_erasures_are_refused_unless_they_are_asked_for(job, model, tmp_path):
+    """Of random weights nobody learns in five steps."""
+    made, _ = batch(BatchJob(job.file, UnlearnJob((), t2v=model, videos=0, out=tmp_path / "strict")), lambda *_: None)
+    assert {outcome.status for outcome in made.outcomes} == {"refused"} and not made.complete
+    assert not list((tmp_path / "strict").glob("*/erasure.json"))
+
+
+def test_a_row_that_cannot_be_meant_stops_all_of_it_before_any_work(job):
+    job.file.write_text("concept,kind\npizza,object\nink,stile\n")
+    with pytest.raises(UnreelError, match="row 2"):
+        batch(job, lambda *_: None)
+    assert not job.folder.exists()
+
+
+def test_the_command_says_by_its_exit_code_whether_all_is_done(job, model, tmp_path, monkeypatch, capsys):
+    def run(*more):
+        arguments = ["unreel", "batch", job.file, "--t2v", model, "--out", tmp_path / "cli", "-q", *more]
+        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    code, out, _ = run("--videos", "0")
+    assert code == 1 and "0 of 3 takedowns forgotten, 3 refused" in out and "report" in out
+    code, out, _ = run("--videos", "0", "--accept-weak", "--json")
+    assert code == 0 and json.loads(out)["complete"]
+    code, _, err = run("--retries", "-1")
+    assert code == 2 and len(err.strip().splitlines()) == 1
+
+
+def test_workers_of_a_cluster_may_die(job, monkeypatch):
+    """Each takedown's first worker is killed; nothing is lost, and nothing made twice."""
+    pytest.importorskip("ray")
+    marks = job.folder.parent / "marks"
+    marks.mkdir()
+
+    def dying(each):
+        mark = marks / each.out.name
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return attempt(each)
+
+    monkeypatch.setattr(package, "attempt", dying)
+    made, _ = batch(BatchJob(job.file, job.each, retries=1, ray="local"), lambda *_: None)
+    assert made.complete and {outcome.attempts for outcome in made.outcomes} == {2}
+    assert len(list(job.folder.glob("*/erasure.json"))) == 3
