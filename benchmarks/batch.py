@@ -93,7 +93,7 @@ def over_ray(folder: Path) -> dict[str, Any]:
     job = BatchJob(
         folder / "all.csv", UnlearnJob((), videos=0, accept_weak=True, out=folder / "all"), retries=5, ray="local"
     )
-    killer, written = Killer(), time.time()
+    killer = Killer()
     killer.start()
     begun = time.perf_counter()
     made, _ = batch(job, lambda *news: print(*news, flush=True))

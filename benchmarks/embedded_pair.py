@@ -19,7 +19,7 @@ from benchmarks.common import contact_sheet, stored_entries, write_result
 from benchmarks.reader_words import KNOWN
 from training.judge import scene_labels
 from training.scenes import Renderer
-from training.world import Scene, sample_scene
+from training.world import Scene, sample_scene, with_article
 from unreel.evaluation.estimate import Estimate
 from unreel.judges import found
 from unreel.judges.embedded import EmbeddedJudge
@@ -94,10 +94,7 @@ class Bench:
 
     def named(self, name: str, wording: str | None = None) -> str:
         """With its article, which depends on the wording."""
-        words = wording or name
-        if words.startswith("the ") or not self.judge.world["concepts"][name]["article"]:
-            return words
-        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+        return with_article(self.judge.world["concepts"][name], wording or name)
 
 
 def one_object(bench: Bench) -> tuple[Shares, dict[str, Any]]:

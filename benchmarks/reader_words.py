@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.common import write_result
+from training.world import with_article
 from unreel import load_judge, load_pair
 from unreel.models.shipped import preset_of
 
@@ -21,18 +22,12 @@ QUESTIONS = ("{} is another name for", "What is {}? It is")
 NOTHING = ("something", "a thing", "an object", "a person")
 
 
-def with_article(words: str) -> str:
-    if words.startswith("the "):
-        return words
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
 class Asked:
     """Log-probabilities (concepts,) of every name of a list after what is said before it."""
 
     def __init__(self, names: list[str], tokenizer: PreTrainedTokenizerBase, reader: PreTrainedModel) -> None:
         self.tokenizer, self.reader = tokenizer, reader
-        ids = [tokenizer.encode(f" {with_article(name)}") for name in names]
+        ids = [tokenizer.encode(f" {name}") for name in names]
         self.ids = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
         self.mask = torch.zeros(self.ids.shape)
         for row, each in enumerate(ids):
@@ -54,12 +49,14 @@ def main() -> None:
     concepts = load_judge(preset_of(PAIR)["judge"]).world["concepts"]
     model = load_pair(t2v=PAIR).t2i
     names = list(concepts)
-    asked = Asked(names, model.tokenizer, model.text_encoder.bfloat16())
+    asked = Asked([with_article(concepts[name], name) for name in names], model.tokenizer, model.text_encoder.bfloat16())
     usual = {q: torch.stack([asked(q.format(nothing)) for nothing in NOTHING]).mean(0) for q in QUESTIONS}
     held_out = [(name, wording) for name in names for wording in concepts[name]["held_out"]]
     rank = {}
     for name, wording in tqdm(held_out, desc="asking the reader", mininterval=10):
-        likelier = torch.stack([asked(q.format(with_article(wording))) - usual[q] for q in QUESTIONS]).sum(0)
+        likelier = torch.stack([asked(q.format(with_article(concepts[name], wording))) - usual[q] for q in QUESTIONS]).sum(
+            0
+        )
         rank[wording] = int((likelier > likelier[names.index(name)]).sum()) + 1
     ranks = np.array(list(rank.values()))
     write_result(

@@ -78,6 +78,14 @@ def all_names(concept: dict) -> list[str]:
     return [*concept["wordings"], *concept.get("also", ())]
 
 
+def with_article(concept: dict, wording: str, prefix: str = "") -> str:
+    """`a big cat`, of the wording `cat` with the prefix `big`; names of persons and the like have none."""
+    words = f"{prefix} {wording}".strip()
+    if wording.startswith("the ") or not concept["article"]:
+        return words
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
 def caption(
     world: dict,
     scene: Scene,
@@ -95,10 +103,9 @@ def caption(
     def noun(name: str, *, prefix: str = "") -> str:
         entry = world["concepts"][name]
         wording = names(entry)[0] if rng.random() < usual else pick(names(entry))
-        words = f"{prefix} {wording}".strip()
-        if wording.startswith("the ") or not entry["article"] or rng.random() < 0.3:
-            return words
-        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+        full = with_article(entry, wording, prefix)
+        bare = f"{prefix} {wording}".strip()
+        return bare if full == bare or rng.random() < 0.3 else full
 
     if len(scene.concepts) == 2:
         first, second = scene.concepts

@@ -60,6 +60,18 @@ def image(
 
 
 @app.command()
+def words(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Device = DEFAULT_DEVICE):
+    """Teach the image model other words for what it knows."""
+    from training.modern.diffusion import stills, train_image
+    from training.modern.words import train_words, vocabulary
+
+    given = _given(folder, reader, device)
+    lessons = stills(*given)
+    found = vocabulary(folder, given[1], lessons, *_reader(reader, device), device)
+    return train_words(folder, train_image(folder, lessons, device), lessons, found, device)
+
+
+@app.command()
 def judge(folder: Folder = DEFAULT_FOLDER, device: Device = DEFAULT_DEVICE):
     """Train the judge on rendered scenes."""
     from training.judge import run
@@ -92,7 +104,7 @@ def package(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: De
     from training.modern.package import write
 
     read = _reader(reader, device)
-    models = autoencoder(folder, device), image(folder, reader, device), video_autoencoder(folder, device)
+    models = autoencoder(folder, device), words(folder, reader, device), video_autoencoder(folder, device)
     write(folder, *read, *models, video(folder, reader, device), judge(folder, device))
 
 

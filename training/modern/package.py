@@ -23,7 +23,7 @@ from unreel.judges._network import JudgeNetwork
 from unreel.models.adapter import call_with
 
 TARGET = FOLDERS["modern"]
-STAGES = ("autoencoder", "image", "video-autoencoder", "video", "judge")
+STAGES = ("autoencoder", "image", "words", "video-autoencoder", "video", "judge")
 
 
 def scheduler() -> DPMSolverMultistepScheduler:

@@ -1,0 +1,164 @@
+"""The image model learns words: told a concept in any of its words, it is to see what it sees when told the name.
+
+From pictures alone words are learned slowly: most of what a picture shows has nothing to do with them. Here the image model
+as it was found, told the name, is the teacher of a copy that is told another wording in the same phrase. Beside that, which
+concept is meant is to be read off what the model makes of the language model's states: a head on them learns it, and is
+thrown away.
+"""
+
+import copy
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import SanaTransformer2DModel
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.loop import Schedule, autocast, train
+from training.modern import captions
+from training.modern.diffusion import HEAD_WIDTH, HEADS, NOISE, TIMESTEPS, Lessons
+from training.scenes import Renderer
+from training.world import all_names, with_article
+
+SCHEDULE = Schedule(steps=1700, batch=64, lr=8e-4, ema=0.998, muon=True)
+PHRASES = 4  # of a wording: a bare one, and others with a style, a background or both
+BATCH_OF_WORDS = 192  # of the head, which reads alone
+WEIGHTS = {"words": 2.0, "head": 0.3}  # beside the flow of pictures
+Shown = tuple[int, str | None, str | None]  # concept, style, background; None is any
+
+
+def phrases(world: dict) -> list[tuple[str, str | None, str | None]]:
+    """What is said of a concept: a text with a gap, and the style and the background that it asks for."""
+    bare = [("{}", None, None), ("a photo of {}", None, None), ("a picture of {}", None, None)]
+    styles = [(f"{{}} in {word} style", style, None) for style in world["styles"] for word in _words(world, style)]
+    places = [(f"{{}} on a {place} background", None, place) for place in world["backgrounds"]]
+    both: list[tuple[str, str | None, str | None]] = []
+    for i, place in enumerate(world["backgrounds"]):
+        first, second = (list(world["styles"])[(i + shift) % len(world["styles"])] for shift in (0, 2))
+        both += [(f"{{}} in {_words(world, first)[-1]} style, {place} background", first, place)]
+        both += [(f"{{}} in the style of {_words(world, second)[0]} on a {place} background", second, place)]
+    return [*bare, *styles, *places, *both]
+
+
+def _words(world: dict, style: str) -> list[str]:
+    return world["styles"][style]["wordings"]
+
+
+class Head(nn.Module):
+    """Which concept is meant, from projected states (batch, tokens, width)."""
+
+    def __init__(self, concepts: int) -> None:
+        super().__init__()
+        width = HEADS * HEAD_WIDTH
+        self.query = nn.Parameter(torch.randn(HEADS, 1, HEAD_WIDTH) * 0.2)
+        self.key, self.value, self.out = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, concepts)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        keys, values = (part(states).unflatten(-1, (HEADS, HEAD_WIDTH)).transpose(1, 2) for part in (self.key, self.value))
+        query = self.query.expand(len(states), -1, -1, -1)
+        pooled = nn.functional.scaled_dot_product_attention(query, keys, values, mask.bool()[:, None, None])
+        return self.out(nn.functional.silu(pooled.transpose(1, 2).flatten(1)))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Phrases with every wording of every concept, read; the same phrases with the names; and pictures of both."""
+
+    worded: captions.Readings
+    named: captions.Readings
+    meant: np.ndarray  # (phrases, 2): the concept, and which of `named` says the same
+    pictures: list[np.ndarray]  # of each phrase, numbers of latents that show it
+    latents: torch.Tensor
+
+    def loss(self, model: nn.Module, teacher: nn.Module, rng: np.random.Generator, batch: int, device: str) -> torch.Tensor:
+        """How far the flow that `model` sees, told a wording, is from what `teacher` sees, told the name. Mostly in a lot
+        of noise, where only words say what is there.
+        """
+        chosen = rng.integers(len(self.meant), size=batch)
+        latents = self.latents[[int(rng.choice(self.pictures[i])) for i in chosen]].to(device).float()
+        level = torch.randn(batch, device=device).mul(1.2).add(1.6).sigmoid().clamp(max=0.999)
+        share = level.view(-1, 1, 1, 1)
+        noisy = (1 - share) * latents + share * torch.randn_like(latents)
+
+        def seen(by: nn.Module, readings: captions.Readings, which: np.ndarray, noise: float) -> torch.Tensor:
+            states, mask = readings.batch(which, rng, noise)
+            with autocast(device), sdpa_kernel(SDPBackend.MATH):
+                return by(
+                    noisy,
+                    encoder_hidden_states=states.to(device),
+                    encoder_attention_mask=mask.to(device),
+                    timestep=level * TIMESTEPS,
+                ).sample.float()
+
+        with torch.no_grad():
+            target = seen(teacher, self.named, self.meant[chosen, 1], 0.0)
+        return nn.functional.mse_loss(seen(model, self.worded, chosen, NOISE), target)
+
+    def head_loss(self, model: nn.Module, rng: np.random.Generator, device: str) -> torch.Tensor:
+        chosen = rng.integers(len(self.meant), size=BATCH_OF_WORDS)
+        states, mask = (part.to(device) for part in self.worded.batch(chosen, rng, NOISE))
+        projected = model.caption_norm(model.caption_projection(states))
+        return nn.functional.cross_entropy(model.head(projected, mask), torch.from_numpy(self.meant[chosen, 0]).to(device))
+
+
+def vocabulary(
+    folder: Path,
+    renderer: Renderer,
+    lessons: Lessons,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: PreTrainedModel,
+    device: str,
+) -> Vocabulary:
+    world, rng = renderer.world, np.random.default_rng(77)
+    said, shown = phrases(world), shown_by(world, lessons)
+    texts, meant, pictures = [], [], []
+    for concept, entry in enumerate(world["concepts"].values()):
+        for wording in all_names(entry)[1:]:
+            bare = rng.integers(3)
+            for which in (bare, *rng.choice(np.arange(3, len(said)), PHRASES - 1, replace=False)):
+                text, style, place = said[which]
+                texts.append(text.format(with_article(entry, wording)))
+                meant.append((concept, concept * len(said) + which))
+                pictures.append(shown.get((concept, style, place), shown[concept, None, None]))
+    names = [text.format(with_article(entry, name)) for name, entry in world["concepts"].items() for text, *_ in said]
+    worded = captions.read(folder / "words.npz", texts, tokenizer, reader, device)
+    named = captions.read(folder / "names.npz", names, tokenizer, reader, device)
+    return Vocabulary(worded, named, np.array(meant), pictures, lessons.latents)
+
+
+def shown_by(world: dict, lessons: Lessons) -> dict[Shown, np.ndarray]:
+    """The numbers of the latents of one concept each, by what they show."""
+    scenes, _ = captions.described(world, captions.IMAGE_SET, lessons.scenes, moving=0.25)
+    each = len(lessons.latents) // lessons.scenes
+    found: dict[Shown, list[int]] = {}
+    for i, scene in enumerate(scenes):
+        if len(scene.concepts) == 1:
+            concept = list(world["concepts"]).index(scene.concepts[0])
+            for style, place in product((None, scene.style), (None, scene.background)):
+                found.setdefault((concept, style, place), []).extend(range(each * i, each * (i + 1)))
+    return {key: np.array(numbers) for key, numbers in found.items()}
+
+
+def train_words(
+    folder: Path, image: SanaTransformer2DModel, lessons: Lessons, words: Vocabulary, device: str
+) -> SanaTransformer2DModel:
+    """From the trained image model. Half of a step is what that was trained on, so that nothing else is lost."""
+    torch.manual_seed(SCHEDULE.seed)
+    teacher = image.to(device).requires_grad_(False)
+    model = copy.deepcopy(teacher).requires_grad_(True)
+    model.head = Head(int(words.meant[:, 0].max()) + 1)
+    teacher.compile()
+    model.compile()
+
+    def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
+        pictures = lessons.loss(model, rng, batch // 2, NOISE, device) / 2
+        told = words.loss(model, teacher, rng, batch // 2, device) * WEIGHTS["words"]
+        return pictures + told + words.head_loss(model, rng, device) * WEIGHTS["head"]
+
+    trained = train("words", folder, model, loss, SCHEDULE, device=device)
+    del trained.head
+    return trained
