@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from functools import wraps
 from math import isfinite
@@ -564,6 +565,42 @@ def generate(
     _result(
         [{"prompt": text, "seed": seed + i, "file": file} for i, (text, file) in enumerate(zip(prompt, files, strict=True))]
     )
+
+
+@app.command()
+@_grouped
+def serve(
+    erasures: Annotated[Path, typer.Argument(help="folder with the folders of erasures, any number of them")],
+    t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON, {"all": [names], "tenants": {tenant: [names]}}: which erasures a tenant\'s requests get; without '
+            "one, every request names its own",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="address to listen at; whoever reaches it may ask for videos")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
+    megabytes: Annotated[float, typer.Option(min=0, help="of erasures that stay in memory")] = 512,
+    waiting: Annotated[int, typer.Option(min=1, max=MOST, help="requests that may wait; more are turned away")] = 64,
+    sampling: Any = SAMPLING,
+    place: Any = PLACE,
+) -> None:
+    """Serve a model's videos over HTTP, each request with the erasures that are meant for it: POST /videos.
+
+    It asks nobody who they are: put it behind what does, and let that name the tenant.
+    """
+    from unreel.models.pair import load_video_model
+    from unreel.service import Policy, Server, Service, Shelf
+
+    shelf = Shelf(erasures, megabytes)
+    place.require()
+    model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
+    with Server(Service(model, shelf, Policy(policy) if policy else None, waiting), host, port) as server:
+        _tell(f"serving  {t2v} with {len(shelf.names)} erasures at http://{host}:{server.server_address[1]}")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @app.command()

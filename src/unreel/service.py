@@ -1,0 +1,271 @@
+"""A small HTTP service beside a hosted model: each request's video is made with the erasures that are meant for it, and
+with no others, out of any number on disk.
+
+Knows requests and who may want what; how erasures go on and videos are made is for others. It asks nobody who they are:
+what stands before it does, and names the tenant.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unreel.errors import UnreelError, shortened, summarise
+from unreel.interventions import active_interventions, load_intervention
+from unreel.interventions.base import RECORD_FILE, Intervention
+from unreel.models.adapter import undisturbed
+from unreel.models.pair import VideoModel
+from unreel.models.sampling import encode_mp4, generate
+
+LONGEST_BODY = 2**16  # bytes of a request
+LAST_SEED = 2**62
+MEGABYTE = 10**6
+
+
+class Shelf:
+    """Erasures by the names of their folders in `folder`. Those used last stay in memory, `megabytes` of them at most."""
+
+    def __init__(self, folder: Path, megabytes: float = 512) -> None:
+        if not folder.is_dir():
+            raise UnreelError(f"{folder} is no folder of erasures")
+        self.folder, self.megabytes = folder, megabytes
+        self._folders: dict[str, Path] = {}
+        self._loaded: OrderedDict[str, Intervention] = OrderedDict()
+        self._lock = threading.Lock()
+        self.look()
+
+    def look(self) -> None:
+        """See what is there now."""
+        folders = {each.name: each for each in sorted(self.folder.iterdir()) if (each / RECORD_FILE).is_file()}
+        with self._lock:
+            self._folders = folders
+            self._loaded = OrderedDict((name, one) for name, one in self._loaded.items() if name in folders)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._folders)
+
+    def take(self, name: str) -> Intervention:
+        """The erasure of that name. Raises UnreelError if there is none, or it is broken."""
+        with self._lock:
+            if name in self._loaded:
+                self._loaded.move_to_end(name)
+                return self._loaded[name]
+        if name not in self._folders:
+            self.look()  # it may be new
+        if name not in self._folders:
+            raise UnreelError(f"there is no erasure {shortened(repr(name))}")
+        loaded = load_intervention(self._folders[name])
+        with self._lock:
+            self._loaded[name] = loaded
+            while len(self._loaded) > 1 and sum(one.nbytes for one in self._loaded.values()) > self.megabytes * MEGABYTE:
+                self._loaded.popitem(last=False)
+        return loaded
+
+
+@dataclass
+class Policy:
+    """Which erasures a tenant's requests are made with: those of all, and the tenant's own. Read from `file`, again
+    whenever that changes: {"all": [names], "tenants": {tenant: [names]}}.
+    """
+
+    file: Path
+    _changed: tuple[int, int] = (0, 0)
+    _rules: Mapping[str, Any] = field(default_factory=dict)
+
+    def erasures_of(self, tenant: str) -> list[str]:
+        """Their names. Raises UnreelError for a tenant that is not listed: nobody else's erasures are a guess."""
+        rules = self._current()
+        if tenant not in rules["tenants"]:
+            raise UnreelError(f"there is no tenant {shortened(repr(tenant))}")
+        return list(dict.fromkeys([*rules["all"], *rules["tenants"][tenant]]))
+
+    @property
+    def names(self) -> set[str]:
+        """Every erasure that it speaks of."""
+        rules = self._current()
+        return {*rules["all"], *(name for own in rules["tenants"].values() for name in own)}
+
+    def _current(self) -> Mapping[str, Any]:
+        try:
+            about = self.file.stat()
+            if (about.st_mtime_ns, about.st_size) != self._changed:
+                rules = json.loads(self.file.read_text())
+                self._rules = {"all": _names(rules.get("all", [])), "tenants": _tenants(rules.get("tenants", {}))}
+                self._changed = about.st_mtime_ns, about.st_size
+        except (OSError, ValueError, AttributeError) as error:
+            raise UnreelError(
+                f'{self.file} is no policy, {{"all": [names], "tenants": {{tenant: [names]}}}}: {error}'
+            ) from error
+        return self._rules
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{value!r} is no list of names")
+    return value
+
+
+def _tenants(value: Any) -> dict[str, list[str]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} lists no tenants")
+    return {tenant: _names(names) for tenant, names in value.items()}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one request asks for; `tenant` where a policy decides, else the names of `erasures`."""
+
+    prompt: str
+    seed: int = 0
+    tenant: str | None = None
+    erasures: tuple[str, ...] = ()
+
+    @staticmethod
+    def read(body: bytes) -> "Wish":
+        """From JSON. Raises UnreelError for what cannot be meant."""
+        try:
+            wish = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise UnreelError(f"the request is no JSON: {shortened(str(error))}") from None
+        if not isinstance(wish, dict) or not set(wish) <= {"prompt", "seed", "tenant", "erasures"}:
+            raise UnreelError("a request is an object with prompt and, optionally, seed and tenant or erasures")
+        prompt, seed = wish.get("prompt"), wish.get("seed", 0)
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UnreelError("the prompt is a text that is not empty")
+        if type(seed) is not int or not 0 <= seed <= LAST_SEED:
+            raise UnreelError("the seed is a whole number from 0 on")
+        if not isinstance(wish.get("tenant"), (str, type(None))):
+            raise UnreelError("the tenant is a text")
+        try:
+            return Wish(prompt, seed, wish.get("tenant"), tuple(_names(wish.get("erasures", []))))
+        except ValueError:
+            raise UnreelError("erasures are a list of names") from None
+
+
+class BusyError(Exception):
+    """Too many requests wait."""
+
+
+class Service:
+    """Makes videos of one model, one after the other, each with its own erasures on and no others.
+
+    What is on stays on until a request wants it otherwise, so that requests that want the same cost nothing.
+    """
+
+    def __init__(self, model: VideoModel, shelf: Shelf, policy: Policy | None = None, waiting: int = 64) -> None:
+        self.model, self.shelf, self.policy = model, shelf, policy
+        self._places = threading.BoundedSemaphore(waiting)
+        if active_interventions(model.pipeline):
+            raise UnreelError("the model has erasures on already: serve the original one")
+        missing = sorted((policy.names if policy else set()) - set(shelf.names))
+        if missing:
+            raise UnreelError(f"{shelf.folder} has no erasure {summarise(missing)}, of which the policy speaks")
+
+    def wanted(self, wish: Wish) -> list[Intervention]:
+        """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
+        if self.policy:
+            if wish.erasures:
+                raise UnreelError("the tenant decides about erasures here: leave them out")
+            if wish.tenant is None:
+                raise UnreelError("name the tenant")
+            names: Sequence[str] = self.policy.erasures_of(wish.tenant)
+        else:
+            if wish.tenant is not None:
+                raise UnreelError("there is no policy for tenants here: name erasures")
+            names = wish.erasures
+        return list(dict.fromkeys(self.shelf.take(name) for name in names))
+
+    @contextmanager
+    def with_on(self, wanted: Sequence[Intervention]) -> Iterator[None]:
+        """Inside, exactly `wanted` is on, for nobody else."""
+        pipeline = self.model.pipeline
+        with undisturbed(pipeline):
+            on = active_interventions(pipeline)
+            for each in on:
+                if each not in wanted:
+                    each.remove(pipeline)
+            for each in wanted:
+                if each not in on:
+                    each.apply(pipeline)
+            yield
+
+    def video(self, wish: Wish) -> np.ndarray:
+        """(frames, height, width, 3) uint8. Raises BusyError if too many wait, UnreelError for what cannot be made."""
+        if not self._places.acquire(blocking=False):
+            raise BusyError
+        try:
+            wanted = self.wanted(wish)
+            with self.with_on(wanted):
+                return generate(self.model.pipeline, [wish.prompt], [wish.seed], self.model.settings, what="")[0]
+        finally:
+            self._places.release()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: "Server"
+    protocol_version = "HTTP/1.1"
+    timeout = 60  # seconds that a client may take to say what it wants
+
+    def do_GET(self) -> None:
+        service = self.server.service
+        if self.path == "/health":
+            self._json(HTTPStatus.OK, {"model": service.model.source, "erasures": len(service.shelf.names)})
+        elif self.path == "/erasures" and not service.policy:  # a tenant need not know of others
+            self._json(HTTPStatus.OK, service.shelf.names)
+        else:
+            self._json(HTTPStatus.NOT_FOUND, {"error": "there is GET /health, GET /erasures and POST /videos"})
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if self.path != "/videos" or not length.isdecimal() or int(length) > LONGEST_BODY:
+            self.close_connection = True  # what it sends is not read
+            self._json(HTTPStatus.BAD_REQUEST, {"error": f"POST /videos takes JSON of at most {LONGEST_BODY} bytes"})
+            return
+        try:
+            service = self.server.service
+            frames = service.video(Wish.read(self.rfile.read(int(length))))
+            self._send(HTTPStatus.OK, "video/mp4", encode_mp4(frames, service.model.settings.fps))
+        except BusyError:
+            self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many requests wait: try again"}, {"Retry-After": "5"})
+        except UnreelError as error:
+            self._json(HTTPStatus.BAD_REQUEST, {"error": shortened(str(error))})
+        except (BrokenPipeError, ConnectionResetError):
+            raise  # who asked has left
+        except Exception:
+            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "the video could not be made"})
+            raise
+
+    def _json(self, status: HTTPStatus, document: Any, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, "application/json", json.dumps(document).encode() + b"\n", headers)
+
+    def _send(self, status: HTTPStatus, kind: str, content: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing is collected, prompts least of all."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves until `shutdown`; a thread for each request, whose videos the service makes one by one."""
+
+    daemon_threads = True
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        self.service = service
+        try:
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise UnreelError(f"cannot serve at {host}:{port}: {getattr(error, 'strerror', None) or error}") from error

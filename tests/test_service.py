@@ -1,0 +1,209 @@
+"""A service gives every request the erasures that are meant for it, and no others, however many ask at once."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import make_pair, same, weights
+
+from unreel import Concept, UnreelError, active_interventions, generate, unlearn
+from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish
+
+NAMES = ("pizza", "tokyo-tower", "robot", "cat")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_pair().video
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four erasures of a tiny model, made hastily."""
+    from unreel.evaluation import selfcheck
+    from unreel.methods import _task, text_ablation
+
+    folder = tmp_path_factory.mktemp("erasures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_ablation, "STEPS", 5)
+        for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
+            patch.setattr(selfcheck, name, 4)
+        patch.setattr(_task, "LOOKED_AT", 12)
+        for name in NAMES:
+            unlearn(Concept(name.replace("-", " ")), make_pair()).save_pretrained(folder / name)
+    return folder
+
+
+def policy(tmp_path, **tenants):
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps({"all": ["pizza"], "tenants": tenants}))
+    return Policy(file)
+
+
+@pytest.fixture
+def served(model, folder):
+    """What starts a service and gives its port; all are shut down at the end."""
+    servers = []
+
+    def serve(*more, **options):
+        server = Server(Service(model, Shelf(folder), *more, **options), "127.0.0.1", 0)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server.server_address[1]
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    for each in active_interventions(model.pipeline):
+        each.remove(model.pipeline)
+
+
+def ask(port, method="POST", path="/videos", body=None, **headers):
+    """Status, headers and content of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    connection.request(method, path, content, headers)
+    answer = connection.getresponse()
+    return answer.status, dict(answer.getheaders()), answer.read()
+
+
+def test_each_tenant_gets_its_own_erasures_whoever_else_asks(model, folder, served, tmp_path):
+    own = {"a": ["tokyo-tower"], "b": ["robot", "cat"], "c": []}
+    service = Service(model, Shelf(folder), policy(tmp_path, **own))
+    before = weights(model.pipeline.text_encoder)
+    expected = {}
+    for tenant, names in own.items():
+        for name in ["pizza", *names]:
+            Shelf(folder).take(name).apply(model.pipeline)
+        expected[tenant] = generate(model.pipeline, ["a cat"], [3], model.settings)[0]
+        for each in active_interventions(model.pipeline):
+            each.remove(model.pipeline)
+    assert len({video.tobytes() for video in expected.values()}) == 3
+    tenants = ["a", "b", "c"] * 6
+    with ThreadPoolExecutor(6) as threads:
+        videos = list(threads.map(lambda tenant: service.video(Wish("a cat", 3, tenant)), tenants))
+    assert all(np.array_equal(video, expected[tenant]) for tenant, video in zip(tenants, videos, strict=True))
+    for each in active_interventions(model.pipeline):
+        each.remove(model.pipeline)
+    assert same(before, weights(model.pipeline.text_encoder))
+
+
+def test_it_speaks_http(served, model):
+    port = served()
+    status, headers, content = ask(port, body={"prompt": "a cat", "seed": 3, "erasures": ["pizza"]})
+    assert (status, headers["Content-Type"]) == (200, "video/mp4") and content[4:8] == b"ftyp"
+    assert ask(port, body={"prompt": "a cat", "seed": 3, "erasures": ["pizza"]})[2] == content
+    assert ask(port, body={"prompt": "a cat", "seed": 3})[2] != content
+    assert json.loads(ask(port, "GET", "/erasures")[2]) == sorted(NAMES)
+    assert json.loads(ask(port, "GET", "/health")[2]) == {"model": model.source, "erasures": 4}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{", "no JSON"),
+        (b"[" * 5000, "no JSON"),
+        ([], "a request is an object"),
+        ({"prompt": "a cat", "sed": 1}, "a request is an object"),
+        ({"prompt": " "}, "the prompt is a text"),
+        ({"prompt": ["a cat"]}, "the prompt is a text"),
+        ({"prompt": "a cat", "seed": -1}, "the seed is a whole number"),
+        ({"prompt": "a cat", "seed": True}, "the seed is a whole number"),
+        ({"prompt": "a cat", "erasures": "pizza"}, "erasures are a list"),
+        ({"prompt": "a cat", "erasures": ["../pizza"]}, "there is no erasure '../pizza'"),
+        ({"prompt": "a cat", "erasures": ["."]}, "there is no erasure"),
+        ({"prompt": "a cat", "tenant": "a"}, "no policy for tenants"),
+        ({"prompt": "x" * 70_000}, "at most 65536 bytes"),
+    ],
+)
+def test_what_cannot_be_meant_is_answered_in_one_line(served, body, says):
+    status, _, content = ask(served(), body=body)
+    assert status == 400 and says in json.loads(content)["error"] and content.count(b"\n") == 1
+
+
+def test_a_tenant_learns_nothing_of_others(served, tmp_path):
+    port = served(policy(tmp_path, a=["robot"]))
+    assert ask(port, "GET", "/erasures")[0] == 404
+    for wish, says in (
+        ({"prompt": "a cat"}, "name the tenant"),
+        ({"prompt": "a cat", "tenant": "b"}, "there is no tenant 'b'"),
+        ({"prompt": "a cat", "tenant": "a", "erasures": []}, None),
+        ({"prompt": "a cat", "tenant": "a", "erasures": ["cat"]}, "the tenant decides"),
+    ):
+        status, _, content = ask(port, body=wish)
+        assert (status, says) == (200, None) or says in json.loads(content)["error"]
+        assert b"robot" not in content
+
+
+def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(model, folder, tmp_path):
+    rules = policy(tmp_path, a=[])
+    service = Service(model, Shelf(folder), rules)
+    assert [each.concepts for each in service.wanted(Wish("a cat", tenant="a"))] == [["pizza"]]
+    policy(tmp_path, a=["robot"])
+    assert [each.concepts for each in service.wanted(Wish("a cat", tenant="a"))] == [["pizza"], ["robot"]]
+    for broken in ("{", "[]", '{"all": "pizza"}', '{"tenants": {"a": [1]}}'):
+        rules.file.write_text(broken)
+        with pytest.raises(UnreelError, match="is no policy"):
+            service.wanted(Wish("a cat", tenant="a"))
+    policy(tmp_path, a=["gone"])
+    with pytest.raises(UnreelError, match="there is no erasure 'gone'"):
+        service.wanted(Wish("a cat", tenant="a"))
+    with pytest.raises(UnreelError, match="has no erasure gone"):
+        Service(model, Shelf(folder), rules)
+
+
+def test_a_new_erasure_is_found_and_memory_is_bounded(folder, tmp_path):
+    import shutil
+
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    shutil.rmtree(home / "cat")
+    shelf = Shelf(home, megabytes=0)
+    with pytest.raises(UnreelError, match="no erasure 'cat'"):
+        shelf.take("cat")
+    shutil.copytree(folder / "cat", home / "cat")
+    assert shelf.take("cat").concepts == ["cat"]
+    shelf.take("robot")
+    assert list(shelf._loaded) == ["robot"]
+    assert shelf.take("robot") is shelf.take("robot")
+
+
+def test_too_many_requests_are_turned_away(model, folder):
+    service = Service(model, Shelf(folder), waiting=1)
+    started, go = threading.Event(), threading.Event()
+
+    def slow(wish):
+        started.set()
+        go.wait(60)
+        return []
+
+    service.wanted = slow
+    first = threading.Thread(target=service.video, args=(Wish("a cat"),))
+    first.start()
+    assert started.wait(60)
+    with pytest.raises(BusyError):
+        service.video(Wish("a cat"))
+    go.set()
+    first.join()
+
+
+def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
+    model = tmp_path / "model"
+    make_pair().t2v.save_pretrained(model)
+    command = [sys.executable, "-u", "-m", "unreel.cli", "serve", folder, "--t2v", model, "--port", "0", "--steps", "2"]
+    process = subprocess.Popen(
+        [*map(str, command), "--frames", "4"], stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    line = process.stdout.readline()
+    assert "with 4 erasures at http://127.0.0.1:" in line
+    status, _, content = ask(int(line.rpartition(":")[2]), body={"prompt": "a cat", "erasures": ["cat"]})
+    assert status == 200 and content[4:8] == b"ftyp"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
