@@ -48,7 +48,41 @@ def quantized() -> str:
     return table(head, rows)
 
 
+def batch() -> str:
+    """How fast takedowns go, and what dying workers cost."""
+    result = load("batch")
+    alone, ray = result["alone"], result["ray"]
+    return (
+        f"On the embedded pair, text alone ({result['processors']} processors): {alone['an_hour']} takedowns an hour in "
+        f"one process, {ray['an_hour']} over a local Ray cluster, {ray['workers_killed']} of whose workers were killed at "
+        f"random. Of {ray['takedowns']} takedowns {ray['done']} were done ({ray['weak']} short of the self-check's bars), "
+        f"{ray['tried_again']} of them after another attempt: {ray['erasures']} erasures, each of its own concept; "
+        f"{ray['same_as_alone']} of {ray['compared']} compared are the same as one process makes them. The largest worker "
+        f"took {ray['largest_worker_gib']:.1f} GiB ([`benchmarks/batch.py`](../benchmarks/batch.py))."
+    )
+
+
+def service() -> str:
+    """What a service's requests cost, and whether tenants are kept apart."""
+    lines = []
+    for entry in load("service").values():
+        spent = entry["switching"]
+        waits = {
+            what: f"{each['median']:.1f} ms (95 % within {each['at most, of 95 %']:.1f})" for what, each in spent.items()
+        }
+        lines.append(
+            f"With {entry['erasures']:,} erasures on disk and {entry['tenants']:,} tenants, on the embedded pair "
+            f"({where(entry)}): a request's erasures are found and loaded in {waits['found']}, on in {waits['put on']}. "
+            f"{entry['clients']} clients at once got {entry['videos_a_second']:.2f} videos a second, where the bare model "
+            f"makes {entry['bare']:.2f}. {entry['same']} of {entry['compared']} videos compared are byte for byte what the "
+            "model makes alone with that tenant's erasures on ([`benchmarks/service.py`](../benchmarks/service.py))."
+        )
+    return "\n\n".join(lines)
+
+
 TABLES = {
+    "batch": batch,
+    "service": service,
     "exports": exports,
     "quantized": quantized,
     "switching": switching,
