@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
 from unreel.prompts.files import PromptRow
-from unreel.report.page import loss_points, write_attack_report, write_report
+from unreel.report import page as pages
+from unreel.report import plots
+from unreel.report.page import INDEX_FILE, write_attack_report, write_report
 from unreel.report.table import TITLES, align, attack_table, cell, table
 
+TEMPLATES = Path(pages.__file__).parent / "templates"
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 # Waits for every video, then leaves what it saw in the page for --dump-dom.
-PROBE = """<script>
+PROBE = """
 addEventListener("load", async () => {
   const videos = [...document.querySelectorAll("video")];
   await Promise.all(videos.map(v => v.readyState >= 2 || new Promise(done => { v.onloadeddata = v.onerror = done; })));
@@ -25,7 +29,29 @@ addEventListener("load", async () => {
                 fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"))};
   document.documentElement.setAttribute("data-seen", JSON.stringify(seen));
 });
-</script></body>"""
+"""
+CLICKS = """
+const errors = [];
+addEventListener("error", event => errors.push(event.message));
+addEventListener("load", async () => {
+  const clip = document.querySelector(".clip"), slider = clip.querySelector("input");
+  const button = document.querySelector("#play");
+  const videos = [...clip.querySelectorAll("video")], labels = [button.textContent];
+  await Promise.all([...document.querySelectorAll("video")].map(
+    v => v.readyState >= 2 || new Promise(done => { v.onloadeddata = v.onerror = done; })));
+  slider.value = 2;
+  slider.dispatchEvent(new Event("input"));
+  const times = videos.map(v => v.currentTime), paused = videos.map(v => v.paused);
+  button.click();  // goes on after the slider
+  button.click();
+  labels.push(button.textContent);
+  const choice = document.querySelector("input[value=neighbours]");
+  choice.checked = true;
+  choice.dispatchEvent(new Event("change"));
+  const hidden = Object.fromEntries([...document.querySelectorAll("[data-group]")].map(s => [s.dataset.group, s.hidden]));
+  document.documentElement.setAttribute("data-seen", JSON.stringify({times, paused, labels, hidden, errors}));
+});
+"""
 
 
 @pytest.fixture
@@ -40,7 +66,9 @@ def complete(page, videos):
     text = page.read_text()
     assert text.count("<video") == videos and text.count("data:video/mp4;base64,") == videos
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import""", text)
-    assert "<script" not in text
+    player = (TEMPLATES / "player.js").read_text().strip()
+    assert text.count("<script") == text.count(f"<script>\n{player}\n</script>") == 1  # and nobody else's
+    assert page.stat().st_size < 3_000_000
     return text
 
 
@@ -107,19 +135,57 @@ def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_pat
     assert attacks["typos"]["edited_attempts"][0][0]["prompt"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make test` installs it where it may")
-def test_videos_play_in_a_browser_and_nothing_is_fetched(page, tmp_path):
+def in_browser(page, tmp_path, probe):
+    """What `probe`, a script, leaves in the attribute data-seen of the page."""
     probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text().replace("</body>", PROBE))
+    probed.write_text(page.read_text().replace("</body>", f"<script>{probe}</script></body>"))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += " --disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", probed.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search(r'data-seen="([^"]*)"', dom)
     assert found, "the page did not finish loading"
-    seen = json.loads(found.group(1).replace("&quot;", '"'))
+    return json.loads(html.unescape(found.group(1)))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make test` installs it where it may")
+def test_videos_play_in_a_browser_and_nothing_is_fetched(page, tmp_path):
+    seen = in_browser(page, tmp_path, PROBE)
     assert seen["videos"] == [[192, 192, pytest.approx(0.5), None]] * 6
     assert seen["fetched"] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make test` installs it where it may")
+def test_a_slider_takes_all_videos_of_a_prompt_to_a_frame_and_groups_can_be_left_out(pair, tmp_path):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=2, groups=["explicit", "neighbours"])
+    page = write_report(erasure.save_pretrained(tmp_path / "run"), run)
+    seen = in_browser(page, tmp_path, CLICKS)
+    assert seen["times"] == [pytest.approx(2.5 / 8)] * 2 and seen["paused"] == [True, True]
+    assert seen["labels"] == ["Pause all", "Play all"]
+    assert seen["hidden"] == {"explicit": True, "neighbours": False}
+    assert seen["errors"] == []
+
+
+def test_the_page_shows_the_first_videos_and_the_worst_ones_worst_first(pair, tmp_path, monkeypatch):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=12, groups=["explicit"])
+    bad = np.array([0.1, 0.2, 0.0, 0.3, 0.9, 0.4, 0.5, 0.8, 0.6, 0.35, 0.3, 0.3])
+    monkeypatch.setattr(pages, "_badness", lambda group: bad)
+    page = write_report(erasure.save_pretrained(tmp_path / "run"), run)
+    shown = [4, 7, 8, 1, 0, 2]
+    prompts = run.groups["explicit"].prompts
+    index = json.loads((page.parent / "videos" / INDEX_FILE).read_text())
+    assert [entry["seed"] for entry in index if entry["arm"] == "edited"] == [prompts[i].seed for i in shown]
+    seeds = re.findall(r"<small>seed (\d+)</small>", page.read_text())
+    assert list(map(int, seeds)) == [prompts[i].seed for i in shown]
+    assert "6 of 12 prompts, what went worst first" in page.read_text()
+
+
+def test_large_videos_are_made_smaller_until_the_page_is_small_enough():
+    frames = np.random.default_rng(0).integers(0, 256, (16, 480, 832, 3), dtype=np.uint8)  # noise: nothing is larger
+    made = pages.within_budget(lambda encode, most: [encode(frames) for _ in range(2 * most)], 8)
+    assert sum(len(data) for data in made) < 3_000_000 and made
 
 
 def test_a_table_that_is_too_wide_goes_on_below():
@@ -130,6 +196,6 @@ def test_a_table_that_is_too_wide_goes_on_below():
 
 
 def test_loss_curve_spans_its_box():
-    points = np.array([[float(x) for x in point.split(",")] for point in loss_points([1.0, 3.0, 2.0]).split()])
+    points = np.array([[float(x) for x in point.split(",")] for point in plots.losses([1.0, 3.0, 2.0]).split()])
     np.testing.assert_allclose(points, [[0, 120], [300, 0], [600, 60]])
-    assert loss_points([1.0]) == "0.0,120.0"
+    assert plots.losses([1.0]) == "0.0,120.0"

@@ -526,6 +526,33 @@ def attack(
 
 
 @app.command()
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="folders of erasures that were evaluated, or of evaluations")],
+    out: Annotated[Path, typer.Option(help="folder for the page")] = Path("comparison"),
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put several evaluations beside each other on one page: methods, settings or erasures.
+
+    Compare what was measured on the same prompts, seeds and judge; the page says what was not.
+    """
+    from unreel.interventions.erasure import REPORT_FILE
+    from unreel.report.comparison import Compared, differences, write_comparison
+    from unreel.report.verdict import verdict
+
+    require_new(out, overwrite, REPORT_FILE)
+    runs = [Compared.load(folder) for folder in run]
+    page = write_comparison(runs, out)
+    for each in runs:
+        _tell(f"{each.title}\n  {verdict(each.run)}")
+    unlike = differences([each.run for each in runs])
+    if unlike:
+        _tell(f"not measured alike: {unlike} differ")
+    _tell(f"report   {page}")
+    _result({"report": page, "differ": unlike, "runs": {each.title: each.run.document() for each in runs}})
+
+
+@app.command()
 @_grouped
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="one or more prompts")],

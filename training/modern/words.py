@@ -3,10 +3,11 @@
 From pictures alone words are learned slowly: most of what a picture shows has nothing to do with them. Here the image model
 as it was found, told the name, is the teacher of a copy that is told another wording in the same phrase. Beside that, which
 concept is meant is to be read off what the model makes of the language model's states: a head on them learns it, and is
-thrown away.
+thrown away. Phrases of two concepts are among them: without those, scenes of two are lost.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,18 +23,21 @@ from training.loop import Schedule, autocast, train
 from training.modern import captions
 from training.modern.diffusion import HEAD_WIDTH, HEADS, NOISE, TIMESTEPS, Lessons
 from training.scenes import Renderer
-from training.world import all_names, with_article
+from training.world import Scene, all_names, with_article
 
-SCHEDULE = Schedule(steps=1700, batch=64, lr=8e-4, ema=0.998, muon=True)
+SCHEDULE = Schedule(steps=2900, batch=64, lr=8e-4, ema=0.998, muon=True)
 PHRASES = 4  # of a wording: a bare one, and others with a style, a background or both
+COUPLES = 3000  # phrases of two concepts
+BARE = 3  # sayings that ask for neither
+SEVERAL = -1  # in place of the concept that a phrase means, if there are two
 BATCH_OF_WORDS = 192  # of the head, which reads alone
 WEIGHTS = {"words": 2.0, "head": 0.3}  # beside the flow of pictures
 Shown = tuple[int, str | None, str | None]  # concept, style, background; None is any
 
 
-def phrases(world: dict) -> list[tuple[str, str | None, str | None]]:
+def sayings(world: dict) -> list[tuple[str, str | None, str | None]]:
     """What is said of a concept: a text with a gap, and the style and the background that it asks for."""
-    bare = [("{}", None, None), ("a photo of {}", None, None), ("a picture of {}", None, None)]
+    bare = [("{}", None, None), ("a photo of {}", None, None), ("a picture of {}", None, None)]  # BARE of them
     styles = [(f"{{}} in {word} style", style, None) for style in world["styles"] for word in _words(world, style)]
     places = [(f"{{}} on a {place} background", None, place) for place in world["backgrounds"]]
     both: list[tuple[str, str | None, str | None]] = []
@@ -65,21 +69,31 @@ class Head(nn.Module):
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """Phrases with every wording of every concept, read; the same phrases with the names; and pictures of both."""
+class Phrase:
+    """The same said in two ways, which concept it means, and the numbers of the latents that show it."""
 
+    worded: str
+    named: str
+    concept: int
+    pictures: np.ndarray
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Phrases as read: in any words, and with the names."""
+
+    phrases: list[Phrase]
     worded: captions.Readings
     named: captions.Readings
-    meant: np.ndarray  # (phrases, 2): the concept, and which of `named` says the same
-    pictures: list[np.ndarray]  # of each phrase, numbers of latents that show it
+    names: np.ndarray  # (phrases,): which of `named` says the same
     latents: torch.Tensor
 
     def loss(self, model: nn.Module, teacher: nn.Module, rng: np.random.Generator, batch: int, device: str) -> torch.Tensor:
         """How far the flow that `model` sees, told a wording, is from what `teacher` sees, told the name. Mostly in a lot
         of noise, where only words say what is there.
         """
-        chosen = rng.integers(len(self.meant), size=batch)
-        latents = self.latents[[int(rng.choice(self.pictures[i])) for i in chosen]].to(device).float()
+        chosen = rng.integers(len(self.phrases), size=batch)
+        latents = self.latents[[int(rng.choice(self.phrases[i].pictures)) for i in chosen]].to(device).float()
         level = torch.randn(batch, device=device).mul(1.2).add(1.6).sigmoid().clamp(max=0.999)
         share = level.view(-1, 1, 1, 1)
         noisy = (1 - share) * latents + share * torch.randn_like(latents)
@@ -95,14 +109,15 @@ class Vocabulary:
                 ).sample.float()
 
         with torch.no_grad():
-            target = seen(teacher, self.named, self.meant[chosen, 1], 0.0)
+            target = seen(teacher, self.named, self.names[chosen], 0.0)
         return nn.functional.mse_loss(seen(model, self.worded, chosen, NOISE), target)
 
     def head_loss(self, model: nn.Module, rng: np.random.Generator, device: str) -> torch.Tensor:
-        chosen = rng.integers(len(self.meant), size=BATCH_OF_WORDS)
+        meant = np.array([phrase.concept for phrase in self.phrases])
+        chosen = rng.choice(np.flatnonzero(meant != SEVERAL), BATCH_OF_WORDS)
         states, mask = (part.to(device) for part in self.worded.batch(chosen, rng, NOISE))
         projected = model.caption_norm(model.caption_projection(states))
-        return nn.functional.cross_entropy(model.head(projected, mask), torch.from_numpy(self.meant[chosen, 0]).to(device))
+        return nn.functional.cross_entropy(model.head(projected, mask), torch.from_numpy(meant[chosen]).to(device))
 
 
 def vocabulary(
@@ -113,34 +128,47 @@ def vocabulary(
     reader: PreTrainedModel,
     device: str,
 ) -> Vocabulary:
-    world, rng = renderer.world, np.random.default_rng(77)
-    said, shown = phrases(world), shown_by(world, lessons)
-    texts, meant, pictures = [], [], []
-    for concept, entry in enumerate(world["concepts"].values()):
-        for wording in all_names(entry)[1:]:
-            bare = rng.integers(3)
-            for which in (bare, *rng.choice(np.arange(3, len(said)), PHRASES - 1, replace=False)):
-                text, style, place = said[which]
-                texts.append(text.format(with_article(entry, wording)))
-                meant.append((concept, concept * len(said) + which))
-                pictures.append(shown.get((concept, style, place), shown[concept, None, None]))
-    names = [text.format(with_article(entry, name)) for name, entry in world["concepts"].items() for text, *_ in said]
-    worded = captions.read(folder / "words.npz", texts, tokenizer, reader, device)
-    named = captions.read(folder / "names.npz", names, tokenizer, reader, device)
-    return Vocabulary(worded, named, np.array(meant), pictures, lessons.latents)
-
-
-def shown_by(world: dict, lessons: Lessons) -> dict[Shown, np.ndarray]:
-    """The numbers of the latents of one concept each, by what they show."""
-    scenes, _ = captions.described(world, captions.IMAGE_SET, lessons.scenes, moving=0.25)
+    scenes, _ = captions.described(renderer.world, captions.IMAGE_SET, lessons.scenes, moving=0.25)
     each = len(lessons.latents) // lessons.scenes
-    found: dict[Shown, list[int]] = {}
-    for i, scene in enumerate(scenes):
+    pictures = [np.arange(each * i, each * (i + 1)) for i in range(len(scenes))]
+    phrases = [*of_one(renderer.world, scenes, pictures), *of_two(renderer.world, scenes, pictures)]
+    names = {text: i for i, text in enumerate(dict.fromkeys(phrase.named for phrase in phrases))}
+    worded = captions.read(folder / "words.npz", [phrase.worded for phrase in phrases], tokenizer, reader, device)
+    named = captions.read(folder / "names.npz", list(names), tokenizer, reader, device)
+    return Vocabulary(phrases, worded, named, np.array([names[phrase.named] for phrase in phrases]), lessons.latents)
+
+
+def of_one(world: dict, scenes: list[Scene], pictures: list[np.ndarray]) -> Iterator[Phrase]:
+    """Phrases of every wording but the name, and pictures that show what they ask for."""
+    rng, said, shown = np.random.default_rng(77), sayings(world), shown_by(world, scenes, pictures)
+    for concept, (name, entry) in enumerate(world["concepts"].items()):
+        for wording in all_names(entry)[1:]:
+            for which in (rng.integers(BARE), *rng.choice(np.arange(BARE, len(said)), PHRASES - 1, replace=False)):
+                text, style, place = said[which]
+                told = [text.format(with_article(entry, words)) for words in (wording, name)]
+                yield Phrase(*told, concept, shown.get((concept, style, place), shown[concept, None, None]))
+
+
+def of_two(world: dict, scenes: list[Scene], pictures: list[np.ndarray]) -> Iterator[Phrase]:
+    """Phrases of what scenes of two concepts show, each concept in any of its words."""
+    rng, several = np.random.default_rng(78), [i for i, scene in enumerate(scenes) if len(scene.concepts) == 2]
+    for i in several[:COUPLES]:
+        entries = {name: world["concepts"][name] for name in scenes[i].concepts}
+        relation = str(rng.choice(world["relations"][scenes[i].relation]))
+        words = [with_article(entry, str(rng.choice(all_names(entry)))) for entry in entries.values()]
+        names = [with_article(entry, name) for name, entry in entries.items()]
+        yield Phrase(f" {relation} ".join(words), f" {relation} ".join(names), SEVERAL, pictures[i])
+
+
+def shown_by(world: dict, scenes: list[Scene], pictures: list[np.ndarray]) -> dict[Shown, np.ndarray]:
+    """The numbers of the latents of one concept each, by what they show."""
+    found: dict[Shown, list[np.ndarray]] = {}
+    for scene, numbers in zip(scenes, pictures, strict=True):
         if len(scene.concepts) == 1:
             concept = list(world["concepts"]).index(scene.concepts[0])
             for style, place in product((None, scene.style), (None, scene.background)):
-                found.setdefault((concept, style, place), []).extend(range(each * i, each * (i + 1)))
-    return {key: np.array(numbers) for key, numbers in found.items()}
+                found.setdefault((concept, style, place), []).append(numbers)
+    return {key: np.concatenate(numbers) for key, numbers in found.items()}
 
 
 def train_words(
@@ -150,7 +178,7 @@ def train_words(
     torch.manual_seed(SCHEDULE.seed)
     teacher = image.to(device).requires_grad_(False)
     model = copy.deepcopy(teacher).requires_grad_(True)
-    model.head = Head(int(words.meant[:, 0].max()) + 1)
+    model.head = Head(max(phrase.concept for phrase in words.phrases) + 1)
     teacher.compile()
     model.compile()
 

@@ -102,23 +102,38 @@ def generate(
         return _bytes(np.concatenate([out.frames for out in _batches(pipeline, prompts, seeds, settings, what, **options)]))
 
 
-def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
-    """Frames (frames, height, width, 3) uint8 as an H.264 yuv420p file in memory, small ones enlarged in whole steps."""
+def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf: int = 16) -> bytes:
+    """Frames (frames, height, width, 3) uint8 as an H.264 yuv420p file in memory, small ones enlarged in whole steps.
+
+    Larger ones are shrunk until their `longest` side is so many pixels; a larger `crf` is a smaller file.
+    """
     import av
 
+    if longest:
+        frames = _shrunk(frames, longest)
     factor = -(-MIN_SIDE // min(frames.shape[1:3]))
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = (side - side % 2 for side in frames.shape[1:3])
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         # On several threads, the same frames would not always become the same bytes.
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast", "threads": "1"})
+        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def _shrunk(frames: np.ndarray, longest: int) -> np.ndarray:
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    if max(height, width) <= longest:
+        return frames
+    size = tuple(max(2, round(side * longest / max(height, width))) for side in (width, height))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])
 
 
 def write_mp4(file: Path, frames: np.ndarray, fps: int) -> None:

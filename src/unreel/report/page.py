@@ -1,10 +1,11 @@
 """Evaluations and attacks as self-contained pages, with the figures for programs beside.
 
-Knows how to lay out; computes nothing but the loss curve's points.
+Knows how to lay out: which videos are shown, which come first, and how many bytes they may take.
 """
 
 import base64
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +17,62 @@ from unreel.evaluation.run import Evaluation, Group
 from unreel.files import file_name, write_bytes, write_json, write_text
 from unreel.interventions.erasure import REPORT_FILE
 from unreel.models.sampling import encode_mp4
+from unreel.report import plots
 from unreel.report.table import COLUMNS, TITLES, attack_rows, cell
+from unreel.report.verdict import attack_verdict, verdict
 from unreel.versions import versions
 
 ATTACKS_FILE = "attacks.json"
+VIDEOS, INDEX_FILE = "videos", "index.json"
+FIRST, WORST = 3, 3  # videos of each group on the page: those of its first prompts, and of those that went worst
+SHOWN = FIRST + WORST
+BUDGET = 1_900_000  # bytes of all videos on a page, which stays below 3 MB with them
+LEVELS: tuple[tuple[int | None, int], ...] = ((None, 16), (320, 23), (240, 27), (160, 31))  # longest side, H.264's crf
 NEED = ("failed", "refused", "weak", "forgotten")  # takedowns, in the order in which people need to see them
-SHOWN = 6  # clips of each group on the page
 
 
 def write_report(folder: Path, evaluation: Evaluation) -> Path:
     """Write metrics.json, videos/ and report.html into an existing folder; returns the page's path."""
-    from jinja2 import Environment, PackageLoader
-
-    (folder / "videos").mkdir(exist_ok=True)
-    groups = [
-        {"title": TITLES.get(name, name), "arms": len(group.batches), "rows": _rows(folder, group)}
-        for name, group in evaluation.groups.items()
-    ]
+    shown = {name: _chosen(group) for name, group in evaluation.groups.items()}
+    _write_videos(folder, evaluation, shown)
+    groups = within_budget(lambda encode, most: _groups(evaluation, shown, encode, most), evaluation.model.settings.fps)
     parts = [part | {"curves": _curves(part)} for part in evaluation.erasure.provenance["parts"]]
     figures = sorted(evaluation.figures, key=_place)
     titles = dict.fromkeys((figure.metric, figure.title, figure.better) for figure in figures if figure.group)
     cells = {(figure.metric, figure.group): cell(figure) for figure in evaluation.figures}
-    environment = Environment(loader=PackageLoader("unreel.report"), autoescape=True)
-    page = environment.get_template("report.html").render(
-        concept=evaluation.concept,
-        parts=parts,
-        provenance=evaluation.erasure.provenance,
-        limits=evaluation.erasure.limits.replace("`", ""),
-        checked=evaluation.erasure.edits_text_encoder,
-        judge=evaluation.judge,
-        groups=groups,
-        anchored=any(group.has_anchor for group in evaluation.groups.values()),
-        measures=[
-            {"title": title, "better": better, "cells": [cells.get((metric, name), "") for name in evaluation.groups]}
-            for metric, title, better in titles
-        ],
-        general=[(figure.title, cell(figure)) for figure in evaluation.figures if not figure.group],
-        document=evaluation.run.document(),
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            verdict=verdict(evaluation.run),
+            concept=evaluation.concept,
+            parts=parts,
+            provenance=evaluation.erasure.provenance,
+            limits=evaluation.erasure.limits.replace("`", ""),
+            checked=evaluation.erasure.edits_text_encoder,
+            judge=evaluation.judge,
+            groups=groups,
+            shares=_shares(evaluation),
+            by_frame=_by_frame(evaluation),
+            fps=evaluation.model.settings.fps,
+            anchored=any(group.has_anchor for group in evaluation.groups.values()),
+            measures=[
+                {"title": title, "better": better, "cells": [cells.get((metric, name), "") for name in evaluation.groups]}
+                for metric, title, better in titles
+            ],
+            general=[(figure.title, cell(figure)) for figure in evaluation.figures if not figure.group],
+            document=evaluation.run.document(),
+        )
     )
     evaluation.run.save(folder)
     write_text(folder / REPORT_FILE, page)
     return folder / REPORT_FILE
+
+
+def environment() -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    return Environment(loader=PackageLoader("unreel.report"), autoescape=True)
 
 
 def _place(figure: Figure) -> int:
@@ -64,20 +80,120 @@ def _place(figure: Figure) -> int:
     return next((i for i, (metric, _) in enumerate(COLUMNS) if figure.metric.startswith(metric)), len(COLUMNS))
 
 
-def _rows(folder: Path, group: Group) -> list[dict[str, Any]]:
-    """The first clips of a group, written as mp4 files and embedded into the page: of each prompt, one by each arm."""
-    fps = group.cache.model.settings.fps
-    rows: list[dict[str, Any]] = [
-        {"prompt": prompt.text, "seed": prompt.seed, "clips": []} for prompt in group.prompts[:SHOWN]
-    ]
-    for arm in group.batches:
-        for i, (row, frames) in enumerate(zip(rows, islice(group.videos(arm), SHOWN), strict=True)):
-            content = encode_mp4(frames, fps)
-            write_bytes(folder / "videos" / f"{file_name(group.name)}-{i:02d}-{arm}.mp4", content)
-            caption = f"original, of “{group.anchors[i]}”" if arm == "anchor" else arm
-            clip = {"caption": caption, "data": base64.b64encode(content).decode(), "found": _found(group, arm, i)}
-            row["clips"].append(clip)
+def _chosen(group: Group) -> list[int]:
+    """Which videos of a group are shown, those that went worst first: of its first prompts, so that pages of the same
+    prompts show the same, and the worst of all others.
+    """
+    bad = _badness(group)
+    order = sorted(range(len(bad)), key=lambda i: (-bad[i], i))
+    few = set(range(min(FIRST, len(bad))))
+    few |= set([i for i in order if i not in few][: SHOWN - len(few)])
+    return [i for i in order if i in few]
+
+
+def _badness(group: Group) -> np.ndarray:
+    """For each video of the edited model, (n,), how far it is from what it should be: the concept still in it, what else
+    was asked for not. Where nobody judges, or judges alike, a video that should change and did not, or the reverse.
+    """
+    pairs = zip(group.videos("original"), group.videos("edited"), strict=True)
+    moved = np.array([np.abs(edited.astype(np.int16) - original).mean() / 255 for original, edited in pairs])
+    bad = -0.01 * moved if group.asks_for_concept else 0.01 * moved
+    if group.judge and group.asks_for_concept:
+        bad = bad + group.concept_found("edited").mean(1)
+    if group.judge and group.asks_for_others:
+        bad = bad + 1 - group.label_found("edited").mean(1)
+    return bad
+
+
+def _write_videos(folder: Path, evaluation: Evaluation, shown: dict[str, list[int]]) -> None:
+    """The videos that the page shows, as files, and an index of what they are of."""
+    (folder / VIDEOS).mkdir(exist_ok=True)
+    fps, index = evaluation.model.settings.fps, []
+    for name, group in evaluation.groups.items():
+        for arm in group.batches:
+            for place, i, frames in _picked(group, arm, shown[name]):
+                file = f"{file_name(name)}-{place:02d}-{arm}.mp4"
+                write_bytes(folder / VIDEOS / file, encode_mp4(frames, fps))
+                prompt = group.prompts[i]
+                index.append({"group": name, "prompt": prompt.text, "seed": prompt.seed, "arm": arm, "file": file})
+    write_json(folder / VIDEOS / INDEX_FILE, sorted(index, key=lambda entry: entry["file"]))
+
+
+def _picked(group: Group, arm: str, chosen: Sequence[int]) -> Iterable[tuple[int, int, np.ndarray]]:
+    """Videos of a group one after the other: its place among the `chosen`, its number in the group, its frames."""
+    places = {i: place for place, i in enumerate(chosen)}
+    for i, frames in enumerate(group.videos(arm)):
+        if i in places:
+            yield places[i], i, frames
+
+
+class Encoder:
+    """Makes videos for a page, and counts their bytes."""
+
+    def __init__(self, fps: int, longest: int | None, crf: int) -> None:
+        self.fps, self.longest, self.crf, self.nbytes = fps, longest, crf, 0
+
+    def __call__(self, frames: np.ndarray) -> str:
+        content = encode_mp4(frames, self.fps, longest=self.longest, crf=self.crf)
+        self.nbytes += len(content)
+        return base64.b64encode(content).decode()
+
+
+def within_budget(make: Callable[[Encoder, int], list[Any]], fps: int) -> list[Any]:
+    """What `make` lays out with videos that are small enough for a page, as large as they may be. It is given what encodes
+    one, and how many there may be in each group.
+    """
+    for most, (longest, crf) in product((SHOWN, FIRST, 1), LEVELS):
+        encode = Encoder(fps, longest, crf)
+        made = make(encode, most)
+        if encode.nbytes <= BUDGET:
+            break
+    return made
+
+
+def _groups(evaluation: Evaluation, shown: dict[str, list[int]], encode: Encoder, most: int) -> list[dict[str, Any]]:
+    """Each group with the rows of its page: prompts, and of each a clip by each arm."""
+    out = []
+    for name, group in evaluation.groups.items():
+        chosen = shown[name][:most]
+        rows: list[dict[str, Any]] = [
+            {"prompt": group.prompts[i].text, "seed": group.prompts[i].seed, "clips": []} for i in chosen
+        ]
+        for arm in group.batches:
+            for place, i, frames in _picked(group, arm, chosen):
+                caption = f"original, of “{group.anchors[i]}”" if arm == "anchor" else arm
+                clip = {"caption": caption, "data": encode(frames), "found": _found(group, arm, i)}
+                rows[place]["clips"].append(clip)
+        out.append(
+            {
+                "name": file_name(name),
+                "title": TITLES.get(name, name),
+                "arms": len(group.batches),
+                "rows": rows,
+                "count": len(group.prompts),
+            }
+        )
+    return out
+
+
+def _shares(evaluation: Evaluation) -> list[plots.Row]:
+    """What is to be low, then what is to be high, of each group that somebody has judged."""
+    rows = []
+    for metric, wanted, what in (("concept_found", "low", "concept found"), ("label_found", "high", "kept")):
+        for figure in evaluation.figures:
+            asks = figure.group and evaluation.groups[figure.group].asks_for_concept
+            if figure.metric == metric and figure.edited and (metric == "label_found" or asks):
+                title = f"{TITLES.get(figure.group, figure.group)}: {what}"
+                rows.append(plots.row(title, wanted, figure.original, figure.edited))
     return rows
+
+
+def _by_frame(evaluation: Evaluation) -> dict[str, Any]:
+    """How often the concept is in each frame of videos that ask for it alone: shares, and curves of them."""
+    asking = [group for group in evaluation.groups.values() if group.judge and group.asks_for_concept]
+    asking = [group for group in asking if group.name != "companions"][:1]
+    shares = {arm: asking[0].concept_found(arm).mean(0).tolist() for arm in ("original", "edited")} if asking else {}
+    return {"shares": shares, "curves": plots.curves(shares)}
 
 
 def _found(group: Group, arm: str, index: int) -> list[tuple[str, bool]]:
@@ -100,66 +216,48 @@ def _curves(part: dict[str, Any]) -> list[dict[str, Any]]:
     """The losses of each text encoder that learned by itself, and their curve."""
     losses = part.get("losses") or []
     curves = losses if losses and isinstance(losses[0], list) else [losses]
-    return [{"losses": curve, "points": loss_points(curve)} for curve in curves if curve]
-
-
-def loss_points(losses: list[float]) -> str:
-    """The loss curve as points of an SVG polyline, from its lowest to its highest."""
-    low, high = min(losses), max(losses)
-    return share_points([(loss - low) / ((high - low) or 1.0) for loss in losses])
-
-
-def share_points(shares: list[float], width: int = 600, height: int = 120) -> str:
-    """Shares, one after the other, as points of an SVG polyline whose top is 1."""
-    last = max(1, len(shares) - 1)
-    return " ".join(f"{i * width / last:.1f},{height - share * height:.1f}" for i, share in enumerate(shares))
+    return [{"losses": curve, "points": plots.losses(curve)} for curve in curves if curve]
 
 
 def write_attack_report(folder: Path, result: AttackRun) -> Path:
     """Write attacks.json, and report.html with the last video of some cases; returns the page's path."""
-    from jinja2 import Environment, PackageLoader
-
-    rows, fps = attack_rows(result), result.cache.model.settings.fps
-    for row in rows:
-        row["curves"] = {arm: share_points(shares) for arm, shares in row["by_frame"].items() if len(shares) > 1}
-        # What worked first: a success is what people need to see.
-        shown = sorted(row["attempts"], key=lambda attempt: not attempt.found)[:SHOWN]
-        row["clips"] = [
-            {
-                "prompt": a.prompt,
-                "seed": a.seed,
-                "found": a.found,
-                "data": _data(result.cache.frames(a.batch, a.place), fps),
-            }
-            for a in shown
-        ]
+    fps = result.cache.model.settings.fps
     figures = result.document() | {"versions": versions()}
-    environment = Environment(loader=PackageLoader("unreel.report"), autoescape=True)
-    page = environment.get_template("attacks.html").render(
-        concept=result.concept,
-        judge=result.judge,
-        cases=len(result.outcomes[0].cases),
-        arms=ARMS,
-        rows=rows,
-        document=figures,
+    page = (
+        environment()
+        .get_template("attacks.html")
+        .render(
+            verdict=attack_verdict(result),
+            concept=result.concept,
+            judge=result.judge,
+            cases=len(result.outcomes[0].cases),
+            arms=ARMS,
+            fps=fps,
+            rows=within_budget(lambda encode, most: _attacks(result, encode, most), fps),
+            document=figures,
+        )
     )
     write_json(folder / ATTACKS_FILE, figures)
     write_text(folder / REPORT_FILE, page)
     return folder / REPORT_FILE
 
 
+def _attacks(result: AttackRun, encode: Encoder, most: int) -> list[dict[str, Any]]:
+    """Each attack with the clips of its page. What worked comes first: a success is what people need to see."""
+    rows = attack_rows(result)
+    for row in rows:
+        row |= {"name": row["attack"], "title": row["attack"], "curves": plots.curves(row["by_frame"]), "clips": []}
+        for attempt in sorted(row["attempts"], key=lambda attempt: not attempt.found)[:most]:
+            frames = result.cache.frames(attempt.batch, attempt.place)
+            clip = {"prompt": attempt.prompt, "seed": attempt.seed, "found": attempt.found}
+            row["clips"].append(clip | {"data": encode(frames)})
+    return rows
+
+
 def write_batch_report(folder: Path, document: dict[str, Any]) -> Path:
     """Write report.html about a batch of takedowns, those first that somebody has to look at; returns its path."""
-    from jinja2 import Environment, PackageLoader
-
     rows = sorted(document["takedowns"], key=lambda row: NEED.index(row["status"]))
-    environment = Environment(loader=PackageLoader("unreel.report"), autoescape=True)
     weak = any(row["status"] == "weak" for row in rows)
-    page = environment.get_template("batch.html").render(rows=rows, weak=weak, document=document)
+    page = environment().get_template("batch.html").render(rows=rows, weak=weak, document=document)
     write_text(folder / REPORT_FILE, page)
     return folder / REPORT_FILE
-
-
-def _data(frames: np.ndarray, fps: int) -> str:
-    """An mp4 as text, to embed into a page."""
-    return base64.b64encode(encode_mp4(frames, fps)).decode()

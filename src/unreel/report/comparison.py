@@ -1,0 +1,146 @@
+"""Several evaluations on one page: methods, settings or erasures beside each other, on the same prompts and seeds.
+
+Knows finished runs, as their folders hold them; makes and measures nothing.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unreel.errors import UnreelError, summarise
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.run import Run
+from unreel.files import write_text
+from unreel.interventions.erasure import METRICS_FILE, REPORT_FILE
+from unreel.report import plots
+from unreel.report.page import BUDGET, INDEX_FILE, VIDEOS, environment
+from unreel.report.table import COLUMNS, TITLES, cell
+from unreel.report.verdict import ABOUT, verdict
+
+ALIKE = ("concept", "judge", "model", "sampling", "dtype")  # what has to be the same for figures to be compared
+DEFAULT_FPS = 8.0
+LARGEST = 5_000_000  # bytes of a video file that is looked at
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One run under a name of its own, with its page's videos: (group, prompt, seed, arm) -> file."""
+
+    title: str
+    run: Run
+    videos: Mapping[tuple[str, str, int, str], Path]
+
+    @staticmethod
+    def load(folder: Path) -> "Compared":
+        """Raises UnreelError if there is no finished run."""
+        home = folder / "evaluation" if (folder / "evaluation" / METRICS_FILE).is_file() else folder
+        run = Run.load(home)
+        return Compared(f"{folder.name} ({', '.join(dict.fromkeys(run.methods))})", run, _videos(home))
+
+    @property
+    def found(self) -> Estimate | None:
+        return _edited(self.run, "concept_found", "explicit")
+
+    @property
+    def kept(self) -> Estimate | None:
+        """Of everything else that was asked for, in all groups."""
+        shares = [share for group in ABOUT if (share := _edited(self.run, "label_found", group))]
+        if not shares:
+            return None
+        hits = sum(round(share.value * share.n) for share in shares)
+        return Estimate.share(np.arange(sum(share.n for share in shares)) < hits)
+
+
+def _edited(run: Run, metric: str, group: str) -> Estimate | None:
+    return next((f.edited for f in run.figures if (f.metric, f.group) == (metric, group)), None)
+
+
+def _videos(home: Path) -> dict[tuple[str, str, int, str], Path]:
+    """Of what the index names, the files that lie in the folder of videos itself; a broken index is as none."""
+    try:
+        entries = json.loads((home / VIDEOS / INDEX_FILE).read_text())
+        named = {(e["group"], e["prompt"], int(e["seed"]), e["arm"]): home / VIDEOS / Path(e["file"]).name for e in entries}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {key: file for key, file in named.items() if file.is_file() and file.stat().st_size < LARGEST}
+
+
+def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
+    """Write report.html into `out`; returns its path. Raises UnreelError unless there are two runs at least."""
+    if len(runs) < 2 or len({compared.title for compared in runs}) < len(runs):
+        raise UnreelError("give at least two evaluations, in folders of different names")
+    points = [plots.point(each.title, each.found, each.kept) for each in runs if each.found and each.kept]
+    page = (
+        environment()
+        .get_template("comparison.html")
+        .render(
+            concept=runs[0].run.concept,
+            unlike=differences([each.run for each in runs]),
+            runs=[{"title": each.title, "verdict": verdict(each.run)} for each in runs],
+            points=points,
+            side=plots.SIDE,
+            rows=_rows(runs),
+            groups=_clips(runs),
+            fps=_fps(runs[0]),
+        )
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / REPORT_FILE, page)
+    return out / REPORT_FILE
+
+
+def differences(runs: Sequence[Run]) -> str:
+    """What was not the same for all of them, so that a difference may be its doing; empty if nothing."""
+    unlike = [name for name in ALIKE if any(getattr(run, name) != getattr(runs[0], name) for run in runs)]
+    asked = [{(f.metric, f.group): f.edited.n for f in run.figures if f.edited and f.unit == "%"} for run in runs]
+    if any(counts.get(key, n) != n for counts in asked for key, n in asked[0].items()):
+        unlike.append("number of videos")
+    return summarise(unlike, len(unlike))
+
+
+def _fps(compared: Compared) -> float:
+    """Frames a second of its videos."""
+    import av
+
+    for file in compared.videos.values():
+        with av.open(file) as container:
+            return float(container.streams.video[0].average_rate or 0) or DEFAULT_FPS
+    return DEFAULT_FPS
+
+
+def _rows(runs: Sequence[Compared]) -> list[dict[str, Any]]:
+    """A row for each figure that people read first, of each group."""
+    groups = dict.fromkeys(figure.group for each in runs for figure in each.run.figures if figure.group)
+    out = []
+    for group in groups:
+        for metric, title in COLUMNS:
+            figures = [next((f for f in e.run.figures if (f.metric, f.group) == (metric, group)), None) for e in runs]
+            if any(figures):
+                cells = [cell(figure) if figure else "" for figure in figures]
+                out.append({"group": TITLES.get(group, group), "title": title, "cells": cells})
+    return out
+
+
+def _clips(runs: Sequence[Compared]) -> list[dict[str, Any]]:
+    """By group, the prompts that all runs have a video of with the same seed: the original model's, then each run's."""
+    first = runs[0].videos
+    shared = [key for key in first if key[3] == "edited" and all(key in each.videos for each in runs)]
+    shared = [key for key in shared if (*key[:3], "original") in first]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    spent = 0
+    for group, prompt, seed, _ in sorted(shared):
+        files = {"original": first[group, prompt, seed, "original"]} | {
+            each.title: each.videos[group, prompt, seed, "edited"] for each in runs
+        }
+        contents = {title: file.read_bytes() for title, file in files.items()}
+        spent += sum(map(len, contents.values()))
+        if spent > BUDGET:
+            break
+        clips = [{"caption": title, "data": base64.b64encode(content).decode()} for title, content in contents.items()]
+        groups.setdefault(group, []).append({"prompt": prompt, "seed": seed, "clips": clips})
+    return [{"name": group, "title": TITLES.get(group, group), "rows": rows} for group, rows in groups.items()]

@@ -1,0 +1,70 @@
+"""Several evaluations on one page: what can be compared stands beside each other, and what cannot is said."""
+
+import html
+import json
+import re
+import sys
+
+import pytest
+from conftest import FakeJudge, make_pair
+
+from unreel import Concept, FewShotConfig, UnreelError, cli, evaluate, unlearn
+from unreel.report.comparison import Compared, write_comparison
+from unreel.report.page import write_report
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two evaluations of the same prompts with different strengths, and one of fewer prompts."""
+    home, pair = tmp_path_factory.mktemp("runs"), make_pair()
+    for name, rate, videos in (("gentle", 1e-4, 4), ("strong", 1e-2, 4), ("few", 1e-2, 2)):
+        erasure = unlearn(Concept("cat"), pair, FewShotConfig(learning_rate=rate))
+        run = evaluate(pair.video, erasure, FakeJudge(), videos=videos, groups=["explicit", "neighbours"])
+        write_report(erasure.save_pretrained(home / name), run)
+    return home
+
+
+def test_runs_stand_beside_each_other_with_the_same_videos(folders, tmp_path):
+    page = write_comparison([Compared.load(folders / name) for name in ("gentle", "strong")], tmp_path)
+    text = html.unescape(page.read_text())
+    assert text.count("<video") == 2 * 4 * 3 and "Not measured alike" not in text
+    assert re.search(r"gentle \(few-shot\).*strong \(few-shot\)", text, re.DOTALL)
+    for name in ("gentle", "strong"):
+        for group, figures in json.loads((folders / name / "metrics.json").read_text())["figures"].items():
+            if group != "all":
+                assert f"{100 * figures['concept_found']['edited']['value']:.0f} %" in text
+    assert text.count('class="edited-dot"') == 2
+
+
+def test_what_was_not_measured_alike_is_said(folders, tmp_path, capsys, monkeypatch):
+    arguments = ["compare", folders / "strong", folders / "few", "--out", tmp_path / "page"]
+    monkeypatch.setattr(sys, "argv", ["unreel", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out = capsys.readouterr().out
+    assert not stop.value.code and "not measured alike: number of videos differ" in out
+    assert "number of videos differ" in (tmp_path / "page" / "report.html").read_text()
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "exists" in capsys.readouterr().err
+
+
+def test_an_index_leads_nowhere_else(folders, tmp_path):
+    import shutil
+
+    home = shutil.copytree(folders / "few", tmp_path / "few")
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    index = json.loads((home / "videos" / "index.json").read_text())
+    for entry in index:
+        entry["file"] = "../../secret.mp4"
+    (home / "videos" / "index.json").write_text(json.dumps(index))
+    assert not Compared.load(home).videos
+    (home / "videos" / "index.json").write_text("{")
+    assert not Compared.load(home).videos
+
+
+def test_what_is_no_evaluation_is_refused(folders, tmp_path):
+    with pytest.raises(UnreelError, match="evaluate first"):
+        Compared.load(tmp_path)
+    with pytest.raises(UnreelError, match="at least two"):
+        write_comparison([Compared.load(folders / "few")] * 2, tmp_path)

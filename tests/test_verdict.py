@@ -1,0 +1,74 @@
+"""What pages say in sentences is what the figures say."""
+
+import pytest
+
+from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.run import Run
+from unreel.report.verdict import verdict
+
+
+def share(hits, n=50):
+    import numpy as np
+
+    return Estimate.share(np.arange(n) < hits)
+
+
+def run(*figures, judge=True):
+    shown = [Figure(metric, metric, group, share(a), share(b), "%") for metric, group, a, b in figures]
+    about = {"concept": "pizza", "kind": "object", "anchor": None, "methods": ["few-shot"], "erasure": "e", "model": "m"}
+    told = {"name": "judge", "error": None} if judge else None
+    return Run(**about, judge=told, figures=shown, sampling={}, dtype="float32", versions={})
+
+
+@pytest.mark.parametrize(
+    ("original", "edited", "level", "headline"),
+    [
+        (50, 0, "good", "Forgotten"),
+        (50, 2, "good", "Forgotten"),
+        (50, 6, "fair", "Mostly forgotten"),
+        (50, 20, "bad", "Weakened, not forgotten"),
+        (50, 49, "bad", "Not forgotten"),
+        (20, 0, "unknown", "Cannot be told, since the original model hardly shows it"),
+    ],
+)
+def test_the_headline_says_how_far_it_went(original, edited, level, headline):
+    said = verdict(run(("concept_found", "explicit", original, edited)))
+    assert (said.level, said.headline) == (level, headline)
+    assert f"the original model shows it in {original} of 50 videos, the edited one in {edited} of 50" in str(said)
+
+
+def test_few_videos_are_no_certainty():
+    figure = Figure("concept_found", "", "explicit", share(4, 4), share(0, 4), "%")
+    assert verdict(Run(**{**vars(run()), "figures": [figure]})).headline == "Mostly forgotten"
+
+
+def test_other_words_count_too():
+    said = verdict(run(("concept_found", "explicit", 50, 0), ("concept_found", "paraphrases", 50, 30)))
+    assert (said.level, said.headline) == ("bad", "Forgotten by its name only, not in other words")
+
+
+def test_what_else_changed_is_named_worst_first_and_chance_is_not():
+    said = verdict(
+        run(
+            ("concept_found", "explicit", 50, 0),
+            ("label_found", "companions", 50, 40),
+            ("label_found", "neighbours", 50, 20),
+            ("label_found", "unrelated", 50, 49),
+        )
+    )
+    text = str(said)
+    assert "shows that in 109 of 150 videos, 150 in the original model" in text
+    assert text.index("its nearest neighbours 100 % → 40 %") < text.index("what stands beside it 100 % → 80 %")
+    assert "unrelated" not in text
+    kept = str(verdict(run(("concept_found", "explicit", 50, 0), ("label_found", "unrelated", 50, 49))))
+    assert "nothing else changed that these videos could tell" in kept
+
+
+def test_how_sure_it_is_stands_there():
+    text = str(verdict(run(("concept_found", "explicit", 50, 0), ("judge_accuracy", "", 48, 48))))
+    assert "With 95 % certainty the concept is in 0 % to 7 % of such videos" in text and "it is in 96 % of" in text
+
+
+def test_without_a_judge_nothing_is_claimed():
+    said = verdict(run(judge=False))
+    assert (said.level, said.headline) == ("unknown", "Not judged") and "by eye" in str(said)
