@@ -201,7 +201,7 @@ def _found(group: Group, arm: str, index: int) -> list[tuple[str, bool]]:
     sought = []
     if group.judge and arm != "anchor":
         if group.asks_for_concept:
-            sought.append((group.concept.name, group.concept_found(arm)[index], False))
+            sought.append((group.concept.name, group.concept_found(arm)[index], arm == "original"))
         else:
             sought.append((group.prompts[index].label, group.label_found(arm)[index], True))
     if group.has_anchor and group.knows_anchor and arm != "original":
