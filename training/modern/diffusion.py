@@ -20,7 +20,7 @@ READER_WIDTH = 576
 TIMESTEPS = 1000
 SCENES, PICTURES = 20_000, 3
 NOISE = 1.8  # on what is read, in standard deviations
-IMAGE_SCHEDULE = Schedule(steps=17_000, batch=64, lr=1.5e-3, muon=True)
+IMAGE_SCHEDULE = Schedule(steps=13_000, batch=64, lr=1.5e-3, muon=True)
 COMMON = {
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
