@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "unreel"
 OUT_OF_DOCS = re.compile(r"\[([^\]]*)\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)")
 CITED = re.compile(r"arXiv (\d{4}\.\d{4,5})")
-BEYOND = {"../README.md#threat-model": "threat-model.md"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,15 +26,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Sends links out of docs/ where the site has the same, and takes the others away."""
+    """Takes links out of docs/ away."""
     up = "../" * page.file.src_uri.count("/")
 
     def link(match: re.Match) -> str:
-        text, target, anchor = match[1], match[2].removeprefix(up) if up else match[2], match[3] or ""
+        text, target = match[1], match[2].removeprefix(up) if up else match[2]
         if not target.startswith("../"):
             return match[0]
-        here = BEYOND.get(target + anchor)
-        return f"[{text}]({up}{here})" if here else text
+        return text
 
     return OUT_OF_DOCS.sub(link, markdown)
 

@@ -6,7 +6,7 @@ from benchmarks.tables.embedded_pair import RECORDS
 
 DOCUMENTS = ("docs/modern-pair.md", "src/unreel/embedded/modern/README.md")
 RESULT = "embedded_pair_modern"
-STAGES = ("autoencoder", "image", "words", "video-autoencoder", "video", "judge")
+STAGES = ("autoencoder", "image", "video-autoencoder", "video", "judge")
 BARS = {
     "judge_concept": 0.97,
     "judge_style": 0.97,

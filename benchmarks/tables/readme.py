@@ -1,4 +1,4 @@
-"""Tables of README.md."""
+"""Tables of README.md, and of the pages that it leads to first."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ from benchmarks.tables import embedded_pair, real_encoders, results
 from benchmarks.tables._format import load
 from benchmarks.tables.methods import attacks_compared, comparison, summary
 
-DOCUMENTS = ("README.md",)
+DOCUMENTS = ("README.md", "docs/measured.md", "docs/start.md")
 
 
 def demo() -> str:
