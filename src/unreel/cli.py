@@ -630,6 +630,26 @@ def serve(
             server.serve_forever()
 
 
+@app.command("app")
+@_grouped
+def run_app(
+    t2v: T2V = None,
+    t2i: T2I = None,
+    host: Annotated[str, typer.Option(help="address to listen at; whoever reaches it may use the app")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    share: Annotated[
+        bool, typer.Option("--share", help="let gradio's servers give it a public address for a while")
+    ] = False,
+    sampling: Any = SAMPLING,
+    place: Any = PLACE_OF_ATTACKS,
+) -> None:
+    """Open an app in the browser: type a concept, watch it go, try, measure, attack, take the file along."""
+    from unreel.web.app import serve
+    from unreel.web.visit import Host
+
+    serve(Host.load(t2v, t2i, place, sampling), host, port, share=share, tell=_tell)
+
+
 @app.command()
 def export(
     erasure: ErasureFolder,

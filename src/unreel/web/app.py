@@ -1,0 +1,175 @@
+"""What visitors of the app see: fields to fill in, videos that grow, files to take along.
+
+Knows widgets; everything that happens is `visit`'s. What people type is shown as text, never as markup.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, get_args
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is collected
+
+from unreel.errors import UnreelError
+
+try:
+    import gradio
+except ImportError as error:
+    raise UnreelError("the app needs gradio: pip install 'unreel[app]'") from error
+
+from unreel.interventions.export import FORMATS
+from unreel.methods import DEFAULT, available
+from unreel.prompts.kinds import Kind
+from unreel.web.visit import LONGEST_TEXT, MOST_CASES, MOST_VIDEOS, Host, Seen, Visit
+
+AS_LISTED = "as the model lists it"
+WAITING = 32  # visitors' jobs that may wait; more are turned away
+HOUR = 3600
+UPLOAD = "1kb"  # nothing is to be uploaded
+
+
+class App:
+    """The widgets of one page, and what each of its buttons does."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        with gradio.Blocks(title="unreel", delete_cache=(HOUR, HOUR)) as self.blocks:
+            self.visit = gradio.State(None, time_to_live=HOUR, delete_callback=_leave)
+            # Of the erasures that the visitor has made, which grow.
+            self.on = gradio.CheckboxGroup([], label="Erasures that are on", render=False)
+            self.measured = gradio.Dropdown([], label="Erasure", render=False)
+            self.taken = gradio.Dropdown([], label="Erasure", render=False)
+            gradio.Markdown(
+                "# unreel\nMake this text-to-video model forget. Nothing leaves this machine, and nothing stays on it."
+            )
+            with gradio.Tab("Forget"):
+                self._forget()
+            with gradio.Tab("Try it"):
+                self._try()
+            with gradio.Tab("Did it work?"):
+                self._measure()
+            with gradio.Tab("Take it along"):
+                self._take()
+
+    def _forget(self) -> None:
+        with gradio.Row():
+            concept = gradio.Textbox(label="What to forget", placeholder="Tokyo Tower", max_length=LONGEST_TEXT)
+            anchor = gradio.Textbox(label="What to make instead", placeholder="chosen for you", max_length=LONGEST_TEXT)
+            keep = gradio.Textbox(label="What must stay, with ; between", max_length=LONGEST_TEXT)
+        with gradio.Row():
+            kind = gradio.Dropdown([AS_LISTED, *get_args(Kind)], value=AS_LISTED, label="Kind")
+            method = gradio.Dropdown(list(available()), value=DEFAULT, label="Method")
+            videos = gradio.Slider(1, MOST_VIDEOS, value=4, step=1, label="Videos of it, and as many of what is near")
+            weak = gradio.Checkbox(label="Keep it even if the self-check falls short")
+        asked = [concept, anchor, keep, kind, method, videos, weak]
+
+        def job(visit: Visit, concept: str, anchor: str, keep: str, kind: str, method: str, videos: int, weak: bool) -> Any:
+            return visit.forget(
+                concept,
+                kind=None if kind == AS_LISTED else kind,
+                anchor=anchor.strip() or None,
+                keep=[each.strip() for each in keep.split(";") if each.strip()],
+                method=method,
+                videos=int(videos),
+                accept_weak=weak,
+            )
+
+        said = self._said(clips=True)
+        self._job("Forget it", asked, job, said, adds=True)
+        _render(said)
+
+    def _try(self) -> None:
+        prompt = gradio.Textbox(label="Prompt", placeholder="a bouncing Tokyo Tower", max_length=LONGEST_TEXT)
+        seed = gradio.Number(0, minimum=0, maximum=2**31, precision=0, label="Seed")
+        self.on.render()
+        said = self._said(clips=True)
+        asked = [prompt, seed, self.on]
+        self._job("Make both videos", asked, lambda visit, text, seed, on: visit.make(text, int(seed or 0), on), said)
+        _render(said)
+
+    def _measure(self) -> None:
+        self.measured.render()
+        with gradio.Row():
+            videos = gradio.Slider(1, MOST_VIDEOS, value=5, step=1, label="Videos for each group of prompts")
+            cases = gradio.Slider(1, MOST_CASES, value=2, step=1, label="Cases for each attack")
+        said = self._said(file=True)
+        self._job("Evaluate", [self.measured, videos], lambda visit, name, n: visit.evaluate(name, int(n)), said)
+        self._job("Attack", [self.measured, cases], lambda visit, name, n: visit.attack(name, int(n)), said)
+        _render(said)
+
+    def _take(self) -> None:
+        self.taken.render()
+        format = gradio.Dropdown(["erasure", *FORMATS], value="erasure", label="As")
+        said = self._said(file=True)
+        self._job("Pack", [self.taken, format], lambda visit, name, as_: visit.download(name, as_), said)
+        _render(said)
+
+    def _said(self, *, clips: bool = False, file: bool = False) -> list[Any]:
+        """Where a job says what it does: lines, videos, a file; below the buttons that start it."""
+        out: list[Any] = [gradio.Textbox(label="What happens", lines=4, interactive=False, render=False)]
+        if clips:
+            about = {"label": "Original and edited, from the same seed", "columns": 4, "object_fit": "contain"}
+            out.append(gradio.Gallery(**about, render=False))
+        if file:
+            out.append(gradio.File(label="To take along", interactive=False, render=False))
+        return out
+
+    def _job(
+        self, title: str, asked: list[Any], job: Callable[..., Iterator[Seen]], said: list[Any], *, adds: bool = False
+    ) -> None:
+        """A button that starts a job, and one that stops it; a job that `adds` an erasure lets it be chosen elsewhere."""
+        with gradio.Row():
+            start, stop = gradio.Button(title, variant="primary"), gradio.Button("Stop")
+        lists = [self.on, self.measured, self.taken] if adds else []
+
+        def run(visit: Visit | None, *values: Any) -> Iterator[list[Any]]:
+            visit = visit or Visit(self.host)
+            for seen in job(visit, *values):
+                names = gradio.update(choices=list(visit.erasures))
+                yield [visit, *(_shown(widget, seen) for widget in said), *(names for _ in lists)]
+
+        def halt(visit: Visit | None) -> None:
+            if visit:
+                visit.stop.set()
+
+        start.click(run, [self.visit, *asked], [self.visit, *said, *lists], concurrency_id="model", api_name=False)
+        stop.click(halt, [self.visit], None, queue=False, api_name=False)
+
+
+def _render(widgets: list[Any]) -> None:
+    for widget in widgets:
+        widget.render()
+
+
+def _shown(widget: Any, seen: Seen) -> Any:
+    if isinstance(widget, gradio.Textbox):
+        now = f"{seen.doing} {100 * seen.share:.0f} %" if seen.doing else ""
+        return "\n".join([*seen.lines, now]).strip()
+    if isinstance(widget, gradio.Gallery):
+        return [(str(clip.file), clip.caption) for clip in seen.clips]
+    return str(seen.file) if seen.file else None
+
+
+def _leave(visit: Visit | None) -> None:
+    with suppress(OSError):
+        if visit:
+            visit.close()
+
+
+def serve(host: Host, address: str, port: int, *, share: bool = False, tell: Callable[[str], None] = print) -> None:
+    """Until it is interrupted. Only what visitors made themselves is ever sent to them."""
+    with tempfile.TemporaryDirectory(prefix="unreel-app-") as cache:
+        os.environ["GRADIO_TEMP_DIR"] = cache
+        blocks = App(host).blocks.queue(max_size=WAITING, default_concurrency_limit=1)
+        options: dict[str, Any] = {"max_file_size": UPLOAD, "ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
+        options["footer_links"] = []
+        try:
+            _, here, there = blocks.launch(server_name=address, server_port=port, share=share, **options)
+        except OSError as error:
+            raise UnreelError(f"cannot serve at {address}:{port}: {error}") from error
+        tell(f"serving  {there if share else here}")
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        blocks.close()

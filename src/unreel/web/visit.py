@@ -1,0 +1,298 @@
+"""One visitor of the app: what they made a model forget, in a folder of their own, and what they see of it meanwhile.
+
+Knows jobs; knows no widgets. All visitors of a host share its model, whose weights are as they were between two jobs.
+"""
+
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unreel.errors import UnreelError, shortened
+from unreel.evaluation.attack import attack
+from unreel.evaluation.evaluate import build_suite, concept_of, evaluate
+from unreel.files import file_name
+from unreel.interventions import load_intervention
+from unreel.interventions.base import Intervention
+from unreel.interventions.erasure import Erasure
+from unreel.interventions.export import export
+from unreel.judges import Judge
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import Pair, load_pair
+from unreel.models.sampling import generate, write_mp4
+from unreel.progress import Work, drawn_by
+from unreel.report.page import write_attack_report, write_report
+from unreel.report.verdict import attack_verdict, verdict
+from unreel.workflow import FIRST_SEED, LOOKED_AT, Place, Sampling, UnlearnJob, judge_of, unlearn
+
+LONGEST_TEXT = 300  # letters of what a visitor types
+MOST_VIDEOS, MOST_CASES, MOST_ERASURES = 20, 5, 20
+PATIENCE = 0.3  # seconds between two looks at what a job has come to
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video to show, and what is said of it."""
+
+    file: Path
+    caption: str
+
+
+@dataclass
+class Seen:
+    """What a visitor sees of a job by now: what it says, how far it is (from 0 to 1, of what), and videos, each of the
+    original model before the edited one's.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    share: float = 0.0
+    doing: str = ""
+    clips: list[Clip] = field(default_factory=list)
+    file: Path | None = None
+
+
+class StoppedError(Exception):
+    """The visitor has pressed stop, or left."""
+
+
+class _Bar:
+    """Shows a part of a job to a visitor, and ends it when they want."""
+
+    def __init__(self, work: Work, show: Callable[[float, str], None], stop: threading.Event) -> None:
+        self.work, self.done, self.show, self.stop = work, work.done, show, stop
+
+    def update(self, n: int = 1) -> None:
+        self.done += n
+        if self.stop.is_set():
+            raise StoppedError
+        self.show(self.done / self.work.total if self.work.total else 0.0, self.work.what)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Host:
+    """A model that is loaded once for all visitors. One job at a time computes with it: who learns changes its weights
+    meanwhile.
+    """
+
+    pair: Pair
+    judge: Judge | None
+    t2v: str | None
+    place: Place
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def load(t2v: str | None, t2i: str | None = None, place: Place = Place(), sampling: Sampling = Sampling()) -> "Host":  # noqa: B008
+        place.require()
+        pair = sampling.onto(load_pair(t2i, t2v, **place.of_weights))
+        return Host(pair, judge_of(None, t2v, place.device), t2v, place)
+
+
+class Visit:
+    """One visitor's erasures, by name, and the jobs that they start. A job at a time."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.folder = Path(tempfile.mkdtemp(prefix="unreel-visit-"))
+        self.erasures: dict[str, Path] = {}
+        self.stop = threading.Event()
+
+    def close(self) -> None:
+        """Ends what is running, and deletes everything."""
+        self.stop.set()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def forget(
+        self,
+        concept: str,
+        *,
+        kind: str | None = None,
+        anchor: str | None = None,
+        keep: Sequence[str] = (),
+        method: str = "text-ablation",
+        videos: int = 4,
+        accept_weak: bool = False,
+    ) -> Iterator[Seen]:
+        """Unlearn a concept, then show videos of it and of what is near, original and edited, as they are made."""
+
+        def work(seen: Seen) -> None:
+            _require_short(concept, anchor or "", *keep)
+            if len(self.erasures) >= MOST_ERASURES:
+                raise UnreelError(f"a visit holds at most {MOST_ERASURES} erasures")
+            if not 0 < videos <= MOST_VIDEOS:
+                raise UnreelError(f"from 1 to {MOST_VIDEOS} videos are shown")
+            name = self._new_name(concept)
+            job = UnlearnJob(
+                [concept], kind, (), anchor, keep, method, t2v=self.host.t2v, out=self.folder / file_name(name)
+            )
+            job = replace(job, videos=0, accept_weak=accept_weak, place=self.host.place)
+            done = unlearn(
+                job, lambda sort, news: seen.lines.append(f"{sort}: {news}"), load=lambda *_, **__: self.host.pair
+            )
+            self.erasures[name] = done.folder
+            seen.lines.append(f"forgotten as {name}: {done.intervention.nbytes / 1e6:.2f} MB")
+            self._look(done.intervention, videos, seen)
+
+        return self._run(work)
+
+    def _new_name(self, concept: str) -> str:
+        name, number = concept.strip(), 1
+        while name in self.erasures:
+            number += 1
+            name = f"{concept.strip()} ({number})"
+        return name
+
+    def _look(self, learned: Intervention, videos: int, seen: Seen) -> None:
+        """Videos of the concept and of what is near, one after the other."""
+        pair, judge, concept = self.host.pair, self.host.judge, concept_of(learned)
+        known = judge if judge and judge.knows(concept.name) else None
+        options: dict[str, Any] = {"videos": videos, "seed": FIRST_SEED, "groups": LOOKED_AT, "erased": learned.concepts}
+        prompts = build_suite(Conditioner.of(pair.t2v), concept, known, **options)
+        for i, prompt in enumerate(prompts):
+            seen.share, seen.doing = i / len(prompts), "making videos"
+            seen.clips += self._both([learned], prompt.text, prompt.seed)
+            if self.stop.is_set():
+                raise StoppedError
+
+    def make(self, prompt: str, seed: int, on: Sequence[str]) -> Iterator[Seen]:
+        """A video of a prompt by the original model, and one with the erasures of those names on."""
+
+        def work(seen: Seen) -> None:
+            _require_short(prompt)
+            if not prompt.strip():
+                raise UnreelError("type a prompt")
+            seen.doing = "making videos"
+            seen.clips += self._both([self._taken(name) for name in on], prompt, seed)
+
+        return self._run(work)
+
+    def _both(self, on: Sequence[Intervention], prompt: str, seed: int) -> list[Clip]:
+        pair, clips = self.host.pair, []
+        for arm, wanted in (("original", []), ("edited", on)):
+            with ExitStack() as stack:
+                for each in wanted:
+                    stack.enter_context(each.on(pair.t2v))
+                frames = generate(pair.t2v, [prompt], [seed], pair.settings, what="")[0]
+            file = Path(tempfile.mkstemp(suffix=".mp4", dir=self.folder)[1])
+            write_mp4(file, frames, pair.settings.fps)
+            clips.append(Clip(file, f"{arm}: {prompt}"))
+        return clips
+
+    def evaluate(self, name: str, videos: int) -> Iterator[Seen]:
+        """Did it work, and what else broke? The page is the file to download."""
+
+        def work(seen: Seen) -> None:
+            learned, home = self._taken(name), self._page(name, "evaluation")
+            if not 0 < videos <= MOST_VIDEOS:
+                raise UnreelError(f"from 1 to {MOST_VIDEOS} videos a group are made here")
+            concept = concept_of(learned)
+            judge = self.host.judge if self.host.judge and self.host.judge.knows(concept.name) else None
+            run = evaluate(self.host.pair.video, learned, judge, concept=concept, videos=videos, folder=home)
+            seen.file = write_report(home, run)
+            seen.lines.append(str(verdict(run.run)))
+
+        return self._run(work)
+
+    def attack(self, name: str, cases: int) -> Iterator[Seen]:
+        """Can it be brought back? The page is the file to download."""
+
+        def work(seen: Seen) -> None:
+            learned, home = self._taken(name), self._page(name, "attacks")
+            if self.host.judge is None:
+                raise UnreelError("an attack needs a judge, and this model has none")
+            if not 0 < cases <= MOST_CASES:
+                raise UnreelError(f"from 1 to {MOST_CASES} cases are tried here")
+            result = attack(self.host.pair, learned, self.host.judge, cases=cases, folder=home)
+            seen.file = write_attack_report(home, result)
+            seen.lines.append(str(attack_verdict(result)))
+
+        return self._run(work)
+
+    def download(self, name: str, format: str) -> Iterator[Seen]:
+        """The erasure as it is, or in a format that loads without unreel, as one file."""
+
+        def work(seen: Seen) -> None:
+            learned, folder = self._taken(name), self.erasures[name]
+            if format != "erasure":
+                if not isinstance(learned, Erasure):
+                    raise UnreelError("only erasures, which change weights, can be exported")
+                folder = self.folder / f"{folder.name}-{file_name(format)}"
+                export(learned, self.host.pair.t2v, folder, format=format, overwrite=True)
+            seen.file = Path(shutil.make_archive(str(folder), "zip", folder))
+            seen.lines.append(f"{seen.file.name}: {seen.file.stat().st_size / 1e6:.2f} MB")
+
+        return self._run(work)
+
+    def _taken(self, name: str) -> Intervention:
+        if name not in self.erasures:
+            raise UnreelError("choose an erasure of this visit")
+        return load_intervention(self.erasures[name])
+
+    def _page(self, name: str, what: str) -> Path:
+        """A folder for a page; the last one of the same kind is gone."""
+        if name not in self.erasures:
+            raise UnreelError("choose an erasure of this visit")
+        home = self.folder / f"{self.erasures[name].name}-{what}"
+        shutil.rmtree(home, ignore_errors=True)
+        return home
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Inside, nobody else computes. Raises StoppedError for a visitor who does not wait for it."""
+        while not self.host.turn.acquire(timeout=PATIENCE):
+            if self.stop.is_set():
+                raise StoppedError
+        try:
+            yield
+        finally:
+            self.host.turn.release()
+
+    def _run(self, work: Callable[[Seen], None]) -> Iterator[Seen]:
+        """What is seen of a job while a thread does it, until it is over. Who stops asking stops the job."""
+        self.stop.clear()
+        seen, over = Seen(), queue.Queue[BaseException | None]()
+
+        def show(share: float, doing: str) -> None:
+            seen.share, seen.doing = share, doing
+
+        def run() -> None:
+            try:
+                seen.doing = "waiting for other visitors"
+                with self._turn(), drawn_by(lambda part: _Bar(part, show, self.stop)):
+                    seen.doing = ""
+                    work(seen)
+                over.put(None)
+            except BaseException as error:  # it is said, or raised, where the visitor is
+                over.put(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            while True:
+                yield seen
+                try:
+                    error = over.get(timeout=PATIENCE)
+                except queue.Empty:
+                    continue
+                seen.doing = ""
+                if isinstance(error, StoppedError):
+                    seen.lines.append("stopped")
+                elif isinstance(error, UnreelError):
+                    seen.lines.append(shortened(str(error)))
+                elif error is not None:
+                    raise error
+                yield seen
+                return
+        finally:
+            self.stop.set()
+
+
+def _require_short(*texts: str) -> None:
+    if any(len(text) > LONGEST_TEXT for text in texts):
+        raise UnreelError(f"a text has at most {LONGEST_TEXT} letters here")

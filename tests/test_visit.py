@@ -1,0 +1,120 @@
+"""Visitors of the app: what they start, see and stop; what one makes is nobody else's."""
+
+import threading
+import zipfile
+
+import pytest
+from conftest import FakeJudge, make_pair, same, weights
+
+from unreel import active_interventions
+from unreel.web.visit import Host, Visit
+from unreel.workflow import Place
+
+pytestmark = pytest.mark.usefixtures("hasty")
+
+
+@pytest.fixture(scope="module")
+def host():
+    return Host(make_pair(), FakeJudge(), "tiny", Place())
+
+
+@pytest.fixture
+def visit(host):
+    visit = Visit(host)
+    yield visit
+    visit.close()
+
+
+def last(seen):
+    *_, end = seen
+    return end
+
+
+def forget(visit, concept="cat", **options):
+    return last(visit.forget(concept, videos=2, accept_weak=True, **options))
+
+
+def test_videos_of_both_models_grow_while_a_concept_is_forgotten(visit, host):
+    before = weights(host.pair.t2v.text_encoder)
+    seen = list(visit.forget("cat", videos=2, accept_weak=True))
+    end = seen[-1]
+    assert list(visit.erasures) == ["cat"] and any(line.startswith("check: ") for line in end.lines)
+    assert len(end.clips) == 2 * 2 * 2 and all(clip.file.is_file() for clip in end.clips)
+    captions = [clip.caption.partition(":")[0] for clip in end.clips]
+    assert captions == ["original", "edited"] * 4
+    assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
+
+
+def test_erasures_are_switched_on_by_name(visit):
+    forget(visit)
+    forget(visit, "dog")
+    forget(visit)
+    assert list(visit.erasures) == ["cat", "dog", "cat (2)"]
+    original, edited = (clip.file.read_bytes() for clip in last(visit.make("a cat", 3, ["cat", "dog"])).clips)
+    plain = [clip.file.read_bytes() for clip in last(visit.make("a cat", 3, [])).clips]
+    assert plain == [original, original] != [original, edited]
+
+
+def test_pages_and_files_can_be_taken_along(visit):
+    forget(visit)
+    page = last(visit.evaluate("cat", 2)).file
+    assert "Forgetting" in page.read_text()
+    end = last(visit.attack("cat", 1))
+    assert "Bringing back" in end.file.read_text() and "prompts" in end.lines[-1]
+    packed = last(visit.download("cat", "erasure")).file
+    assert "erasure.safetensors" in zipfile.ZipFile(packed).namelist()
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        (lambda v: v.forget(" "), "the concept is empty"),
+        (lambda v: v.forget("x" * 301), "at most 300 letters"),
+        (lambda v: v.forget("cat", videos=21), "from 1 to 20 videos"),
+        (lambda v: v.forget("cat", kind="colour"), "colour"),
+        (lambda v: v.make("", 0, []), "type a prompt"),
+        (lambda v: v.make("a cat", 0, ["../../etc"]), "choose an erasure"),
+        (lambda v: v.evaluate("dog", 2), "choose an erasure"),
+        (lambda v: v.attack("dog", 2), "choose an erasure"),
+        (lambda v: v.download("../..", "erasure"), "choose an erasure"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(visit, start, says):
+    end = last(start(visit))
+    assert says in end.lines[-1] and not visit.erasures and not end.clips
+
+
+def test_a_job_that_is_stopped_or_left_ends_and_lets_others_go_on(visit, host):
+    before = weights(host.pair.t2v.text_encoder)
+    seen = visit.forget("cat", videos=20, accept_weak=True)
+    next(seen)
+    visit.stop.set()
+    assert last(seen).lines[-1] == "stopped"
+    left = visit.forget("dog", videos=20, accept_weak=True)
+    next(left)
+    left.close()
+    other = Visit(host)
+    assert len(forget(other, "owl").clips) == 8
+    other.close()
+    assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
+
+
+def test_visitors_share_nothing_but_the_model(host):
+    visits = [Visit(host) for _ in range(4)]
+    names = ["cat", "dog", "owl", "car"]
+    threads = [threading.Thread(target=forget, args=pair) for pair in zip(visits, names, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [list(visit.erasures) for visit in visits] == [[name] for name in names]
+    assert len({visit.folder for visit in visits}) == 4
+    alone = Visit(host)
+    forget(alone, "dog")
+    for visit, name in ((visits[1], "dog"), (alone, "dog")):
+        assert (visit.folder / "dog" / "erasure.safetensors").is_file() and list(visit.erasures) == [name]
+    taken = [visit._taken("dog").identity for visit in (visits[1], alone)]
+    assert taken[0] == taken[1]
+    for visit in [*visits, alone]:
+        visit.close()
+        assert not visit.folder.exists()
