@@ -21,7 +21,7 @@ from training.scenes import Renderer
 from training.world import Scene
 
 AUTOENCODER_SCHEDULE = Schedule(steps=2000, batch=16, lr=1.5e-3, weight_decay=0.0, ema=0.995)
-SCHEDULE = Schedule(steps=14_000, batch=4, muon=True)
+SCHEDULE = Schedule(steps=20_000, batch=4, muon=True)
 CLIPS, PICTURES_A_CLIP = 6_000, 8
 NOISE = 1.0  # less than in the image model, whose steps hold more captions
 
