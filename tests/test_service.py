@@ -194,7 +194,7 @@ def test_too_many_requests_are_turned_away(model, folder):
     first.join()
 
 
-def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
+def test_the_command_serves_until_it_is_told_to_stop(folder, tmp_path):
     model = tmp_path / "model"
     make_pair().t2v.save_pretrained(model)
     command = [sys.executable, "-u", "-m", "unreel.cli", "serve", folder, "--t2v", model, "--port", "0", "--steps", "2"]
@@ -205,5 +205,5 @@ def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
     assert "with 4 erasures at http://127.0.0.1:" in line
     status, _, content = ask(int(line.rpartition(":")[2]), body={"prompt": "a cat", "erasures": ["cat"]})
     assert status == 200 and content[4:8] == b"ftyp"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0

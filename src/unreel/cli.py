@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -626,6 +627,7 @@ def serve(
     model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
     with Server(Service(model, shelf, Policy(policy) if policy else None, waiting), host, port) as server:
         _tell(f"serving  {t2v} with {len(shelf.names)} erasures at http://{host}:{server.server_address[1]}")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # how services are told to stop
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 
