@@ -212,8 +212,7 @@ class Service:
 
 class _Handler(BaseHTTPRequestHandler):
     server: "Server"
-    protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds that a client may take to say what it wants
+    timeout = 10  # seconds that a client may take to say what it wants
 
     def do_GET(self) -> None:
         service = self.server.service
@@ -227,7 +226,6 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         if self.path != "/videos" or not length.isdecimal() or int(length) > LONGEST_BODY:
-            self.close_connection = True  # what it sends is not read
             self._json(HTTPStatus.BAD_REQUEST, {"error": f"POST /videos takes JSON of at most {LONGEST_BODY} bytes"})
             return
         try:
@@ -259,9 +257,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves until `shutdown`; a thread for each request, whose videos the service makes one by one."""
+    """Serves until `shutdown`; a thread for each request, whose videos the service makes one by one. Closing it waits for
+    those that are being made.
+    """
 
-    daemon_threads = True
+    daemon_threads = False
 
     def __init__(self, service: Service, host: str, port: int) -> None:
         self.service = service
