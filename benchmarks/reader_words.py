@@ -54,9 +54,8 @@ def main() -> None:
     held_out = [(name, wording) for name in names for wording in concepts[name]["held_out"]]
     rank = {}
     for name, wording in tqdm(held_out, desc="asking the reader", mininterval=10):
-        likelier = torch.stack([asked(q.format(with_article(concepts[name], wording))) - usual[q] for q in QUESTIONS]).sum(
-            0
-        )
+        said = with_article(concepts[name], wording)
+        likelier = torch.stack([asked(q.format(said)) - usual[q] for q in QUESTIONS]).sum(0)
         rank[wording] = int((likelier > likelier[names.index(name)]).sum()) + 1
     ranks = np.array(list(rank.values()))
     write_result(

@@ -11,6 +11,7 @@ from conftest import make_pair
 from unreel import Erasure, UnreelError, cli
 from unreel import batch as package
 from unreel.batch import BATCH_FILE, BatchJob, attempt, batch
+from unreel.files import alone_in
 from unreel.workflow import UnlearnJob
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -117,6 +118,21 @@ def test_a_row_that_cannot_be_meant_stops_all_of_it_before_any_work(job):
     with pytest.raises(UnreelError, match="row 2"):
         batch(job, lambda *_: None)
     assert not job.folder.exists()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(job, model):
+    made, _ = batch(job, lambda *_: None)
+    other = job.folder / made.outcomes[0].takedown.folder
+    before = {file: file.read_bytes() for file in other.iterdir()}
+    with pytest.raises(UnreelError, match="is no folder of an evaluation, an attack or takedowns"):
+        batch(BatchJob(job.file, UnlearnJob((), t2v=model, videos=0, out=other)), lambda *_: None)
+    assert before == {file: file.read_bytes() for file in other.iterdir()}
+
+
+def test_two_batches_do_not_work_in_one_folder(job):
+    batch(job, lambda *_: None)
+    with alone_in(job.folder), pytest.raises(UnreelError, match=f"another process works in {job.folder}:"):
+        batch(job, lambda *_: None)
 
 
 def test_the_command_says_by_its_exit_code_whether_all_is_done(job, model, tmp_path, monkeypatch, capsys):

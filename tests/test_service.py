@@ -175,6 +175,31 @@ def test_a_new_erasure_is_found_and_memory_is_bounded(folder, tmp_path):
     assert shelf.take("robot") is shelf.take("robot")
 
 
+def test_what_the_operator_has_to_mend_is_no_news_for_tenants(served, tmp_path, capfd):
+    rules = policy(tmp_path, a=["robot"])
+    port = served(rules)
+    for broken in ('{"tenants": {"other": "secret"}}', json.dumps({"all": ["secret"], "tenants": {"a": []}})):
+        rules.file.write_text(broken)
+        status, _, content = ask(port, body={"prompt": "a cat", "tenant": "a"})
+        assert (status, json.loads(content)) == (500, {"error": "the video could not be made"})
+        assert "secret" in capfd.readouterr().err
+
+
+def test_an_erasure_that_was_made_again_is_the_one_that_is_put_on(folder, tmp_path):
+    import shutil
+
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    shelf = Shelf(home)
+    before = shelf.take("cat")
+    shutil.rmtree(home / "cat")
+    shutil.copytree(home / "robot", home / "cat")
+    os.utime(home / "cat" / "erasure.json")
+    assert shelf.take("cat") == shelf.take("robot") != before
+    shutil.rmtree(home / "cat")
+    with pytest.raises(UnreelError, match="no erasure 'cat'"):
+        shelf.take("cat")
+
+
 def test_too_many_requests_are_turned_away(model, folder):
     service = Service(model, Shelf(folder), waiting=1)
     started, go = threading.Event(), threading.Event()

@@ -57,7 +57,7 @@ def batch() -> str:
         f"one process, {ray['an_hour']} over a local Ray cluster, {ray['workers_killed']} of whose workers were killed at "
         f"random. Of {ray['takedowns']} takedowns {ray['done']} were done ({ray['weak']} short of the self-check's bars), "
         f"{ray['tried_again']} of them after another attempt: {ray['erasures']} erasures, each of its own concept; "
-        f"{ray['same_as_alone']} of {ray['compared']} compared are the same as one process makes them. The largest worker "
+        f"{ray['same_as_alone']} of them are the same as one process makes them. The largest worker "
         f"took {ray['largest_worker_gib']:.1f} GiB ([`benchmarks/batch.py`](../benchmarks/batch.py))."
     )
 

@@ -3,15 +3,17 @@
 Knows that a takedown is done, refused or failed, and how often to try again; how one is unlearned is for `workflow`.
 """
 
+import hashlib
 import json
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from unreel.errors import UnreelError, shortened
+from unreel.evaluation.evaluate import claim
 from unreel.files import alone_in, write_json
 from unreel.interventions.card import CHECK
 from unreel.models.pair import Pair, load_pair
@@ -34,7 +36,7 @@ class Outcome:
     """
 
     takedown: Takedown
-    asked: str  # everything that decides the erasure: what was asked for otherwise is done anew
+    asked: str  # of everything that decides the erasure: what was asked for otherwise is done anew
     status: Status
     says: str
     attempts: int = 1
@@ -88,8 +90,7 @@ class BatchJob:
 class Batch:
     """The outcomes of takedowns in the order of their file."""
 
-    folder: Path
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[Outcome]
 
     @property
     def complete(self) -> bool:
@@ -132,8 +133,8 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
     if job.retries < 0:
         raise UnreelError("retries must be zero or more")
     run = _over_ray if job.ray else _here
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(job.folder):
+    claim(job.folder, {"what": "takedowns"})  # and no folder of anything else
+    with alone_in(job.folder, job.folder):
         stored = _stored(job.folder)
         outcomes = {t: stored[t] for t in jobs if t in stored and stored[t].done and stored[t].asked == _asked(jobs[t])}
         left = {takedown: each for takedown, each in jobs.items() if takedown not in outcomes}
@@ -142,20 +143,19 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
         with drawn(Work("takedowns", "takedown", len(jobs), len(outcomes))) as bar:
             for outcome in run(job, left):
                 outcomes[outcome.takedown] = outcome
-                so_far = Batch(job.folder, [outcomes[takedown] for takedown in jobs if takedown in outcomes])
-                write_json(job.folder / BATCH_FILE, so_far.document())
+                made = Batch([outcomes[takedown] for takedown in jobs if takedown in outcomes])
+                write_json(job.folder / BATCH_FILE, made.document())
                 if not outcome.done:
                     tell(outcome.status, f"{outcome.takedown.folder}: {outcome.says}")
                 bar.update()
-        made = Batch(job.folder, [outcomes[takedown] for takedown in jobs])
-        write_json(job.folder / BATCH_FILE, made.document())
+        made = Batch([outcomes[takedown] for takedown in jobs])
         return made, write_batch_report(job.folder, made.document())
 
 
 def _asked(job: UnlearnJob) -> str:
-    """All of a job but where it is computed and written."""
+    """A short name for all of a job but where it is computed and written."""
     wanted = asdict(replace(job, settings=dict(job.settings), out=None, place=Place()))
-    return json.dumps(wanted, default=str)
+    return hashlib.sha256(json.dumps(wanted, default=str).encode()).hexdigest()[:16]
 
 
 def _stored(folder: Path) -> dict[Takedown, Outcome]:

@@ -167,6 +167,7 @@ Keep = Annotated[
     list[str] | None,
     typer.Option(help="what must not change besides all that is known; may be repeated", show_default=False),
 ]
+LearningSeed = Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")]
 Method = Annotated[str, typer.Option(help="how; `unreel methods` lists them")]
 Images = Annotated[
     Path | None,
@@ -331,7 +332,7 @@ def unlearn(
     t2i: T2I = None,
     t2v: T2V = None,
     images: Images = None,
-    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")] = 0,
+    seed: LearningSeed = 0,
     videos: Videos = 20,
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<concept>", show_default=False)] = None,
@@ -399,7 +400,7 @@ def batch(
     keep: Keep = None,
     t2i: T2I = None,
     t2v: T2V = None,
-    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")] = 0,
+    seed: LearningSeed = 0,
     videos: Videos = 0,
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<file>", show_default=False)] = None,

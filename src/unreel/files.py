@@ -32,15 +32,18 @@ def file_name(text: str) -> str:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, no other process does this in `folder`. Raises UnreelError if one does; one that was killed does not."""
+def alone_in(folder: Path, about: Path | None = None) -> Iterator[None]:
+    """Inside, no other process does this in `folder`. Raises UnreelError if one does, saying that it works in `about`, by
+    default what the folder lies in; one that was killed does not.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK_FILE, blocking=False)
     try:
         lock.acquire()
     except Timeout:
-        raise UnreelError(f"another process works in {folder.parent}: wait for it, or choose another folder") from None
+        where = about or folder.parent
+        raise UnreelError(f"another process works in {where}: wait for it, or choose another folder") from None
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ what stands before it does, and names the tenant.
 """
 
 import json
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,15 @@ from unreel.models.sampling import encode_mp4, generate
 LONGEST_BODY = 2**16  # bytes of a request
 LAST_SEED = 2**62
 MEGABYTE = 10**6
+MENDED_HERE = "the video could not be made"
+
+
+class BusyError(Exception):
+    """Too many requests wait."""
+
+
+class RefusedError(UnreelError):
+    """What a request asks for cannot be meant, or is not for it to ask. Says nothing that its tenant may not know."""
 
 
 class Shelf:
@@ -38,7 +48,7 @@ class Shelf:
             raise UnreelError(f"{folder} is no folder of erasures")
         self.folder, self.megabytes = folder, megabytes
         self._folders: dict[str, Path] = {}
-        self._loaded: OrderedDict[str, Intervention] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[int, Intervention]] = OrderedDict()  # with the time of its record
         self._lock = threading.Lock()
         self.look()
 
@@ -54,21 +64,29 @@ class Shelf:
         return list(self._folders)
 
     def take(self, name: str) -> Intervention:
-        """The erasure of that name. Raises UnreelError if there is none, or it is broken."""
-        with self._lock:
-            if name in self._loaded:
-                self._loaded.move_to_end(name)
-                return self._loaded[name]
+        """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
         if name not in self._folders:
             self.look()  # it may be new
-        if name not in self._folders:
-            raise UnreelError(f"there is no erasure {shortened(repr(name))}")
+        try:
+            made = (self._folders[name] / RECORD_FILE).stat().st_mtime_ns
+        except (KeyError, OSError):
+            raise UnreelError(f"there is no erasure {shortened(repr(name))}") from None
+        with self._lock:
+            known, loaded = self._loaded.get(name, (0, None))
+            if loaded and known == made:
+                self._loaded.move_to_end(name)
+                return loaded
         loaded = load_intervention(self._folders[name])
         with self._lock:
-            self._loaded[name] = loaded
-            while len(self._loaded) > 1 and sum(one.nbytes for one in self._loaded.values()) > self.megabytes * MEGABYTE:
+            self._loaded[name] = made, loaded
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > 1 and self._nbytes > self.megabytes * MEGABYTE:
                 self._loaded.popitem(last=False)
         return loaded
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(loaded.nbytes for _, loaded in self._loaded.values())
 
 
 @dataclass
@@ -85,7 +103,7 @@ class Policy:
         """Their names. Raises UnreelError for a tenant that is not listed: nobody else's erasures are a guess."""
         rules = self._current()
         if tenant not in rules["tenants"]:
-            raise UnreelError(f"there is no tenant {shortened(repr(tenant))}")
+            raise RefusedError(f"there is no tenant {shortened(repr(tenant))}")
         return list(dict.fromkeys([*rules["all"], *rules["tenants"][tenant]]))
 
     @property
@@ -135,24 +153,20 @@ class Wish:
         try:
             wish = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise UnreelError(f"the request is no JSON: {shortened(str(error))}") from None
+            raise RefusedError(f"the request is no JSON: {shortened(str(error))}") from None
         if not isinstance(wish, dict) or not set(wish) <= {"prompt", "seed", "tenant", "erasures"}:
-            raise UnreelError("a request is an object with prompt and, optionally, seed and tenant or erasures")
+            raise RefusedError("a request is an object with prompt and, optionally, seed and tenant or erasures")
         prompt, seed = wish.get("prompt"), wish.get("seed", 0)
         if not isinstance(prompt, str) or not prompt.strip():
-            raise UnreelError("the prompt is a text that is not empty")
+            raise RefusedError("the prompt is a text that is not empty")
         if type(seed) is not int or not 0 <= seed <= LAST_SEED:
-            raise UnreelError("the seed is a whole number from 0 on")
+            raise RefusedError("the seed is a whole number from 0 on")
         if not isinstance(wish.get("tenant"), (str, type(None))):
-            raise UnreelError("the tenant is a text")
+            raise RefusedError("the tenant is a text")
         try:
             return Wish(prompt, seed, wish.get("tenant"), tuple(_names(wish.get("erasures", []))))
         except ValueError:
-            raise UnreelError("erasures are a list of names") from None
-
-
-class BusyError(Exception):
-    """Too many requests wait."""
+            raise RefusedError("erasures are a list of names") from None
 
 
 class Service:
@@ -174,13 +188,13 @@ class Service:
         """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
         if self.policy:
             if wish.erasures:
-                raise UnreelError("the tenant decides about erasures here: leave them out")
+                raise RefusedError("the tenant decides about erasures here: leave them out")
             if wish.tenant is None:
-                raise UnreelError("name the tenant")
+                raise RefusedError("name the tenant")
             names: Sequence[str] = self.policy.erasures_of(wish.tenant)
         else:
             if wish.tenant is not None:
-                raise UnreelError("there is no policy for tenants here: name erasures")
+                raise RefusedError("there is no policy for tenants here: name erasures")
             names = wish.erasures
         return list(dict.fromkeys(self.shelf.take(name) for name in names))
 
@@ -235,12 +249,20 @@ class _Handler(BaseHTTPRequestHandler):
         except BusyError:
             self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many requests wait: try again"}, {"Retry-After": "5"})
         except UnreelError as error:
-            self._json(HTTPStatus.BAD_REQUEST, {"error": shortened(str(error))})
+            self._refuse(error)
         except (BrokenPipeError, ConnectionResetError):
             raise  # who asked has left
         except Exception:
-            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "the video could not be made"})
+            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": MENDED_HERE})
             raise
+
+    def _refuse(self, error: UnreelError) -> None:
+        """Tells whose request it is what they did; what the operator has to mend, the operator."""
+        if isinstance(error, RefusedError) or not self.server.service.policy:
+            self._json(HTTPStatus.BAD_REQUEST, {"error": shortened(str(error))})
+        else:
+            print(f"unreel: {shortened(str(error))}", file=sys.stderr, flush=True)
+            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": MENDED_HERE})
 
     def _json(self, status: HTTPStatus, document: Any, headers: Mapping[str, str] | None = None) -> None:
         self._send(status, "application/json", json.dumps(document).encode() + b"\n", headers)

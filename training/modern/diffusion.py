@@ -55,14 +55,20 @@ class Lessons:
         told = captions.told(rng, chosen // (len(self.latents) // self.scenes), self.scenes)
         states, mask = self.readings.batch(told, rng, noise)
         noisy, timesteps, target = flow_batch(self.latents[chosen].to(device).float())
-        with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
-            predicted = model(
-                noisy,
-                encoder_hidden_states=states.to(device),
-                encoder_attention_mask=mask.to(device),
-                timestep=timesteps,
-            ).sample
-        return nn.functional.mse_loss(predicted.float(), target)
+        return nn.functional.mse_loss(seen_by(model, noisy, states, mask, timesteps, device), target)
+
+
+def seen_by(
+    model: nn.Module, noisy: torch.Tensor, states: torch.Tensor, mask: torch.Tensor, timesteps: torch.Tensor, device: str
+) -> torch.Tensor:
+    """The flow that `model` sees in noisy latents of any rank, told by hidden states and their mask."""
+    with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
+        return model(
+            noisy,
+            encoder_hidden_states=states.to(device),
+            encoder_attention_mask=mask.to(device),
+            timestep=timesteps,
+        ).sample.float()
 
 
 def flow_batch(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

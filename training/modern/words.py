@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from diffusers import SanaTransformer2DModel
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.loop import Schedule, autocast, train
+from training.loop import Schedule, train
 from training.modern import captions
-from training.modern.diffusion import HEAD_WIDTH, HEADS, NOISE, TIMESTEPS, Lessons
+from training.modern.diffusion import HEAD_WIDTH, HEADS, NOISE, TIMESTEPS, Lessons, seen_by
 from training.scenes import Renderer
 from training.world import Scene, all_names, with_article
 
@@ -100,14 +99,7 @@ class Vocabulary:
         noisy = (1 - share) * latents + share * torch.randn_like(latents)
 
         def seen(by: nn.Module, readings: captions.Readings, which: np.ndarray, noise: float) -> torch.Tensor:
-            states, mask = readings.batch(which, rng, noise)
-            with autocast(device), sdpa_kernel(SDPBackend.MATH):
-                return by(
-                    noisy,
-                    encoder_hidden_states=states.to(device),
-                    encoder_attention_mask=mask.to(device),
-                    timestep=level * TIMESTEPS,
-                ).sample.float()
+            return seen_by(by, noisy, *readings.batch(which, rng, noise), level * TIMESTEPS, device)
 
         with torch.no_grad():
             target = seen(teacher, self.named, self.names[chosen], 0.0)

@@ -188,7 +188,9 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
             )
         return
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise UnreelError(f"{folder} exists and is no folder of an evaluation or attack: choose another with --out")
+        raise UnreelError(
+            f"{folder} exists and is no folder of an evaluation, an attack or takedowns: choose another with --out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, document)
 

@@ -41,9 +41,7 @@ class App:
             self.on = gradio.CheckboxGroup([], label="Erasures that are on", render=False)
             self.measured = gradio.Dropdown([], label="Erasure", render=False)
             self.taken = gradio.Dropdown([], label="Erasure", render=False)
-            gradio.Markdown(
-                "# unreel\nMake this text-to-video model forget. Nothing leaves this machine, and nothing stays on it."
-            )
+            gradio.Markdown("# unreel\nMake this text-to-video model forget.")
             with gradio.Tab("Forget"):
                 self._forget()
             with gradio.Tab("Try it"):

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from unreel.errors import UnreelError, shortened
 from unreel.evaluation.attack import attack
@@ -180,7 +181,7 @@ class Visit:
                 for each in wanted:
                     stack.enter_context(each.on(pair.t2v))
                 frames = generate(pair.t2v, [prompt], [seed], pair.settings, what="")[0]
-            file = Path(tempfile.mkstemp(suffix=".mp4", dir=self.folder)[1])
+            file = self.folder / f"{uuid4().hex}.mp4"
             write_mp4(file, frames, pair.settings.fps)
             clips.append(Clip(file, f"{arm}: {prompt}"))
         return clips
@@ -236,9 +237,7 @@ class Visit:
         return load_intervention(self.erasures[name])
 
     def _page(self, name: str, what: str) -> Path:
-        """A folder for a page; the last one of the same kind is gone."""
-        if name not in self.erasures:
-            raise UnreelError("choose an erasure of this visit")
+        """A folder for a page about an erasure of this visit; the last one of the same kind is gone."""
         home = self.folder / f"{self.erasures[name].name}-{what}"
         shutil.rmtree(home, ignore_errors=True)
         return home
