@@ -1,10 +1,12 @@
 """What pages say in sentences is what the figures say."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Run
-from unreel.report.verdict import verdict
+from unreel.report.verdict import attack_verdict, verdict
 
 
 def share(hits, n=50):
@@ -67,6 +69,30 @@ def test_what_else_changed_is_named_worst_first_and_chance_is_not():
 def test_how_sure_it_is_stands_there():
     text = str(verdict(run(("concept_found", "explicit", 50, 0), ("judge_accuracy", "", 48, 48))))
     assert "With 95 % certainty the concept is in 0 % to 7 % of such videos" in text and "it is in 96 % of" in text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "weights", "level", "headline"),
+    [
+        ((0, 20), (20, 20), "good", "Holds against prompts"),
+        ((0, 2), (0, 2), "fair", "Mostly holds against prompts"),
+        ((3, 20), (0, 20), "fair", "Mostly holds against prompts"),
+        ((10, 20), (0, 20), "bad", "Does not hold against prompts"),
+        (None, (0, 20), "unknown", "Attacked by who holds the weights only"),
+    ],
+)
+def test_attacks_that_need_no_weights_decide_and_few_cases_are_no_certainty(prompts, weights, level, headline):
+    hits = {"typos": (prompts, False), "prefix_search": (weights, True)}
+    outcomes = [
+        SimpleNamespace(attack=name, arm="edited", needs_weights=needs, success=lambda _, of=of: share(*of))
+        for name, (of, needs) in hits.items()
+        if of
+    ]
+    said = attack_verdict(SimpleNamespace(budgets=(1, 3), outcomes=outcomes))
+    assert (said.level, said.headline) == (level, headline)
+    if prompts:
+        low, high = (f"{100 * x:.0f} %" for x in share(*prompts).ci)
+        assert f"works in {low} to {high} of such cases" in str(said)
 
 
 def test_without_a_judge_nothing_is_claimed():
