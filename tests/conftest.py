@@ -57,6 +57,16 @@ def pytest_ignore_collect(collection_path, config):
 SETTINGS = Settings(steps=2, guidance=2.0, frames=4, batch=2)
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """What a test sets for its process, as `--quiet` does, ends with it: the processes of other tests inherit it."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def make_pair(prediction_type: str = "epsilon", seed: int = 0) -> Pair:
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "image" / "tokenizer")
