@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from unreel.methods import names
 from unreel.models.shipped import EMBEDDED_FOLDER
 
 ROOT = EMBEDDED_FOLDER.parents[2]
@@ -19,6 +20,15 @@ def test_tables_are_those_of_the_result_files(document):
     text = (ROOT / document).read_text()
     assert "<!-- /" in text
     assert render(text, DOCUMENTS[document]) == text
+
+
+def test_every_method_has_a_page_with_its_picture_and_its_figures():
+    listed = (ROOT / "mkdocs.yml").read_text()
+    for method in names():
+        page = (ROOT / "docs" / "methods" / f"{method}.md").read_text()
+        assert f"](../images/method-{method}.jpg)" in page and (ROOT / "docs" / "images" / f"method-{method}.jpg").is_file()
+        assert f"<!-- of_{method.replace('-', '_')} -->\n| method |" in page
+        assert f"methods/{method}.md" in listed and f"]({method}.md)" in (ROOT / "docs/methods/index.md").read_text()
 
 
 CELL = {"kind": "object", "anchor": "castle", "seconds": 60.0, "megabytes": 3.0, "check": {"shortfalls": []}}

@@ -1,17 +1,18 @@
-"""Tables of docs/method.md."""
+"""Tables of the pages of methods, docs/methods/."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cells import cells_of, results_of
 from benchmarks.tables._format import change, interval, load, percent, table, where
-from benchmarks.tables.methods import of_groups
+from benchmarks.tables.methods import TITLES, of_groups, pooled_alone
 from unreel.methods._task import TOO_NEAR
 from unreel.models.shipped import EMBEDDED, preset_of
 
-DOCUMENTS = ("docs/method.md",)
+DOCUMENTS = ("docs/methods/index.md", *(f"docs/methods/{method}.md" for method in TITLES))
 GROUPS = ("explicit", "neighbours")
 LOOPS = {
     "unreel": "unreel",
@@ -190,4 +191,4 @@ TABLES = {
     "many_concepts": many_concepts,
     "scan": scan,
     "shot_steps": shot_steps,
-}
+} | {f"of_{method.replace('-', '_')}": partial(pooled_alone, method) for method in TITLES}

@@ -105,38 +105,43 @@ def motion(by: str) -> str:
     return _by_concept(by, columns, 100, 1)
 
 
+COMPARED = [
+    ("plain: found", "explicit", "concept_found"),
+    ("plain: any frame", "explicit", "concept_peak_frame"),
+    ("paraphrases: found", "paraphrases", "concept_found"),
+    ("companions kept", "companions", "label_found"),
+    ("neighbours kept", "neighbours", "label_found"),
+    ("unrelated kept", "unrelated", "label_found"),
+    ("anchor found", "explicit", "anchor_found"),
+    ("similarity to the anchor's, %", "explicit", "fidelity_ssim"),
+]
+
+
+def pooled_alone(method: str) -> str:
+    """The row of one method in the comparison."""
+    return _compared({method: results_of("methods")[method]})
+
+
 def comparison(of: str = "methods") -> str:
     """Every method that was measured, pooled over the concepts that all of them were measured on."""
-    columns = [
-        ("plain: found", "explicit", "concept_found"),
-        ("plain: any frame", "explicit", "concept_peak_frame"),
-        ("paraphrases: found", "paraphrases", "concept_found"),
-        ("companions kept", "companions", "label_found"),
-        ("neighbours kept", "neighbours", "label_found"),
-        ("unrelated kept", "unrelated", "label_found"),
-        ("anchor found", "explicit", "anchor_found"),
-        ("similarity to the anchor's, %", "explicit", "fidelity_ssim"),
-    ]
     everywhere = results_of(of)
     measured = {method: everywhere[method] for method in TITLES if method in everywhere}
     most = max(len(concepts) for concepts in measured.values())
     complete = {method: concepts for method, concepts in measured.items() if len(concepts) == most}
     # A method that was not measured on all of them stands in a table of its own, beside the others on the same concepts.
-    return "\n\n".join(
-        _compared(methods, columns) for methods in ([complete] if complete == measured else [complete, measured])
-    )
+    return "\n\n".join(_compared(methods) for methods in ([complete] if complete == measured else [complete, measured]))
 
 
-def _compared(measured: dict[str, dict[str, Any]], columns: list[tuple[str, str, str]]) -> str:
+def _compared(measured: dict[str, dict[str, Any]]) -> str:
     first, *rest = measured.values()
     common = [name for name in first if all(name in concepts for concepts in rest)]
-    head = ["method", *(title for title, _, _ in columns), "MB"]
+    head = ["method", *(title for title, _, _ in COMPARED), "MB"]
     rows = []
     for method, concepts in measured.items():
         figures = [concepts[name]["figures"] for name in common]
         cells = [
             (averaged if metric == "fidelity_ssim" else pooled)([each.get(group, {}).get(metric) for each in figures])
-            for _, group, metric in columns
+            for _, group, metric in COMPARED
         ]
         size = np.mean([figure["all"]["artifact_size"]["edited"]["value"] for figure in figures])
         rows.append([TITLES[method], *cells, f"{size:.2f}"])

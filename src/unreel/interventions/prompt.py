@@ -160,4 +160,5 @@ class PromptRewrite(PromptIntervention):
         # Longer names first: one may stand in another.
         names = "|".join(map(re.escape, sorted(anchors, key=len, reverse=True)))
         named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
-        return " ".join(named.sub(lambda name: anchors[name[0].lower()], prompt).split())
+        changed, times = named.subn(lambda name: anchors[name[0].lower()], prompt)
+        return " ".join(changed.split()) if times else prompt  # an empty anchor leaves two spaces

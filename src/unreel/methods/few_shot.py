@@ -34,7 +34,7 @@ from unreel.prompts.concept import Concept
 
 @dataclass(frozen=True)
 class FewShotConfig:
-    """Hyperparameters; every default is the paper's (see docs/method.md for the source of each).
+    """Hyperparameters; every default is the paper's (see docs/methods/few-shot.md for the source of each).
 
     `shot_steps` above zero is how many denoising steps an image takes instead of the pipeline's own number, with
     DPM-Solver++ where the pipeline is an image model with a U-Net. `rank` above zero trains a change of that rank of every

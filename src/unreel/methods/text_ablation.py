@@ -48,7 +48,7 @@ FAR = 0.1  # what a token may have moved by, as a share of its length, before mo
 
 @dataclass(frozen=True)
 class TextAblationConfig:
-    """Settings; where each comes from stands in docs/method.md.
+    """Settings; where each comes from stands in docs/methods/text-ablation.md.
 
     The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change.
     Of `steps`, 0 stands for 90, and for more, at most twice as many, where there are fewer than twelve layers.
