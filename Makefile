@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEV := $(VENV)/.dev
 OTHER := $(VENV)/transformers-5.5
 
-.PHONY: demo demo-modern test quick check site release browser encoders clean
+.PHONY: demo demo-modern test quick check site notebook release browser encoders clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -49,6 +49,9 @@ check: $(DEV)  ## lint, format and types
 
 site: $(DEV)  ## build the documentation site into site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+notebook: $(DEV)  ## make examples/forget.ipynb from examples/forget.py
+	$(BIN)/python tools/make_notebook.py
 
 release: $(DEV)  ## build, try what was built, tag
 	tools/release.sh

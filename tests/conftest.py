@@ -41,7 +41,18 @@ from unreel.models.shipped import EMBEDDED_FOLDER
 SLOW = (
     *("attack_runs", "attacks", "cli", "compare", "concept_ablation", "device", "embedded", "encoders", "erasure"),
     *("evaluation", "export", "families", "few_shot", "full_size", "judges", "memory", "metrics", "modern_pair"),
-    *("pair", "plugins", "real_encoders", "releases", "report", "rivals", "selfcheck", "text_ablation", "unlearning"),
+    *(
+        "notebook",
+        "pair",
+        "plugins",
+        "real_encoders",
+        "releases",
+        "report",
+        "rivals",
+        "selfcheck",
+        "text_ablation",
+        "unlearning",
+    ),
     *("video", "video_cache", "weights"),
 )
 
