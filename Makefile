@@ -56,12 +56,14 @@ notebook: $(DEV)  ## make examples/forget.ipynb from examples/forget.py
 release: $(DEV)  ## build, try what was built, tag
 	tools/release.sh
 
-# The report's test opens it in headless Chromium; without one, and without the right to install it, that test is skipped.
+# Tests open pages and the app in headless Chromium (and in Firefox, where it and geckodriver are); without one, and without the right to
+# install it, those tests are skipped.
 browser:
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null && \
+	  command -v chromedriver >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
-	echo "no Chromium here: the report's browser test will be skipped"
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
+	echo "no Chromium here: the browser tests will be skipped"
 
 # Two real text encoders, once for all clones (benchmarks/encoders.py); without a network, tests that read with them are skipped.
 encoders: $(READY)

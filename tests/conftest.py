@@ -1,6 +1,7 @@
 """Tiny pipelines of the real diffusers classes, with random weights, in memory."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -39,20 +40,31 @@ from unreel.models.shipped import EMBEDDED_FOLDER
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
 SLOW = (
-    *("attack_runs", "attacks", "cli", "compare", "concept_ablation", "device", "embedded", "encoders", "erasure"),
-    *("evaluation", "export", "families", "few_shot", "full_size", "judges", "memory", "metrics", "modern_pair"),
     *(
-        "notebook",
-        "pair",
-        "plugins",
-        "real_encoders",
-        "releases",
-        "report",
-        "rivals",
-        "selfcheck",
-        "text_ablation",
-        "unlearning",
+        "attack_runs",
+        "attacks",
+        "browser",
+        "cli",
+        "compare",
+        "concept_ablation",
+        "device",
+        "embedded",
+        "encoders",
+        "erasure",
     ),
+    *(
+        "evaluation",
+        "export",
+        "families",
+        "few_shot",
+        "full_size",
+        "judges",
+        "memory",
+        "metrics",
+        "modern_pair",
+        "notebook",
+    ),
+    *("pair", "plugins", "real_encoders", "releases", "report", "rivals", "selfcheck", "text_ablation", "unlearning"),
     *("video", "video_cache", "weights"),
 )
 
@@ -66,6 +78,35 @@ def pytest_ignore_collect(collection_path, config):
 
 
 SETTINGS = Settings(steps=2, guidance=2.0, frames=4, batch=2)
+
+
+BROWSERS = {"chrome": ("chromium", "chromium-browser", "google-chrome"), "firefox": ("firefox", "firefox-esr")}
+DRIVERS = {"chrome": "chromedriver", "firefox": "geckodriver"}
+
+
+@pytest.fixture(scope="module", params=list(BROWSERS))
+def browser(request, tmp_path_factory):
+    """A real browser without a window, as selenium drives it; skipped where it or its driver is missing."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    kind = request.param
+    program, driver = next(filter(None, map(shutil.which, BROWSERS[kind])), None), shutil.which(DRIVERS[kind])
+    if program is None or driver is None:
+        pytest.skip(f"needs {kind} and {DRIVERS[kind]}: `make test` installs those of Chromium where it may")
+    if kind == "chrome":
+        options = webdriver.ChromeOptions()
+        for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking"):
+            options.add_argument(f"--{flag}")
+        options.binary_location, service = program, webdriver.ChromeService(driver)
+        running = webdriver.Chrome(options, service)
+    else:
+        options = webdriver.FirefoxOptions()
+        options.add_argument("-headless")
+        options.binary_location, service = program, webdriver.FirefoxService(driver)
+        running = webdriver.Firefox(options, service)
+    running.set_window_size(1200, 1000)
+    running.set_script_timeout(600)
+    yield running
+    running.quit()
 
 
 @pytest.fixture(autouse=True)

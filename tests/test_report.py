@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,39 +17,21 @@ from unreel.report.page import INDEX_FILE, write_attack_report, write_report
 from unreel.report.table import TITLES, align, attack_table, cell, table
 
 TEMPLATES = Path(pages.__file__).parent / "templates"
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-# Waits for every video, then leaves what it saw in the page for --dump-dom.
-PROBE = """
-addEventListener("load", async () => {
-  const videos = [...document.querySelectorAll("video")];
-  await Promise.all(videos.map(v => v.readyState >= 2 || new Promise(done => { v.onloadeddata = v.onerror = done; })));
-  const seen = {videos: videos.map(v => [v.videoWidth, v.videoHeight, v.duration, v.error && v.error.message]),
-                fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"))};
-  document.documentElement.setAttribute("data-seen", JSON.stringify(seen));
-});
+# What a page has done once all of its videos can be played.
+VIDEOS = """
+const done = arguments[0], videos = [...document.querySelectorAll("video")];
+const ready = v => v.readyState >= 2 || v.error || new Promise(then => { v.onloadeddata = v.onerror = then; });
+Promise.all(videos.map(ready)).then(
+  () => done({videos: videos.map(v => [v.videoWidth, v.videoHeight, v.duration, v.error && v.error.message]),
+              fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"))}));
 """
-CLICKS = """
-const errors = [];
-addEventListener("error", event => errors.push(event.message));
-addEventListener("load", async () => {
-  const clip = document.querySelector(".clip"), slider = clip.querySelector("input");
-  const button = document.querySelector("#play");
-  const videos = [...clip.querySelectorAll("video")], labels = [button.textContent];
-  await Promise.all([...document.querySelectorAll("video")].map(
-    v => v.readyState >= 2 || new Promise(done => { v.onloadeddata = v.onerror = done; })));
-  slider.value = 2;
-  slider.dispatchEvent(new Event("input"));
-  const times = videos.map(v => v.currentTime), paused = videos.map(v => v.paused);
-  button.click();  // goes on after the slider
-  button.click();
-  labels.push(button.textContent);
-  const choice = document.querySelector("input[value=neighbours]");
-  choice.checked = true;
-  choice.dispatchEvent(new Event("change"));
-  const hidden = Object.fromEntries([...document.querySelectorAll("[data-group]")].map(s => [s.dataset.group, s.hidden]));
-  document.documentElement.setAttribute("data-seen", JSON.stringify({times, paused, labels, hidden, errors}));
-});
+SLIDE = """
+const clip = document.querySelector(".clip"), slider = clip.querySelector("input");
+slider.value = 2;
+slider.dispatchEvent(new Event("input"));
+return [...clip.querySelectorAll("video")].map(v => [v.currentTime, v.paused]);
 """
+HIDDEN = "return [...document.querySelectorAll('[data-group]')].filter(s => s.hidden).map(s => s.dataset.group);"
 
 
 @pytest.fixture
@@ -135,36 +115,34 @@ def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_pat
     assert attacks["typos"]["edited_attempts"][0][0]["prompt"]
 
 
-def in_browser(page, tmp_path, probe):
-    """What `probe`, a script, leaves in the attribute data-seen of the page."""
-    probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text().replace("</body>", f"<script>{probe}</script></body>"))
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
-    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", probed.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    found = re.search(r'data-seen="([^"]*)"', dom)
-    assert found, "the page did not finish loading"
-    return json.loads(html.unescape(found.group(1)))
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make test` installs it where it may")
-def test_videos_play_in_a_browser_and_nothing_is_fetched(page, tmp_path):
-    seen = in_browser(page, tmp_path, PROBE)
+def test_videos_play_in_a_browser_and_nothing_is_fetched(page, browser):
+    browser.get(page.as_uri())
+    seen = browser.execute_async_script(VIDEOS)
     assert seen["videos"] == [[192, 192, pytest.approx(0.5), None]] * 6
     assert seen["fetched"] == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make test` installs it where it may")
-def test_a_slider_takes_all_videos_of_a_prompt_to_a_frame_and_groups_can_be_left_out(pair, tmp_path):
+def test_a_slider_takes_all_videos_of_a_prompt_to_a_frame_and_groups_can_be_left_out(pair, tmp_path, browser):
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
     run = evaluate(pair.video, erasure, FakeJudge(), videos=2, groups=["explicit", "neighbours"])
-    page = write_report(erasure.save_pretrained(tmp_path / "run"), run)
-    seen = in_browser(page, tmp_path, CLICKS)
-    assert seen["times"] == [pytest.approx(2.5 / 8)] * 2 and seen["paused"] == [True, True]
-    assert seen["labels"] == ["Pause all", "Play all"]
-    assert seen["hidden"] == {"explicit": True, "neighbours": False}
-    assert seen["errors"] == []
+    browser.get(write_report(erasure.save_pretrained(tmp_path / "run"), run).as_uri())
+    browser.execute_async_script(VIDEOS)
+    assert browser.execute_script(SLIDE) == [[pytest.approx(2.5 / 8), True]] * 2
+    button = browser.find_element("id", "play")
+    labels = [button.text]
+    button.click()  # goes on after the slider
+    button.click()
+    assert [*labels, button.text] == ["Pause all", "Play all"]
+    assert browser.execute_script(HIDDEN) == []
+    browser.find_element("css selector", "input[value=neighbours]").click()
+    assert browser.execute_script(HIDDEN) == ["explicit"]
+
+
+def test_a_page_is_printed_with_everything_that_can_be_opened(page, browser):
+    browser.get(page.as_uri())
+    browser.execute_async_script(VIDEOS)
+    assert browser.print_page()
+    assert browser.execute_script("return [...document.querySelectorAll('details')].every(each => each.open)")
 
 
 def test_the_page_shows_the_first_videos_and_the_worst_ones_worst_first(pair, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, get_args
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is collected
@@ -125,8 +125,7 @@ class App:
         def run(visit: Visit | None, *values: Any) -> Iterator[list[Any]]:
             visit = visit or Visit(self.host)
             for seen in job(visit, *values):
-                names = gradio.update(choices=list(visit.erasures))
-                yield [visit, *(_shown(widget, seen) for widget in said), *(names for _ in lists)]
+                yield [visit, *(_shown(widget, seen) for widget in said), *(_listed(widget, visit) for widget in lists)]
 
         def halt(visit: Visit | None) -> None:
             if visit:
@@ -150,14 +149,26 @@ def _shown(widget: Any, seen: Seen) -> Any:
     return str(seen.file) if seen.file else None
 
 
+def _listed(widget: Any, visit: Visit) -> Any:
+    """The visitor's erasures to choose from; where it is one of them, the newest is chosen."""
+    names = list(visit.erasures)
+    if isinstance(widget, gradio.Dropdown) and names:
+        return gradio.update(choices=names, value=names[-1])
+    return gradio.update(choices=names)
+
+
 def _leave(visit: Visit | None) -> None:
     with suppress(OSError):
         if visit:
             visit.close()
 
 
-def serve(host: Host, address: str, port: int, *, share: bool = False, tell: Callable[[str], None] = print) -> None:
-    """Until it is interrupted. Only what visitors made themselves is ever sent to them."""
+@contextmanager
+def serving(host: Host, address: str, port: int | None, *, share: bool = False) -> Iterator[str]:
+    """Where the app can be opened while the block lasts; `port` None takes a free one.
+
+    Only what visitors made themselves is ever sent to them. Raises UnreelError where nothing can be served.
+    """
     with tempfile.TemporaryDirectory(prefix="unreel-app-") as cache:
         os.environ["GRADIO_TEMP_DIR"] = cache
         blocks = App(host).blocks.queue(max_size=WAITING, default_concurrency_limit=1)
@@ -167,7 +178,14 @@ def serve(host: Host, address: str, port: int, *, share: bool = False, tell: Cal
             _, here, there = blocks.launch(server_name=address, server_port=port, share=share, **options)
         except OSError as error:
             raise UnreelError(f"cannot serve at {address}:{port}: {error}") from error
-        tell(f"serving  {there if share else here}")
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
-        blocks.close()
+        try:
+            yield there if share else here
+        finally:
+            blocks.close()
+
+
+def serve(host: Host, address: str, port: int, *, share: bool = False, tell: Callable[[str], None] = print) -> None:
+    """Until it is interrupted."""
+    with serving(host, address, port, share=share) as where, suppress(KeyboardInterrupt):
+        tell(f"serving  {where}")
+        threading.Event().wait()

@@ -1,0 +1,175 @@
+"""The app in real browsers: a whole session, what is refused, a visitor who leaves, ten at once."""
+
+import re
+import time
+import zipfile
+from io import BytesIO
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import pytest
+from conftest import FakeJudge, make_pair, same, weights
+
+from unreel import active_interventions
+from unreel.web.visit import Host
+from unreel.workflow import Place
+
+pytestmark = pytest.mark.usefixtures("hasty")
+PATIENCE = 60
+
+
+@pytest.fixture(scope="module")
+def host():
+    return Host(make_pair(), FakeJudge(), "tiny", Place())
+
+
+@pytest.fixture(scope="module")
+def port(host):
+    pytest.importorskip("gradio")
+    from unreel.web.app import serving
+
+    with serving(host, "0.0.0.0", None) as where:
+        yield urlsplit(where).port
+
+
+class Visitor:
+    """One tab of a browser, by what stands on its page."""
+
+    def __init__(self, browser, address):
+        browser.switch_to.new_window("tab")
+        self.browser, self.tab = browser, browser.current_window_handle
+        browser.get(address)
+        self.shown("//button[normalize-space()='Forget it']")
+
+    def shown(self, path):
+        """The element at `path` that can be seen, once there is one."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for element in self.browser.find_elements("xpath", path):
+                if element.is_displayed():
+                    return element
+            time.sleep(0.1)
+        raise AssertionError(f"nothing is shown at {path}: {self.browser.page_source[-2000:]}")
+
+    def look(self):
+        self.browser.switch_to.window(self.tab)
+        return self
+
+    def field(self, label):
+        named = f"//*[self::label or self::fieldset][.//span[normalize-space()='{label}']]"
+        return self.shown(f"({named}//textarea | {named}//input | //input[@aria-label='{label}'])")
+
+    def type(self, label, text):
+        field = self.field(label)
+        field.clear()
+        field.send_keys(text)
+
+    def press(self, name):
+        self.shown(f"//button[normalize-space()='{name}']").click()
+
+    def tick(self, label):
+        self.shown(f"//label[.//span[normalize-space()='{label}']]//input[@type='checkbox']").click()
+
+    def said(self, pattern):
+        """What is said to happen, once it matches `pattern`."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            text = self.field("What happens").get_property("value")
+            if re.search(pattern, text):
+                return text
+            time.sleep(0.1)
+        raise AssertionError(f"it never said {pattern!r}, but {text!r}")
+
+    def labels(self):
+        """Of all boxes that can be ticked and seen."""
+        boxes = self.browser.find_elements("xpath", "//label[.//input[@type='checkbox']]")
+        return [box.text.strip() for box in boxes if box.is_displayed()]
+
+    def forget(self, concept):
+        self.type("What to forget", concept)
+        self.tick("Keep it even if the self-check falls short")
+        self.press("Forget it")
+
+    def leave(self):
+        self.look().browser.close()
+        self.browser.switch_to.window(self.browser.window_handles[0])
+
+
+@pytest.fixture
+def visitor(browser, port):
+    visitors = []
+
+    def come():
+        # Each by another name of this machine, since a browser holds few connections to one.
+        visitors.append(Visitor(browser, f"http://127.0.0.{len(visitors) + 1}:{port}/"))
+        return visitors[-1]
+
+    yield come
+    for each in visitors:
+        if each.tab in browser.window_handles:
+            each.leave()
+
+
+def test_a_session_from_typing_to_the_download(visitor, browser, host):
+    before = weights(host.pair.t2v.text_encoder)
+    it = visitor()
+    it.forget("cat")
+    assert "check: " in it.said("forgotten as cat")
+    it.press("Try it")
+    it.type("Prompt", "a cat")
+    it.tick("cat")
+    it.press("Make both videos")
+    it.shown("//*[contains(@aria-label, 'original: a cat') or contains(., 'original: a cat')]")
+    it.press("Did it work?")
+    assert it.field("Erasure").get_property("value") == "cat"
+    it.press("Evaluate")
+    it.said("seen|videos|judge")
+    it.press("Take it along")
+    assert it.field("Erasure").get_property("value") == "cat"
+    it.press("Pack")
+    it.said(r"cat.*\.zip: ")
+    with urlopen(it.shown("//a[contains(@href, '.zip')]").get_attribute("href")) as sent:
+        assert "erasure.safetensors" in zipfile.ZipFile(BytesIO(sent.read())).namelist()
+    asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+    assert asked and not [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
+    with host.turn:  # nobody computes
+        assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
+
+
+def test_what_is_refused_is_said_in_words_and_markup_stays_text(visitor, browser):
+    it = visitor()
+    it.forget("the")
+    assert "says nothing" in it.said("'the'")
+    it.type("What to forget", "<img src=x onerror=document.title=7>")
+    it.press("Forget it")
+    it.said("forgotten as <img src=x")
+    assert browser.title == "unreel" and not browser.find_elements("xpath", "//img[@src='x']")
+
+
+def test_who_leaves_in_the_middle_keeps_nobody_waiting(visitor, host):
+    before = weights(host.pair.t2v.text_encoder)
+    gone, other = visitor(), visitor()
+    gone.look().forget("cat")
+    gone.said(r"\d %|check: ")
+    gone.leave()
+    other.look().forget("dog")
+    other.said("forgotten as dog")
+    with host.turn:  # nobody computes
+        assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
+
+
+def test_ten_at_once_get_what_they_asked_for_and_nothing_else(visitor, host):
+    before = weights(host.pair.t2v.text_encoder)
+    concepts = ["cat", "dog", "castle", "guitar", "pizza", "robot", "alien", "wizard", "tiger", "owl"]
+    visitors = [visitor() for _ in concepts]
+    for each, concept in zip(visitors, concepts, strict=True):
+        each.look().forget(concept)
+    for each, concept in zip(visitors, concepts, strict=True):
+        said = each.look().said("forgotten as ")
+        assert f"forgotten as {concept}:" in said and said.count("forgotten as") == 1
+    for each, concept in zip(visitors, concepts, strict=True):
+        each.look().press("Try it")
+        each.shown(f"//label[.//span[normalize-space()='{concept}']]//input[@type='checkbox']")
+        assert each.labels() == [concept]
+    with host.turn:  # nobody computes
+        assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
