@@ -139,7 +139,7 @@ def new_words(bench: Bench) -> tuple[Shares, dict[str, Any]]:
     there = found(bench.judge, images, [name for name, _ in asked])[:, 0]
     contact_sheet(
         f"{bench.title}-words",
-        [("\n".join(w for _, w in asked[i : i + 6]), images[i : i + 6, 0]) for i in range(0, 96, 6)],
+        [("\n".join(w for _, w in asked[i : i + 4]), images[i : i + 4, 0]) for i in range(0, 96, 4)],
         label=230,
     )
     by_wording = {wording: there[[a == (name, wording) for a in asked]].mean() for name, wording in held_out}

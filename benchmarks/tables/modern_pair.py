@@ -6,7 +6,7 @@ from benchmarks.tables.embedded_pair import RECORDS
 
 DOCUMENTS = ("docs/modern-pair.md", "src/unreel/embedded/modern/README.md")
 RESULT = "embedded_pair_modern"
-STAGES = ("autoencoder", "image", "video-autoencoder", "video", "judge")
+STAGES = ("autoencoder", "image", "words", "video-autoencoder", "video", "judge")
 BARS = {
     "judge_concept": 0.97,
     "judge_style": 0.97,
@@ -24,7 +24,17 @@ def demo() -> str:
     return f"The reader's download aside, that took {result['seconds']:.0f} seconds on {result['cores']} CPU cores."
 
 
+def reader() -> str:
+    result = load("reader_words")
+    first, known, tenth = (f"{100 * share:.0f} %" for share in result["known"].values())
+    return (
+        f"Of {result['wordings']} held-out wordings, the right name gains most for {first}, is among the first three for "
+        f"{known}, and among the first ten of {result['concepts']} for {tenth}."
+    )
+
+
 TABLES = {
+    "reader": reader,
     "demo": demo,
     "quality": lambda: embedded_pair.quality(RESULT, BARS),
     "motions": lambda: embedded_pair.motions(RESULT),
