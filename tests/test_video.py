@@ -48,6 +48,20 @@ def test_files_are_h264_that_browsers_play_and_keep_every_frame():
     assert np.abs(decoded[4][90:100, 140:180].mean((0, 1)) - [200, 40, 40]).max() < 12
 
 
+def test_the_same_frames_become_the_same_file_whatever_memory_held_before():
+    y, x = np.mgrid[:64, :64]
+    draw = np.random.default_rng(0)
+    frames = np.full((8, 64, 64, 3), 200)
+    for i, frame in enumerate(frames):  # a disc that flies over a grainy wall: what an encoder predicts from later frames
+        frame[(x - 20 - 2 * i) ** 2 + (y - 32 - 8 * np.sin(i)) ** 2 < 150] = (200, 30, 40)
+        frame += draw.integers(-6, 7, frame.shape)
+    files = set()
+    for _ in range(40):
+        draw.integers(0, 256, int(draw.integers(1_000, 400_000)), dtype=np.uint8)  # leaves something else in memory
+        files.add(encode_mp4(frames.clip(0, 255).astype(np.uint8), 8))
+    assert len(files) == 1
+
+
 def test_given_images_are_cropped_and_scaled(tmp_path):
     for i in range(3):
         Image.new("RGB", (40 + i, 30), (10 * i, 0, 0)).save(tmp_path / f"{i}.png")

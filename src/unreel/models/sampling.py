@@ -116,8 +116,10 @@ def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf:
     height, width = (side - side % 2 for side in frames.shape[1:3])
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        # On several threads, the same frames would not always become the same bytes.
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast", "threads": "1"})
+        # On several threads, or with frames that are predicted from later ones, the same frames would not always become the
+        # same bytes.
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
