@@ -8,7 +8,7 @@ from benchmarks.common import contact_sheet
 from unreel import generate, load_pair, unlearn
 from unreel.methods import configure, names
 
-CONCEPT, KIND = "Santa Claus", "character"
+CONCEPT = "Santa Claus"
 PROMPTS = (
     "a santa claus sliding in noto style on a blue background",
     "a guitar next to santa claus in fluent style on a green background",

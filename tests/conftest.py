@@ -80,19 +80,20 @@ def pytest_ignore_collect(collection_path, config):
 SETTINGS = Settings(steps=2, guidance=2.0, frames=4, batch=2)
 
 
-BROWSERS = {"chrome": ("chromium", "chromium-browser", "google-chrome"), "firefox": ("firefox", "firefox-esr")}
-DRIVERS = {"chrome": "chromedriver", "firefox": "geckodriver"}
+BROWSERS = {  # by driver
+    "chromedriver": ("chromium", "chromium-browser", "google-chrome"),
+    "geckodriver": ("firefox", "firefox-esr"),
+}
 
 
 @pytest.fixture(scope="module", params=list(BROWSERS))
-def browser(request, tmp_path_factory):
+def browser(request):
     """A real browser without a window, as selenium drives it; skipped where it or its driver is missing."""
     webdriver = pytest.importorskip("selenium.webdriver")
-    kind = request.param
-    program, driver = next(filter(None, map(shutil.which, BROWSERS[kind])), None), shutil.which(DRIVERS[kind])
+    program, driver = next(filter(None, map(shutil.which, BROWSERS[request.param])), None), shutil.which(request.param)
     if program is None or driver is None:
-        pytest.skip(f"needs {kind} and {DRIVERS[kind]}: `make test` installs those of Chromium where it may")
-    if kind == "chrome":
+        pytest.skip(f"needs {request.param} and its browser: `make test` installs those of Chromium where it may")
+    if request.param == "chromedriver":
         options = webdriver.ChromeOptions()
         for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking"):
             options.add_argument(f"--{flag}")

@@ -3,6 +3,7 @@
 import re
 import time
 import zipfile
+from contextlib import suppress
 from io import BytesIO
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -41,15 +42,24 @@ class Visitor:
         browser.get(address)
         self.shown("//button[normalize-space()='Forget it']")
 
-    def shown(self, path):
-        """The element at `path` that can be seen, once there is one."""
+    def once(self, look):
+        """What `look()` returns, once that is something; what the page draws anew meanwhile is looked for again."""
+        from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
+
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            for element in self.browser.find_elements("xpath", path):
-                if element.is_displayed():
-                    return element
+            with suppress(ElementNotInteractableException, StaleElementReferenceException):
+                if seen := look():
+                    return seen
             time.sleep(0.1)
-        raise AssertionError(f"nothing is shown at {path}: {self.browser.page_source[-2000:]}")
+        raise AssertionError(f"it never came: {self.browser.page_source[-2000:]}")
+
+    def click(self, path):
+        self.once(lambda: self.shown(path).click() or True)
+
+    def shown(self, path):
+        """The element at `path` that can be seen, once there is one."""
+        return self.once(lambda: next((e for e in self.browser.find_elements("xpath", path) if e.is_displayed()), None))
 
     def look(self):
         self.browser.switch_to.window(self.tab)
@@ -65,20 +75,15 @@ class Visitor:
         field.send_keys(text)
 
     def press(self, name):
-        self.shown(f"//button[normalize-space()='{name}']").click()
+        self.click(f"//button[normalize-space()='{name}']")
 
     def tick(self, label):
-        self.shown(f"//label[.//span[normalize-space()='{label}']]//input[@type='checkbox']").click()
+        self.click(f"//label[.//span[normalize-space()='{label}']]//input[@type='checkbox']")
 
     def said(self, pattern):
         """What is said to happen, once it matches `pattern`."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            text = self.field("What happens").get_property("value")
-            if re.search(pattern, text):
-                return text
-            time.sleep(0.1)
-        raise AssertionError(f"it never said {pattern!r}, but {text!r}")
+        found = self.once(lambda: re.search(pattern, self.field("What happens").get_property("value")))
+        return found.string
 
     def labels(self):
         """Of all boxes that can be ticked and seen."""

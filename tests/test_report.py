@@ -17,8 +17,10 @@ from unreel.report.page import INDEX_FILE, write_attack_report, write_report
 from unreel.report.table import TITLES, align, attack_table, cell, table
 
 TEMPLATES = Path(pages.__file__).parent / "templates"
-# What a page has done once all of its videos can be played.
+# What a page has done once all of its videos can be played; what goes wrong after that is in `wrong`.
 VIDEOS = """
+window.wrong = [];
+addEventListener("error", event => wrong.push(event.message));
 const done = arguments[0], videos = [...document.querySelectorAll("video")];
 const ready = v => v.readyState >= 2 || v.error || new Promise(then => { v.onloadeddata = v.onerror = then; });
 Promise.all(videos.map(ready)).then(
@@ -136,6 +138,7 @@ def test_a_slider_takes_all_videos_of_a_prompt_to_a_frame_and_groups_can_be_left
     assert browser.execute_script(HIDDEN) == []
     browser.find_element("css selector", "input[value=neighbours]").click()
     assert browser.execute_script(HIDDEN) == ["explicit"]
+    assert browser.execute_script("return wrong") == []
 
 
 def test_a_page_is_printed_with_everything_that_can_be_opened(page, browser):
