@@ -115,8 +115,14 @@ def visitor(browser, port):
             each.leave()
 
 
+def at_rest(host):
+    """The text encoder's weights while nobody computes; jobs of earlier visitors may be at work until then."""
+    with host.turn:
+        return weights(host.pair.t2v.text_encoder)
+
+
 def test_a_session_from_typing_to_the_download(visitor, browser, host):
-    before = weights(host.pair.t2v.text_encoder)
+    before = at_rest(host)
     it = visitor()
     it.forget("cat")
     assert "check: " in it.said("forgotten as cat")
@@ -137,8 +143,7 @@ def test_a_session_from_typing_to_the_download(visitor, browser, host):
         assert "erasure.safetensors" in zipfile.ZipFile(BytesIO(sent.read())).namelist()
     asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
     assert asked and not [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
-    with host.turn:  # nobody computes
-        assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
+    assert same(before, at_rest(host)) and not active_interventions(host.pair.t2v)
 
 
 def test_what_is_refused_is_said_in_words_and_markup_stays_text(visitor, browser):
@@ -152,19 +157,18 @@ def test_what_is_refused_is_said_in_words_and_markup_stays_text(visitor, browser
 
 
 def test_who_leaves_in_the_middle_keeps_nobody_waiting(visitor, host):
-    before = weights(host.pair.t2v.text_encoder)
+    before = at_rest(host)
     gone, other = visitor(), visitor()
     gone.look().forget("cat")
     gone.said(r"\d %|check: ")
     gone.leave()
     other.look().forget("dog")
     other.said("forgotten as dog")
-    with host.turn:  # nobody computes
-        assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
+    assert same(before, at_rest(host)) and not active_interventions(host.pair.t2v)
 
 
 def test_ten_at_once_get_what_they_asked_for_and_nothing_else(visitor, host):
-    before = weights(host.pair.t2v.text_encoder)
+    before = at_rest(host)
     concepts = ["cat", "dog", "castle", "guitar", "pizza", "robot", "alien", "wizard", "tiger", "owl"]
     visitors = [visitor() for _ in concepts]
     for each, concept in zip(visitors, concepts, strict=True):
@@ -176,5 +180,4 @@ def test_ten_at_once_get_what_they_asked_for_and_nothing_else(visitor, host):
         each.look().press("Try it")
         each.shown(f"//label[.//span[normalize-space()='{concept}']]//input[@type='checkbox']")
         assert each.labels() == [concept]
-    with host.turn:  # nobody computes
-        assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
+    assert same(before, at_rest(host)) and not active_interventions(host.pair.t2v)
