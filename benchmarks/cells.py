@@ -29,6 +29,7 @@ from unreel.files import write_json
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge, found, load_judge
 from unreel.methods import configure
+from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import VideoModel, load_video_model
 from unreel.models.sampling import generate_images
@@ -152,7 +153,7 @@ def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
     part = learned.provenance["parts"][-1]
     about = {key: part[key] for key in ("kind", "settings", "anchor", "seconds", "stopped") if key in part}
     about |= {"steps": len(part["losses"])} if part.get("losses") else {}
-    result = about | MEASURES[cell.measure](cell, bench, learned, folder)
+    result = about | MEASURES[cell.measure](cell, bench, learned, folder, **cell.options)
     return {"cell": asdict(cell), **bench.stamp, "result": result, "device": device, "versions": versions()}
 
 
@@ -189,14 +190,34 @@ def renders(concept: Concept, folder: Path, count: int) -> Path:
     return home
 
 
-def videos(cell: Cell, bench: Bench, learned: Intervention, folder: Path) -> dict[str, Any]:
-    """An evaluation; with the option `sheet`, frames of some of its videos go into a picture."""
-    options = {name: value for name, value in cell.options.items() if name != "sheet"}
-    run = evaluate(bench.model, learned, bench.judge, concept=Concept(**cell.concept), clips=folder / "clips", **options)
-    if cell.options.get("sheet"):
+def videos(
+    cell: Cell,
+    bench: Bench,
+    learned: Intervention,
+    folder: Path,
+    *,
+    sheet: bool = False,
+    compiled: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """An evaluation; with `sheet`, frames of some of its videos go into a picture.
+
+    `compiled` makes them with a compiled network, in two thirds of the time; pixels differ by rounding, so such videos are
+    kept apart.
+    """
+    if compiled:
+        _compile(network_of(bench.model.pipeline))
+    clips = folder / ("clips-compiled" if compiled else "clips")
+    run = evaluate(bench.model, learned, bench.judge, concept=Concept(**cell.concept), clips=clips, **options)
+    if sheet:
         of = [] if cell.pair == EMBEDDED else [cell.pair]
         _sheet("-".join(slug(part) for part in [*of, cell.run, cell.concept["name"]]), run)
     return run.run.document()
+
+
+@cache
+def _compile(network: torch.nn.Module) -> None:
+    network.compile(dynamic=False)
 
 
 def _sheet(name: str, run: Evaluation) -> None:
@@ -210,19 +231,20 @@ def _sheet(name: str, run: Evaluation) -> None:
     contact_sheet(name, rows, label=230)
 
 
-def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path) -> dict[str, Any]:
+def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **options: Any) -> dict[str, Any]:
     """Attacks, whose searches are in float32."""
     pair = bench.pair
     target = Pair(pair.t2i, bench.model.pipeline, pair.t2i_source, bench.model.source, pair.settings)
     concept = Concept(**cell.concept)
-    return attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **cell.options).document()
+    return attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **options).document()
 
 
-def images(cell: Cell, bench: Bench, learned: Intervention, folder: Path) -> dict[str, Any]:
+def images(
+    cell: Cell, bench: Bench, learned: Intervention, folder: Path, *, images: int, seed: int, groups: Sequence[str]
+) -> dict[str, Any]:
     """What the image model makes of prompts of some groups, judged: to tune settings, where videos would take too long."""
-    concept, groups, reader = Concept(**cell.concept), tuple(cell.options["groups"]), Conditioner.of(bench.pair.t2i)
-    options = {"videos": cell.options["images"], "seed": cell.options["seed"], "groups": groups}
-    prompts = tuple(build_suite(reader, concept, bench.judge, **options))
+    concept, reader = Concept(**cell.concept), Conditioner.of(bench.pair.t2i)
+    prompts = tuple(build_suite(reader, concept, bench.judge, videos=images, seed=seed, groups=groups))
     arms = {"original": _originals(bench, prompts)}
     with learned.on(bench.pair.t2i):
         arms["edited"] = _shown(bench, prompts)
@@ -245,7 +267,7 @@ def _shown(bench: Bench, prompts: tuple[Prompt, ...]) -> np.ndarray:
     return found(bench.judge, made[:, None], [prompt.label for prompt in prompts])[:, 0]
 
 
-Measure = Callable[[Cell, Bench, Intervention, Path], dict[str, Any]]
+Measure = Callable[..., dict[str, Any]]
 MEASURES: dict[str, Measure] = {"videos": videos, "attacks": attacks, "images": images}
 
 

@@ -21,6 +21,7 @@ import typer
 from benchmarks.common import machine, write_entry
 from unreel import Erasure, active_interventions, generate, load_pair, unlearn
 from unreel.files import write_json
+from unreel.first_thread import FirstThread
 from unreel.judges import load_judge
 from unreel.models.pair import Pair, VideoModel
 from unreel.models.sampling import encode_mp4
@@ -88,6 +89,26 @@ def over_http(port: int, wish: tuple[str, int, str]) -> tuple[bytes, float]:
     return content, time.perf_counter() - begun
 
 
+def served(
+    service: Service, worker: FirstThread, wishes: list[tuple[str, int, str]]
+) -> tuple[list[tuple[bytes, float]], float]:
+    """The answers to wishes of several clients at once, and videos a second."""
+
+    def ask() -> tuple[list[tuple[bytes, float]], float]:
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            answers = list(clients.map(lambda wish: over_http(server.server_address[1], wish), wishes))
+        return answers, len(wishes) / (time.perf_counter() - begun)
+
+    with Server(service, "127.0.0.1", 0) as server, ThreadPoolExecutor(1) as pool:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asking = pool.submit(ask)
+        asking.add_done_callback(lambda _: worker.shutdown())
+        worker.run()
+        server.shutdown()
+        return asking.result()
+
+
 def alone(model: VideoModel, shelf: Shelf, wish: tuple[str, int, str], names: list[str]) -> bytes:
     """What the model makes with those erasures on, and nothing else going on."""
     for each in active_interventions(model.pipeline):
@@ -106,7 +127,8 @@ def main(device: str = "cpu") -> None:
         own = fill(folder, pair, names)
         write_json(file, {"all": ["e0"], "tenants": own})
         model, begun = pair.video, time.perf_counter()
-        service = Service(model, Shelf(folder), Policy(file), waiting=CLIENTS)
+        worker = FirstThread()
+        service = Service(model, Shelf(folder), Policy(file), CLIENTS, worker)
         started = time.perf_counter() - begun
         draw = np.random.default_rng(SEED + 1)
         wishes = [
@@ -118,13 +140,7 @@ def main(device: str = "cpu") -> None:
             encode_mp4(generate(model.pipeline, [text], [seed], model.settings, what="")[0], model.settings.fps)
         bare = COMPARED / (time.perf_counter() - begun)
         spent = switching(service, [wish[2] for wish in wishes])
-        with Server(service, "127.0.0.1", 0) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            begun = time.perf_counter()
-            with ThreadPoolExecutor(CLIENTS) as clients:
-                answers = list(clients.map(lambda wish: over_http(server.server_address[1], wish), wishes))
-            rate = REQUESTS / (time.perf_counter() - begun)
-            server.shutdown()
+        answers, rate = served(service, worker, wishes)
         same = [
             alone(model, service.shelf, wish, ["e0", *own[wish[2]]]) == answer
             for wish, (answer, _) in zip(wishes[:COMPARED], answers, strict=False)

@@ -117,8 +117,7 @@ def visitor(browser, port):
 
 def at_rest(host):
     """The text encoder's weights while nobody computes; jobs of earlier visitors may be at work until then."""
-    with host.turn:
-        return weights(host.pair.t2v.text_encoder)
+    return host.worker.submit(weights, host.pair.t2v.text_encoder).result()
 
 
 def test_a_session_from_typing_to_the_download(visitor, browser, host):

@@ -14,7 +14,8 @@ import pytest
 from conftest import make_pair, same, weights
 
 from unreel import Concept, UnreelError, active_interventions, generate, unlearn
-from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish
+from unreel.first_thread import FirstThread
+from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish, serve
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")
 
@@ -217,6 +218,39 @@ def test_too_many_requests_are_turned_away(model, folder):
         service.video(Wish("a cat"))
     go.set()
     first.join()
+
+
+@pytest.fixture
+def signals():
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def test_what_was_asked_for_before_it_is_told_to_stop_is_still_made(model, folder, signals):
+    worker, answers, makers = FirstThread(), [], []
+    service = Service(model, Shelf(folder), worker=worker)
+    made = service._made
+
+    def told_to_stop_meanwhile(wish, wanted):
+        makers.append(threading.get_ident())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made(wish, wanted)
+
+    service._made = told_to_stop_meanwhile
+    with Server(service, "127.0.0.1", 0) as server:
+        asking = threading.Thread(
+            target=lambda: answers.append(ask(server.server_address[1], body={"prompt": "a cat"})), daemon=True
+        )
+        asking.start()
+        serve(server, worker)
+    asking.join(60)
+    assert makers == [threading.get_ident()]
+    ((status, _, content),) = answers
+    assert status == 200 and content[4:8] == b"ftyp"
+    with pytest.raises(BusyError):
+        service.video(Wish("a cat"))
 
 
 def test_the_command_serves_until_it_is_told_to_stop(folder, tmp_path):

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -620,17 +619,19 @@ def serve(
 
     It asks nobody who they are: put it behind what does, and let that name the tenant.
     """
+    from unreel.first_thread import FirstThread
     from unreel.models.pair import load_video_model
     from unreel.service import Policy, Server, Service, Shelf
+    from unreel.service import serve as serve_from
 
     shelf = Shelf(erasures, megabytes)
     place.require()
     model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
-    with Server(Service(model, shelf, Policy(policy) if policy else None, waiting), host, port) as server:
+    worker = FirstThread()
+    service = Service(model, shelf, Policy(policy) if policy else None, waiting, worker)
+    with suppress(KeyboardInterrupt), Server(service, host, port) as server:
         _tell(f"serving  {t2v} with {len(shelf.names)} erasures at http://{host}:{server.server_address[1]}")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # how services are told to stop
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        serve_from(server, worker)
 
 
 @app.command("app")
@@ -647,10 +648,12 @@ def run_app(
     place: Any = PLACE_OF_ATTACKS,
 ) -> None:
     """Open an app in the browser: type a concept, watch it go, try, measure, attack, take the file along."""
+    from unreel.first_thread import FirstThread
     from unreel.web.app import serve
     from unreel.web.visit import Host
 
-    serve(Host.load(t2v, t2i, place, sampling), host, port, share=share, tell=_tell)
+    worker = FirstThread()
+    serve(Host.load(t2v, t2i, place, sampling, worker), worker, host, port, share=share, tell=_tell)
 
 
 @app.command()

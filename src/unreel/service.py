@@ -6,10 +6,12 @@ what stands before it does, and names the tenant.
 """
 
 import json
+import signal
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from unreel.errors import UnreelError, shortened, summarise
+from unreel.first_thread import FirstThread
 from unreel.interventions import active_interventions, load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.models.adapter import undisturbed
@@ -33,7 +36,7 @@ MENDED_HERE = "the video could not be made"
 
 
 class BusyError(Exception):
-    """Too many requests wait."""
+    """Too many requests wait, or no more are taken."""
 
 
 class RefusedError(UnreelError):
@@ -172,11 +175,20 @@ class Wish:
 class Service:
     """Makes videos of one model, one after the other, each with its own erasures on and no others.
 
-    What is on stays on until a request wants it otherwise, so that requests that want the same cost nothing.
+    What is on stays on until a request wants it otherwise, so that requests that want the same cost nothing. `worker` is
+    who computes, whichever threads ask.
     """
 
-    def __init__(self, model: VideoModel, shelf: Shelf, policy: Policy | None = None, waiting: int = 64) -> None:
+    def __init__(
+        self,
+        model: VideoModel,
+        shelf: Shelf,
+        policy: Policy | None = None,
+        waiting: int = 64,
+        worker: Executor | None = None,
+    ) -> None:
         self.model, self.shelf, self.policy = model, shelf, policy
+        self.worker = worker or ThreadPoolExecutor(1)
         self._places = threading.BoundedSemaphore(waiting)
         if active_interventions(model.pipeline):
             raise UnreelError("the model has erasures on already: serve the original one")
@@ -217,11 +229,19 @@ class Service:
         if not self._places.acquire(blocking=False):
             raise BusyError
         try:
-            wanted = self.wanted(wish)
-            with self.with_on(wanted):
-                return generate(self.model.pipeline, [wish.prompt], [wish.seed], self.model.settings, what="")[0]
+            return self._submitted(wish, self.wanted(wish)).result()
         finally:
             self._places.release()
+
+    def _submitted(self, wish: Wish, wanted: Sequence[Intervention]) -> Future[np.ndarray]:
+        try:
+            return self.worker.submit(self._made, wish, wanted)
+        except RuntimeError:  # it was shut down
+            raise BusyError from None
+
+    def _made(self, wish: Wish, wanted: Sequence[Intervention]) -> np.ndarray:
+        with self.with_on(wanted):
+            return generate(self.model.pipeline, [wish.prompt], [wish.seed], self.model.settings, what="")[0]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -246,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
             service = self.server.service
             frames = service.video(Wish.read(self.rfile.read(int(length))))
             self._send(HTTPStatus.OK, "video/mp4", encode_mp4(frames, service.model.settings.fps))
-        except BusyError:
+        except (BusyError, CancelledError):
             self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many requests wait: try again"}, {"Retry-After": "5"})
         except UnreelError as error:
             self._refuse(error)
@@ -291,3 +311,20 @@ class Server(ThreadingHTTPServer):
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
             raise UnreelError(f"cannot serve at {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def serve(server: Server, worker: FirstThread) -> None:
+    """Serve from another thread, and compute in this one, the first, until a signal says to stop.
+
+    What was asked for by then is still made, unless a second signal comes, which raises KeyboardInterrupt.
+    """
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        server.shutdown()
+        worker.shutdown()
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM is how services are told to stop
+        signal.signal(number, stop)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    worker.run()

@@ -5,7 +5,6 @@ Knows widgets; everything that happens is `visit`'s. What people type is shown a
 
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, get_args
@@ -19,6 +18,7 @@ try:
 except ImportError as error:
     raise UnreelError("the app needs gradio: pip install 'unreel[app]'") from error
 
+from unreel.first_thread import FirstThread
 from unreel.interventions.export import FORMATS
 from unreel.methods import DEFAULT, available
 from unreel.prompts.kinds import Kind
@@ -184,8 +184,10 @@ def serving(host: Host, address: str, port: int | None, *, share: bool = False) 
             blocks.close()
 
 
-def serve(host: Host, address: str, port: int, *, share: bool = False, tell: Callable[[str], None] = print) -> None:
-    """Until it is interrupted."""
+def serve(
+    host: Host, worker: FirstThread, address: str, port: int, *, share: bool = False, tell: Callable[[str], None] = print
+) -> None:
+    """Until it is interrupted; the host's `worker` computes in this thread."""
     with serving(host, address, port, share=share) as where, suppress(KeyboardInterrupt):
         tell(f"serving  {where}")
-        threading.Event().wait()
+        worker.run()

@@ -3,13 +3,14 @@
 Knows jobs; knows no widgets. All visitors of a host share its model, whose weights are as they were between two jobs.
 """
 
-import queue
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -80,20 +81,20 @@ class _Bar:
 @dataclass(frozen=True)
 class Host:
     """A model that is loaded once for all visitors. One job at a time computes with it: who learns changes its weights
-    meanwhile.
+    meanwhile. `worker`, of one thread, is who computes, whichever threads ask.
     """
 
     pair: Pair
     judge: Judge | None
     t2v: str | None
     place: Place
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    worker: Executor = field(default_factory=partial(ThreadPoolExecutor, 1))
 
     @staticmethod
-    def load(t2v: str | None, t2i: str | None = None, place: Place = Place(), sampling: Sampling = Sampling()) -> "Host":  # noqa: B008
+    def load(t2v: str | None, t2i: str | None, place: Place, sampling: Sampling, worker: Executor) -> "Host":
         place.require()
         pair = sampling.onto(load_pair(t2i, t2v, **place.of_weights))
-        return Host(pair, judge_of(None, t2v, place.device), t2v, place)
+        return Host(pair, judge_of(None, t2v, place.device), t2v, place, worker)
 
 
 class Visit:
@@ -242,54 +243,37 @@ class Visit:
         shutil.rmtree(home, ignore_errors=True)
         return home
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Inside, nobody else computes. Raises StoppedError for a visitor who does not wait for it."""
-        while not self.host.turn.acquire(timeout=PATIENCE):
-            if self.stop.is_set():
-                raise StoppedError
-        try:
-            yield
-        finally:
-            self.host.turn.release()
-
     def _run(self, work: Callable[[Seen], None]) -> Iterator[Seen]:
-        """What is seen of a job while a thread does it, until it is over. Who stops asking stops the job."""
+        """What is seen of a job while the host's worker does it, until it is over. Who stops asking stops the job."""
         self.stop.clear()
-        seen, over = Seen(), queue.Queue[BaseException | None]()
+        seen = Seen(doing="waiting for other visitors")
 
         def show(share: float, doing: str) -> None:
             seen.share, seen.doing = share, doing
 
         def run() -> None:
-            try:
-                seen.doing = "waiting for other visitors"
-                with self._turn(), drawn_by(lambda part: _Bar(part, show, self.stop)):
-                    seen.doing = ""
-                    work(seen)
-                over.put(None)
-            except BaseException as error:  # it is said, or raised, where the visitor is
-                over.put(error)
+            seen.doing = ""
+            with drawn_by(lambda part: _Bar(part, show, self.stop)):
+                work(seen)
 
-        threading.Thread(target=run, daemon=True).start()
+        job = self.host.worker.submit(run)
         try:
-            while True:
+            while not job.done():
                 yield seen
-                try:
-                    error = over.get(timeout=PATIENCE)
-                except queue.Empty:
-                    continue
-                seen.doing = ""
-                if isinstance(error, StoppedError):
-                    seen.lines.append("stopped")
-                elif isinstance(error, UnreelError):
-                    seen.lines.append(shortened(str(error)))
-                elif error is not None:
-                    raise error
-                yield seen
-                return
+                wait([job], PATIENCE)
+                if self.stop.is_set():
+                    job.cancel()  # if it has not begun
+            seen.doing = ""
+            try:
+                job.result()
+            except (StoppedError, CancelledError):
+                seen.lines.append("stopped")
+            except UnreelError as error:
+                seen.lines.append(shortened(str(error)))
+            yield seen
         finally:
             self.stop.set()
+            job.cancel()
 
 
 def _require_short(*texts: str) -> None:
