@@ -8,6 +8,7 @@ made in the experiment's precision; finished ones lie in --folder, so that those
 """
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -36,7 +37,7 @@ from unreel.models.sampling import generate_images
 from unreel.models.shipped import EMBEDDED, preset_of
 from unreel.models.weights import Fingerprint
 from unreel.progress import track
-from unreel.prompts.suite import Prompt
+from unreel.prompts.suite import Prompt, ask
 from unreel.versions import versions
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -244,16 +245,37 @@ def images(
 ) -> dict[str, Any]:
     """What the image model makes of prompts of some groups, judged: to tune settings, where videos would take too long."""
     concept, reader = Concept(**cell.concept), Conditioner.of(bench.pair.t2i)
-    prompts = tuple(build_suite(reader, concept, bench.judge, videos=images, seed=seed, groups=groups))
-    arms = {"original": _originals(bench, prompts)}
+    prompts = build_suite(reader, concept, bench.judge, videos=images, seed=seed, groups=groups)
+    return {"figures": _in_images(bench, learned, prompts, {"explicit": "concept_found"})}
+
+
+# Groups of other words: as a world lists those that its captions use, and those that no training saw.
+WORDINGS = {"trained": ("wordings", "also"), "held_out": ("held_out",)}
+
+
+def wordings(cell: Cell, bench: Bench, learned: Intervention, folder: Path, *, images: int, seed: int) -> dict[str, Any]:
+    """What the image model makes of other words for the concept, those of its captions and those that no training saw."""
+    concept = Concept(**cell.concept)
+    known, prompts = bench.judge.world["concepts"][concept.name.lower()], []  # type: ignore[attr-defined]
+    for group, lists in WORDINGS.items():
+        words = [word for each in lists for word in known[each] if word != concept.name.lower()]
+        texts = [text for word in words for text in ask(concept, word)]
+        mixed = random.Random(0).sample(texts, len(texts))
+        prompts += [Prompt(mixed[i % len(mixed)], group, concept.name, seed + len(prompts) + i) for i in range(images)]
+    return {"figures": _in_images(bench, learned, prompts, dict.fromkeys(WORDINGS, "concept_found"))}
+
+
+def _in_images(bench: Bench, learned: Intervention, prompts: Sequence[Prompt], metrics: dict[str, str]) -> dict[str, Any]:
+    """For each group the share of images that show what is asked for, by both models, under the metric's name."""
+    arms = {"original": _originals(bench, tuple(prompts))}
     with learned.on(bench.pair.t2i):
         arms["edited"] = _shown(bench, prompts)
     figures: dict[str, Any] = {}
-    for group in groups:
-        metric = "concept_found" if group == "explicit" else "label_found"
+    for group in dict.fromkeys(prompt.group for prompt in prompts):
         rows = np.array([prompt.group == group for prompt in prompts])
-        figures[group] = {metric: {arm: asdict(Estimate.share(shown[rows])) for arm, shown in arms.items()}}
-    return {"figures": figures}
+        shares = {arm: asdict(Estimate.share(shown[rows])) for arm, shown in arms.items()}
+        figures[group] = {metrics.get(group, "label_found"): shares}
+    return figures
 
 
 @cache
@@ -261,14 +283,14 @@ def _originals(bench: Bench, prompts: tuple[Prompt, ...]) -> np.ndarray:
     return _shown(bench, prompts)
 
 
-def _shown(bench: Bench, prompts: tuple[Prompt, ...]) -> np.ndarray:
+def _shown(bench: Bench, prompts: Sequence[Prompt]) -> np.ndarray:
     texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
     made = generate_images(bench.pair.t2i, texts, seeds, bench.pair.settings, what="")
     return found(bench.judge, made[:, None], [prompt.label for prompt in prompts])[:, 0]
 
 
 Measure = Callable[..., dict[str, Any]]
-MEASURES: dict[str, Measure] = {"videos": videos, "attacks": attacks, "images": images}
+MEASURES: dict[str, Measure] = {"videos": videos, "attacks": attacks, "images": images, "wordings": wordings}
 
 
 def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
