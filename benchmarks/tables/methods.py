@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import results_of
+from benchmarks.cells import WORDINGS, results_of
 from benchmarks.tables._format import averaged, change, count_of_videos, interval, pooled, pooled_shares, table
 from unreel.evaluation.estimate import Estimate
 
@@ -206,6 +206,31 @@ def attacks_compared(of: str = "attacks") -> str:
         note = f"{len(names)} concepts: {', '.join(names)}; {cases} cases an attack."
         tables.append(f"{table(head, rows)}\n\n{note}")
     return "\n\n".join(tables)
+
+
+def attacks_by_frame(by: str, of: str = "attacks") -> str:
+    """Frame after frame, in how many cases the last video of each attack shows the concept, pooled over concepts."""
+    concepts = list(results_of(of)[by].values())
+    rows = []
+    for attack in concepts[0]["attacks"]:
+        for arm in ("edited", "original"):
+            frames = np.mean([concept["attacks"][attack][f"{arm}_by_frame"] for concept in concepts], axis=0)
+            rows.append([attack, arm, *(f"{100 * share:.0f}" for share in frames)])
+    return table(["attack", "model", *(f"frame {i}" for i in range(1, len(rows[0]) - 1))], rows)
+
+
+def wordings(of: str) -> str:
+    """Images that still show the concept when it is called otherwise, pooled over concepts."""
+    results = results_of(of)
+    rows = [
+        [
+            TITLES[method],
+            *(pooled([entry["figures"][group]["concept_found"] for entry in concepts.values()]) for group in WORDINGS),
+        ]
+        for method, concepts in results.items()
+    ]
+    names = ", ".join(next(iter(results.values())))
+    return f"{table(['method', 'words of its captions', 'words it never saw'], rows)}\n\nConcepts: {names}."
 
 
 def attacks_by_concept(by: str) -> str:

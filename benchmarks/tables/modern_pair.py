@@ -40,6 +40,8 @@ TABLES = {
     "motions": lambda: embedded_pair.motions(RESULT),
     "comparison": lambda: methods.comparison("modern-methods"),
     "summary": lambda: methods.summary("text-ablation", "modern-methods"),
+    "wordings": lambda: methods.wordings("modern-wordings"),
     "attacks": lambda: methods.attacks_compared("modern-attacks"),
+    "attacks_by_frame": lambda: methods.attacks_by_frame("text-ablation", "modern-attacks"),
     "training": lambda: embedded_pair.training(RECORDS / "modern", STAGES),
 }
