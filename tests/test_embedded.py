@@ -1,17 +1,22 @@
 """Guarantees of the embedded pair as shipped: it works, it transfers, and nothing is left behind."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from unreel import Erasure, UnreelError, evaluate, generate, unlearn
+from unreel.batch import BatchJob, batch
 from unreel.judges import found, load_judge
 from unreel.methods import configure
 from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.report.page import write_report
+from unreel.service import Policy, Service, Shelf, Wish
+from unreel.workflow import UnlearnJob
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +124,21 @@ def test_metrics_file_holds_what_programs_need(erasure, run, tmp_path):
     for cost in ("unlearning_seconds", "peak_memory", "artifact_size", "generation_seconds"):
         assert metrics["figures"]["all"][cost]["edited"]["value"] > 0
     assert Erasure.from_pretrained(folder).concepts == ["Tokyo Tower"]
+
+
+def test_the_table_and_the_policy_of_the_documents_can_be_used_as_they_stand(embedded, tmp_path):
+    tables = {block for page in ("using.md", "guide/hosting.md") for block in blocks(page, "csv")}
+    policies = [block for block in blocks("using.md", "json") if '"tenants"' in block]
+    assert len(tables) == len(policies) == 1
+    (tmp_path / "takedowns.csv").write_text(*tables)
+    (tmp_path / "policy.json").write_text(*policies)
+    made, _ = batch(BatchJob(tmp_path / "takedowns.csv", UnlearnJob((), videos=0, out=tmp_path / "out")), lambda *_: None)
+    assert made.complete and {outcome.status for outcome in made.outcomes} == {"forgotten"}
+    service = Service(embedded.video, Shelf(tmp_path / "out"), Policy(tmp_path / "policy.json"))
+    assert [on.concepts for on in service.wanted(Wish("a cat", tenant="acme"))] == [["Santa Claus"], ["Tokyo Tower"]]
+
+
+def blocks(page, language):
+    """The blocks of code of a page of the documentation."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)

@@ -199,6 +199,8 @@ def test_what_is_left_out_is_named_and_its_effect_measured(made, pair, tmp_path)
         assert set(out.left_out) == {f"text_encoder.{name}" for name in erasure.deltas if name.endswith(".bias")}
         assert 0 < 1 - out.kept < 0.2 and out.moved[1] == pytest.approx(out.moved[0], rel=0.2)
         assert json.loads((tmp_path / format / EXPORT_FILE).read_text())["kept"] == out.kept
+        card = (tmp_path / format / "README.md").read_text()
+        assert f"It keeps {100 * out.kept:.1f} %" in card and out.left_out[0] in card and erasure.concepts[0] in card
 
 
 def two_clips(pair):

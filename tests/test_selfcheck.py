@@ -175,6 +175,7 @@ BARS = {
     "residual_worst": selfcheck.MOST_RESIDUAL_OF_WORST,
     "neighbours": selfcheck.MOST_NEIGHBOURS_MOVED,
     "everyday": selfcheck.MOST_EVERYDAY_MOVED,
+    "away": selfcheck.MOST_EVERYDAY_MOVED,
 }
 AT_THE_BARS = SelfCheck(moved=0.0, **BARS)
 
@@ -196,11 +197,11 @@ def test_each_figure_that_misses_its_bar_and_what_is_no_number_falls_short(name,
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_of_several_encoders_the_worst_of_each_figure_counts(turned):
-    checks = [SelfCheck(0.2, 0.9, 0.5, None, 0.01), SelfCheck(0.3, 0.4, 0.1, 0.2, 0.02)]
+    checks = [SelfCheck(0.2, 0.9, 0.5, None, 0.01, 0.03), SelfCheck(0.3, 0.4, 0.1, 0.2, 0.02)]
     checks = checks[::-1] if turned else checks
-    assert SelfCheck.worst_of(checks) == SelfCheck(0.3, 0.9, 0.1, 0.2, 0.02)
-    broken = SelfCheck.worst_of([*checks, SelfCheck(math.nan, math.nan, math.nan, math.nan, math.nan)])
-    assert len(broken.shortfalls) == 4
+    assert SelfCheck.worst_of(checks) == SelfCheck(0.3, 0.9, 0.1, 0.2, 0.02, 0.03)
+    broken = SelfCheck.worst_of([*checks, SelfCheck(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)])
+    assert len(broken.shortfalls) == 5
     plain = SelfCheck(None, None, 0.5, None, 0.01)
     assert SelfCheck.worst_of([plain, plain]) == plain
 

@@ -262,6 +262,23 @@ def test_factors_do_what_their_product_does_and_nothing_when_gone():
     assert torch.equal(matrix(inputs), plain)  # its hook is gone
 
 
+def test_factors_add_nothing_to_what_they_are_blind_to():
+    draw = torch.Generator().manual_seed(0)
+    matrix = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
+    few = torch.randn(3, 64, generator=draw) * torch.tensor([[1000.0], [1.0], [0.01]])  # as first tokens drown others
+    other = torch.randn(5, 64, generator=draw)
+    with ExitStack() as stack, torch.no_grad():
+        factors = Factors({"it.weight": matrix}, 2, 0, torch.device("cpu"), stack)
+        factors.be_blind_to({"it.weight": few})
+        for factor in factors.parameters():
+            factor += torch.randn(factor.shape, generator=draw)
+        factors.blinded()
+        change = factors.deltas()["it.weight"].dense().float()
+    written = few @ matrix.weight.T
+    assert ((few @ change.T).norm(dim=1) <= 1e-5 * written.norm(dim=1)).all()
+    assert ((other @ change.T).norm(dim=1) > 0.1).all()
+
+
 def test_a_token_that_moves_far_does_not_count_for_all_others():
     states, counted = torch.ones(1, 4, 16), torch.tensor([[True, True, True, False]])
     aim = Aim(None, states, counted)

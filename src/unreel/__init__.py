@@ -10,6 +10,11 @@ __version__ = "0.2.0"
 for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_switch, "1")
 
+# How often OpenMP's threads look for work before they sleep, where it is GNU's, as in PyTorch's wheels for Linux. By itself
+# it looks for milliseconds: beside anything else that computes, who waits then keeps the core from who is waited for, and
+# seconds become minutes. A thousand looks still span the gaps between a network's operations (benchmarks/busy.py).
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 if TYPE_CHECKING:
     from unreel.errors import UnreelError
     from unreel.evaluation.attack import attack

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from unreel.errors import UnreelError, shortened
+from unreel.errors import UnreelError, needs, shortened
 from unreel.evaluation.evaluate import claim
 from unreel.files import alone_in, write_json
 from unreel.interventions.card import CHECK
@@ -209,7 +209,7 @@ def _over_ray(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Ou
     try:
         import ray
     except ImportError:
-        raise UnreelError("--ray needs Ray: pip install 'unreel[ray]'") from None
+        raise needs("--ray", "Ray", "ray") from None
     try:
         ray.init(address=job.ray, log_to_driver=False)
     except (ConnectionError, ValueError) as error:

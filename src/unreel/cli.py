@@ -85,7 +85,10 @@ class Precision(StrEnum):
 
 T2I = Annotated[
     str | None,
-    typer.Option(help="text-to-image pipeline: a folder or hub id; learning from text needs none", show_default=False),
+    typer.Option(
+        help="text-to-image pipeline with the same text encoder: a folder or hub id; what reads text alone needs none",
+        show_default=False,
+    ),
 ]
 T2V = Annotated[
     str | None,
@@ -603,15 +606,17 @@ def serve(
     policy: Annotated[
         Path | None,
         typer.Option(
-            help='JSON, {"all": [names], "tenants": {tenant: [names]}}: which erasures a tenant\'s requests get; without '
-            "one, every request names its own",
+            help="JSON file that says which erasures a tenant's requests get (docs/using.md); without one, every request "
+            "names its own",
             show_default=False,
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen at; whoever reaches it may ask for videos")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
     megabytes: Annotated[float, typer.Option(min=0, help="of erasures that stay in memory")] = 512,
-    waiting: Annotated[int, typer.Option(min=1, max=MOST, help="requests that may wait; more are turned away")] = 64,
+    waiting: Annotated[
+        int, typer.Option(min=1, max=MOST, help="requests at once, the one that is served among them; more are turned away")
+    ] = 64,
     sampling: Any = SAMPLING,
     place: Any = PLACE,
 ) -> None:
@@ -815,6 +820,7 @@ def main() -> None:
     """Run the command line; every error a user can mend becomes one line and exit code 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it counts its attempts at length where there is no network
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:

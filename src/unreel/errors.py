@@ -9,6 +9,11 @@ class UnreelError(Exception):
     """Bad input or an impossible request. The command line prints it as one line and exits with code 2."""
 
 
+def needs(what: str, packages: str, extra: str) -> UnreelError:
+    """The error where packages of an extra are not installed."""
+    return UnreelError(f"{what} needs {packages}: pip install 'unreel[{extra}]', or '.[{extra}]' in a clone")
+
+
 def summarise(names: Iterable[str], most: int = 3) -> str:
     """The first few names, and how many more there are."""
     names = list(names)

@@ -46,7 +46,8 @@ class RefusedError(UnreelError):
 class Shelf:
     """Erasures by the names of their folders in `folder`. Those used last stay in memory, `megabytes` of them at most."""
 
-    def __init__(self, folder: Path, megabytes: float = 512) -> None:
+    def __init__(self, folder: str | Path, megabytes: float = 512) -> None:
+        folder = Path(folder)
         if not folder.is_dir():
             raise UnreelError(f"{folder} is no folder of erasures")
         self.folder, self.megabytes = folder, megabytes
@@ -98,7 +99,7 @@ class Policy:
     whenever that changes: {"all": [names], "tenants": {tenant: [names]}}.
     """
 
-    file: Path
+    file: str | Path
     _changed: tuple[int, int] = (0, 0)
     _rules: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,9 +118,9 @@ class Policy:
 
     def _current(self) -> Mapping[str, Any]:
         try:
-            about = self.file.stat()
+            about = Path(self.file).stat()
             if (about.st_mtime_ns, about.st_size) != self._changed:
-                rules = json.loads(self.file.read_text())
+                rules = json.loads(Path(self.file).read_text())
                 self._rules = {"all": _names(rules.get("all", [])), "tenants": _tenants(rules.get("tenants", {}))}
                 self._changed = about.st_mtime_ns, about.st_size
         except (OSError, ValueError, AttributeError) as error:
@@ -255,11 +256,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/erasures" and not service.policy:  # a tenant need not know of others
             self._json(HTTPStatus.OK, service.shelf.names)
         else:
-            self._json(HTTPStatus.NOT_FOUND, {"error": "there is GET /health, GET /erasures and POST /videos"})
+            self._nothing_there()
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if self.path != "/videos" or not length.isdecimal() or int(length) > LONGEST_BODY:
+        if self.path != "/videos":
+            self._nothing_there()
+            return
+        if not length.isdecimal() or int(length) > LONGEST_BODY:
             self._json(HTTPStatus.BAD_REQUEST, {"error": f"POST /videos takes JSON of at most {LONGEST_BODY} bytes"})
             return
         try:
@@ -275,6 +279,10 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception:
             self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": MENDED_HERE})
             raise
+
+    def _nothing_there(self) -> None:
+        there = ["GET /health", *(() if self.server.service.policy else ("GET /erasures",)), "POST /videos"]
+        self._json(HTTPStatus.NOT_FOUND, {"error": f"there is {summarise(there)}"})
 
     def _refuse(self, error: UnreelError) -> None:
         """Tells whose request it is what they did; what the operator has to mend, the operator."""
@@ -322,6 +330,7 @@ def serve(server: Server, worker: FirstThread) -> None:
     def stop(number: int, _: object) -> None:
         signal.signal(number, signal.default_int_handler)
         server.shutdown()
+        server.socket.close()  # who comes now is told so by their own machine, instead of waiting
         worker.shutdown()
 
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM is how services are told to stop

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from unreel.models.conditioner import Conditioner
-from unreel.models.reading import Aim, as_anchors, as_read
+from unreel.models.reading import Aim, as_anchors, as_guided_from, as_read
 from unreel.models.weights import Delta, changed
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair, Prompts
@@ -32,7 +32,8 @@ class SelfCheck:
     `residual` is how much of the squared distance to the anchor prompts remains, and `residual_worst` the mean over the
     worst tenth of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
     `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
-    || T'(q) - T(q) || / || T(q) ||.
+    || T'(q) - T(q) || / || T(q) ||. `away` is the same of what guidance leads away from; None where an empty prompt, which
+    is an everyday one, stands for it.
     """
 
     residual: float | None
@@ -40,6 +41,7 @@ class SelfCheck:
     moved: float
     neighbours: float | None
     everyday: float
+    away: float | None = None
 
     @property
     def shortfalls(self) -> list[str]:
@@ -49,6 +51,7 @@ class SelfCheck:
             (self.residual_worst, MOST_RESIDUAL_OF_WORST, "of the way is left on the worst tenth of prompts"),
             (self.neighbours, MOST_NEIGHBOURS_MOVED, "is how far prompts about what is near moved"),
             (self.everyday, MOST_EVERYDAY_MOVED, "is how far everyday prompts moved"),
+            (self.away, MOST_EVERYDAY_MOVED, "is how far what guidance leads away from moved"),
         )
         # Whatever is no number falls short too.
         return [f"{_percent(v)} {what} (bar: {_percent(bar)})" for v, bar, what in bars if v is not None and not v <= bar]
@@ -56,6 +59,8 @@ class SelfCheck:
     def __str__(self) -> str:
         near = "" if self.neighbours is None else f"what is near moved by {_percent(self.neighbours)}, "
         others = f"{near}everyday prompts by {_percent(self.everyday)}"
+        if self.away is not None:
+            others += f", what guidance leads away from by {_percent(self.away)}"
         if self.residual is None or self.residual_worst is None:
             return f"prompts for the concept moved by {_percent(self.moved)}, {others}"
         worst = f"worst tenth {_percent(self.residual_worst)}"
@@ -75,7 +80,7 @@ class SelfCheck:
             return float(np.max(values)) if values else None  # what is no number is worse than any
 
         moved = float(np.min([check.moved for check in checks]))
-        return cls(most("residual"), most("residual_worst"), moved, most("neighbours"), most("everyday"))
+        return cls(most("residual"), most("residual_worst"), moved, most("neighbours"), most("everyday"), most("away"))
 
 
 class Exam:
@@ -92,14 +97,15 @@ class Exam:
         self.named = _batches(conditioner, pairs, lambda reader, batch: as_read(reader, [pair.prompt for pair in batch]))
         self.neighbours = _batches(conditioner, neighbours, as_read)
         self.everyday = _batches(conditioner, everyday, as_read)
+        self.away = [aim for aim in [as_guided_from(conditioner)] if aim]
 
     def grade(self, deltas: Mapping[str, Delta]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
         with changed(self.conditioner.text_encoder, deltas):
-            parts = (self.pairs, self.neighbours, self.everyday)
+            parts = (self.pairs, self.neighbours, self.everyday, self.away)
             states = iter([self._written(aim) for aim in track(list(chain(*parts)), "checking", brief=True)])
             written, *others = (list(islice(states, len(part))) for part in parts)
-        near, everyday = map(_moved, parts[1:], others)
+        near, everyday, away = map(_moved, parts[1:], others)
         residual = _distances(self.pairs, written)
         initial = _distances(self.pairs, [aim.states for aim in self.named])
         moved = _moved(self.named, written)
@@ -110,6 +116,7 @@ class Exam:
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
+            away=float(away[0]) if len(away) else None,
         )
 
     @torch.no_grad()

@@ -28,6 +28,9 @@ class Intervention(ABC):
 
     provenance: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.identity}: {', '.join(self.concepts)}, {self.nbytes / 1e6:.2f} MB>"
+
     @property
     @abstractmethod
     def identity(self) -> str:

@@ -16,7 +16,29 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def card(of: Intervention, source: str = "path/to/this/folder", figures: str = "") -> str:
-    concepts = ", ".join(of.concepts)
+    about = f"""{of.about}. Made with unreel {_version(of)}. What that did to videos stands in `metrics.json` and
+`report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them, nobody looked at
+any video."""
+    use = f"""```python
+from unreel import load_intervention
+
+erasure = load_intervention("{source}")
+erasure.apply(pipeline)   # any diffusers pipeline that it matches
+erasure.remove(pipeline)  # bit for bit the original again
+```"""
+    return _page(of, "Erasure", "unreel", about, use, figures)
+
+
+def export_card(of: Intervention, library: str, about: str, use: str) -> str:
+    """The card of a file that loads without unreel; `library` is the hub's name for what loads it."""
+    return _page(of, "Export of an erasure", library, f"{of.about}. Exported with unreel {_version(of)}. {about}", use)
+
+
+def _version(of: Intervention) -> str:
+    return of.provenance["versions"]["unreel"]
+
+
+def _page(of: Intervention, title: str, library: str, about: str, use: str, figures: str = "") -> str:
     rows = "\n".join(
         f"- **{part['concept']}** ({part['kind']}): {part['method']}, {_instead(part)}"
         + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
@@ -25,14 +47,12 @@ def card(of: Intervention, source: str = "path/to/this/folder", figures: str = "
     encoder = of.provenance["encoder"]
     on_hub = HUB_ID.fullmatch(encoder) and not Path(encoder).exists()
     return f"""---
-library_name: unreel
+library_name: {library}
 tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {encoder}" if on_hub else ""}
 ---
-# Erasure: {concepts}
+# {title}: {", ".join(of.concepts)}
 
-{of.about}. Made with unreel {of.provenance["versions"]["unreel"]}. What that did to videos stands in `metrics.json` and
-`report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them, nobody looked at
-any video.
+{about}
 
 {rows}
 
@@ -40,13 +60,7 @@ any video.
 {figures}
 ## Use
 
-```python
-from unreel import load_intervention
-
-erasure = load_intervention("{source}")
-erasure.apply(pipeline)   # any diffusers pipeline that it matches
-erasure.remove(pipeline)  # bit for bit the original again
-```
+{use}
 
 ## Limits
 

@@ -77,7 +77,7 @@ class ComponentDelta:
         return ComponentDelta(deltas, self.fingerprint, self.of)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Erasure(Intervention):
     """A frozen set of weight changes: one delta for each of the components that it changes, mostly the text encoder.
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from unreel.errors import UnreelError
-from unreel.files import require_new, write_folder, write_json
+from unreel.errors import UnreelError, needs, summarise
+from unreel.files import require_new, write_folder, write_json, write_text
 from unreel.interventions import active_interventions
+from unreel.interventions.card import CARD_FILE, export_card
 from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, text_encoders
 from unreel.models.conditioner import Conditioner
@@ -42,6 +43,25 @@ COMFYUI = {
     "LlamaModel": ("llama.transformer.model.", ""),
     "Gemma2Model": ("gemma2_2b.transformer.model.", ""),
     "Qwen2_5_VLForConditionalGeneration": ("qwen25_7b.transformer.model.", "model.language_model."),
+}
+
+# For the card of each format: what loads it, as the hub calls that, and how.
+USES = {
+    "text-encoder": (
+        "transformers",
+        "Put the folder `text_encoder` (and others beside it) in the place of the model's own, or give the pipeline what "
+        "`from_pretrained` makes of it: `DiffusionPipeline.from_pretrained(MODEL, text_encoder=...)`.",
+    ),
+    "peft": (
+        "peft",
+        "`pipeline.text_encoder.load_adapter(FOLDER)`; `pipeline.text_encoder.disable_adapters()` takes it off.",
+    ),
+    "lora": ("diffusers", "`pipeline.load_lora_weights(FOLDER)`; `pipeline.unload_lora_weights()` takes it off."),
+    "comfyui": (
+        "comfyui",
+        "Put `lora.safetensors` among ComfyUI's or A1111's LoRA files under a name of your own, and load it at strength 1 "
+        "for the text encoder. **Not run there**: its names and shapes are checked, not its use.",
+    ),
 }
 
 # How each format of low rank ends the names of the two factors.
@@ -77,7 +97,7 @@ def require(format: str, tolerance: float) -> None:
     if format not in FORMATS:
         raise UnreelError(f"unknown format {format!r}: choose from {', '.join(FORMATS)}")
     if format == "peft" and not find_spec("peft"):
-        raise UnreelError("the format peft needs the package peft: pip install 'unreel[export]', or '.[export]' in a clone")
+        raise needs("the format peft", "the package peft", "export")
     if not 0 <= tolerance < 1:
         raise UnreelError(f"the tolerance is a share from 0 to below 1, not {tolerance}")
 
@@ -136,9 +156,21 @@ def export(
         size = sum(file.stat().st_size for file in partial.rglob("*.safetensors"))
         made.append(Export(format, erasure.concepts, size / 1e6, ranks, lost, kept, moved))
         write_json(partial / EXPORT_FILE, asdict(made[0]))
+        write_text(partial / CARD_FILE, _card(erasure, made[0]))
 
     write_folder(folder, fill, EXPORT_FILE, overwrite=overwrite)
     return made[0]
+
+
+def _card(erasure: Erasure, made: Export) -> str:
+    library, use = USES[made.format]
+    before, now = (f"{100 * share:.1f} %" for share in made.moved)
+    left = f" It leaves out {summarise(made.left_out)}, which the format cannot hold." if made.left_out else ""
+    about = (
+        f"It keeps {100 * made.kept:.1f} % of the erasure's effect on prompts that name what is forgotten, and moves "
+        f"unrelated ones by {now} (the erasure itself: {before}).{left}"
+    )
+    return export_card(erasure, library, about, use)
 
 
 def _held(erasure: Erasure, components: dict[str, ComponentDelta], layers: Layers) -> Erasure:

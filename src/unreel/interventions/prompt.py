@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ON = "_unreel_on_prompts"  # where a pipeline keeps what is on it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PromptIntervention(Intervention):
     """Changes what a pipeline's `encode_prompt` is called with."""
 
@@ -101,7 +101,7 @@ def on_prompts(pipeline: Any) -> list[PromptIntervention]:
     return list(vars(pipeline).get(_ON, ()))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NegativePrompt(PromptIntervention):
     """Forgets nothing, but guides away from the concepts: classifier-free guidance against their wordings (Ho & Salimans,
     arXiv 2207.12598, with the wordings where the empty prompt was), unless the caller has a negative prompt of their own.
@@ -132,7 +132,7 @@ class NegativePrompt(PromptIntervention):
             arguments["negative_prompt"] = self.text if isinstance(prompt, str) else [self.text] * count
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PromptRewrite(PromptIntervention):
     """Forgets nothing, but puts the anchor where a prompt names the concept, as a filter in front of a service would.
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, needs
 
 if TYPE_CHECKING:
     import dlib
@@ -46,7 +46,7 @@ def load(argument: str = "", device: str = "cpu") -> "FacesJudge":
     except ImportError:
         dlib = None
     if dlib is None or models is None or models.origin is None:
-        raise UnreelError("the judge 'faces' needs dlib and face_recognition_models: pip install 'unreel[judges]'")
+        raise needs("the judge 'faces'", "dlib and face_recognition_models", "judges")
     weights = Path(models.origin).parent / "models"
     faces = Faces(
         dlib.get_frontal_face_detector(),

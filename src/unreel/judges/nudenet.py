@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, needs
 
 if TYPE_CHECKING:
     from nudenet import NudeDetector
@@ -45,10 +45,8 @@ def load(argument: str = "", device: str = "cpu") -> "NudenetJudge":
     try:
         from nudenet import NudeDetector
     except ImportError as error:
-        raise UnreelError(
-            "the judge 'nudenet' needs nudenet, which is under the AGPL-3.0 and thus an extra of its own: "
-            "pip install 'unreel[nudenet]'"
-        ) from error
+        packages = "nudenet, which is under the AGPL-3.0 and thus an extra of its own"
+        raise needs("the judge 'nudenet'", packages, "nudenet") from error
     return NudenetJudge(NudeDetector())
 
 

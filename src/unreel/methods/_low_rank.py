@@ -9,8 +9,12 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from unreel.models.weights import LowRank
+
+BLIND = 8  # factors are blind to one in so many directions at most
+SAME = 1e-3  # the share of what rows have most in common below which nothing is left of them
 
 
 class Factors:
@@ -22,6 +26,7 @@ class Factors:
         self, matrices: Mapping[str, nn.Linear], rank: int, seed: int, device: torch.device, afterwards: ExitStack
     ):
         generator = torch.Generator("cpu").manual_seed(seed)
+        self._blind: dict[str, torch.Tensor] = {}
         self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, matrix in matrices.items():
             down = torch.randn(rank, matrix.in_features, generator=generator) / matrix.in_features**0.5
@@ -41,6 +46,23 @@ class Factors:
         for name, change in deltas.items():
             up, down = self.factors[name]
             up[:, : change.up.shape[1]], down[: len(change.down)] = change.up, change.down
+
+    def be_blind_to(self, given: Mapping[str, torch.Tensor]) -> None:
+        """From now on add nothing where matrices, by the names of their weights, are given any of the rows of `given`
+        (n, in), as often as `blinded` is called; of very many rows, to what they have most in common.
+        """
+        for name, rows in given.items():
+            _, sizes, directions = torch.linalg.svd(normalize(rows.float(), dim=1), full_matrices=False)
+            most = max(1, rows.shape[1] // BLIND)
+            self._blind[name] = directions[sizes > SAME * sizes[0]][:most].to(self.factors[name][1])
+        self.blinded()
+
+    @torch.no_grad()
+    def blinded(self) -> None:
+        """Take out of the factors what learning has put in of what they are to be blind to."""
+        for name, directions in self._blind.items():
+            down = self.factors[name][1]
+            down -= (down @ directions.T) @ directions
 
     def _add(self, name: str, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         up, down = self.factors[name]

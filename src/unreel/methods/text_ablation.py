@@ -9,20 +9,24 @@ a low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
                            + lambda  E_q || T_theta(q) - T_0(q) ||^2 / E_q || T_0(q) ||^2
 
 over the tokens that count (see reading.py); the last term twice, for everyday prompts q and with its own weight for those
-about what is near. What a name means is put together in the first layers (Basu et al., arXiv 2310.13730); that early ones
-change while the last one is supervised is HiRM's idea (arXiv 2602.19631). Where changes begin: least_squares.py.
+about what is near. What guidance leads away from does not move at all. What a name means is put together in the first
+layers (Basu et al., arXiv 2310.13730); that early ones change while the last one is supervised is HiRM's idea (arXiv
+2602.19631).
+Where changes begin: least_squares.py.
 
 Knows sentences and text encoders; knows no pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, cycle, islice
 from typing import Any
 
 import torch
+from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
@@ -138,17 +142,19 @@ def text_ablation(
     steps = round((config.steps or STEPS * min(2.0, max(1.0, SHALLOW / len(conditioner.layers)))) * concepts**0.5)
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
+    matrices = conditioner.first_matrices(layers)
+    away = _given_for_guidance(conditioner, matrices)
     with ExitStack() as afterwards:
         afterwards.enter_context(conditioner.brisk())
         few = everyday[: round(config.retain * concepts**0.5)]
         lessons = _lessons(conditioner, pairs, few, neighbours, config)  # with nothing changed yet
-        matrices = conditioner.first_matrices(layers)
         factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
         initial = _initial_distance(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
         if config.solve_weight:
             first = conditioner.layers[: max(1, round(SOLVED * layers))]
             kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts
             factors.begin(least_squares(conditioner, first, pairs, kept, weight, config.rank, config.seed))
+        factors.be_blind_to(away)
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         if config.gradient_checkpointing:
@@ -161,11 +167,35 @@ def text_ablation(
                     f"(it was {config.learning_rate:g}) or use --dtype float32"
                 )
             optimizer.step()
+            factors.blinded()
             optimizer.zero_grad()
             schedule.step()
         if not all(factor.isfinite().all() for factor in factors.parameters()):
             raise UnreelError("a change stopped being a number: nothing was kept; lower the learning rate")
         return factors.deltas(), {"losses": losses}
+
+
+@torch.no_grad()
+def _given_for_guidance(conditioner: Conditioner, matrices: Mapping[str, nn.Linear]) -> dict[str, torch.Tensor]:
+    """What matrices are given, (tokens, in) by the names of their weights, where the encoder reads what guidance leads away
+    from; nothing where an empty prompt, which is an everyday one, stands for that.
+
+    It is half of every video. Where changes add nothing to what the first of the matrices make of it, the others are given
+    the same as ever, and none of it moves. A loss that keeps it does not get there: read without the words that come before
+    any other prompt, it moves by more than its own length within a few steps.
+    """
+    tokens, given = conditioner.guided_from(), {}
+    if tokens is None:
+        return {}
+
+    def note(name: str, _: nn.Module, args: tuple, __: torch.Tensor) -> None:
+        given[name] = args[0].reshape(-1, args[0].shape[-1])
+
+    with ExitStack() as hooks:
+        for name, matrix in matrices.items():
+            hooks.callback(matrix.register_forward_hook(partial(note, name)).remove)
+        conditioner.encode_tokens(tokens)
+    return given
 
 
 def first_layers(conditioner: Conditioner, config: TextAblationConfig) -> int:

@@ -216,8 +216,9 @@ def made_by(pipeline: Any, **options: Any) -> Any:
             raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason}") from error
 
 
-def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
-    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__` and without guidance.
+def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) -> Any:
+    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__`, and without guidance
+    unless it is to be `guided`.
 
     Raises UnreelError if the pipeline needs a package that is not there.
     """
@@ -231,7 +232,7 @@ def encode_prompt(pipeline: Any, prompts: list[str]) -> Any:
         "prompt": prompts,
         "device": device_of(getattr(pipeline, next(iter(text_encoders(pipeline))))),
         "batch_size": len(prompts),
-        "do_classifier_free_guidance": False,
+        "do_classifier_free_guidance": guided,
         "num_images_per_prompt": 1,
         "num_videos_per_prompt": 1,
     }
@@ -316,22 +317,28 @@ class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline t
 
 def first_call(part: nn.Module, run: Callable[[], Any]) -> dict[str, Any] | None:
     """The arguments by name with which `run()` calls `part` for the first time, which ends the run; None if it does not."""
+    return next(iter(calls_of(part, run, most=1)), None)
+
+
+def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dict[str, Any]]:
+    """The arguments by name of each call of `part` in `run()`, which `most` of them end; 0: it goes on to its own end."""
     calls: list[dict[str, Any]] = []
 
     def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
         takes = inspect.signature(getattr(module, "_orig_mod", module).forward)  # what torch compiled takes anything
         arguments = dict(takes.bind(*args, **kwargs).arguments)
         calls.append(arguments | arguments.pop("kwargs", {}))
-        raise _Reached
+        if len(calls) == most:
+            raise _Reached
 
     hook = part.register_forward_pre_hook(note, with_kwargs=True)
     try:
         run()
     except _Reached:
-        return calls[0]
+        pass
     finally:
         hook.remove()
-    return None
+    return calls
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from unreel.errors import UnreelError
-from unreel.models.adapter import Outlines, encode_prompt, first_call, reading_part, text_encoders, tokenizer_of
+from unreel.models.adapter import Outlines, calls_of, encode_prompt, first_call, reading_part, text_encoders, tokenizer_of
 from unreel.models.memory import device_of, multiplies_bfloat16
 from unreel.models.weights import held_weights, portable, restored
 
@@ -39,9 +39,13 @@ class Tokens:
 
     @property
     def mask(self) -> torch.Tensor:
-        """Which tokens the encoder attends to, and so which count: (batch, tokens) bool."""
+        """Which tokens the encoder attends to, and so which count: (batch, tokens) bool. Of a prompt that is only padding
+        all count: who attends to nothing else attends to all of it alike.
+        """
         mask = self.call.get("attention_mask")
-        return torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.bool()
+        return (
+            torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.bool() | ~mask.bool().any(1, keepdim=True)
+        )
 
     def trimmed(self) -> "Tokens":
         """Without the columns at the end that the encoder sees of no prompt, which change nothing. Those at the start of
@@ -167,6 +171,22 @@ class Conditioner:
                 f"{type(self.pipeline).__name__} does not give such prompts to its {type(self.text_encoder).__name__}"
             )
         return Tokens(call.pop("input_ids"), call)
+
+    def guided_from(self) -> Tokens | None:
+        """What the pipeline calls this text encoder with for what guidance leads away from in every video, its own negative
+        prompt, where it reads that otherwise than an empty prompt: without a chat's template, an instruction or a mask.
+        None where it does not, and where there is no such thing.
+        """
+        if self.pipeline is None:
+            return None
+        called = self.text_encoder if self.called is None else self.called
+        with torch.no_grad(), self._others.standing_in():
+            calls = calls_of(called, lambda: encode_prompt(self.pipeline, ["a photo"], guided=True))
+        if len(calls) < 2:
+            return None
+        tokens, empty = Tokens(calls[-1].pop("input_ids"), calls[-1]).trimmed(), self.tokenize([""])
+        same = torch.equal(tokens.ids, empty.ids) and torch.equal(tokens.mask, empty.mask)
+        return None if same else tokens
 
     @cached_property
     def _others(self) -> Outlines:

@@ -11,12 +11,12 @@ from typing import Any, get_args
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is collected
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, needs
 
 try:
     import gradio
 except ImportError as error:
-    raise UnreelError("the app needs gradio: pip install 'unreel[app]'") from error
+    raise needs("the app", "gradio", "app") from error
 
 from unreel.first_thread import FirstThread
 from unreel.interventions.export import FORMATS
