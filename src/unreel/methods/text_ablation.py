@@ -181,8 +181,8 @@ def _given_for_guidance(conditioner: Conditioner, matrices: Mapping[str, nn.Line
     from; nothing where an empty prompt, which is an everyday one, stands for that.
 
     It is half of every video. Where changes add nothing to what the first of the matrices make of it, the others are given
-    the same as ever, and none of it moves. A loss that keeps it does not get there: read without the words that come before
-    any other prompt, it moves by more than its own length within a few steps.
+    the same as ever, and none of it moves. A loss for it does not get there: read like no other prompt, it is thrown far by
+    the first steps.
     """
     tokens, given = conditioner.guided_from(), {}
     if tokens is None:
