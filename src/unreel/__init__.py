@@ -11,8 +11,8 @@ for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_switch, "1")
 
 # How often OpenMP's threads look for work before they sleep, where it is GNU's, as in PyTorch's wheels for Linux. By itself
-# it looks for milliseconds: beside anything else that computes, who waits then keeps the core from who is waited for, and all
-# takes twice as long. A thousand looks still span the gaps between a network's operations (benchmarks/busy.py).
+# it looks for milliseconds: beside anything else that computes, who waits then keeps the core from who is waited for, and
+# all takes twice as long. A thousand looks still span the gaps between a network's operations (benchmarks/busy.py).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
