@@ -203,8 +203,7 @@ def videos(
 ) -> dict[str, Any]:
     """An evaluation; with `sheet`, frames of some of its videos go into a picture.
 
-    `compiled` makes them with a compiled network, in two thirds of the time; pixels differ by rounding, so such videos are
-    kept apart.
+    `compiled` makes them with a compiled network, faster; pixels differ by rounding, so such videos are kept apart.
     """
     if compiled:
         _compile(network_of(bench.model.pipeline))

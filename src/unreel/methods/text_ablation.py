@@ -11,8 +11,7 @@ a low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
 over the tokens that count (see reading.py); the last term twice, for everyday prompts q and with its own weight for those
 about what is near. What guidance leads away from does not move at all. What a name means is put together in the first
 layers (Basu et al., arXiv 2310.13730); that early ones change while the last one is supervised is HiRM's idea (arXiv
-2602.19631).
-Where changes begin: least_squares.py.
+2602.19631). Where changes begin: _least_squares.py.
 
 Knows sentences and text encoders; knows no pixels.
 """
