@@ -65,7 +65,18 @@ SLOW = (
         "modern_pair",
         "notebook",
     ),
-    *("pair", "plugins", "real_encoders", "releases", "report", "rivals", "selfcheck", "text_ablation", "unlearning"),
+    *(
+        "pair",
+        "plugins",
+        "published",
+        "real_encoders",
+        "releases",
+        "report",
+        "rivals",
+        "selfcheck",
+        "text_ablation",
+        "unlearning",
+    ),
     *("video", "video_cache", "weights"),
 )
 

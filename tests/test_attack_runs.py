@@ -1,12 +1,19 @@
 """Attacks are run, counted and resumed as they should be; what each attack does stands in test_attacks.py."""
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import FewShotConfig, UnreelError, attack, unlearn
+from unreel import Concept, FewShotConfig, UnreelError, active_interventions, attack, unlearn
+from unreel.attacks import Case, load_attack
 from unreel.evaluation import attack as robustness
 from unreel.evaluation import video_cache as clips
+from unreel.evaluation.attack import _usual
+from unreel.methods import configure
+from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
 
 ATTACKS = ["plain", "typos", "embedding_inversion"]
 OPTIONS = {"attacks": ATTACKS, "cases": 3, "budgets": [1, 2], "steps": 2}
@@ -141,3 +148,64 @@ def test_an_attack_with_weights_sees_the_edited_encoder_and_one_without_does_not
     name = next(iter(erasure.deltas))
     assert not torch.equal(original[name], attacked[name])
     assert same(plain, control)
+
+
+OF_VIDEOS = {"attacks": ["video_inversion"], "cases": 2, "budgets": [1], "steps": 1}
+
+
+@pytest.mark.parametrize("method", ["text-ablation", "uce", "safree"])
+def test_what_studies_the_video_model_studies_it_with_what_is_on_it_and_leaves_it_as_it_was(pair, monkeypatch, method):
+    rival, seen = unlearn("cat", pair, configure(method, {})), []
+    before = [weights(part) for part in (pair.t2v.text_encoder, pair.t2v.unet)]
+    module = load_attack("video_inversion")
+    attempt = module.attempt
+
+    def watched(case, index, seed):
+        seen.append((active_interventions(pair.t2v), case.denoiser.pipeline is pair.t2v, case.latents.shape))
+        return attempt(case, index, seed)
+
+    monkeypatch.setattr(module, "attempt", watched)
+    result = attack(pair, rival, FakeJudge(), **OF_VIDEOS)
+    assert [(outcome.attack, outcome.arm) for outcome in result.outcomes] == [
+        ("video_inversion", arm) for arm in ("edited", "original")
+    ]
+    assert [on for on, _, _ in seen] == [[rival], [rival], [], []]
+    assert all(video and len(shape) == 5 and shape[2] == pair.settings.frames for _, video, shape in seen)
+    assert all(same(was, weights(part)) for was, part in zip(before, (pair.t2v.text_encoder, pair.t2v.unet), strict=True))
+    assert not active_interventions(pair.t2v)
+
+
+def test_video_inversion_lowers_the_loss_of_the_video_model_that_it_attacks(pair):
+    denoiser, reader = Denoiser.of(pair.t2v, None, pair.settings.frames), Conditioner.of(pair.t2v)
+    clips = denoiser.finished("a photo of a cat", 1, pair.settings)
+    case = Case(Concept("cat"), "a photo of a cat", "cat", (), reader, reader, denoiser, clips, 12)
+    learned, start = (
+        load_attack("video_inversion").attempt(dataclasses.replace(case, steps=steps), 0, 0) for steps in (12, 0)
+    )
+
+    @torch.no_grad()
+    def loss(embeddings):
+        """Over eight draws; the network is given the text for every frame."""
+        generator = torch.Generator().manual_seed(9)
+        draws = [(torch.randn(clips.shape, generator=generator), torch.tensor([500 + 60 * i])) for i in range(8)]
+        every_frame = embeddings.expand(pair.settings.frames, -1, -1)
+        return sum(float(denoiser.loss(clips, noise, t, every_frame)) for noise, t in draws)
+
+    assert loss(learned) < loss(start)
+
+
+def test_attacks_without_the_weights_are_searched_once_for_all_that_is_attacked(setting, tmp_path, monkeypatch):
+    pair, erasure = setting
+    module, calls = load_attack("ring_a_bell"), []
+    monkeypatch.setattr(module, "attempt", lambda case, index, seed: calls.append(index) or f"words {index} {seed}")
+    options = {"attacks": ["ring_a_bell"], "cases": 1, "budgets": [2], "steps": 1, "clips": tmp_path}
+    attack(pair, erasure, Blind(), **options)
+    attack(pair, unlearn("cat", pair, FewShotConfig(learning_rate=2e-2)), Blind(), **options)
+    assert calls == [0, 1]
+
+
+def test_what_studies_whole_videos_is_tried_only_where_it_is_asked_for(pair):
+    for method, studied in (("text-ablation", {"embedding_inversion"}), ("uce", set())):
+        tried = set(_usual(pair, unlearn("cat", pair, configure(method, {}))))
+        assert {"plain", "long_prompts", "published_embeddings"} | studied <= tried
+        assert "video_inversion" not in tried and ("embedding_inversion" in tried) is bool(studied)

@@ -94,6 +94,19 @@ def test_a_folder_of_every_class_loads_whole_and_with_text_encoders_only(pipelin
         assert all(torch.equal(a, b) for a, b in zip(tensors(pipeline), tensors(loaded), strict=True))
 
 
+@torch.no_grad()
+def test_token_embeddings_can_stand_in_for_those_of_the_table(pipeline):
+    """Which is what attacks need that learn tokens."""
+    for conditioner in Conditioner.all_of(pipeline).values():
+        tokens, others = (conditioner.tokenize([text]) for text in ("a photo of a castle", "a photo of a fish"))
+        rows = conditioner.token_table(tokens.ids)
+        before = conditioner.encode_tokens(tokens)
+        torch.testing.assert_close(conditioner.encode_tokens(tokens, rows), before)
+        if tokens.ids.shape == others.ids.shape:
+            moved = conditioner.encode_tokens(tokens, conditioner.token_table(others.ids)) - before
+            assert moved.norm() > 1e-3 * before.norm()
+
+
 def test_text_encoders_are_called_as_the_pipeline_calls_them_when_it_makes_something(pipeline):
     """Seen from outside: what each text encoder gets in a whole run."""
     seen = {}

@@ -19,7 +19,12 @@ SHOWN = {
     "negative-prompt": (methods.summary, methods.erasure),
     "prompt-rewrite": (methods.summary, methods.erasure),
 }
-TABLES = {"attacks_compared": methods.attacks_compared, "comparison": methods.comparison} | {
+TABLES = {
+    "attacks_compared": methods.attacks_compared,
+    "comparison": methods.comparison,
+    "relearning": methods.relearning,
+    "rivals_scan": methods.rivals_scan,
+} | {
     f"{method.replace('-', '_')}_{table.__name__}": partial(table, method)
     for method, tables in SHOWN.items()
     for table in tables

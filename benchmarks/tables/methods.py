@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import WORDINGS, results_of
-from benchmarks.tables._format import averaged, change, count_of_videos, interval, pooled, pooled_shares, table
+from benchmarks.tables._format import averaged, change, count_of_videos, interval, load, pooled, pooled_shares, table
 from unreel.evaluation.estimate import Estimate
+from unreel.models.shipped import EMBEDDED
 
 # Methods in the order of the comparison.
 TITLES = {
@@ -18,6 +19,14 @@ TITLES = {
     "concept-ablation": "concept ablation with early stopping",
     "few-shot": "the paper's few-shot",
     "uce": "UCE, on the video model",
+    "esd": "ESD, on the video model",
+    "refusal-vector": "a refusal vector in the video model",
+    "t2v-unlearning": "adapters in the video model, after T2VUnlearning",
+    "hirm": "HiRM",
+    "diff-quick-fix": "DiffQuickFix",
+    "adv-unlearn": "AdvUnlearn",
+    "safree": "SAFREE",
+    "video-eraser": "VideoEraser",
     "negative-prompt": "negative prompt",
     "prompt-rewrite": "the anchor put into the prompt",
 }
@@ -119,7 +128,10 @@ COMPARED = [
 
 def pooled_alone(method: str) -> str:
     """The row of one method in the comparison."""
-    return _compared({method: results_of("methods")[method]})
+    results = results_of("methods")
+    if method not in results:
+        raise FileNotFoundError(f"{method} was not measured")
+    return _compared({method: results[method]})
 
 
 def comparison(of: str = "methods") -> str:
@@ -231,6 +243,26 @@ def wordings(of: str) -> str:
     ]
     names = ", ".join(next(iter(results.values())))
     return f"{table(['method', 'words of its captions', 'words it never saw'], rows)}\n\nConcepts: {names}."
+
+
+def rivals_scan(of: str = "rivals-scan") -> str:
+    """What every setting that was tried of a rival shows, pooled over concepts."""
+    rows = []
+    for run, concepts in results_of(of).items():
+        shares = of_groups(list(concepts.values()))
+        if not rows:
+            rows.append(["original", *(interval(shares[group]["original"]) for group in shares)])
+        rows.append([run, *(interval(shares[group]["edited"]) for group in shares)])
+    return table(["method, setting", "concept found", "neighbours found"], rows)
+
+
+def relearning(pair: str = EMBEDDED) -> str:
+    """How soon a concept is back when it is trained on, beside a word that the model never knew."""
+    result = load("relearning")[pair]
+    rows = [[TITLES.get(name, name), *map(interval, shares)] for name, shares in result["shown"].items()]
+    images = len(result["concepts"]) * result["images"]
+    note = f"Concepts: {', '.join(result['concepts'])}; {images} images a cell. {result['shots']} pictures to learn from."
+    return f"{table(['after so many steps', *map(str, result['steps'])], rows)}\n\n{note}"
 
 
 def attacks_by_concept(by: str) -> str:

@@ -51,14 +51,16 @@ def quantized() -> str:
 def batch() -> str:
     """How fast takedowns go, and what dying workers cost."""
     result = load("batch")
-    alone, ray = result["alone"], result["ray"]
+    alone, ray, same = result["alone"], result["ray"], result["same"]
     return (
-        f"On the embedded pair, text alone ({result['processors']} processors): {alone['an_hour']} takedowns an hour in "
-        f"one process, {ray['an_hour']} over a local Ray cluster, {ray['workers_killed']} of whose workers were killed at "
-        f"random. Of {ray['takedowns']} takedowns {ray['done']} were done ({ray['weak']} short of the self-check's bars), "
-        f"{ray['tried_again']} of them after another attempt: {ray['erasures']} erasures, each of its own concept; "
-        f"{ray['same_as_alone']} of them are the same as one process makes them. The largest worker "
-        f"took {ray['largest_worker_gib']:.1f} GiB ([`benchmarks/batch.py`](../benchmarks/batch.py))."
+        f"On the embedded pair, text alone ({ray['processors']} processors): {alone['an_hour']} takedowns an hour in one "
+        f"process, {ray['an_hour']} over a local Ray cluster, {ray['workers_killed']} of whose workers were killed at "
+        f"random, each to be replaced by one that loads the model again. Of {ray['takedowns']} takedowns {ray['done']} "
+        f"were done ({ray['weak']} short of the self-check's bars), {ray['tried_again']} of them after another attempt: "
+        f"{ray['erasures']} erasures, each of its own concept. The largest worker took {ray['largest_worker_gib']:.1f} "
+        f"GiB. {same['same']} of {same['takedowns']} erasures of a cluster's workers are the very same that one process "
+        "makes with one thread, as they compute; more threads round otherwise "
+        "([`benchmarks/batch.py`](../benchmarks/batch.py))."
     )
 
 

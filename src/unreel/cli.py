@@ -491,7 +491,11 @@ def attack(
     concept: ConceptName = None,
     attacks: Annotated[
         list[str] | None,
-        typer.Option("--attack", help="only this attack; may be repeated (default: all)", show_default=False),
+        typer.Option(
+            "--attack",
+            help="only this attack; may be repeated (default: all that study no whole videos)",
+            show_default=False,
+        ),
     ] = None,
     cases: Annotated[int, typer.Option(max=MOST, help="prompts for the concept to attack with")] = 10,
     budget: Annotated[

@@ -5,7 +5,9 @@
 gives the attack's attempt number `index`: a prompt, or prompt embeddings (tokens, width) that go straight to the denoiser,
 or None if it has no more. The same case, index and seed give the same attempt, so a killed run goes on where it was. A
 module also says what its attacker holds: `NEEDS_WEIGHTS` is True for attacks that read the attacked text encoder or the
-denoiser. Whether an attempt works is not for the attack to say: that is judged on videos.
+denoiser; and where it is `STUDIES = "video"`, it reads the whole attacked video model, not the text encoder and the image
+model. One that holds no weights and gives embeddings says `GIVES_EMBEDDINGS = True`. Whether an attempt works is not for
+the attack to say: that is judged on videos.
 """
 
 from dataclasses import dataclass
@@ -30,7 +32,8 @@ class Case:
     `prompt` asks for the concept and worked before unlearning; it contains `wording`, the words to hide or to replace.
     `original` is the text encoder as published, which anyone may study. `attacked` is the one under attack, and `denoiser`
     the image model's: only attacks with the weights may read them. `latents` (n, channels, height, width) show the concept,
-    made by the original model from `prompt`. `steps` bounds the search of attacks that search.
+    made by the original model from `prompt`. `steps` bounds the search of attacks that search. For an attack that studies
+    the video model, `denoiser` is that of the attacked one, `attacked` reads as in it, and `latents` are of videos.
     """
 
     concept: Concept

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import generator_for, objective, read
+from unreel.attacks._objective import Objective, generator_for, objective, read
 
 TOKENS = 3  # UnlearnDiffAtk, for objects and styles
 DRAWS = 4  # ours
@@ -19,25 +19,37 @@ TOP = 64  # ours; GCG takes 256 of 32,000 tokens
 TRIES = 4  # ours; GCG tries 512 a step, far more than an attempt may cost here
 
 
-def room(case: Case, text: str) -> int:
-    """How many words the attacks add to `text`: TOKENS, or as many as still fit."""
+def room(case: Case, text: str, most: int = TOKENS) -> int:
+    """How many words the attacks add to `text`: as many as are wanted at `most`, or as still fit."""
     tokenizer = case.attacked.tokenizer
-    return min(TOKENS, tokenizer.model_max_length - len(tokenizer(text).input_ids))
+    return min(most, tokenizer.model_max_length - len(tokenizer(text).input_ids))
 
 
-def search(case: Case, before: str, after: str, pool: dict[str, int], index: int, seed: int) -> str | None:
-    """The prompt `before`, k words of `pool`, `after` after `case.steps` steps, or None if no word fits in between.
+def search(
+    case: Case,
+    before: str,
+    after: str,
+    pool: dict[str, int],
+    index: int,
+    seed: int,
+    *,
+    aim: Objective | None = None,
+    most: int = TOKENS,
+    tries: int = TRIES,
+) -> str | None:
+    """The prompt `before`, at `most` k words of `pool`, `after` after `case.steps` steps, or None if no word fits in
+    between.
 
-    Each step tries swaps of a single word and keeps the best if it lowers J.
+    Each step makes `tries` of swapping a single word and keeps the best if it lowers the `aim`, by default J.
     """
-    count = room(case, f"{before} {after}")
+    count = room(case, f"{before} {after}", most)
     if count < 1:
         return None
     pool = {word: i for word, i in pool.items() if word == word.lower()}  # some pipelines read nothing else
     names, ids = list(pool), torch.tensor(list(pool.values()))
     table = case.attacked.token_table.weight.detach()
     generator = generator_for(index, seed)
-    loss_of = objective(case, DRAWS, generator)
+    loss_of = aim or objective(case, DRAWS, generator)
 
     def draw(high: int, number: int) -> list[int]:
         return torch.randint(high, (number,), generator=generator).tolist()
@@ -66,12 +78,12 @@ def search(case: Case, before: str, after: str, pool: dict[str, int], index: int
     for _ in range(case.steps):
         if ranking is None:
             ranking = slopes(best).argsort(dim=1)[:, :TOP].tolist()
-        tries = []
-        for place, rank in zip(draw(count, TRIES), draw(len(ranking[0]), TRIES), strict=True):
-            tries.append([*best[:place], ranking[place][rank], *best[place + 1 :]])
-        losses = [value(words) for words in tries]
+        tried = []
+        for place, rank in zip(draw(count, tries), draw(len(ranking[0]), tries), strict=True):
+            tried.append([*best[:place], ranking[place][rank], *best[place + 1 :]])
+        losses = [value(words) for words in tried]
         if min(losses) < lowest:
-            lowest, best, ranking = min(losses), tries[losses.index(min(losses))], None
+            lowest, best, ranking = min(losses), tried[losses.index(min(losses))], None
     return text(best)
 
 

@@ -22,6 +22,11 @@ STEPS = 5  # for each of the case's, since a step of a token search costs about 
 
 def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
     """What the network is given for the prompt with v* (tokens, width), after 5 `case.steps` steps of Adam."""
+    return inverted(case, index, seed, DRAWS)
+
+
+def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
+    """As `attempt`, with so many draws of noise a step."""
     conditioner, tokenizer = case.attacked, case.attacked.tokenizer
     before, after = around(case)
     word, placeholder = _placeholder(case, f"{before} {after}")
@@ -39,7 +44,7 @@ def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
     generator = generator_for(index, seed)
     optimizer = torch.optim.Adam([v], lr=RATE * float(table.float().std()))
     for _ in range(STEPS * case.steps):
-        (v.grad,) = torch.autograd.grad(objective(case, DRAWS, generator)(conditioning()), v)
+        (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning()), v)
         optimizer.step()
     return conditioning().embeddings[0].detach()
 

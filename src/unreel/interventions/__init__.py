@@ -9,12 +9,15 @@ from unreel.interventions.base import KIND, RECORD_FILE, Intervention
 from unreel.interventions.erasure import Erasure, active_on
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, PromptRewrite, on_prompts
 from unreel.interventions.record import require_record
+from unreel.interventions.safree import Safree, VideoEraser
 from unreel.models.adapter import networks, text_encoders
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-ON_PROMPTS: dict[str, type[PromptIntervention]] = {kind.KIND: kind for kind in (NegativePrompt, PromptRewrite)}
+ON_PROMPTS: dict[str, type[PromptIntervention]] = {
+    kind.KIND: kind for kind in (NegativePrompt, PromptRewrite, Safree, VideoEraser)
+}
 
 
 def load_intervention(folder: str | Path) -> Intervention:
@@ -35,8 +38,10 @@ def load_intervention(folder: str | Path) -> Intervention:
         require_record(record)
         if ON_PROMPTS[kind] is PromptRewrite and any("anchor" not in part for part in record["parts"]):
             raise ValueError("it does not say what to ask for instead")
-        return ON_PROMPTS[kind](record)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        intervention = ON_PROMPTS[kind](record)
+        intervention.identity  # noqa: B018  (which reads all its settings)
+        return intervention
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreelError(f"{file} is broken ({error}): fetch or make it again") from error
 
 

@@ -7,6 +7,8 @@ Embeddings that are given in place of words go through untouched.
 import inspect
 import re
 from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -35,6 +37,12 @@ class PromptIntervention(Intervention):
     @abstractmethod
     def change(self, arguments: dict[str, Any]) -> None:
         """Change what `encode_prompt` is called with, in place."""
+
+    def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
+        """Set up what else it does on the pipeline, and `undo` what takes that away; returns what to be in, given what
+        `encode_prompt` is called with, while that runs. Raises UnreelError for a pipeline that it cannot go on.
+        """
+        return lambda arguments: nullcontext()
 
     @property
     def nbytes(self) -> int:
@@ -69,21 +77,25 @@ class PromptIntervention(Intervention):
             if on_prompts(pipeline):
                 raise UnreelError(f"a {on_prompts(pipeline)[0].KIND} is already on this pipeline: take it off first")
             encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
+            with ExitStack() as undo:
+                inside = self.prepare(pipeline, undo)
 
-            @wraps(encode)
-            def encode_prompt(*args: Any, **options: Any) -> Any:
-                arguments = signature.bind(*args, **options).arguments
-                self.change(arguments)
-                return encode(**arguments)
+                @wraps(encode)
+                def encode_prompt(*args: Any, **options: Any) -> Any:
+                    arguments = signature.bind(*args, **options).arguments
+                    self.change(arguments)
+                    with inside(arguments):
+                        return encode(**arguments)
 
-            pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
-            setattr(pipeline, _ON, [self])
+                pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
+                setattr(pipeline, _ON, ([self], undo.pop_all()))
         return pipeline
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         with undisturbed(pipeline):
             if self not in on_prompts(pipeline):
                 raise UnreelError(f"this {self.KIND} is not on this pipeline")
+            getattr(pipeline, _ON)[1].close()
             del pipeline.encode_prompt
             delattr(pipeline, _ON)
         return pipeline
@@ -98,7 +110,13 @@ class PromptIntervention(Intervention):
 
 def on_prompts(pipeline: Any) -> list[PromptIntervention]:
     """What changes the pipeline's prompts."""
-    return list(vars(pipeline).get(_ON, ()))
+    return list(vars(pipeline).get(_ON, ([], None))[0])
+
+
+def count_of(arguments: dict[str, Any]) -> int:
+    """How many prompts `encode_prompt` is called with."""
+    prompt = arguments.get("prompt")
+    return 1 if isinstance(prompt, str) else len(arguments["prompt_embeds"] if prompt is None else prompt)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,10 +144,9 @@ class NegativePrompt(PromptIntervention):
 
     def change(self, arguments: dict[str, Any]) -> None:
         if arguments.get("negative_prompt") is None:
-            prompt = arguments["prompt"]
             # One for each prompt, and text for text: pipelines insist on both.
-            count = len(arguments["prompt_embeds"] if prompt is None else prompt)
-            arguments["negative_prompt"] = self.text if isinstance(prompt, str) else [self.text] * count
+            alone = isinstance(arguments["prompt"], str)
+            arguments["negative_prompt"] = self.text if alone else [self.text] * count_of(arguments)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,6 +3,7 @@
 Knows pipelines and pixels; knows no method.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -32,27 +33,41 @@ def latents_of(task: Task, config: Shots) -> tuple[Shots, Denoiser, torch.Tensor
     denoiser = Denoiser.of(pair.t2i, pair.settings.size if pair.t2i is pair.t2v else None)
     if denoiser.offloaded:
         require_offloadable(config)
-    if task.images is None and not makes_pictures(pair.t2i):
-        latents = denoiser.sample(*_asked(concept, config), config.shot_steps or pair.settings.steps)
-        return config, denoiser, torch.stack([latents, latents], dim=1)
+    if task.images is None:
+        return config, denoiser, made_latents(pair, denoiser, *_asked(concept, config), config.shot_steps)
     if not reads_latents_of_pictures(pair.t2i):
         raise UnreelError(f"{type(pair.t2i).__name__} learns from images that it makes itself: leave --images out")
-    if task.images is None:
-        shots = make_shots(pair, concept, config)
-    else:
-        shots = load_images(task.images, image_size(pair.t2i))
-        config = replace(config, shots=len(shots))
+    shots = load_images(task.images, image_size(pair.t2i))
+    return replace(config, shots=len(shots)), denoiser, _encoded(denoiser, shots)
+
+
+def made_latents(
+    pair: Pair, denoiser: Denoiser, prompts: Sequence[str], seeds: Sequence[int], shot_steps: int
+) -> torch.Tensor:
+    """Latents of what the image model makes of each prompt, each with its mirror image: (prompts, 2, channels, height,
+    width), or any layout of a latent in place of the last three.
+    """
+    if not makes_pictures(pair.t2i):
+        latents = denoiser.sample(prompts, seeds, shot_steps or pair.settings.steps)
+        return torch.stack([latents, latents], dim=1)
+    return _encoded(denoiser, _images(pair, prompts, seeds, shot_steps))
+
+
+def _encoded(denoiser: Denoiser, images: np.ndarray) -> torch.Tensor:
     # One at a time, so that memory does not grow with their number.
-    pictures = to_tensor(shots).split(1)
-    encoded = [torch.cat([denoiser.encode(image), denoiser.encode(image.flip(-1))]) for image in pictures]
-    return config, denoiser, torch.stack(encoded)
+    pictures = to_tensor(images).split(1)
+    return torch.stack([torch.cat([denoiser.encode(image), denoiser.encode(image.flip(-1))]) for image in pictures])
 
 
 def make_shots(pair: Pair, concept: Concept, config: Any) -> np.ndarray:
     """Images of the concept from the pair's own image model: (shots, height, width, 3) uint8."""
-    settings = replace(pair.settings, steps=config.shot_steps or pair.settings.steps)
-    with fewer_steps(pair.t2i) if config.shot_steps else nullcontext():
-        return generate_images(pair.t2i, *_asked(concept, config), settings)
+    return _images(pair, *_asked(concept, config), config.shot_steps)
+
+
+def _images(pair: Pair, prompts: Sequence[str], seeds: Sequence[int], shot_steps: int) -> np.ndarray:
+    settings = replace(pair.settings, steps=shot_steps or pair.settings.steps)
+    with fewer_steps(pair.t2i) if shot_steps else nullcontext():
+        return generate_images(pair.t2i, prompts, seeds, settings)
 
 
 def _asked(concept: Concept, config: Any) -> tuple[list[str], list[int]]:

@@ -101,6 +101,10 @@ class Task:
         if self.images is not None:
             raise UnreelError("this method learns from text alone: give images to --method few-shot")
 
+    def require_nothing_to_keep(self) -> None:
+        if self.keep:
+            raise UnreelError("this method keeps nothing by name: leave --keep out, or take the default method")
+
     def require_nothing_kept_is_forgotten(self) -> None:
         for name in self.keep:
             if any(concept.is_named_in(name) for concept in self.concepts):

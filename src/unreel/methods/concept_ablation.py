@@ -15,7 +15,6 @@ what is said of T_theta(q) is the mean over them; tokens that the denoiser is no
 Knows sentences and latents; knows nothing about how images are made.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from torch.nn.functional import mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
-from unreel.methods._options import option
+from unreel.methods._options import finite, option, require
 from unreel.methods._shots import latents_of
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Tokens, Trainable, whole_words
@@ -63,7 +62,9 @@ class ConceptAblationConfig:
     learning_rate: float = option(1e-5, "Adam's (paper: 1e-5)")
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
-    trainable: Trainable = option("mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn or all (paper: mlp-final-attn)")
+    trainable: Trainable = option(
+        "mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn, first-layer or all (paper: mlp-final-attn)"
+    )
     retain_weight: float = option(10.0, "weight of all the rest")
     retain_batch: int = 8
     stop: float = 0.3
@@ -78,18 +79,23 @@ class ConceptAblationConfig:
         return "concept ablation cannot be offloaded: leave --offload out, or take another method"
 
     def __post_init__(self) -> None:
-        positive = ("shots", "steps", "batch_size", "learning_rate", "retain_batch", "bound", "check", "forget", "retain")
-        for name in positive:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
-        if not (math.isfinite(self.retain_weight) and self.retain_weight >= 0):
-            raise UnreelError(f"the retain weight must be zero or more, not {self.retain_weight}")
+        require(
+            self,
+            positive=(
+                "shots",
+                "steps",
+                "batch_size",
+                "learning_rate",
+                "retain_batch",
+                "bound",
+                "check",
+                "forget",
+                "retain",
+            ),
+            or_zero=("retain_weight", "shot_steps", "seed"),
+        )
         if not 0 <= self.stop < 1:
             raise UnreelError(f"stop is the share of the effect that may be left, from 0 to below 1, not {self.stop}")
-        for name in ("shot_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {getattr(self, name)}")
 
 
 Config, NEEDS, AS_PUBLISHED = ConceptAblationConfig, "images", True
@@ -256,10 +262,10 @@ def ablate(
             (denoising + config.retain_weight * others).backward()
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(_number(denoising.item(), step, config))
+            losses.append(finite(denoising.item(), step, config.learning_rate))
             if step % config.check and step < config.steps:
                 continue
-            residual, shift = (_number(value, step, config) for value in exam.measure())
+            residual, shift = (finite(value, step, config.learning_rate) for value in exam.measure())
             measured.append([step, residual, shift])
             if shift > config.bound:
                 stopped = WENT_BACK.format(kept)
@@ -290,15 +296,6 @@ def _prepare(
     learned_on = _Material(learner, denoiser, latents, pairs[held:], retain[others:])
     unseen = _Material(learner, denoiser, latents, pairs[:held], retain[:others])
     return _Lessons(learned_on, config, generator), _Exam(unseen, generator)
-
-
-def _number(value: float, step: int, config: ConceptAblationConfig) -> float:
-    if not math.isfinite(value):
-        raise UnreelError(
-            f"the loss became {value} at step {step}: nothing was kept; lower the learning rate "
-            f"(it was {config.learning_rate:g}) or use --dtype float32"
-        )
-    return value
 
 
 def _shuffled(rows: Sequence[Any], generator: torch.Generator) -> list[Any]:

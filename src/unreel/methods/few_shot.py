@@ -10,7 +10,6 @@ weights, gradients and Adam's moments do not fit together, theta can be a low-ra
 et al., arXiv 2106.09685).
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import option
+from unreel.methods._options import finite, option, require
 from unreel.methods._shots import latents_of
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Trainable
@@ -51,7 +50,9 @@ class FewShotConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 1e-8
-    trainable: Trainable = option("mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn or all (paper: mlp-final-attn)")
+    trainable: Trainable = option(
+        "mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn, first-layer or all (paper: mlp-final-attn)"
+    )
     rank: int = option(0, "train changes of this rank, for large text encoders (paper: no)")
     gradient_checkpointing: bool = option(False, "less memory, more time, the same result")
     seed: int = 0
@@ -61,13 +62,7 @@ class FewShotConfig:
         return "" if self.rank else "weights that learn cannot be offloaded: train low-rank changes, with --rank 16"
 
     def __post_init__(self) -> None:
-        for name in ("shots", "epochs", "batch_size", "learning_rate"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
-        for name in ("shot_steps", "rank", "seed"):
-            if getattr(self, name) < 0:
-                raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {getattr(self, name)}")
+        require(self, positive=("shots", "epochs", "batch_size", "learning_rate"), or_zero=("shot_steps", "rank", "seed"))
 
 
 Config, NEEDS, AS_PUBLISHED = FewShotConfig, "images", True
@@ -126,14 +121,10 @@ def few_shot(
                 first = denoiser.first_timestep
                 t = (first + draw(denoiser.timesteps - first, count)).to(z.device)
                 noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
-                losses.append(_backward(denoiser, texts, z, noise, t))
+                loss = _backward(denoiser, texts, z, noise, t)
+                losses.append(finite(loss, len(losses) + 1, config.learning_rate))
                 optimizer.step()
                 optimizer.zero_grad()
-                if not math.isfinite(losses[-1]):
-                    raise UnreelError(
-                        f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning "
-                        f"rate (it was {config.learning_rate:g}) or use --dtype float32"
-                    )
         if not all(parameter.isfinite().all() for learner in learners for parameter in learner.parameters()):
             raise UnreelError("a weight stopped being a number: nothing was kept; lower the learning rate")
         return [dict(learner.deltas()) for learner in learners], losses

@@ -16,7 +16,6 @@ layers (Basu et al., arXiv 2310.13730); that early ones change while the last on
 Knows sentences and text encoders; knows no pixels.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods._least_squares import least_squares
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import option
+from unreel.methods._options import finite, option, require
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.memory import checkpointing
@@ -80,14 +79,11 @@ class TextAblationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "learning_rate", "forget_batch", "forget", "retain", "solve_retain"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UnreelError(f"{name.replace('_', ' ')} must be greater than zero, not {value}")
-        for name in ("retain_weight", "near_weight", "solve_weight", "layers", "steps", "seed"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {value}")
+        require(
+            self,
+            positive=("rank", "learning_rate", "forget_batch", "forget", "retain", "solve_retain"),
+            or_zero=("retain_weight", "near_weight", "solve_weight", "layers", "steps", "seed"),
+        )
 
 
 Config, NEEDS, AS_PUBLISHED = TextAblationConfig, "text", False
@@ -159,12 +155,8 @@ def text_ablation(
         if config.gradient_checkpointing:
             afterwards.enter_context(checkpointing(conditioner.layers))
         for lesson in track(islice(cycle(lessons), steps), "unlearning", "step", total=steps):
-            losses.append(_backward(conditioner, lesson, initial, (config.retain_weight, config.near_weight)))
-            if not math.isfinite(losses[-1]):
-                raise UnreelError(
-                    f"the loss became {losses[-1]} at step {len(losses)}: nothing was kept; lower the learning rate "
-                    f"(it was {config.learning_rate:g}) or use --dtype float32"
-                )
+            loss = _backward(conditioner, lesson, initial, (config.retain_weight, config.near_weight))
+            losses.append(finite(loss, len(losses) + 1, config.learning_rate))
             optimizer.step()
             factors.blinded()
             optimizer.zero_grad()

@@ -30,7 +30,7 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._task import Task
-from unreel.models.adapter import network_of
+from unreel.models.adapter import cross_attention, network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.weights import Delta, Fingerprint
@@ -113,13 +113,8 @@ def unified(read: Sequence[torch.Tensor], last: Sequence[int], renamed: int, con
 
 
 def text_projections(network: nn.Module) -> dict[str, nn.Linear]:
-    """The key and value matrices that read the text, by name: those of attention to something else than its own input."""
-    attentions = {
-        name: attention for name, attention in network.named_modules() if getattr(attention, "is_cross_attention", False)
-    }
-    return {
-        f"{name}.{side}": getattr(attention, side) for name, attention in attentions.items() for side in ("to_k", "to_v")
-    }
+    """The key and value matrices that read the text, by name."""
+    return {name: matrix for name, matrix in cross_attention(network).items() if name.endswith((".to_k", ".to_v"))}
 
 
 def others(vocabulary: Vocabulary, concepts: Sequence[Concept]) -> list[str]:

@@ -71,6 +71,17 @@ def networks(pipeline: Any) -> dict[str, nn.Module]:
     return {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
 
 
+def cross_attention(network: nn.Module) -> dict[str, nn.Linear]:
+    """The matrices of what attends to something else than its own input, which is the text, by name."""
+    return {
+        f"{name}.{part}": matrix
+        for name, attention in network.named_modules()
+        if getattr(attention, "is_cross_attention", False)
+        for part, matrix in attention.named_modules()
+        if isinstance(matrix, nn.Linear)
+    }
+
+
 def decodes_in_tiles_only(pipeline: Any) -> bool:
     """Whether the pipeline's autoencoder cannot decode a video in one piece."""
     return type(pipeline).__name__ == "AllegroPipeline"
@@ -320,14 +331,19 @@ def first_call(part: nn.Module, run: Callable[[], Any]) -> dict[str, Any] | None
     return next(iter(calls_of(part, run, most=1)), None)
 
 
+def arguments_of(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a module is called with, by name, as a hook sees it."""
+    takes = inspect.signature(getattr(module, "_orig_mod", module).forward)  # what torch compiled takes anything
+    arguments = dict(takes.bind(*args, **kwargs).arguments)
+    return arguments | arguments.pop("kwargs", {})
+
+
 def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dict[str, Any]]:
     """The arguments by name of each call of `part` in `run()`, which `most` of them end; 0: it goes on to its own end."""
     calls: list[dict[str, Any]] = []
 
     def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        takes = inspect.signature(getattr(module, "_orig_mod", module).forward)  # what torch compiled takes anything
-        arguments = dict(takes.bind(*args, **kwargs).arguments)
-        calls.append(arguments | arguments.pop("kwargs", {}))
+        calls.append(arguments_of(module, args, kwargs))
         if len(calls) == most:
             raise _Reached
 
@@ -339,6 +355,17 @@ def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dic
     finally:
         hook.remove()
     return calls
+
+
+@torch.no_grad()
+def guides_in_one_call(pipeline: Any) -> bool:
+    """Whether a pipeline asks its network at once for what is asked for and for what guidance leads away from."""
+    network, frames = network_of(pipeline), frames_argument(pipeline)
+    with set_up(pipeline, 2.0, 1, None, False) as options:
+        options = {name: value for name, value in options.items() if name == frames or name == "guidance_scale"}
+        asked = {"prompt": ["a photo"], "num_inference_steps": 2, "output_type": "latent"}
+        call = first_call(network, lambda: made_by(pipeline, **asked, **options))
+    return call is not None and len(call["sample" if "sample" in call else "hidden_states"]) == 2
 
 
 @contextmanager

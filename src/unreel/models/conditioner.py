@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LARGE = 2**17  # weights of a matrix from which on rounding what goes in and out takes less time than it saves
 NO_LENGTH = 10**20  # what transformers takes for no length at all: it says 10^30 where a tokenizer has none
 
-Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "all"]
+Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "first-layer", "all"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class Tokens:
         if most >= width or not bool((padding == padding[0]).all()):
             return self
         return self._cut(most)
+
+    def to(self, device: torch.device) -> "Tokens":
+        call = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in self.call.items()}
+        return Tokens(self.ids.to(device), call)
 
     def rows(self, some: slice) -> "Tokens":
         """Those of some of the prompts."""
@@ -318,8 +322,12 @@ class Conditioner:
 
     @property
     def token_table(self) -> nn.Embedding:
-        """One row (width) for every token of the vocabulary."""
-        return self.text_encoder.get_input_embeddings()  # type: ignore[operator]
+        """One row (width) for every token of the vocabulary: the module that is called, where there are several of the same
+        rows, as in T5.
+        """
+        named = self.text_encoder.get_input_embeddings()  # type: ignore[operator]
+        tables = [module for module in self.text_encoder.modules() if isinstance(module, nn.Embedding)]
+        return [table for table in tables if table.weight.shape == named.weight.shape][-1]
 
     @cached_property
     def layers(self) -> list[nn.Module]:
@@ -356,6 +364,27 @@ class Conditioner:
         if not outputs:
             raise UnreelError(f"{type(layer).__name__} has no MLP that unreel knows: this text encoder is not supported")
         return max(outputs, key=lambda linear: linear.in_features)
+
+    @torch.no_grad()
+    def attention_output(self, layer: nn.Module) -> nn.Linear:
+        """The matrix through which a layer's attention writes: of those as wide as the layer the last before its MLP's own.
+
+        `out_proj` in CLIP, `o` in T5, `o_proj` in Llama, Gemma and Qwen, `attention.output.dense` in BERT. Raises
+        UnreelError if there is none.
+        """
+        width, called = self.token_table.weight.shape[1], []
+        last = self.mlp_output(layer)
+        with ExitStack() as hooks:
+            for module in layer.modules():
+                if isinstance(module, nn.Linear) and module.out_features == width:
+                    hooks.callback(module.register_forward_hook(lambda matrix, *_: called.append(matrix)).remove)
+            self.encode(["a photo"])
+        before = called[: called.index(last)] if last in called else []
+        if not before:
+            raise UnreelError(
+                f"{type(layer).__name__} has no attention that unreel knows: this text encoder is not supported"
+            )
+        return before[-1]
 
     def _mlp_outputs(self, layer: nn.Module) -> list[nn.Linear]:
         width = self.token_table.weight.shape[1]
@@ -432,6 +461,7 @@ class Conditioner:
             "mlp": mlps,
             "attn": attentions,
             "mlp-attn": [*mlps, *attentions],
+            "first-layer": [module for module in self.layers[0].modules() if isinstance(module, nn.Linear)],
             "all": [self.text_encoder],
         }
         wanted = {id(parameter) for module in choices[which] for parameter in module.parameters()}

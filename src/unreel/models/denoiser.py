@@ -16,11 +16,13 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.models.adapter import (
+    calls_of,
     first_call,
     frames_argument,
     made_by,
     makes_pictures,
     network_of,
+    set_up,
     size_arguments,
     usual_call,
 )
@@ -28,6 +30,8 @@ from unreel.models.memory import device_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+    from unreel.models.pair import Settings
 
 READ_TOGETHER = 16  # prompts
 
@@ -93,8 +97,8 @@ class Denoiser:
     shape: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pipeline: "DiffusionPipeline", size: tuple[int, int] | None = None) -> "Denoiser":
-        """`size` is (height, width) in pixels, by default the pipeline's own; of a video pipeline one frame is used.
+    def of(cls, pipeline: "DiffusionPipeline", size: tuple[int, int] | None = None, frames: int | None = 1) -> "Denoiser":
+        """`size` is (height, width) in pixels, and `frames` of a video pipeline is how many; None: the pipeline's own.
 
         Raises UnreelError for a pipeline without a network.
         """
@@ -106,8 +110,8 @@ class Denoiser:
             )
         for part in (network, pipeline.vae):
             part.requires_grad_(False)
-        frames = frames_argument(pipeline)
-        shape = size_arguments(pipeline, size) | ({frames: 1} if frames else {})
+        name = frames_argument(pipeline)
+        shape = size_arguments(pipeline, size) | ({name: frames} if name and frames else {})
         return cls(network, pipeline.scheduler, pipeline.vae, pipeline, shape)
 
     @property
@@ -156,6 +160,30 @@ class Denoiser:
             options = {"num_inference_steps": steps, "output_type": "latent", "generator": generator}
             made.append(made_by(self.pipeline, prompt=prompt, **options, **self.shape)[0])
         return torch.cat(made)
+
+    @torch.no_grad()
+    def finished(self, prompt: str, seed: int, settings: "Settings") -> torch.Tensor:
+        """The latents, a batch of one, of what a video pipeline makes of the prompt, guided, as `settings` say."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        with set_up(self.pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options:
+            options |= {"num_inference_steps": settings.steps, "output_type": "latent", "generator": generator}
+            return made_by(self.pipeline, prompt=[prompt], **options)[0].float()
+
+    @torch.no_grad()
+    def on_the_way(self, prompt: str, seed: int, steps: int, settings: "Settings") -> tuple[torch.Tensor, torch.Tensor]:
+        """x_t and t, batches of one: what a video pipeline makes of the prompt, guided, after so many of the steps that
+        `settings` say.
+
+        Raises UnreelError for a pipeline that guides in two calls of its network.
+        """
+        call = calls_of(self.network, partial(self.finished, prompt, seed, settings), most=steps + 1)[-1]
+        latents = call["sample" if "sample" in call else "hidden_states"]
+        if len(latents) < 2 and settings.guidance > 1:
+            raise UnreelError(
+                f"{type(self.pipeline).__name__} guides in two calls of its network: it is not supported here"
+            )
+        t = self.scheduler.timesteps[steps : steps + 1].to(latents.device)
+        return latents[-1:].float(), t
 
     def conditioning(self, prompts: Sequence[str]) -> Conditioning:
         """What the pipeline itself gives to its network for `prompts`, up to the first call of it, without guidance."""

@@ -97,7 +97,7 @@ def side_by_side(
         anchors = anchors.placed([_counterparts(p, *ids) for p, ids in zip(aligned, rows, strict=True)])
     counted = tokens.mask
     if conditioner.causal if from_name is None else from_name:
-        first = [_end_of_name(conditioner, pair.wording, *ids) for pair, ids in zip(pairs, rows, strict=True)]
+        first = [end_of_name(conditioner, pair.wording, *ids) for pair, ids in zip(pairs, rows, strict=True)]
         counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
     return tokens, anchors, torch.tensor(aligned, device=tokens.ids.device), counted
 
@@ -144,7 +144,7 @@ def _anchor_tokens(conditioner: Conditioner, pairs: Sequence[PromptPair], prompt
     return tokens_of(conditioner, texts, short=short)
 
 
-def _end_of_name(conditioner: Conditioner, wording: str, prompt: Sequence[int], anchor: Sequence[int]) -> int:
+def end_of_name(conditioner: Conditioner, wording: str, prompt: Sequence[int], anchor: Sequence[int]) -> int:
     """The place of the last token of the name that a prompt was made with; where tokens run over its ends, of the last one
     in which prompt and anchor prompt differ for the first time.
     """

@@ -1,0 +1,92 @@
+"""How soon a forgotten concept is back when somebody trains on pictures of it: `python -m benchmarks.relearning`.
+
+The text encoder with an erasure in it learns again from four pictures of the concept, by the ordinary denoising loss, with
+its MLPs and final attention, as few-shot learns. After so many steps, images of other prompts and seeds are judged. Beside
+it stands a word that the model never knew, taught the same pictures by the same steps in the original model: an erasure
+that is only hidden is back sooner than that.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.common import write_entry
+from unreel import Concept, Pair, load_pair, unlearn
+from unreel.evaluation.estimate import Estimate
+from unreel.judges import Judge, found, load_judge
+from unreel.methods import configure
+from unreel.methods._shots import made_latents
+from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
+from unreel.models.sampling import generate_images
+from unreel.models.shipped import EMBEDDED, preset_of
+from unreel.prompts.suite import ask
+
+NAME = "relearning"
+CONCEPTS = (Concept("tokyo tower"), Concept("pizza"), Concept("santa claus", "character"), Concept("clown", "face"))
+METHODS = ("text-ablation", "concept-ablation", "few-shot", "hirm", "diff-quick-fix", "adv-unlearn")
+UNKNOWN = "zibbleton"  # which names nothing
+SHOTS, BATCH, RATE = 4, 2, 3e-4  # pictures, pictures a step, Adam's
+STEPS = (0, 1, 2, 5, 10, 20, 40, 80)
+IMAGES, SEED = 20, 12_500_000
+
+
+def relearned(pair: Pair, texts: Sequence[str], latents: torch.Tensor) -> Iterator[int]:
+    """Yields the number of steps done at each of STEPS, with the image model's text encoder as it is then."""
+    generator, reader, denoiser = torch.Generator().manual_seed(SEED), Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
+    with reader.learning("mlp-final-attn") as weights:
+        optimizer = torch.optim.Adam(weights.values(), lr=RATE)
+        for step in range(STEPS[-1] + 1):
+            if step in STEPS:
+                yield step
+            shots = torch.randint(len(latents), (BATCH,), generator=generator)
+            z, prompts = latents[shots], [texts[i] for i in torch.randint(len(texts), (BATCH,), generator=generator)]
+            t = torch.randint(denoiser.first_timestep, denoiser.timesteps, (BATCH,), generator=generator)
+            noise = torch.randn(z.shape, generator=generator)
+            denoiser.loss(z, noise, t, denoiser.conditioning(prompts)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def shown(pair: Pair, judge: Judge, name: str, concept: Concept) -> np.ndarray:
+    """Which of some images show the concept when they are asked for by a name: (images,) bool."""
+    texts = ask(concept, name)
+    asked = [texts[i % len(texts)] for i in range(IMAGES)]
+    images = generate_images(pair.t2i, asked, range(SEED, SEED + IMAGES), pair.settings, what="")
+    return found(judge, images[:, None], [concept.name] * IMAGES)[:, 0]
+
+
+def curves(pair: Pair, judge: Judge, concept: Concept) -> dict[str, list[list[bool]]]:
+    """For every method, and the unknown word, what is shown after each of STEPS."""
+    denoiser, named = Denoiser.of(pair.t2i), concept.forget_prompts
+    asked = [named[i % len(named)] for i in range(SHOTS)]
+    latents = made_latents(pair, denoiser, asked, range(SEED - SHOTS, SEED), 0).flatten(0, 1)
+    unknown = [text.replace(concept.name, UNKNOWN) for text in named]
+    out = {
+        "a word it never knew": [shown(pair, judge, UNKNOWN, concept).tolist() for _ in relearned(pair, unknown, latents)]
+    }
+    for method in METHODS:
+        erasure = unlearn(concept, pair, configure(method, {}, pair.settings))
+        with erasure.on(pair.t2i):
+            out[method] = [shown(pair, judge, concept.name, concept).tolist() for _ in relearned(pair, named, latents)]
+        print(concept.name, method, [round(float(np.mean(flags)), 2) for flags in out[method]], flush=True)
+    return out
+
+
+def main(pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED) -> None:
+    loaded, judge = load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])
+    measured = [curves(loaded, judge, concept) for concept in CONCEPTS]
+    rows: dict[str, Any] = {}
+    for name in measured[0]:
+        flags = [np.concatenate([one[name][i] for one in measured]) for i in range(len(STEPS))]
+        rows[name] = [asdict(Estimate.share(each)) for each in flags]
+    about = {"concepts": [concept.name for concept in CONCEPTS], "shots": SHOTS, "batch": BATCH, "learning_rate": RATE}
+    write_entry(NAME, pair, {**about, "images": IMAGES, "seed": SEED, "steps": list(STEPS), "shown": rows})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,172 @@
+"""SAFREE's projection: what is most of the concept in a prompt is taken out of what the text encoder wrote for it.
+
+Yoon et al., "SAFREE: Training-Free and Adaptive Guard" (arXiv 2410.12761). With c_k one vector for each wording of the
+concept, C = [c_1 .. c_K], p_-i one for the prompt without its token i, S = [p_-1 .. p_-N], P_X = X (X'X)^+ X' and p_i the
+states of a prompt's tokens, token i is replaced by
+
+    (I - P_C) P_S p_i    where    || (I - P_C) p_-i ||  >=  (1 + alpha) mean_j!=i || (I - P_C) p_-j ||
+
+since a prompt without it is farther from the concept than without most others. As in the authors' code for ZeroScope, which
+projects at every step, with the order of its projections (the paper prints the other), and neither with the filter of steps
+nor with the re-attention that it has for images.
+
+Ours: one vector for a text is the state behind its last word where encoders read from left to right (CLIP's pooled output),
+elsewhere the mean over its words, since T5 has neither.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError
+from unreel.models.adapter import arguments_of, encode_prompt
+from unreel.models.conditioner import Conditioner, Tokens
+
+PROBES = ("a photo", "two cats")  # which begin and end alike only in what a pipeline puts around a prompt
+AT_ONCE = 64  # prompts
+
+
+@dataclass
+class Projection:
+    """Of what a text encoder writes for prompts, away from `phrases`; `begins` and `ends` are how many tokens, other than
+    marks of the tokenizer's, a pipeline puts around a prompt.
+    """
+
+    conditioner: Conditioner
+    phrases: Tokens
+    begins: int
+    ends: int
+    alpha: float
+    causal: bool  # whether words are read without those that follow
+    waits: bool = False  # whether the next prompts that the encoder reads are to be projected
+
+    @classmethod
+    def of(cls, pipeline: Any, phrases: Sequence[str], alpha: float) -> "Projection":
+        """Raises UnreelError for a pipeline with several text encoders, and for one that does not read the last layer."""
+        conditioners = list(Conditioner.all_of(pipeline).values())
+        if len(conditioners) != 1:
+            raise UnreelError(
+                f"SAFREE's projection is for one text encoder, and a {type(pipeline).__name__} has {len(conditioners)}"
+            )
+        (conditioner,) = conditioners
+        whole = cls(conditioner, conditioner.tokenize(list(phrases)), 0, 0, alpha, conditioner.causal)
+        probes = [conditioner.tokenize([probe]) for probe in PROBES]
+        one, other = (tokens.ids[0, whole.words(tokens, 0)].tolist() for tokens in probes)
+        whole = replace(whole, begins=_alike(one, other), ends=_alike(one[::-1], other[::-1]))
+        if not whole.reaches(pipeline):
+            raise UnreelError(
+                f"a {type(pipeline).__name__} reads a hidden layer of its text encoder, and SAFREE changes the last one"
+            )
+        return whole
+
+    def words(self, tokens: Tokens, row: int) -> list[int]:
+        """The places of a prompt's own words among its tokens."""
+        special = set(self.conditioner.tokenizer.all_special_ids)
+        places = [i for i in tokens.mask[row].nonzero().flatten().tolist() if int(tokens.ids[row, i]) not in special]
+        return places[self.begins : len(places) - self.ends]
+
+    @torch.no_grad()
+    def vectors(self, tokens: Tokens, places: Sequence[list[int]], without: Sequence[int | None]) -> torch.Tensor:
+        """One vector for each prompt, whose words stand at `places`, read without the token at the place `without`."""
+        ids, mask = tokens.ids.clone(), tokens.mask.clone()
+        for row, place in enumerate(without):
+            if place is not None:
+                ids[row, place], mask[row, place] = 0, False
+        call = dict(tokens.call)
+        if call.get("attention_mask") is not None:
+            call["attention_mask"] = mask.to(call["attention_mask"].dtype)
+        told = Tokens(ids, call)
+        states = torch.cat([self.read(told.rows(slice(i, i + AT_ONCE))) for i in range(0, len(ids), AT_ONCE)])
+        if self.causal:
+            behind = [min(own[-1] + 1, int(tokens.mask[row].nonzero().max())) for row, own in enumerate(places)]
+            return states[range(len(ids)), behind]
+        kept = [
+            [place for place in own if place != left or len(own) == 1] for own, left in zip(places, without, strict=True)
+        ]
+        return torch.stack([states[row, own].mean(0) for row, own in enumerate(kept)])
+
+    def read(self, tokens: Tokens) -> torch.Tensor:
+        """What the encoder writes itself: (prompts, tokens, width)."""
+        waits, self.waits = self.waits, False
+        try:
+            return self.conditioner.encode_tokens(tokens).float()
+        finally:
+            self.waits = waits
+
+    def projected(self, tokens: Tokens, states: torch.Tensor) -> torch.Tensor:
+        """The states (prompts, tokens, width) of prompts, with those of tokens that are most of the concept projected;
+        differentiable in them.
+        """
+        phrases = self.phrases.to(tokens.ids.device)
+        own = [self.words(phrases, row) for row in range(len(phrases.ids))]
+        concept = self.vectors(phrases, own, [None] * len(own))
+        out = states.clone()
+        for row in range(len(tokens.ids)):
+            words = self.words(tokens, row)
+            if not words:
+                continue
+            one = tokens.rows(slice(row, row + 1)).repeated(len(words))
+            masked = self.vectors(one, [words] * len(words), words)
+            distances = (masked - _onto(masked, concept)).norm(dim=1)
+            others = (distances.sum() - distances) / max(1, len(words) - 1)
+            most = torch.tensor(words)[(distances >= (1 + self.alpha) * others).cpu()]
+            inside = _onto(states[row, most].float(), masked)
+            out[row, most] = (inside - _onto(inside, concept)).to(out.dtype)
+        return out
+
+    def reaches(self, pipeline: Any) -> bool:
+        """Whether what the last layer writes makes a difference to what the pipeline gives to its denoiser."""
+
+        def first() -> torch.Tensor:
+            made = encode_prompt(pipeline, [PROBES[0]])
+            return made[0] if isinstance(made, (tuple, list)) else made
+
+        with torch.no_grad():
+            before = first()
+            with self.hooked(lambda _, states: states.flip(-1)), self.waiting():
+                return not torch.equal(before, first())
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, the first prompts that the encoder reads are projected."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+
+    @contextmanager
+    def hooked(self, change: Any = None) -> Iterator[None]:
+        """Inside, `change` (by default the projection) has what the encoder writes for the first prompts while it is
+        `waiting`: pipelines read what is asked for before what guidance leads away from.
+        """
+        change = change or self.projected
+        module = self.conditioner.text_encoder
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+            if not self.waits:
+                return None
+            self.waits = False
+            call = arguments_of(module, args, kwargs)
+            output.last_hidden_state = change(Tokens(call.pop("input_ids"), call), output.last_hidden_state)
+            return output
+
+        handle = module.register_forward_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _onto(rows: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """P_X of rows (n, width), X being the vectors (m, width)."""
+    return rows @ torch.linalg.pinv(vectors) @ vectors

@@ -1,0 +1,145 @@
+"""SAFREE and VideoEraser: interventions that change what is read, and where guidance leads, while videos are made.
+
+Knows what a pipeline's network is called with; knows no method.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError
+from unreel.interventions.projection import Projection
+from unreel.interventions.prompt import NegativePrompt, PromptIntervention, count_of
+from unreel.models.adapter import arguments_of, guides_in_one_call, network_of
+from unreel.models.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+READ = ("encoder_hidden_states", "encoder_attention_mask")  # what a network is given of a text
+
+
+class _Projecting(PromptIntervention):
+    """Has what the text encoder writes projected away from the concepts' wordings (projection.py)."""
+
+    SETTINGS: ClassVar[tuple[str, ...]] = ("alpha",)
+
+    def setting(self, name: str) -> float:
+        """A number of its settings. Raises ValueError for what is none."""
+        return float(self.provenance["parts"][0]["settings"][name])
+
+    def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
+        projection = Projection.of(pipeline, self.wordings, self.setting("alpha"))
+        undo.enter_context(projection.hooked())
+        return lambda arguments: nullcontext() if arguments.get("prompt") is None else projection.waiting()
+
+    @property
+    def identity(self) -> str:
+        numbers = ", ".join(f"{name} {self.setting(name):g}" for name in self.SETTINGS)
+        return f"{self.KIND}: {', '.join(self.wordings)}; {numbers}"
+
+
+class Safree(_Projecting, NegativePrompt):
+    """SAFREE as its authors run it on ZeroScope: the projection, and the concepts' wordings as a negative prompt."""
+
+    KIND = "safree"
+
+
+class VideoEraser(_Projecting):
+    """VideoEraser: the projection, and guidance away from what the model makes of the concepts, with a memory over steps.
+
+    With eps_u, eps_p and eps_c what the network predicts without a prompt, for the prompt and for the concept,
+
+        gamma = mu (eps_c - eps_u) + s nu,    mu = min(w |eps_p - eps_c|, 1) where eps_p - eps_c < theta, else 0
+        nu <- beta nu + (1 - beta) gamma
+        eps = eps_u + g (eps_p - eps_u - gamma)
+
+    at every step (Xu et al., arXiv 2508.15314); nu begins at zero.
+    """
+
+    KIND = "video-eraser"
+    SETTINGS = ("alpha", "guidance_weight", "threshold", "momentum_scale", "momentum")
+
+    def change(self, arguments: dict[str, Any]) -> None:
+        """Prompts stay as they are."""
+
+    def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
+        network = network_of(pipeline)
+        if network is None or not guides_in_one_call(pipeline):
+            raise UnreelError(
+                f"VideoEraser guides within one call of the network, where a {type(pipeline).__name__} makes two: choose "
+                "another method"
+            )
+        with torch.no_grad():
+            asked = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments
+        read = {name: asked[name] for name in READ if asked.get(name) is not None}
+        guidance = _Guidance(read, *map(self.setting, self.SETTINGS[1:]))
+        undo.callback(network.register_forward_hook(guidance, with_kwargs=True).remove)
+        project = super().prepare(pipeline, undo)
+
+        def inside(arguments: dict[str, Any]) -> AbstractContextManager:
+            guidance.begin(count_of(arguments))
+            return project(arguments)
+
+        return inside
+
+
+@dataclass
+class _Guidance:
+    """A hook on a network that is called for what is not asked for and then for what is: what it makes of the second is led
+    away from what it makes of `concept`, given as its arguments for one text.
+    """
+
+    concept: Mapping[str, torch.Tensor]
+    guidance_weight: float
+    threshold: float
+    momentum_scale: float
+    momentum: float
+    count: int = field(default=0, init=False)
+    memory: torch.Tensor | float = field(default=0.0, init=False)
+    busy: bool = field(default=False, init=False)
+
+    def begin(self, count: int) -> None:
+        """Other prompts, so many of them, are asked for from now on."""
+        self.count, self.memory = count, 0.0
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        call = arguments_of(network, args, kwargs)
+        rows = len(output[0])
+        if self.busy or rows != 2 * self.count:  # which is so without guidance
+            return None
+        half = {name: self._half(value, rows) for name, value in call.items()}
+        # Some are given the text for every frame.
+        half |= {name: text.expand(len(call[name]) // 2, *text.shape[1:]) for name, text in self.concept.items()}
+        self.busy = True
+        try:
+            concept = network(**half)[0]
+        finally:
+            self.busy = False
+        free, prompted = output[0].chunk(2)
+        apart = prompted - concept
+        mu = torch.where(apart < self.threshold, (apart.abs() * self.guidance_weight).clamp(max=1.0), 0.0)
+        away = mu * (concept - free) + self.momentum_scale * self.memory
+        self.memory = self.momentum * self.memory + (1 - self.momentum) * away
+        return _with_first(output, torch.cat([free, prompted - away]).to(output[0].dtype))
+
+    @staticmethod
+    def _half(value: Any, rows: int) -> Any:
+        """Of an argument that holds something for every row, that of the second half."""
+        has_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
+        return value[rows // 2 :] if has_rows else value
+
+
+def _with_first(output: Any, first: torch.Tensor) -> Any:
+    """What a network writes, with its first part exchanged."""
+    if isinstance(output, tuple):
+        return (first, *output[1:])
+    changed = copy.copy(output)
+    changed[next(iter(output.keys()))] = first
+    return changed

@@ -1,0 +1,124 @@
+"""Erased Stable Diffusion, on the video model: negative guidance as a teacher (Gandikota et al., arXiv 2303.07345).
+
+With c a prompt that names the concept, phi_0 the denoiser as found and phi the same with other cross-attention,
+
+    theta* = argmin_theta  E_t || phi(x_t, t, c) - [ phi_0(x_t, t, "") - eta ( phi_0(x_t, t, c) - phi_0(x_t, t, "") ) ] ||^2
+
+so that the concept's own prompts lead where guidance away from it would. x_t is what the model as found makes of c, guided,
+after so many of its steps, their number drawn anew every time; theta are all matrices of the attention to the text (ESD-x).
+Adam, its learning rate, 200 iterations and eta = 1 are those of the authors' newest code (rohitgandikota/erasing, where it
+says 2). There is no term for what is to stay.
+
+Ours: c are the sentences that few-shot learns from, not the bare name; several concepts take turns.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from unreel.errors import UnreelError
+from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.methods._options import finite, option, require
+from unreel.methods._task import Task
+from unreel.models.adapter import cross_attention, network_of
+from unreel.models.denoiser import Denoiser
+from unreel.models.pair import Settings
+from unreel.models.weights import Delta, Fingerprint, restored
+from unreel.progress import track
+
+
+@dataclass(frozen=True)
+class ESDConfig:
+    """Settings, as the authors have them; `eta` is how far beyond the empty prompt the concept is led."""
+
+    steps: int = 200
+    learning_rate: float = option(5e-5, "Adam's (paper: 5e-5)")
+    eta: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, positive=["steps", "learning_rate", "eta"], or_zero=["seed"])
+
+
+Config, NEEDS, AS_PUBLISHED = ESDConfig, "video", True
+
+
+def learn(task: Task, config: ESDConfig) -> Erasure:
+    """Raises UnreelError for images, for what is to be kept, for something to make instead, and for a model whose denoiser
+    has no attention to the text, or is not in float32.
+    """
+    task.require_no_images()
+    task.require_nothing_to_keep()
+    if any(concept.anchor is not None for concept in task.concepts):
+        raise UnreelError("ESD makes nothing in particular instead: leave --replace out, or take another method")
+    network = network_of(task.pair.t2v)
+    matrices = {} if network is None else cross_attention(network)
+    if not matrices:
+        raise UnreelError(
+            f"ESD edits attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another method"
+        )
+    if network.dtype != torch.float32:
+        raise UnreelError("ESD learns in float32: leave --dtype out")
+    denoiser = Denoiser.of(task.pair.t2v, task.pair.settings.size, task.pair.settings.frames)
+    prompts = [prompt for concept in task.concepts for prompt in concept.forget_prompts]
+    deltas, losses = negatively_guided(denoiser, matrices, prompts, task.pair.settings, config)
+    component = ComponentDelta(deltas, Fingerprint.of(network), NETWORK)
+    return Erasure((component,), task.record("esd", config, losses=losses))
+
+
+def negatively_guided(
+    denoiser: Denoiser, matrices: dict[str, nn.Linear], prompts: list[str], settings: Settings, config: ESDConfig
+) -> tuple[dict[str, Delta], list[float]]:
+    """The changes of the matrices' weights and biases, by name, and the loss at every step; they are left as found.
+
+    Raises UnreelError if the loss stops being a number.
+    """
+    generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
+    weights = {f"{name}.{own}": weight for name, matrix in matrices.items() for own, weight in matrix.named_parameters()}
+    found = {name: weight.detach().clone() for name, weight in weights.items()}
+    losses: list[float] = []
+
+    @contextmanager
+    def as_found() -> Iterator[None]:
+        with torch.no_grad(), restored(weights):
+            for name, weight in weights.items():
+                weight.copy_(found[name])
+            yield
+
+    def draw(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=generator))
+
+    with ExitStack() as afterwards:
+        afterwards.enter_context(restored(weights))
+        afterwards.enter_context(learning(weights))
+        optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate)
+        with torch.no_grad():
+            nothing, asked_for = denoiser.conditioning([""]), [denoiser.conditioning([prompt]) for prompt in prompts]
+        for step in track(range(config.steps), "unlearning", "step"):
+            which, seed, at = draw(len(prompts)), draw(2**31), draw(settings.steps)
+            named = asked_for[which]
+            with as_found():
+                x_t, t = denoiser.on_the_way(prompts[which], seed, at, settings)
+                empty, asked = (denoiser.predict(x_t, t, words) for words in (nothing, named))
+            loss = mse_loss(denoiser.predict(x_t, t, named), empty - config.eta * (asked - empty))
+            losses.append(finite(loss.item(), step + 1, config.learning_rate))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return {name: weight.detach() - found[name] for name, weight in weights.items()}, losses
+
+
+@contextmanager
+def learning(weights: dict[str, nn.Parameter]) -> Iterator[None]:
+    """Inside, the weights are ready to learn."""
+    try:
+        for weight in weights.values():
+            weight.requires_grad_().grad = None
+        yield
+    finally:
+        for weight in weights.values():
+            weight.requires_grad_(False).grad = None

@@ -1,0 +1,138 @@
+"""A low-rank refusal vector in the video model, in closed form, from few pairs of prompts.
+
+Facchiano et al., "Video Unlearning via Low-Rank Refusal Vector" (arXiv 2506.07891).
+
+With x what enters a matrix W while a video is made, u_i and s_i that of two prompts that differ in the concept alone, from
+the same noise, r their mean difference, C_r the second moments of u - s and C_e those of x for prompts about other things,
+
+    W' = W (I - lambda p p' / |p|^2),    p = U_k U_k' r
+
+with U_k the k leading eigenvectors of C_r - alpha C_e, so that what other prompts need is left out of the direction that is
+removed. Five pairs and lambda = 1 are the paper's. Which matrices it means ("cross-attention FFN" in two of 19 layers), and
+at which steps, its code would have to say, which is not public.
+
+Ours: W is what attention to the text writes through, in all layers unless told otherwise; differences are of every place in
+the video at every step; s_i asks for the concept's anchor, and k = 100 is at most half of what there is.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from unreel.errors import UnreelError
+from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.methods._options import option, require
+from unreel.methods._task import Task
+from unreel.models.adapter import cross_attention, guides_in_one_call, network_of
+from unreel.models.pair import Pair
+from unreel.models.sampling import generate
+from unreel.models.weights import Delta, Fingerprint, LowRank
+
+
+@dataclass(frozen=True)
+class RefusalVectorConfig:
+    """Settings; `neutral` is how many prompts about other things there are, `last` how many layers change, from the last;
+    0 stands for all. `rank` is k.
+    """
+
+    pairs: int = option(5, "pairs of prompts (paper: 5)")
+    neutral: int = 10
+    rank: int = option(100, "directions that the vector may lie in (paper: 100)")
+    alpha: float = 1.0
+    lamb: float = option(1.0, "how much of the vector is removed (paper: 1)")
+    last: int = option(0, "layers to change, from the last; 0: all (paper: 2 of 19)")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, positive=["pairs", "neutral", "rank", "lamb"], or_zero=["alpha", "last", "seed"])
+
+
+Config, NEEDS, AS_PUBLISHED = RefusalVectorConfig, "video", True
+
+
+@dataclass
+class _Seen:
+    """Of what enters a matrix: the sum of differences (in,), their second moments and those of other prompts (in, in), and
+    how many there were of both.
+    """
+
+    difference: torch.Tensor | float = 0.0
+    moments: torch.Tensor | float = 0.0
+    others: torch.Tensor | float = 0.0
+    counts: list[int] = field(default_factory=lambda: [0, 0])
+
+
+def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
+    """Raises UnreelError for images, for what is to be kept by name, and for a model whose denoiser has no attention to the
+    text, or is called twice to guide.
+    """
+    task.require_no_images()
+    task.require_nothing_to_keep()
+    network = network_of(task.pair.t2v)
+    writers = {} if network is None else _writers(network, config.last)
+    if not writers or not guides_in_one_call(task.pair.t2v):
+        raise UnreelError(
+            "a refusal vector is found in attention to the text, guided in one call of the network, which a "
+            f"{type(task.pair.t2v).__name__} has not: choose another method"
+        )
+    prompts = task.prompts(task.conditioners[0], config.seed)
+    pairs, neutral = prompts.pairs(config.pairs), prompts.everyday(config.neutral)
+    if not pairs:
+        raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
+    seen = _seen(task.pair, writers, [(pair.prompt, pair.anchor) for pair in pairs], neutral, config.seed)
+    deltas: dict[str, Delta] = {f"{name}.weight": _removed(matrix, seen[name], config) for name, matrix in writers.items()}
+    anchors = {concept.name: concept.anchor for concept in task.anchored}
+    record = task.record("refusal-vector", config, anchors, losses=[])
+    return Erasure((ComponentDelta(deltas, Fingerprint.of(network), NETWORK),), record)
+
+
+def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:
+    """The matrices through which attention to the text writes, of the `last` layers, or of all."""
+    found = {name: matrix for name, matrix in cross_attention(network).items() if ".to_out." in name}
+    return dict(list(found.items())[-last:])
+
+
+def _seen(
+    pair: Pair, writers: dict[str, nn.Linear], pairs: Sequence[tuple[str, str]], neutral: Sequence[str], seed: int
+) -> dict[str, _Seen]:
+    """What enters the matrices while videos of both prompts of each pair are made from the same noise, and neutral ones."""
+    seen = {name: _Seen() for name in writers}
+
+    def note(name: str, of_pair: bool, _: nn.Module, args: tuple) -> None:
+        # What is not asked for comes first, twice, then what is asked for.
+        _, asked = args[0].chunk(2)
+        own = seen[name]
+        if of_pair:
+            concept, anchor = asked.chunk(2)
+            rows = (concept - anchor).flatten(0, -2).float()
+            own.difference += rows.sum(0)
+            own.moments += rows.T @ rows
+        else:
+            rows = asked.flatten(0, -2).float()
+            own.others += rows.T @ rows
+        own.counts[not of_pair] += len(rows)
+
+    settings = replace(pair.settings, batch=2)
+    made = [(texts, True) for texts in pairs] + [((text, text), False) for text in neutral]
+    for index, (texts, of_pair) in enumerate(made):
+        with ExitStack() as hooks:
+            for name, matrix in writers.items():
+                hooks.callback(matrix.register_forward_pre_hook(partial(note, name, of_pair)).remove)
+            generate(pair.t2v, list(texts), [seed + index] * 2, settings, what="")
+    return seen
+
+
+@torch.no_grad()
+def _removed(matrix: nn.Linear, seen: _Seen, config: RefusalVectorConfig) -> LowRank:
+    """The change of a matrix that takes the refusal vector out of what enters it."""
+    vector = torch.as_tensor(seen.difference / seen.counts[0])
+    contrast = torch.as_tensor(seen.moments / seen.counts[0] - config.alpha * seen.others / seen.counts[1])
+    rank = min(config.rank, matrix.in_features // 2)
+    leading = torch.linalg.eigh(contrast.double()).eigenvectors[:, -rank:]
+    direction = nn.functional.normalize(leading @ (leading.T @ vector.double()), dim=0)
+    up = -config.lamb * matrix.weight.double() @ direction
+    return LowRank(up[:, None].float().cpu(), direction[None].float().cpu())

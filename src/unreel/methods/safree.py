@@ -1,0 +1,33 @@
+"""SAFREE: no weight changes; tokens that are most of the concept are projected away from it (interventions/projection.py).
+
+Yoon et al., arXiv 2410.12761, as its authors run it on ZeroScope, where the concept is the negative prompt besides. There
+the concept is a list of phrases, of which none is given for things; here it is its wordings.
+"""
+
+from dataclasses import dataclass
+
+from unreel.errors import UnreelError
+from unreel.interventions.safree import Safree
+from unreel.methods._options import option, require
+from unreel.methods._task import Task
+
+
+@dataclass(frozen=True)
+class SafreeConfig:
+    """`alpha` says how much farther from the concept than others a prompt without a token must be."""
+
+    alpha: float = option(0.01, "how much more than others a token must be of the concept (paper: 0.01)")
+
+    def __post_init__(self) -> None:
+        require(self, positive=[], or_zero=["alpha"])
+
+
+Config, NEEDS, AS_PUBLISHED = SafreeConfig, "text", True
+
+
+def learn(task: Task, config: SafreeConfig) -> Safree:
+    """Raises UnreelError for what it makes no use of: images, anchors, what is to be kept."""
+    task.require_no_images()
+    if task.keep or any(concept.anchor is not None for concept in task.concepts):
+        raise UnreelError("SAFREE makes nothing in particular instead, and keeps nothing by name: leave both out")
+    return Safree(task.record("safree", config, losses=[]))

@@ -1,0 +1,37 @@
+"""VideoEraser: no weight changes; SAFREE's projection, and guidance away from the concept (interventions/safree.py).
+
+Xu et al., arXiv 2508.15314, as described: their released code projects the concept's tokens instead of the prompt's, and
+loses the memory over steps in one of its pipelines. Numbers are the paper's, as far as they were found.
+"""
+
+from dataclasses import dataclass
+
+from unreel.errors import UnreelError
+from unreel.interventions.safree import VideoEraser
+from unreel.methods._options import option, require
+from unreel.methods._task import Task
+
+
+@dataclass(frozen=True)
+class VideoEraserConfig:
+    """`guidance_weight` is w of interventions/safree.py, `threshold` theta, `momentum_scale` s, `momentum` beta."""
+
+    alpha: float = option(0.01, "how much more than others a token must be of the concept (paper: 0.01)")
+    guidance_weight: float = 1000.0
+    threshold: float = 1.0
+    momentum_scale: float = 0.5
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self, positive=["guidance_weight"], or_zero=["alpha", "threshold", "momentum_scale", "momentum"])
+
+
+Config, NEEDS, AS_PUBLISHED = VideoEraserConfig, "video", True
+
+
+def learn(task: Task, config: VideoEraserConfig) -> VideoEraser:
+    """Raises UnreelError for what it makes no use of: images, anchors, what is to be kept."""
+    task.require_no_images()
+    if task.keep or any(concept.anchor is not None for concept in task.concepts):
+        raise UnreelError("VideoEraser makes nothing in particular instead, and keeps nothing by name: leave both out")
+    return VideoEraser(task.record("video-eraser", config, losses=[]))
