@@ -1,7 +1,7 @@
 """How fast a batch of takedowns is, and what is left of it when workers die: `python -m benchmarks.batch`.
 
 200 takedowns in the embedded pair's text encoder over a Ray cluster on this machine, whose workers are killed at random
-meanwhile, and the first 60 of them in one process. Then the erasures are counted and read. 20 are made both ways, with one
+meanwhile, and the first 60 of them in one process. Then the erasures are counted and read. Ten are made both ways, with one
 thread, to be compared: sums of several threads round otherwise, and training carries that on.
 """
 
@@ -25,7 +25,7 @@ from unreel.files import write_text
 from unreel.judges import load_judge
 from unreel.workflow import UnlearnJob
 
-TAKEDOWNS, ALONE, COMPARED, SEED = 200, 60, 20, 0
+TAKEDOWNS, ALONE, COMPARED, SEED = 200, 60, 10, 0
 PARTS = ("alone", "ray", "same")
 PAUSE = 20.0  # seconds between two killings, on average
 
