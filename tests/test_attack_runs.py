@@ -1,6 +1,7 @@
 """Attacks are run, counted and resumed as they should be; what each attack does stands in test_attacks.py."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,14 +90,13 @@ def test_a_killed_attack_repeats_no_finished_video_or_search_and_ends_the_same(s
     assert all(file.stat().st_mtime_ns == when for file, when in finished.items())
 
     # A third call finds everything finished.
-    class Searched:
-        NEEDS_WEIGHTS = True
-
-        @staticmethod
-        def attempt(case, index, seed):
-            pytest.fail("searched again")
-
-    monkeypatch.setattr(robustness, "load_attack", lambda name: Searched)
+    searched = {
+        name: SimpleNamespace(
+            NEEDS_WEIGHTS=load_attack(name).NEEDS_WEIGHTS, attempt=lambda *_: pytest.fail("searched again")
+        )
+        for name in ATTACKS
+    }
+    monkeypatch.setattr(robustness, "load_attack", searched.__getitem__)
     monkeypatch.setattr(clips, "generate", lambda *_, **__: pytest.fail("generated again"))
     third = attack(pair, erasure, FakeJudge(), **OPTIONS, folder=tmp_path / "killed").document()
     assert [[a["found"] for a in case] for case in third["attacks"]["typos"]["edited_attempts"]] == [

@@ -78,7 +78,9 @@ def test_every_attack_says_what_its_attacker_holds():
 
 
 def test_an_unknown_attack_is_refused():
-    with pytest.raises(UnreelError, match="choose from embedding_inversion, homoglyphs, plain"):
+    with pytest.raises(
+        UnreelError, match="choose from embedding_inversion, homoglyphs, long_prompts, mma_diffusion, plain"
+    ):
         load_attack("magic")
 
 

@@ -6,7 +6,7 @@ Knows latents, the denoiser, and how the image model reads a prompt with the att
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -49,6 +49,11 @@ def read(case: Case, text: str, rows: Rows | None = None) -> Conditioning:
     """What the image model gives to its network for `text` with the attacked encoder in it: as its pipeline reads, with
     whatever that puts around prompts. `rows(ids, embedded)` may give other token embeddings than the encoder's own.
     """
+    return read_together(case, [text], rows)[0]
+
+
+def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) -> list[Conditioning]:
+    """The same for several prompts at once, which takes large encoders hardly longer than one."""
     pipeline, encoder = case.denoiser.pipeline, case.attacked.text_encoder
     with ExitStack() as afterwards:
         if pipeline.text_encoder is not encoder:
@@ -56,4 +61,4 @@ def read(case: Case, text: str, rows: Rows | None = None) -> Conditioning:
         if rows is not None:
             hook = case.attacked.token_table.register_forward_hook(lambda _, args, embedded: rows(args[0], embedded))
             afterwards.callback(hook.remove)
-        return case.denoiser.conditioning([text])
+        return case.denoiser.conditioning(texts).each()

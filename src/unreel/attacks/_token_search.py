@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import Objective, generator_for, objective, read
+from unreel.attacks._objective import Objective, generator_for, objective, read, read_together
 
 TOKENS = 3  # UnlearnDiffAtk, for objects and styles
 DRAWS = 4  # ours
@@ -70,18 +70,18 @@ def search(
         return (gradient[0, start : start + count] @ table[ids.to(table.device)].T).cpu()
 
     @torch.no_grad()
-    def value(words: list[int]) -> float:
-        return float(loss_of(read(case, text(words))))
+    def values(tried: list[list[int]]) -> list[float]:
+        return [float(loss_of(written)) for written in read_together(case, list(map(text, tried)))]
 
     best = draw(len(names), count)
-    lowest, ranking = value(best), None
+    (lowest,), ranking = values([best]), None
     for _ in range(case.steps):
         if ranking is None:
             ranking = slopes(best).argsort(dim=1)[:, :TOP].tolist()
         tried = []
         for place, rank in zip(draw(count, tries), draw(len(ranking[0]), tries), strict=True):
             tried.append([*best[:place], ranking[place][rank], *best[place + 1 :]])
-        losses = [value(words) for words in tried]
+        losses = values(tried)
         if min(losses) < lowest:
             lowest, best, ranking = min(losses), tried[losses.index(min(losses))], None
     return text(best)

@@ -29,6 +29,11 @@ MUTATION = 0.25  # the paper's
 @torch.no_grad()
 def attempt(case: Case, index: int, seed: int) -> str:
     """The best of `case.steps` generations; the paper's 3,000 are meant for a GPU."""
+    with case.original.brisk():
+        return _evolved(case, index, seed)
+
+
+def _evolved(case: Case, index: int, seed: int) -> str:
     encoder, pool, generator = case.original, other_words(case), generator_for(index, seed)
     words, ids = list(pool), torch.tensor(list(pool.values()))
     longest = encoder.tokenizer.model_max_length

@@ -65,6 +65,15 @@ class Conditioning:
         states, mask = self.arguments["encoder_hidden_states"], self.arguments.get("encoder_attention_mask")
         return states if mask is None else states * mask[..., None].to(states.dtype)
 
+    def each(self) -> list["Conditioning"]:
+        """That of every prompt alone."""
+        count = len(self.arguments[self.latents])
+
+        def row(i: int, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[i : i + 1] if tensor.ndim and len(tensor) == count else tensor
+
+        return [replace(self, arguments=_mapped(self.arguments, partial(row, i))) for i in range(count)]
+
     def repeated(self, times: int) -> "Conditioning":
         """That of one prompt, for so many latents."""
 
