@@ -248,16 +248,16 @@ def images(
     return {"figures": _in_images(bench, learned, prompts, {"explicit": "concept_found"})}
 
 
-# Groups of other words: as a world lists those that its captions use, and those that no training saw.
-WORDINGS = {"trained": ("wordings", "also"), "held_out": ("held_out",)}
+# Groups of other words, as a world lists those of its captions, in two parts, and those that no training of it saw.
+WORDINGS = ("wordings", "also", "held_out")
 
 
 def wordings(cell: Cell, bench: Bench, learned: Intervention, folder: Path, *, images: int, seed: int) -> dict[str, Any]:
-    """What the image model makes of other words for the concept, those of its captions and those that no training saw."""
+    """What the image model makes of other words for the concept, which its name is no part of, by group."""
     concept = Concept(**cell.concept)
     known, prompts = bench.judge.world["concepts"][concept.name.lower()], []  # type: ignore[attr-defined]
-    for group, lists in WORDINGS.items():
-        words = [word for each in lists for word in known[each] if word != concept.name.lower()]
+    for group in WORDINGS:
+        words = [word for word in known[group] if concept.name.lower() not in word]
         texts = [text for word in words for text in ask(concept, word)]
         mixed = random.Random(0).sample(texts, len(texts))
         prompts += [Prompt(mixed[i % len(mixed)], group, concept.name, seed + len(prompts) + i) for i in range(images)]

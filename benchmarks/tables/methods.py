@@ -236,13 +236,14 @@ def wordings(of: str) -> str:
     results = results_of(of)
     rows = [
         [
-            TITLES[method],
+            TITLES.get(run, run),
             *(pooled([entry["figures"][group]["concept_found"] for entry in concepts.values()]) for group in WORDINGS),
         ]
-        for method, concepts in results.items()
+        for run, concepts in results.items()
     ]
     names = ", ".join(next(iter(results.values())))
-    return f"{table(['method', 'words of its captions', 'words it never saw'], rows)}\n\nConcepts: {names}."
+    head = ["method", "its captions' first words", "its captions' other words", "words it never saw"]
+    return f"{table(head, rows)}\n\nConcepts: {names}."
 
 
 def rivals_scan(of: str = "rivals-scan") -> str:
