@@ -106,9 +106,25 @@ def _missed(value: float, bar: float | None) -> str:
     return " (missed)" if bar is not None and not value <= bar else ""
 
 
+def scale() -> str:
+    """From one concept to thousands in one erasure."""
+    rows = [
+        [
+            f"{int(count):,}",
+            *(percent(entry[name], 1) for name in ("residual", "residual_worst", "neighbours", "everyday")),
+            f"{entry['seconds']:,.0f}",
+            f"{entry['megabytes']:.1f}",
+        ]
+        for count, entry in load("scale").items()
+    ]
+    head = ["concepts in one erasure", "way left", "worst tenth of prompts", "what is near moved", "everyday prompts moved"]
+    return table([*head, "seconds", "MB"], rows)
+
+
 TABLES = {
     "real_encoders": real_encoders,
     "real_encoders_summary": real_encoders_summary,
     "real_together": real_together,
+    "scale": scale,
     "text_solvers": text_solvers,
 }

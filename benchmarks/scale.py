@@ -1,0 +1,61 @@
+"""How many concepts fit into one erasure: `python -m benchmarks.scale`, for 1 to 2,000 of them on SmolLM2.
+
+Everyday words of all kinds, unlearned together from text alone, and the self-check on five draws of held-out prompts: what
+is left of the way to the anchors, and how far what is near and everything else moved. Every size is written when it is
+done.
+"""
+
+import random
+from dataclasses import asdict
+from statistics import mean
+from typing import Annotated
+
+import typer
+
+from benchmarks.common import machine, write_entry
+from benchmarks.encoders import encoder
+from unreel import Concept, load_pair, unlearn
+from unreel.evaluation.selfcheck import Exam
+from unreel.methods._task import near_to, prompts_for
+from unreel.prompts import captions
+
+NAME, ENCODER = "scale", "smollm2"
+SIZES = (1, 20, 100, 500, 2000)
+KINDS = {"person": "character", "famous": "face"}  # all others are things
+LEFT_OUT = ("action", "body")  # words that much else is said with
+DRAWS = range(1, 6)
+
+
+def concepts() -> list[Concept]:
+    """More than enough, in an order of their own, so that a larger size holds the smaller ones."""
+    words = [(word, kind) for kind, listed in captions.everyday().items() if kind not in LEFT_OUT for word in listed]
+    drawn = random.Random(0).sample(words, SIZES[-1])
+    return [Concept(word, KINDS.get(kind, "object")) for word, kind in drawn]
+
+
+def main(
+    size: Annotated[list[int] | None, typer.Option(help="only this many concepts; may be repeated")] = None,
+    device: str = "cpu",
+) -> None:
+    pair = load_pair(t2v=str(encoder(ENCODER)), text_only=True, device=device)
+    (conditioner,) = pair.conditioners().values()
+    for count in size or SIZES:
+        chosen = concepts()[:count]
+        erasure = unlearn(chosen, pair)
+        parts = erasure.provenance["parts"]
+        anchored = [Concept(part["concept"], part["kind"], anchor=part["anchor"]) for part in parts]
+        near = near_to(anchored, conditioner, pair.vocabulary)
+        grades = []
+        for seed in DRAWS:
+            prompts = prompts_for(anchored, pair, conditioner, seed, held_out=True)
+            grades.append(asdict(Exam(conditioner, prompts, near).grade(erasure.deltas)))
+        figures = {
+            name: round(mean(grade[name] for grade in grades), 4) for name in grades[0] if grades[0][name] is not None
+        }
+        cost = {"seconds": round(sum(part["seconds"] for part in parts), 1), "megabytes": round(erasure.nbytes / 1e6, 2)}
+        print(count, figures, cost, flush=True)
+        write_entry(NAME, str(count), {**figures, **cost, "check": erasure.provenance["check"], "machine": machine(device)})
+
+
+if __name__ == "__main__":
+    typer.run(main)
