@@ -111,7 +111,7 @@ def scale() -> str:
     rows = [
         [
             f"{int(count):,}",
-            *(percent(entry[name], 1) for name in ("residual", "residual_worst", "neighbours", "everyday")),
+            *(percent(entry[name]) for name in ("residual", "residual_worst", "neighbours", "everyday")),
             f"{entry['seconds']:,.0f}",
             f"{entry['megabytes']:.1f}",
         ]
