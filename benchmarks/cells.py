@@ -298,9 +298,15 @@ def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
     for cell in cells:
         stored, stamp = cell.stored(), bench_of(cell.pair, cell.dtype, device).stamp
         wanted = json.loads(json.dumps({"cell": asdict(cell), **stamp}))
-        if any(stored.get(key) != value for key, value in wanted.items()):
+        if any(_for_cell(cell, stored).get(key) != value for key, value in _for_cell(cell, wanted).items()):
             out.append(cell)
     return out
+
+
+def _for_cell(cell: Cell, content: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds, of the pair's settings of methods those of the cell's own alone."""
+    pair = content.get("pair", {})
+    return content | {"pair": pair | {"methods": pair.get("methods", {}).get(cell.method)}}
 
 
 def write(cell: Cell, content: dict[str, Any]) -> None:
@@ -324,15 +330,18 @@ def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> 
 def main(
     experiment: Annotated[str, typer.Argument(help="the name of a file in benchmarks/experiments")],
     run: Annotated[list[str] | None, typer.Option(help="only runs whose names begin so; may be repeated")] = None,
+    concept: Annotated[list[str] | None, typer.Option(help="only these concepts; may be repeated")] = None,
     folder: Annotated[Path, typer.Option(help="where finished videos are kept")] = FOLDER,
     device: str = "cpu",
     ray: Annotated[str, typer.Option(help="address of a Ray cluster; auto, or local for this machine's cores")] = "",
 ) -> None:
     cells = [cell for cell in cells_of(experiment) if not run or any(cell.run.startswith(name) for name in run)]
+    cells = [cell for cell in cells if not concept or cell.concept["name"] in concept]
     if not cells:
-        raise UnreelError(
-            f"no run of {experiment} is called so: {', '.join(dict.fromkeys(c.run for c in cells_of(experiment)))}"
+        runs, names = (
+            {pick(c): None for c in cells_of(experiment)} for pick in (lambda c: c.run, lambda c: c.concept["name"])
         )
+        raise UnreelError(f"{experiment} has no such cell: its runs are {', '.join(runs)}, its concepts {', '.join(names)}")
     left = missing(cells, device)
     print(f"{experiment}: {len(cells)} cells, {len(left)} to make", flush=True)
     making = over_ray(left, ray, folder, device) if ray else ((cell, made(cell, folder, device)) for cell in left)

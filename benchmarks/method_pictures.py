@@ -4,6 +4,10 @@ The same prompts and seeds for all, in styles that the pair draws clearly: the c
 neighbour.
 """
 
+from typing import Annotated
+
+import typer
+
 from benchmarks.common import contact_sheet
 from unreel import generate, load_pair, unlearn
 from unreel.methods import configure, names
@@ -18,20 +22,22 @@ SEED = 60
 FRAMES = 6
 
 
-def main() -> None:
+def main(
+    method: Annotated[list[str] | None, typer.Option(help="only this method's; may be repeated")] = None,
+) -> None:
     pair = load_pair()
     seeds = [SEED + i for i in range(len(PROMPTS))]
     before = generate(pair.t2v, list(PROMPTS), seeds, pair.settings)
-    for method in names():
-        edited = unlearn(CONCEPT, pair, configure(method, {}, pair.settings))
+    for name in method or names():
+        edited = unlearn(CONCEPT, pair, configure(name, {}, pair.settings))
         with edited.on(pair.t2v) as pipeline:
             after = generate(pipeline, list(PROMPTS), seeds, pair.settings)
         rows = []
         for prompt, first, second in zip(PROMPTS, before, after, strict=True):
             shown = [round(i * (len(first) - 1) / (FRAMES - 1)) for i in range(FRAMES)]
             rows += [(f"{prompt.replace(' in ', chr(10) + 'in ')}\nwithout", first[shown]), ("with", second[shown])]
-        contact_sheet(f"method-{method}", rows, label=230)
+        contact_sheet(f"method-{name}", rows, label=230)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -37,8 +37,7 @@ def search(
     most: int = TOKENS,
     tries: int = TRIES,
 ) -> str | None:
-    """The prompt `before`, at `most` k words of `pool`, `after` after `case.steps` steps, or None if no word fits in
-    between.
+    """The prompt `before`, at `most` k words of `pool`, `after` after `case.steps` steps; None if no word fits between.
 
     Each step makes `tries` of swapping a single word and keeps the best if it lowers the `aim`, by default J.
     """
@@ -78,9 +77,8 @@ def search(
     for _ in range(case.steps):
         if ranking is None:
             ranking = slopes(best).argsort(dim=1)[:, :TOP].tolist()
-        tried = []
-        for place, rank in zip(draw(count, tries), draw(len(ranking[0]), tries), strict=True):
-            tried.append([*best[:place], ranking[place][rank], *best[place + 1 :]])
+        swaps = zip(draw(count, tries), draw(len(ranking[0]), tries), strict=True)
+        tried = [[*best[:place], ranking[place][rank], *best[place + 1 :]] for place, rank in swaps]
         losses = values(tried)
         if min(losses) < lowest:
             lowest, best, ranking = min(losses), tried[losses.index(min(losses))], None
