@@ -134,14 +134,17 @@ def pooled_alone(method: str) -> str:
     return _compared({method: results[method]})
 
 
-def comparison(of: str = "methods") -> str:
-    """Every method that was measured, pooled over the concepts that all of them were measured on."""
+def comparison(of: str = "methods", *, only_complete: bool = False) -> str:
+    """Every method that was measured, pooled over the concepts that all of them were measured on; or those alone that were
+    measured on every concept.
+    """
     everywhere = results_of(of)
     measured = {method: everywhere[method] for method in TITLES if method in everywhere}
     most = max(len(concepts) for concepts in measured.values())
     complete = {method: concepts for method, concepts in measured.items() if len(concepts) == most}
     # A method that was not measured on all of them stands in a table of its own, beside the others on the same concepts.
-    return "\n\n".join(_compared(methods) for methods in ([complete] if complete == measured else [complete, measured]))
+    alone = only_complete or complete == measured
+    return "\n\n".join(_compared(methods) for methods in ([complete] if alone else [complete, measured]))
 
 
 def _compared(measured: dict[str, dict[str, Any]]) -> str:
@@ -160,7 +163,7 @@ def _compared(measured: dict[str, dict[str, Any]]) -> str:
     # Result files may be older than a metric: columns that no method has yet are left out.
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     compared = table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    return f"{compared}\n\n{len(common)} concepts: {', '.join(common)}."
+    return f"{compared}\n\n{len(common)} concept{'s' * (len(common) > 1)}: {', '.join(common)}."
 
 
 def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> dict[str, Any]:

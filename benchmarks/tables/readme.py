@@ -16,7 +16,7 @@ def demo() -> str:
 
 TABLES = {
     "attacks_compared": attacks_compared,
-    "comparison": comparison,
+    "comparison": partial(comparison, only_complete=True),
     "demo": demo,
     "few_shot_summary": partial(summary, "few-shot"),
     "quality": embedded_pair.quality,
