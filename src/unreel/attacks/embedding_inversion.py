@@ -11,7 +11,7 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks._objective import generator_for, objective, read
 from unreel.attacks._words import around
-from unreel.models.conditioner import whole_words
+from unreel.models.conditioner import unused_word
 from unreel.models.denoiser import Conditioning
 
 NEEDS_WEIGHTS = True
@@ -29,7 +29,7 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
     """As `attempt`, with so many draws of noise a step."""
     conditioner, tokenizer = case.attacked, case.attacked.tokenizer
     before, after = around(case)
-    word, placeholder = _placeholder(case, f"{before} {after}")
+    word, placeholder = unused_word(case.original, f"{before} {after}")
     table = conditioner.token_table.weight.detach()
     start = table[tokenizer(case.wording, add_special_tokens=False).input_ids].float().mean(0)
     v = start.clone().requires_grad_()
@@ -47,10 +47,3 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
         (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning()), v)
         optimizer.step()
     return conditioning().embeddings[0].detach()
-
-
-def _placeholder(case: Case, rest: str) -> tuple[str, int]:
-    """A word that is one token, which the rest of the prompt, and what the pipeline puts around it, does not have."""
-    said = set(case.original.tokenize([rest]).ids[0].tolist())
-    words = whole_words(case.attacked.tokenizer).items()
-    return next((word, i) for word, i in words if i not in said and word.isalpha() and word == word.lower())

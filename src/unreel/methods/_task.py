@@ -101,6 +101,12 @@ class Task:
         if self.images is not None:
             raise UnreelError("this method learns from text alone: give images to --method few-shot")
 
+    def require_nothing_instead(self) -> None:
+        if any(concept.anchor is not None for concept in self.concepts):
+            raise UnreelError(
+                "this method makes nothing in particular instead: leave --replace out, or take the default method"
+            )
+
     def require_nothing_to_keep(self) -> None:
         if self.keep:
             raise UnreelError("this method keeps nothing by name: leave --keep out, or take the default method")

@@ -29,7 +29,7 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods._options import finite, option, require
 from unreel.methods._shots import latents_of, made_latents
 from unreel.methods._task import Task
-from unreel.models.conditioner import Conditioner, Trainable, whole_words
+from unreel.models.conditioner import Conditioner, Trainable, unused_word
 from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.weights import Delta
 from unreel.progress import track
@@ -68,8 +68,7 @@ Config, NEEDS, AS_PUBLISHED = AdvUnlearnConfig, "images", True
 def learn(task: Task, config: AdvUnlearnConfig) -> Erasure:
     """Raises UnreelError for several concepts, several text encoders, anything to keep by name, and an anchor."""
     concept = task.only_concept()
-    if concept.anchor is not None:
-        raise UnreelError("AdvUnlearn makes nothing in particular instead: leave --replace out, or take another method")
+    task.require_nothing_instead()
     if len(task.conditioners) > 1:
         raise UnreelError("AdvUnlearn attacks one text encoder, and this model has several: choose another method")
     config, denoiser, latents = latents_of(task, config)
@@ -157,9 +156,7 @@ def _attacked(
     if first is None:
         yield lambda: denoiser.conditioning([prompt])
         return
-    ids, words = set(conditioner.tokenizer(prompt).input_ids), whole_words(conditioner.tokenizer).items()
-    # Some pipelines read lower case only.
-    word, placeholder = next((w, i) for w, i in words if i not in ids and w.isalpha() and w == w.lower())
+    word, placeholder = unused_word(conditioner, prompt)
     table = conditioner.token_table.weight.detach()
     v = table[torch.randint(len(table), (1,), generator=generator)][0].float().clone().requires_grad_()
 

@@ -53,8 +53,7 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
     """
     task.require_no_images()
     task.require_nothing_to_keep()
-    if any(concept.anchor is not None for concept in task.concepts):
-        raise UnreelError("ESD makes nothing in particular instead: leave --replace out, or take another method")
+    task.require_nothing_instead()
     network = network_of(task.pair.t2v)
     matrices = {} if network is None else cross_attention(network)
     if not matrices:

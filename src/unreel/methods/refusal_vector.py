@@ -27,7 +27,7 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._options import option, require
 from unreel.methods._task import Task
-from unreel.models.adapter import cross_attention, guides_in_one_call, network_of
+from unreel.models.adapter import guides_in_one_call, network_of, text_writers
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate
 from unreel.models.weights import Delta, Fingerprint, LowRank
@@ -92,8 +92,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
 
 def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:
     """The matrices through which attention to the text writes, of the `last` layers, or of all."""
-    found = {name: matrix for name, matrix in cross_attention(network).items() if ".to_out." in name}
-    return dict(list(found.items())[-last:])
+    return dict(list(text_writers(network).items())[-last:])
 
 
 def _seen(

@@ -6,7 +6,6 @@ the concept is a list of phrases, of which none is given for things; here it is 
 
 from dataclasses import dataclass
 
-from unreel.errors import UnreelError
 from unreel.interventions.safree import Safree
 from unreel.methods._options import option, require
 from unreel.methods._task import Task
@@ -28,6 +27,6 @@ Config, NEEDS, AS_PUBLISHED = SafreeConfig, "text", True
 def learn(task: Task, config: SafreeConfig) -> Safree:
     """Raises UnreelError for what it makes no use of: images, anchors, what is to be kept."""
     task.require_no_images()
-    if task.keep or any(concept.anchor is not None for concept in task.concepts):
-        raise UnreelError("SAFREE makes nothing in particular instead, and keeps nothing by name: leave both out")
+    task.require_nothing_to_keep()
+    task.require_nothing_instead()
     return Safree(task.record("safree", config, losses=[]))

@@ -29,7 +29,7 @@ from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._low_rank import Factors
 from unreel.methods._options import finite, option, require
 from unreel.methods._task import Task
-from unreel.models.adapter import cross_attention, network_of
+from unreel.models.adapter import network_of, text_writers
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.weights import Delta, Fingerprint
@@ -90,10 +90,9 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
     """
     task.require_no_images()
     task.require_nothing_to_keep()
-    if any(concept.anchor is not None for concept in task.concepts):
-        raise UnreelError("T2VUnlearning makes nothing in particular instead: leave --replace out, or take another method")
+    task.require_nothing_instead()
     network, settings = network_of(task.pair.t2v), task.pair.settings
-    writers = {} if network is None else {n: m for n, m in cross_attention(network).items() if ".to_out." in n}
+    writers = {} if network is None else text_writers(network)
     if not writers:
         raise UnreelError(
             f"adapters go beside attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another "

@@ -6,7 +6,6 @@ loses the memory over steps in one of its pipelines. Numbers are the paper's, as
 
 from dataclasses import dataclass
 
-from unreel.errors import UnreelError
 from unreel.interventions.safree import VideoEraser
 from unreel.methods._options import option, require
 from unreel.methods._task import Task
@@ -32,6 +31,6 @@ Config, NEEDS, AS_PUBLISHED = VideoEraserConfig, "video", True
 def learn(task: Task, config: VideoEraserConfig) -> VideoEraser:
     """Raises UnreelError for what it makes no use of: images, anchors, what is to be kept."""
     task.require_no_images()
-    if task.keep or any(concept.anchor is not None for concept in task.concepts):
-        raise UnreelError("VideoEraser makes nothing in particular instead, and keeps nothing by name: leave both out")
+    task.require_nothing_to_keep()
+    task.require_nothing_instead()
     return VideoEraser(task.record("video-eraser", config, losses=[]))

@@ -82,6 +82,11 @@ def cross_attention(network: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+def text_writers(network: nn.Module) -> dict[str, nn.Linear]:
+    """The matrices through which attention to the text writes, by name."""
+    return {name: matrix for name, matrix in cross_attention(network).items() if ".to_out." in name}
+
+
 def decodes_in_tiles_only(pipeline: Any) -> bool:
     """Whether the pipeline's autoencoder cannot decode a video in one piece."""
     return type(pipeline).__name__ == "AllegroPipeline"

@@ -509,3 +509,12 @@ def whole_words(tokenizer: Any) -> dict[str, int]:
     read_back = tokenizer([f" {word}" for word in words], add_special_tokens=False).input_ids
     rows = zip(words, ids, read_back, strict=True)
     return {word: i for word, i, back in rows if back == [i] and word and word.isprintable()}
+
+
+def unused_word(conditioner: Conditioner, text: str) -> tuple[str, int]:
+    """A word that is one token, with it, which a text, and what the pipeline puts around it, does not have; in lower case,
+    since some pipelines read nothing else.
+    """
+    said = set(conditioner.tokenize([text]).ids[0].tolist())
+    words = whole_words(conditioner.tokenizer).items()
+    return next((word, i) for word, i in words if i not in said and word.isalpha() and word == word.lower())
