@@ -17,7 +17,7 @@ from unreel.models.adapter import call_with
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
-from unreel.models.sampling import generate, generate_images
+from unreel.models.sampling import Start, generate, generate_images
 from unreel.prompts.concept import Concept
 
 PROMPT = "a photo of a Tokyo Tower"
@@ -79,7 +79,8 @@ def test_every_attack_says_what_its_attacker_holds():
 
 def test_an_unknown_attack_is_refused():
     with pytest.raises(
-        UnreelError, match="choose from embedding_inversion, homoglyphs, long_prompts, mma_diffusion, plain"
+        UnreelError,
+        match="choose from embedding_inversion, homoglyphs, initial_latents, long_prompts",
     ):
         load_attack("magic")
 
@@ -90,7 +91,9 @@ def test_an_attempt_repeats_and_leaves_the_models_as_found(case, name):
     before = {key: weights(model) for key, model in models.items()}
     learning = {key: [p.requires_grad for p in model.parameters()] for key, model in models.items()}
     first, second = (load_attack(name).attempt(case, 1, 7) for _ in range(2))
-    if isinstance(first, torch.Tensor):
+    if isinstance(first, Start):
+        assert (first.prompt, first.share) == (second.prompt, second.share) and torch.equal(first.latents, second.latents)
+    elif isinstance(first, torch.Tensor):
         assert torch.equal(first, second) and not first.requires_grad
         assert first.shape == case.attacked.encode([PROMPT])[0].shape
     else:
@@ -127,6 +130,15 @@ def test_prompts_by_hand_fit_differ_and_end(case, name, kind, prompt, wording, s
     assert len(attempts) >= 4
     assert len(set(ids)) == len(ids)
     assert max(map(len, ids)) <= tokenizer.model_max_length
+
+
+def test_transliterations_are_in_three_scripts_whole_and_word_by_word(case):
+    attempts = [load_attack("transliteration").attempt(case, index, 0) for index in range(10)]
+    said = [attempt.removeprefix("a photo of a ").split() for attempt in attempts if attempt]
+    assert said[:2] == [["токйо", "товер"], ["τοκιο", "τοουερ"]]
+    assert len(said) == 9 and not re.search("[a-z]", " ".join(said[2]))
+    for script, (first, last) in enumerate(said[:3]):
+        assert said[3 + 2 * script : 5 + 2 * script] == [[first, "tower"], ["tokyo", last]]
 
 
 def test_long_prompts_say_the_prompt_once_among_much_else_and_otherwise_with_every_seed(case):

@@ -31,6 +31,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.families import FAMILIES, known
 from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
+from unreel.models.sampling import Start
 from unreel.report.page import write_report
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -372,6 +373,7 @@ def test_a_network_for_the_noisy_half_learns_from_its_own_timesteps_only(monkeyp
 
 
 VIDEO = [name for family in FAMILIES for name in family.t2v]
+START_REFUSED: set[str] = set()  # give out other latents than their schedulers see
 FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "MochiPipeline": 7}  # others make any odd number
 
 
@@ -406,6 +408,23 @@ def test_a_report_tells_of_every_text_encoder(tmp_path):
 def load_settings(pipeline, **given):
     """As it is loaded: with the pipeline's own settings, but for what was given."""
     return VideoModel(pipeline, replace(settings_of("", pipeline), **given), "tiny")
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_every_video_model_starts_from_a_video_or_says_why_not(name):
+    model = build(name)
+    video = load_settings(model, steps=4, frames=FRAMES.get(name, 5), size=size(model))
+    denoiser = Denoiser.of(model, video.settings.size, video.settings.frames)
+    clip = denoiser.finished("a castle", 1, video.settings)
+    before = generate(model, ["a dog"], [2], video.settings)
+    try:
+        far, near = (generate(model, [Start("a dog", clip, share)], [2], video.settings) for share in (1.0, 0.0))
+    except UnreelError as refused:
+        assert name in START_REFUSED and "start from a video" in str(refused)
+    else:
+        assert name not in START_REFUSED
+        assert (far == before).all() and not (near == before).all()
+    assert "step" not in vars(model.scheduler)
 
 
 @pytest.mark.parametrize("name", VIDEO)

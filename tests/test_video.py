@@ -4,11 +4,13 @@ from dataclasses import replace
 import av
 import numpy as np
 import pytest
+import torch
 from conftest import SETTINGS
 from PIL import Image
 
 from unreel import UnreelError, generate
-from unreel.models.sampling import encode_mp4, generate_images, load_images
+from unreel.models.denoiser import Denoiser
+from unreel.models.sampling import Start, encode_mp4, generate_images, load_images
 
 
 def test_a_seed_means_the_same_video_wherever_it_stands(pair):
@@ -31,6 +33,30 @@ def test_a_seed_means_the_same_video_wherever_it_stands(pair):
 def test_what_a_pipeline_cannot_make_is_one_line(pair, wrong, reason):
     with pytest.raises(UnreelError, match=f"^AnimateDiffPipeline cannot generate with .*{reason}"):
         generate(pair.t2v, ["a cat"], [0], replace(SETTINGS, **wrong))
+
+
+def test_a_video_goes_on_from_another_as_much_as_little_noise_lets_it(embedded):
+    pipeline, settings = embedded.t2v, embedded.settings
+    elephants = Denoiser.of(pipeline, None, settings.frames).finished("a photo of an elephant", 3, settings)
+    frames = generate(pipeline, ["a photo of an elephant"], [3], settings).astype(float)
+    own = pipeline.scheduler.step.__func__
+
+    def apart(share):
+        made = generate(pipeline, [Start("a photo of a pizza", elephants, share)], [4], settings)
+        return np.abs(made - frames).mean()
+
+    near, middle, far = (apart(share) for share in (0.2, 0.6, 1.0))
+    assert near < middle < far and near < 0.5 * far
+    assert far == np.abs(generate(pipeline, ["a photo of a pizza"], [4], settings) - frames).mean()
+    assert pipeline.scheduler.step.__func__ is own and "step" not in vars(pipeline.scheduler)
+
+
+def test_videos_made_together_start_at_the_same_share(pair):
+    latents = torch.zeros(1, 4, 4, 4, 4)
+    with pytest.raises(UnreelError, match="start at the same share"):
+        generate(pair.t2v, [Start("a cat", latents, share) for share in (0.5, 0.9)], [1, 2], pair.settings)
+    with pytest.raises(UnreelError, match="cannot start from a video here"):
+        generate(pair.t2v, [Start("a cat", latents[:, :, :1], 0.1)], [1], replace(pair.settings, steps=4))
 
 
 def test_images_come_one_for_each_prompt(pair):

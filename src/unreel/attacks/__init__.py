@@ -1,13 +1,13 @@
 """Attacks try to bring a concept back: one module an attack, each a single function.
 
-    def attempt(case: Case, index: int, seed: int) -> str | torch.Tensor | None
+    def attempt(case: Case, index: int, seed: int) -> Asked | None
 
 gives the attack's attempt number `index`: a prompt, or prompt embeddings (tokens, width) that go straight to the denoiser,
-or None if it has no more. The same case, index and seed give the same attempt, so a killed run goes on where it was. A
-module also says what its attacker holds: `NEEDS_WEIGHTS` is True for attacks that read the attacked text encoder or the
-denoiser; and where it is `STUDIES = "video"`, it reads the whole attacked video model, not the text encoder and the image
-model. One that holds no weights and gives embeddings says `GIVES_EMBEDDINGS = True`. Whether an attempt works is not for
-the attack to say: that is judged on videos.
+or a prompt with a video to start from; or None if it has no more. The same case, index and seed give the same attempt, so a
+killed run goes on where it was. A module also says what its attacker holds: `NEEDS_WEIGHTS` is True for attacks that read
+the attacked text encoder or the denoiser. Where it is `STUDIES = "video"`, it reads whole videos and the video model, not
+pictures and the image model; and one that gives embeddings says `GIVES_EMBEDDINGS = True`. Whether an attempt works is not
+for the attack to say: that is judged on videos.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from unreel.prompts.concept import Concept
 
 if TYPE_CHECKING:
     import torch
+
+    from unreel.models.sampling import Asked
 
 
 _REGISTRY = Registry("attacks", __path__, "attack", ("NEEDS_WEIGHTS", "attempt"))
@@ -52,7 +54,7 @@ class Attack(Protocol):
 
     NEEDS_WEIGHTS: bool
 
-    def attempt(self, case: Case, index: int, seed: int) -> "str | torch.Tensor | None": ...
+    def attempt(self, case: Case, index: int, seed: int) -> "Asked | None": ...
 
 
 def names() -> list[str]:

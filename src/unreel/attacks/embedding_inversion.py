@@ -14,7 +14,7 @@ from unreel.attacks._words import around
 from unreel.models.conditioner import unused_word
 from unreel.models.denoiser import Conditioning
 
-NEEDS_WEIGHTS = True
+NEEDS_WEIGHTS, GIVES_EMBEDDINGS = True, True
 DRAWS = 4  # the paper's batch of 4 images
 RATE = 0.5  # ours, in units of the table's spread, for some hundred steps; the paper takes 5,000
 STEPS = 5  # for each of the case's, since a step of a token search costs about as much as five of these

@@ -14,7 +14,7 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks.embedding_inversion import inverted
 
-NEEDS_WEIGHTS, STUDIES = True, "video"
+NEEDS_WEIGHTS, STUDIES, GIVES_EMBEDDINGS = True, "video", True
 DRAWS = 1  # a video costs as much as many pictures
 
 

@@ -5,7 +5,7 @@ Knows attacks as functions that hand out attempts; knows nothing about how they 
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from unreel.models.adapter import reads_latents_of_pictures, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
-from unreel.models.sampling import generate_images, to_tensor
+from unreel.models.sampling import Asked, Start, generate_images, to_tensor
 from unreel.progress import track
 from unreel.prompts.concept import Concept
 
@@ -137,7 +137,7 @@ def attack(
     searching = [name for name, module in modules.items() if _studies(module, "encoder")]
     _require_sensible(pair, erasure, judge, concept, searching, cases, budgets, steps)
     of_videos = [name for name, module in modules.items() if _studies(module, "video")]
-    _require_one_encoder(pair, [*of_videos, *(name for name, module in modules.items() if _gives_embeddings(module))])
+    _require_one_encoder(pair, [name for name, module in modules.items() if _gives_embeddings(module)])
     original = Conditioner.of(pair.t2i)
     # The second half of a group only repeats the first.
     prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
@@ -201,8 +201,8 @@ def _gives_embeddings(attack: Attack) -> bool:
 
 
 def _studies(attack: Attack, what: str) -> bool:
-    """Whether an attack reads the attacked text \"encoder\", with the image model, or the attacked \"video\" model."""
-    return attack.NEEDS_WEIGHTS and getattr(attack, "STUDIES", "encoder") == what
+    """Whether an attack reads the attacked text \"encoder\", with the image model, or \"video\"s of the video model."""
+    return getattr(attack, "STUDIES", "encoder" if attack.NEEDS_WEIGHTS else "") == what
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _run(
         still = [i for i, attempts in enumerate(out) if len(attempts) == index and not any(a.found for a in attempts)]
         bar = track(still, f"{name}: searching", "case", brief=True)
         tries = [(i, _attempt(name, cases[i], i, index, seed, cache, erasure)) for i in bar]
-        for kind in (str, torch.Tensor):
+        for kind in (str, torch.Tensor, Start):
             chosen = [(i, tried) for i, tried in tries if isinstance(tried, kind)]
             if not chosen:
                 continue
@@ -301,28 +301,34 @@ def _run(
             made = zip(chosen, seeds, places, cache.read(batches), strict=True)
             for (i, tried), number, (batch, place), video in made:
                 shown = judge.probabilities(video[None], [cases[i].concept.name])[..., 0] >= judge.threshold
-                prompt = tried if isinstance(tried, str) else ""
-                out[i].append(Attempt(prompt, number, shown[0], batch, place))
+                out[i].append(Attempt(_words(tried), number, shown[0], batch, place))
     return out
 
 
 def _attempt(
     name: str, case: Case, place: int, index: int, seed: int, cache: VideoCache, erasure: Intervention | None
-) -> str | torch.Tensor | None:
+) -> Asked | None:
     """An attack's attempt, searched once and then read from the cache's folder."""
     module = load_attack(name)
     studied = erasure.identity if erasure and module.NEEDS_WEIGHTS else ""  # all others do not know what they attack
     key = [name, cache.identity, studied, case.prompt, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
     if not file.is_file():
-        studied_on = erasure.on(case.denoiser.pipeline) if erasure and _studies(module, "video") else nullcontext()
-        with studied_on:
+        with ExitStack() as studied_on:
+            if erasure and module.NEEDS_WEIGHTS and _studies(module, "video"):
+                studied_on.enter_context(erasure.on(case.denoiser.pipeline))
             attempt = module.attempt(case, index, seed + SEEDS_PER_CASE * place)
-        if attempt is None:
-            return None
-        prompt = attempt if isinstance(attempt, str) else ""
+        if attempt is None or isinstance(attempt, Start):  # which nobody searched for
+            return attempt
         tensor = torch.zeros(0) if isinstance(attempt, str) else attempt.detach().cpu()
-        write_tensors(file, {"embeddings": tensor}, {"prompt": prompt})
+        write_tensors(file, {"embeddings": tensor}, {"prompt": _words(attempt)})
     stored, said_by = read_tensors(file, ("embeddings",))
     tensor = stored["embeddings"]
     return tensor.to(case.original.device) if tensor.numel() else said_by.get("prompt", "")
+
+
+def _words(attempt: Asked) -> str:
+    """The prompt of an attempt; empty where it gives embeddings."""
+    if isinstance(attempt, Start):
+        return attempt.prompt
+    return attempt if isinstance(attempt, str) else ""

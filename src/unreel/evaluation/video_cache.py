@@ -20,7 +20,7 @@ from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
 from unreel.models.adapter import modules_of, network_of, usual_call
 from unreel.models.pair import VideoModel
-from unreel.models.sampling import generate
+from unreel.models.sampling import Asked, Start, generate
 from unreel.models.weights import Fingerprint, precision
 from unreel.progress import Work, drawn
 
@@ -30,11 +30,11 @@ class Batch:
     """Videos that are generated together, and the file that holds them once they are finished.
 
     Always the same videos together, since a batch's size leaves traces in the last bits. `prompts` may hold prompt
-    embeddings (tokens, width) in place of words, but not both in one batch.
+    embeddings (tokens, width) or starts in place of words, but not several kinds in one batch.
     """
 
     file: Path
-    prompts: tuple[str | torch.Tensor, ...]
+    prompts: tuple[Asked, ...]
     seeds: tuple[int, ...]
     erasure: Intervention | None
 
@@ -58,14 +58,12 @@ class VideoCache:
         sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)} | usual_call(pipeline)
         self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 
-    def batches(
-        self, prompts: Sequence[str | torch.Tensor], seeds: Sequence[int], erasure: Intervention | None = None
-    ) -> list[Batch]:
+    def batches(self, prompts: Sequence[Asked], seeds: Sequence[int], erasure: Intervention | None = None) -> list[Batch]:
         """The batches that make one video per prompt and seed with `erasure` on, in order."""
         size, out = self.model.settings.batch, []
         for start in range(0, len(prompts), size):
             texts, numbers = tuple(prompts[start : start + size]), tuple(seeds[start : start + size])
-            asked = [text if isinstance(text, str) else _digest(text) for text in texts]
+            asked = [_named(text) for text in texts]
             file = tensor_file(self.folder, [self.identity, erasure.identity if erasure else "", asked, numbers])
             out.append(Batch(file, texts, numbers, erasure))
         return out
@@ -104,12 +102,17 @@ class VideoCache:
         return np.array([float(_open(batch)["seconds"][0]) / len(batch.prompts) for batch in batches])
 
 
-def _digest(embedding: torch.Tensor) -> str:
-    return hashlib.sha256(embedding.float().cpu().contiguous().numpy().tobytes()).hexdigest()
+def _named(asked: Asked) -> str:
+    """What was asked for, in words, or as a digest of what is not said in words."""
+    if isinstance(asked, Start):
+        return f"{asked.prompt} from {asked.share} of {_named(asked.latents)}"
+    if isinstance(asked, torch.Tensor):
+        return hashlib.sha256(asked.float().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return asked
 
 
 def _write(batch: Batch, videos: np.ndarray, seconds: float) -> None:
-    prompts = [prompt if isinstance(prompt, str) else _digest(prompt) for prompt in batch.prompts]
+    prompts = [_named(prompt) for prompt in batch.prompts]
     metadata = {"prompts": json.dumps(prompts), "seeds": json.dumps(batch.seeds)}
     made = torch.from_numpy(np.ascontiguousarray(videos))
     write_tensors(batch.file, {"videos": made, "seconds": torch.tensor([seconds], dtype=torch.float64)}, metadata)

@@ -113,6 +113,18 @@ def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, torch.Tenso
     return {"prompt_embeds": embeddings, **mask}
 
 
+def as_stepped(latents: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """Latents of videos as a pipeline's scheduler sees them, to which some give frames as if they were pictures.
+
+    Raises UnreelError if it sees others.
+    """
+    if latents.ndim == 5 and sample.ndim == 4:
+        latents = latents.transpose(1, 2).flatten(0, 1)
+    if latents.shape != sample.shape:
+        raise UnreelError("the pipeline gives out other latents than its scheduler sees: it cannot start from a video here")
+    return latents.to(sample)
+
+
 def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
     """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads.
 

@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unreel.errors import UnreelError
 from unreel.models.adapter import (
+    as_stepped,
     calls_of,
     first_call,
     frames_argument,
@@ -194,6 +195,33 @@ class Denoiser:
         t = self.scheduler.timesteps[steps : steps + 1].to(latents.device)
         return latents[-1:].float(), t
 
+    @contextmanager
+    def starting_from(self, latents: torch.Tensor, noise: torch.Tensor, share: float) -> Iterator[None]:
+        """Inside, the pipeline goes on from `latents` with as much `noise` as there is at that share of its timesteps,
+        where it would have come from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). Steps before that are done and
+        thrown away.
+
+        Raises UnreelError, when it is called, for a pipeline whose scheduler sees other latents than it gives out.
+        """
+        own = self.scheduler.step
+        takes = inspect.signature(own)
+
+        @wraps(own)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            given, out = takes.bind(*args, **kwargs).arguments, own(*args, **kwargs)
+            steps = self.scheduler.timesteps
+            t = steps[int((steps - float(given["timestep"])).abs().argmin()) + 1 :][:1].to(latents.device)
+            if not len(t) or abs(float(t) / self.timesteps - self._inverted) < share:
+                return out
+            made = as_stepped(self.noisy(latents, noise, t.expand(len(latents))), given["sample"])
+            return (made, *out[1:]) if isinstance(out, tuple) else type(out)(**out | {"prev_sample": made})
+
+        self.scheduler.step = step
+        try:
+            yield
+        finally:
+            del self.scheduler.step
+
     def conditioning(self, prompts: Sequence[str]) -> Conditioning:
         """What the pipeline itself gives to its network for `prompts`, up to the first call of it, without guidance."""
         call = inspect.unwrap(type(self.pipeline).__call__)  # without its no_grad
@@ -300,7 +328,7 @@ class Denoiser:
         if self._predicts == "flow_prediction":
             time = (timesteps.to(latents) / self.timesteps).view(-1, *rank)
             return (time, 1 - time) if self._inverted else (1 - time, time)
-        alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, *rank)
+        alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps.long()].view(-1, *rank)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
 

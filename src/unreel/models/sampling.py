@@ -5,6 +5,8 @@ Knows pipelines and pixels; knows nothing about concepts or judges, and of erasu
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import torch
 from unreel.errors import UnreelError
 from unreel.files import write_bytes
 from unreel.models.adapter import as_prompts, made_by, set_up, undisturbed
+from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.progress import track
 
@@ -28,6 +31,18 @@ def to_tensor(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A prompt, and latents (1, ...) of a video to go on from, with as much noise as there is at a `share` of the way."""
+
+    prompt: str
+    latents: torch.Tensor
+    share: float
+
+
+Asked = str | torch.Tensor | Start  # words, embeddings (tokens, width) that go straight to the denoiser, or a start
+
+
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
     # On the CPU whatever the device: the same seed is then the same noise everywhere.
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -35,7 +50,7 @@ def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 def _batches(
     pipeline: "DiffusionPipeline",
-    prompts: Sequence[str | torch.Tensor],
+    prompts: Sequence[Asked],
     seeds: Sequence[int],
     settings: Settings,
     what: str,
@@ -46,17 +61,36 @@ def _batches(
     batch = settings.batch
     starts = range(0, len(prompts), batch)
     for start in track(starts, what) if what else starts:
-        part = prompts[start : start + batch]
-        embeddings = [prompt for prompt in part if isinstance(prompt, torch.Tensor)]
-        words: dict[str, Any] = as_prompts(pipeline, torch.stack(embeddings)) if embeddings else {"prompt": list(part)}
-        yield made_by(
-            pipeline,
-            **words,
-            generator=_generators(seeds[start : start + batch]),
-            num_inference_steps=settings.steps,
-            output_type="np",
-            **options,
-        )
+        part, numbers = prompts[start : start + batch], seeds[start : start + batch]
+        with _begun(pipeline, part, numbers) as words:
+            made = made_by(
+                pipeline,
+                **words,
+                generator=_generators(numbers),
+                num_inference_steps=settings.steps,
+                output_type="np",
+                **options,
+            )
+        yield made
+
+
+@contextmanager
+def _begun(pipeline: "DiffusionPipeline", asked: Sequence[Asked], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Gives what the pipeline's call takes for what is asked, all of one kind; inside, it starts where that says."""
+    embeddings = [prompt for prompt in asked if isinstance(prompt, torch.Tensor)]
+    begun = [prompt for prompt in asked if isinstance(prompt, Start)]
+    if not begun:
+        yield as_prompts(pipeline, torch.stack(embeddings)) if embeddings else {"prompt": list(asked)}
+        return
+    if len({start.share for start in begun}) > 1:
+        raise UnreelError("videos that are made together start at the same share of the way")
+    latents = torch.cat([start.latents for start in begun])
+    noise = [
+        torch.randn(start.latents.shape, generator=of)
+        for start, of in zip(begun, _generators([seed + 1 for seed in seeds]), strict=True)
+    ]
+    with Denoiser.of(pipeline).starting_from(latents, torch.cat(noise).to(latents.device), begun[0].share):
+        yield {"prompt": [start.prompt for start in begun]}
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
@@ -83,7 +117,7 @@ def generate_images(
 @torch.inference_mode()
 def generate(
     pipeline: "DiffusionPipeline",
-    prompts: Sequence[str | torch.Tensor],
+    prompts: Sequence[Asked],
     seeds: Sequence[int],
     settings: Settings,
     *,
@@ -91,8 +125,8 @@ def generate(
 ) -> np.ndarray:
     """One video per prompt and seed: (n, frames, height, width, 3) uint8. `what` names the progress bar; empty: none.
 
-    In place of words, prompts may be embeddings (tokens, width), which go straight to the denoiser. No other thread puts
-    erasures on or off meanwhile.
+    In place of words, prompts may all be embeddings (tokens, width), which go straight to the denoiser, or all say where to
+    start. No other thread puts erasures on or off meanwhile.
     Raises UnreelError for what the pipeline cannot make.
     """
     with (
