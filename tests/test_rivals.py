@@ -17,6 +17,7 @@ from unreel.methods.uce import UCEConfig, others, text_projections
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
+from unreel.unlearning import check
 from unreel.workflow import combine
 
 CASTLE = Concept("castle", synonyms=("fortress",))
@@ -110,6 +111,26 @@ def test_edits_of_what_denoises_add_up_and_cannot_be_exported(pair, tmp_path):
     with pytest.raises(UnreelError, match="exports hold text encoders"):
         export(total, pair.t2v, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_edit_of_what_denoises_goes_on_top_of_one_of_the_text_encoder(pair, tmp_path):
+    reading, denoising = unlearn(Concept("castle", anchor="house"), pair), uce(pair, Concept("castle"), "house", ["cat"])
+    both = reading + denoising
+    before = [weights(part) for part in (pair.t2v.text_encoder, pair.t2v.unet)]
+    reading.apply(pair.t2v), denoising.apply(pair.t2v)
+    wanted = [weights(part) for part in (pair.t2v.text_encoder, pair.t2v.unet)]
+    denoising.remove(pair.t2v), reading.remove(pair.t2v)
+    again = load_intervention(both.save_pretrained(tmp_path / "both"))
+    with again.on(pair.t2v):
+        on = [weights(part) for part in (pair.t2v.text_encoder, pair.t2v.unet)]
+    assert all(same(*each) for each in zip(wanted, on, strict=True)) and not same(before[1], on[1])
+    assert check(both, pair).document() == reading.provenance["check"]
+    card = (tmp_path / "both" / "README.md").read_text()
+    assert "for what denoises there" in card and "how the denoiser reads text; the rest of it still" in card
+    with pytest.raises(UnreelError, match=r"has no network|another network"):
+        both.apply(pair.t2i)
+    with pytest.raises(UnreelError, match="exports hold text encoders"):
+        export(both, pair.t2v, tmp_path / "exported")
 
 
 @pytest.mark.parametrize(

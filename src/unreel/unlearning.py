@@ -133,6 +133,7 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     conditioners = list(pair.conditioners().values())
     parts = erasure.provenance["parts"]
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
+    concepts = list(dict.fromkeys(concepts))  # one may be erased by two methods
     # As recorded, even where a sum of erasures forgets one's anchor too.
     concepts = [
         concept

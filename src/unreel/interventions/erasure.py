@@ -92,19 +92,29 @@ class Erasure(Intervention):
         return any(component.of == TEXT_ENCODER for component in self.components)
 
     @property
+    def edits_network(self) -> bool:
+        return any(component.of == NETWORK for component in self.components)
+
+    @property
     def about(self) -> str:
         encoder = self.provenance["encoder"]
-        if self.edits_text_encoder:
-            return (
-                f"Weight changes for the text encoder of `{encoder}`, to make the models that share it forget the concept"
-            )
-        return f"Weight changes for what denoises in `{encoder}`, to make that one model forget the concept"
+        if self.edits_text_encoder and self.edits_network:
+            what = f"the text encoder of `{encoder}` and for what denoises there, to make that one model"
+        elif self.edits_text_encoder:
+            what = f"the text encoder of `{encoder}`, to make the models that share it"
+        else:
+            what = f"what denoises in `{encoder}`, to make that one model"
+        return f"Weight changes for {what} forget the concept"
 
     @property
     def limits(self) -> str:
-        kept, held = ("denoiser", "text encoder") if self.edits_text_encoder else ("text encoder", "denoiser")
+        if self.edits_text_encoder and self.edits_network:
+            held, still = "weights", "The text encoder changes and how the denoiser reads text; the rest of it"
+        else:
+            held, kept = ("text encoder", "denoiser") if self.edits_text_encoder else ("denoiser", "text encoder")
+            still = f"Only the {held} changes; the {kept}"
         return (
-            f"Only the {held} changes; the {kept} still knows the concept. This protects a service that hosts the model, "
+            f"{still} still knows the concept. This protects a service that hosts the model, "
             "or a release of the changed weights, against prompts that name the concept, as far as its figures go; "
             "`unreel attack` tries adversarial ones, with results in `attacks/` if it was run. It does not withstand "
             f"someone who holds all weights and puts the original {held} back, fine-tunes, or searches what text "
@@ -142,7 +152,9 @@ class Erasure(Intervention):
         return sum(tensor.numel() * tensor.element_size() for tensor in self._stored().values())
 
     def __add__(self, other: "Erasure") -> "Erasure":
-        """One erasure that does what both do. Raises UnreelError if they are the same, or share no component."""
+        """One erasure that does what both do. Raises UnreelError if they are the same, or change text encoders, or
+        networks, none of which is the same.
+        """
         if self == other:
             raise UnreelError(f"they are the same erasure of {', '.join(self.concepts)}: once is enough")
         components = list(self.components)
@@ -152,7 +164,8 @@ class Erasure(Intervention):
                 components[same[0]] += new
             else:
                 components.append(new)
-        if len(components) == len(self.components) + len(other.components):
+        of_one, of_other = ({component.of for component in each.components} for each in (self, other))
+        if of_one & of_other and len(components) == len(self.components) + len(other.components):
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
         parts = self.provenance["parts"] + other.provenance["parts"]
         # What was said of each does not hold for both together.

@@ -123,7 +123,7 @@ def export(
     folder = Path(folder)
     require(format, tolerance)
     require_new(folder, overwrite, EXPORT_FILE)
-    if not erasure.edits_text_encoder:
+    if erasure.edits_network:
         raise UnreelError("exports hold text encoders, and this erasure changes what denoises: put it on with unreel")
     if active_interventions(model):
         raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
