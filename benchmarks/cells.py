@@ -23,7 +23,8 @@ import typer
 
 from benchmarks.common import FOLDER, RESULTS, contact_sheet, slug
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
-from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.attack import ARMS
+from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
 from unreel.evaluation.run import Evaluation
 from unreel.files import write_json
@@ -46,7 +47,8 @@ SHEET = {"explicit": 4, "companions": 2, "neighbours": 4}  # groups of prompts, 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method with one setting, unlearning one concept of one pair, and what is measured then.
+    """One method with one setting, or several added up ("a and b"), unlearning one concept of one pair, and what is
+    measured then.
 
     `options` are of the measure: prompts, seeds, budgets. `sequence` are concepts unlearned one on top of the other, where
     it is not `concept` alone; `images` says where those to learn from come from, where they are not the model's own.
@@ -159,10 +161,13 @@ def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 
 
 def _learned(cell: Cell, bench: Bench, folder: Path) -> Intervention:
-    config = configure(cell.method, cell.settings, bench.pair.settings)
+    method, *also = cell.method.split(" and ")
+    config = configure(method, cell.settings, bench.pair.settings)
     concepts = [Concept(**concept) for concept in cell.sequence or [cell.concept]]
     images = renders(concepts[0], folder / "renders", config.shots) if cell.images else None
     total = last = unlearn(concepts[0], bench.pair, config, images=images)
+    for method in also:
+        total = total + unlearn(concepts[0], bench.pair, configure(method, {}, bench.pair.settings))
     with ExitStack() as on:
         for concept in concepts[1:]:
             on.enter_context(last.on(bench.pair.t2i))
@@ -212,7 +217,19 @@ def videos(
     if sheet:
         of = [] if cell.pair == EMBEDDED else [cell.pair]
         _sheet("-".join(slug(part) for part in [*of, cell.run, cell.concept["name"]]), run)
-    return run.run.document()
+    return run.run.document() | {"by_video": by_video(run)}
+
+
+def by_video(run: Evaluation) -> dict[str, Any]:
+    """By group, metric and arm what the judge finds in one video after the other, as "0" and "1": for paired tests."""
+    out: dict[str, Any] = {}
+    for name, group in run.groups.items():
+        looks = {"concept_found": group.concept_found, "label_found": group.label_found}
+        out[name] = {
+            metric: {arm: "".join(str(int(flag)) for flag in in_video(look(arm))) for arm in ARMS}
+            for metric, look in looks.items()
+        }
+    return out
 
 
 @cache
@@ -306,7 +323,9 @@ def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
 def _for_cell(cell: Cell, content: dict[str, Any]) -> dict[str, Any]:
     """What a file holds, of the pair's settings of methods those of the cell's own alone."""
     pair = content.get("pair", {})
-    return content | {"pair": pair | {"methods": pair.get("methods", {}).get(cell.method)}}
+    return content | {
+        "pair": pair | {"methods": [pair.get("methods", {}).get(each) for each in cell.method.split(" and ")]}
+    }
 
 
 def write(cell: Cell, content: dict[str, Any]) -> None:

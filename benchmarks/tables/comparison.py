@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from benchmarks.tables import methods
+from benchmarks.tables import attacks, methods
 
 DOCUMENTS = ("docs/comparison.md",)
 SHOWN = {
@@ -13,16 +13,19 @@ SHOWN = {
         methods.similarity,
         methods.frechet,
         methods.quality_of_videos,
-        methods.attacks_by_concept,
+        attacks.attacks_by_concept,
     ),
     "uce": (methods.summary, methods.erasure),
     "negative-prompt": (methods.summary, methods.erasure),
     "prompt-rewrite": (methods.summary, methods.erasure),
 }
 TABLES = {
-    "attacks_compared": methods.attacks_compared,
+    "against_default": methods.against_default,
+    "attacks_compared": attacks.attacks_compared,
+    "backdoor": attacks.backdoor,
     "comparison": methods.comparison,
-    "relearning": methods.relearning,
+    "costs": methods.costs,
+    "relearning": attacks.relearning,
     "rivals_scan": methods.rivals_scan,
 } | {
     f"{method.replace('-', '_')}_{table.__name__}": partial(table, method)

@@ -8,11 +8,11 @@ import numpy as np
 
 from benchmarks.cells import cells_of, results_of
 from benchmarks.tables._format import change, interval, load, percent, table, where
-from benchmarks.tables.methods import TITLES, of_groups, pooled_alone
+from benchmarks.tables.methods import METHODS, of_groups, pooled_alone
 from unreel.methods._task import TOO_NEAR
 from unreel.models.shipped import EMBEDDED, preset_of
 
-DOCUMENTS = ("docs/methods/index.md", *(f"docs/methods/{method}.md" for method in TITLES))
+DOCUMENTS = ("docs/methods/index.md", *(f"docs/methods/{method}.md" for method in METHODS))
 GROUPS = ("explicit", "neighbours")
 LOOPS = {
     "unreel": "unreel",
@@ -191,4 +191,4 @@ TABLES = {
     "many_concepts": many_concepts,
     "scan": scan,
     "shot_steps": shot_steps,
-} | {f"of_{method.replace('-', '_')}": partial(pooled_alone, method) for method in TITLES}
+} | {f"of_{method.replace('-', '_')}": partial(pooled_alone, method) for method in METHODS}

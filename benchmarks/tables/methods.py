@@ -1,24 +1,26 @@
-"""What every method was measured on: the experiments `methods` and `attacks`, as tables of one method or of all; `of` names
-the same experiments on another pair.
+"""What every method was measured on: the experiment `methods`, as tables of one method or of all; `of` names the same on
+another pair.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from math import comb
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cells import WORDINGS, results_of
-from benchmarks.tables._format import averaged, change, count_of_videos, interval, load, pooled, pooled_shares, table
-from unreel.evaluation.estimate import Estimate
-from unreel.models.shipped import EMBEDDED
+from benchmarks.tables._format import averaged, change, interval, load, pooled, pooled_shares, table
+from unreel.methods import names
 
-# Methods in the order of the comparison.
+# Runs in the order of the comparison; most are methods with their defaults.
 TITLES = {
     "text-ablation": "text ablation",
     "concept-ablation": "concept ablation with early stopping",
     "few-shot": "the paper's few-shot",
+    "few-shot-lora": "few-shot as LoRA of rank 16",
     "uce": "UCE, on the video model",
+    "text-ablation-and-uce": "text ablation, and UCE on top",
     "esd": "ESD, on the video model",
     "refusal-vector": "a refusal vector in the video model",
     "t2v-unlearning": "adapters in the video model, after T2VUnlearning",
@@ -30,6 +32,7 @@ TITLES = {
     "negative-prompt": "negative prompt",
     "prompt-rewrite": "the anchor put into the prompt",
 }
+METHODS = [run for run in TITLES if run in names()]
 MOTION = (("consistency, %", "consistency"), ("motion, % of the width a frame", "motion"))
 
 
@@ -166,72 +169,61 @@ def _compared(measured: dict[str, dict[str, Any]]) -> str:
     return f"{compared}\n\n{len(common)} concept{'s' * (len(common) > 1)}: {', '.join(common)}."
 
 
-def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> dict[str, Any]:
-    """The share of all concepts' cases that one of the first `budget` videos breaks."""
-    cases = [case for concept in concepts.values() for case in concept["attacks"][attack][f"{arm}_attempts"]]
-    flags = [any(attempt["found"] for attempt in case[:budget]) for case in cases]
-    return asdict(Estimate.share(np.array(flags)))
+def costs() -> str:
+    """What each method takes on a quiet machine: to unlearn, medians over a concept of each kind, and of a video."""
+    result = load("unlearning_cost")
+    rows, made = result["concepts"], result["generation_seconds"]
+    out = []
+    for method in (method for method in TITLES if method in rows[0]):
+        spent = [row[method] for row in rows]
+        seconds = sorted(each["seconds"] for each in spent)
+        cells = [f"{median(seconds):.1f} ({seconds[0]:.1f} to {seconds[-1]:.1f})"]
+        cells += [f"{median(each[what] for each in spent):.2f}" for what in ("peak_memory_gib", "megabytes")]
+        out.append([TITLES[method], *cells, f"{made[method]:.2f}" if method in made else ""])
+    names = ", ".join(row["concept"] for row in rows)
+    note = f"{names}; {result['cores']} CPU cores. A video of the original model takes {made['original']:.2f} s."
+    return f"{table(['method', 'seconds to unlearn', 'peak GiB', 'MB', 'seconds a video'], out)}\n\n{note}"
 
 
-def attacks(by: str) -> str:
-    """Pooled over concepts: success of every attack at every budget, against both models."""
-    concepts = results_of("attacks")[by]
-    first = next(iter(concepts.values()))
-    head = ["attack", "needs weights"]
-    head += [f"{arm}, {count_of_videos(budget)}" for arm in ("edited", "original") for budget in first["budgets"]]
-    rows = []
-    for name, entry in first["attacks"].items():
-        cells = [
-            interval(_success(concepts, name, arm, budget)) for arm in ("edited", "original") for budget in first["budgets"]
-        ]
-        rows.append([name, "yes" if entry["needs_weights"] else "no", *cells])
-    n = len(concepts) * len(next(iter(first["attacks"].values()))["edited_attempts"])
-    steps = f"Searches take {first['search_steps']} steps a video, embedding inversion five times as many."
-    note = f"{len(concepts)} concepts, {n} cases an attack. {steps}"
-    return f"{table(head, rows)}\n\n{note}"
-
-
-def attacks_compared(of: str = "attacks") -> str:
-    """Success within the largest budget, for every method and the original model, on concepts that all were attacked on.
-
-    Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance.
+def _sided(n: int, fewer: int) -> float:
+    """The chance that of `n` throws of a fair coin, as few or fewer show one side as `fewer` do, either side: McNemar's
+    exact test, for `n` videos on which two methods disagree.
     """
-    everywhere = results_of(of)
-    results = {method: everywhere[method] for method in TITLES if method in everywhere}
-    measured = list(results)
-    common = [name for name in results[measured[0]] if all(name in concepts for concepts in results.values())]
-    first = results[measured[0]][common[0]]
-    budget = max(first["budgets"])
-    tables = []
-    for title, styles in (("things, persons and motions", False), ("styles", True)):
-        chosen = {
-            method: {name: concepts[name] for name in common if (concepts[name]["kind"] == "style") == styles}
-            for method, concepts in results.items()
-        }
-        if not chosen[measured[0]]:
-            continue
-        rows = []
-        for attack, entry in first["attacks"].items():
-            cells = [interval(_success(chosen[method], attack, "edited", budget)) for method in measured]
-            control = interval(_success(chosen[measured[0]], attack, "original", budget))
-            rows.append([attack, "yes" if entry["needs_weights"] else "no", *cells, control])
-        head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in measured), "original model"]
-        names = list(chosen[measured[0]])
-        cases = len(names) * len(first["attacks"]["plain"]["edited_attempts"])
-        note = f"{len(names)} concepts: {', '.join(names)}; {cases} cases an attack."
-        tables.append(f"{table(head, rows)}\n\n{note}")
-    return "\n\n".join(tables)
+    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
-def attacks_by_frame(by: str, of: str = "attacks") -> str:
-    """Frame after frame, in how many cases the last video of each attack shows the concept, pooled over concepts."""
-    concepts = list(results_of(of)[by].values())
+PAIRED = [each for each in COMPARED if each[2] in ("concept_found", "label_found")]
+
+
+def against_default(of: str = "methods", default: str = "text-ablation") -> str:
+    """Videos of the same prompts and seeds on which a method does better or worse than the default, and how likely that is
+    by chance.
+    """
+    results = {method: found for method in TITLES if (found := results_of(of).get(method))}
+    default_by = results.pop(default)
     rows = []
-    for attack in concepts[0]["attacks"]:
-        for arm in ("edited", "original"):
-            frames = np.mean([concept["attacks"][attack][f"{arm}_by_frame"] for concept in concepts], axis=0)
-            rows.append([attack, arm, *(f"{100 * share:.0f}" for share in frames)])
-    return table(["attack", "model", *(f"frame {i}" for i in range(1, len(rows[0]) - 1))], rows)
+    for method, concepts in results.items():
+        cells = []
+        for _, group, metric in PAIRED:
+            common = [name for name in concepts if name in default_by]
+            looks = [[by[name].get("by_video", {}).get(group) for name in common] for by in (concepts, default_by)]
+            pairs = [(one[metric]["edited"], two[metric]["edited"]) for one, two in zip(*looks, strict=True) if one and two]
+            cells.append(_disagreement(pairs, wanted="0" if metric == "concept_found" else "1"))
+        if any(cells):
+            rows.append([TITLES[method], str(len(concepts)), *cells])
+    if not rows:
+        raise FileNotFoundError("no videos were told apart")
+    return table(["method", "concepts", *(title for title, _, _ in PAIRED)], rows)
+
+
+def _disagreement(pairs: Sequence[tuple[str, str]], wanted: str) -> str:
+    """How often the first of two verdicts on the same video is as wanted and the second is not, and the reverse."""
+    flags = [each for one, two in pairs for each in zip(one, two, strict=True)]
+    if not flags:
+        return ""
+    better, worse = (sum(one != two and (one == wanted) == first for one, two in flags) for first in (True, False))
+    p = _sided(better + worse, min(better, worse))
+    return f"+{better} / -{worse} of {len(flags)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
 def wordings(of: str) -> str:
@@ -258,23 +250,3 @@ def rivals_scan(of: str = "rivals-scan") -> str:
             rows.append(["original", *(interval(shares[group]["original"]) for group in shares)])
         rows.append([run, *(interval(shares[group]["edited"]) for group in shares)])
     return table(["method, setting", "concept found", "neighbours found"], rows)
-
-
-def relearning(pair: str = EMBEDDED) -> str:
-    """How soon a concept is back when it is trained on, beside a word that the model never knew."""
-    result = load("relearning")[pair]
-    rows = [[TITLES.get(name, name), *map(interval, shares)] for name, shares in result["shown"].items()]
-    images = len(result["concepts"]) * result["images"]
-    note = f"Concepts: {', '.join(result['concepts'])}; {images} images a cell. {result['shots']} pictures to learn from."
-    return f"{table(['after so many steps', *map(str, result['steps'])], rows)}\n\n{note}"
-
-
-def attacks_by_concept(by: str) -> str:
-    concepts = results_of("attacks")[by]
-    budget = max(next(iter(concepts.values()))["budgets"])
-    names = list(next(iter(concepts.values()))["attacks"])
-    rows = [
-        [concept, *(f"{100 * entry['attacks'][name]['edited'][str(budget)]['value']:.0f}" for name in names)]
-        for concept, entry in concepts.items()
-    ]
-    return table(["concept", *names], rows)

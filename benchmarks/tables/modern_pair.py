@@ -1,6 +1,6 @@
 """Tables of docs/modern-pair.md."""
 
-from benchmarks.tables import embedded_pair, methods
+from benchmarks.tables import attacks, embedded_pair, methods
 from benchmarks.tables._format import load
 from benchmarks.tables.embedded_pair import RECORDS
 
@@ -41,7 +41,7 @@ TABLES = {
     "comparison": lambda: methods.comparison("modern-methods"),
     "summary": lambda: methods.summary("text-ablation", "modern-methods"),
     "wordings": lambda: methods.wordings("modern-wordings"),
-    "attacks": lambda: methods.attacks_compared("modern-attacks"),
-    "attacks_by_frame": lambda: methods.attacks_by_frame("text-ablation", "modern-attacks"),
+    "attacks": lambda: attacks.attacks_compared("modern-attacks"),
+    "attacks_by_frame": lambda: attacks.attacks_by_frame("text-ablation", "modern-attacks"),
     "training": lambda: embedded_pair.training(RECORDS / "modern", STAGES),
 }

@@ -4,7 +4,8 @@ from functools import partial
 
 from benchmarks.tables import embedded_pair, real_encoders, results
 from benchmarks.tables._format import load
-from benchmarks.tables.methods import attacks_compared, comparison, summary
+from benchmarks.tables.attacks import attacks_compared
+from benchmarks.tables.methods import comparison, summary
 
 DOCUMENTS = ("README.md", "docs/measured.md", "docs/start.md")
 

@@ -6,11 +6,10 @@ from functools import partial
 import numpy as np
 
 from benchmarks.cells import cells_of, results_of
-from benchmarks.tables._format import change, interval, load, table
+from benchmarks.tables._format import change, interval, table
+from benchmarks.tables.attacks import attacks, attacks_by_concept
 from benchmarks.tables.methods import (
     TITLES,
-    attacks,
-    attacks_by_concept,
     erasure,
     frechet,
     motion,
@@ -114,26 +113,8 @@ def training_seeds_by_concept() -> str:
     return table(["concept", *(f"{method}: found, %, by training seed" for method in methods)], rows)
 
 
-def cost() -> str:
-    result = load("unlearning_cost")
-    methods = list(result["runs"])
-    runs = " / ".join(str(result["runs"][method]) for method in methods)
-    head = [f"{TITLES[method]}: {what}" for method in methods for what in ("seconds", "peak GiB", "MB")]
-    rows = []
-    for row in result["concepts"]:
-        costs = [row[method][key] for method in methods for key in ("seconds", "peak_memory_gib", "megabytes")]
-        rows.append([row["concept"], row["kind"], *(f"{value:.2f}" for value in costs)])
-    without, on = (result["generation_seconds"][arm] for arm in ("original", "edited"))
-    note = (
-        f"Medians of {runs} runs of each method on {result['cores']} CPU cores. A video takes {without:.2f} s without and "
-        f"{on:.2f} s with an erasure on: weights change, not the work."
-    )
-    return f"{table(['concept', 'kind', *head], rows)}\n\n{note}"
-
-
 TABLES = {
     "ablations": ablations,
-    "cost": cost,
     "inversion_steps": inversion_steps,
     "one_after_another": one_after_another,
     "training_seeds": training_seeds,
