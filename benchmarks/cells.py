@@ -275,6 +275,8 @@ def wordings(cell: Cell, bench: Bench, learned: Intervention, folder: Path, *, i
     known, prompts = bench.judge.world["concepts"][concept.name.lower()], []  # type: ignore[attr-defined]
     for group in WORDINGS:
         words = [word for word in known[group] if concept.name.lower() not in word]
+        if not words:  # every other word for it has the name in it
+            continue
         texts = [text for word in words for text in ask(concept, word)]
         mixed = random.Random(0).sample(texts, len(texts))
         prompts += [Prompt(mixed[i % len(mixed)], group, concept.name, seed + len(prompts) + i) for i in range(images)]

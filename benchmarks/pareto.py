@@ -1,6 +1,8 @@
-"""Erasure against specificity: `python -m benchmarks.pareto` draws docs/images/pareto.png.
+"""Erasure against specificity: `python -m benchmarks.pareto` draws docs/images/pareto.png and pareto-methods.png, and the
+latter of the second pair.
 
-The paper's method as its learning rate varies, and other methods on the same prompts and seeds: the experiment `ablations`.
+The first: the paper's method as its learning rate varies, and other methods on the same prompts and seeds: the experiment
+`ablations`. The others: every method that was measured on all concepts of `methods`, and of `modern-methods`.
 """
 
 from typing import Any
@@ -29,7 +31,45 @@ def measured() -> tuple[dict[float, Any], dict[str, Any], dict[str, Any]]:
     )
 
 
+def draw_methods(of: str, title: str, name: str) -> None:
+    """Every method that was measured on all concepts of the experiment, and those that no other is better than in both."""
+    results = {method: found for method in TITLES if (found := results_of(of).get(method))}
+    most = max(map(len, results.values()))
+    shares = {method: of_groups(list(found.values())) for method, found in results.items() if _whole(found, most)}
+    x, y, x_errors, y_errors = _points(list(shares.values()))
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    for i, method in enumerate(shares):
+        beaten = any(x[j] <= x[i] and y[j] >= y[i] and (x[j], y[j]) != (x[i], y[i]) for j in range(len(x)))
+        error = {"xerr": [[side[i]] for side in x_errors], "yerr": [[side[i]] for side in y_errors]}
+        face = "none" if beaten else f"C{i % 10}"
+        axes.errorbar(
+            [x[i]], [y[i]], **error, fmt="osD^v"[i % 5], color=f"C{i % 10}", ecolor="0.85", mfc=face,
+            label=TITLES[method],
+        )  # fmt: skip
+    original = next(iter(shares.values()))
+    kept, found = (100 * original[group]["original"]["value"] for group in ("neighbours", "explicit"))
+    axes.plot([found], [kept], "*", color="black", markersize=12, label="original model")
+    axes.set(
+        xlabel="concept found, % of videos (lower is better)", ylabel="neighbours kept, % of videos (higher is better)"
+    )
+    axes.set(xlim=(-4, 104), ylim=(0, 104), title=f"{title}, {most} concepts; filled: no other is better in both")
+    axes.legend(loc="lower right", fontsize="small")
+    figure.savefig(PICTURES / f"{name}.png", dpi=110)
+    print(f"wrote {PICTURES / name}.png")
+
+
+def _whole(found: dict[str, Any], most: int) -> bool:
+    """Whether a method was measured on every concept, and on neighbours too."""
+    return len(found) == most and all("neighbours" in result["figures"] for result in found.values())
+
+
 def main() -> None:
+    draw_rates()
+    draw_methods("methods", "The embedded pair", "pareto-methods")
+    draw_methods("modern-methods", "The second pair", "pareto-methods-modern")
+
+
+def draw_rates() -> None:
     rates, layers, methods = measured()
     own = preset_of(EMBEDDED)["methods"]["few-shot"]["learning_rate"]
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")

@@ -228,14 +228,11 @@ def _disagreement(pairs: Sequence[tuple[str, str]], wanted: str) -> str:
 
 def wordings(of: str) -> str:
     """Images that still show the concept when it is called otherwise, pooled over concepts."""
-    results = results_of(of)
-    rows = [
-        [
-            TITLES.get(run, run),
-            *(pooled([entry["figures"][group]["concept_found"] for entry in concepts.values()]) for group in WORDINGS),
-        ]
-        for run, concepts in results.items()
-    ]
+    results, rows = results_of(of), []
+    for run, concepts in results.items():
+        figures = [entry["figures"] for entry in concepts.values()]
+        cells = [pooled([each.get(group, {}).get("concept_found") for each in figures]) for group in WORDINGS]
+        rows.append([TITLES.get(run, run), *cells])
     names = ", ".join(next(iter(results.values())))
     head = ["method", "its captions' first words", "its captions' other words", "words it never saw"]
     return f"{table(head, rows)}\n\nConcepts: {names}."
