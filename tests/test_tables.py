@@ -1,0 +1,64 @@
+"""Tables of figures say what was measured, where it was, and nothing where it was not."""
+
+import pytest
+from conftest import FakeJudge
+from test_rivals import uce
+
+from benchmarks.cells import by_video
+from benchmarks.tables import attacks, methods
+from unreel import Concept, evaluate
+from unreel.evaluation.attack import ARMS
+
+
+def cell(concept: str, label: str, kind: str = "object", **tried: list[bool]) -> dict:
+    """Of one concept: verdicts on its videos and its neighbours', and attacks, each one case of so many videos."""
+    flags = {"concept_found": {"edited": concept}, "label_found": {"edited": label}}
+    attempts = {
+        name: {"needs_weights": False} | {f"{arm}_attempts": [[{"found": flag} for flag in found]] for arm in ARMS}
+        for name, found in tried.items()
+    }
+    groups = ("explicit", "paraphrases", "companions", "neighbours", "unrelated")
+    return {"kind": kind, "by_video": dict.fromkeys(groups, flags), "attacks": attempts, "budgets": [1, 3]}
+
+
+def test_methods_are_compared_with_the_default_on_the_same_videos(monkeypatch):
+    measured = {
+        "text-ablation": {"cat": cell("0000", "1111"), "owl": cell("1000", "1111")},
+        "uce": {"cat": cell("0001", "1000"), "owl": cell("0000", "1000"), "dog": cell("1111", "0000")},
+        "esd": {"cat": {"kind": "object"}},  # measured before verdicts were kept
+    }
+    monkeypatch.setattr(methods, "results_of", lambda of: measured)
+    head, _, *rows = methods.against_default().splitlines()
+    assert head.startswith("| method | concepts | plain: found | paraphrases: found | companions kept |")
+    found, kept = "+1 / -1 of 8, p = 1.000", "+0 / -6 of 8, p = 0.031"
+    assert rows == [f"| UCE, on the video model | 3 | {found} | {found} | {kept} | {kept} | {kept} |"]
+
+
+@pytest.mark.parametrize(("n", "fewer", "p"), [(0, 0, 1), (1, 0, 1), (6, 0, 2 / 64), (5, 1, 2 * 6 / 32), (10, 5, 1)])
+def test_as_likely_by_chance_as_throws_of_a_coin(n, fewer, p):
+    assert methods._sided(n, fewer) == p
+
+
+def test_verdicts_of_single_videos_are_those_that_shares_are_of(pair):
+    erasure = uce(pair, Concept("cat"), "house", ["owl"])
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=4, groups=["explicit", "neighbours"])
+    for group, looks in by_video(run).items():
+        for metric, arms in looks.items():
+            if metric == "concept_found" or group == "neighbours":
+                for arm, flags in arms.items():
+                    share = getattr(run.figure(metric, group), arm)
+                    assert len(flags) == share.n == 4 and flags.count("1") / 4 == share.value
+
+
+def test_attacks_that_were_not_tried_on_a_method_leave_its_cell_empty(monkeypatch):
+    measured = {
+        "text-ablation": {"cat": cell("", "", plain=[False, True], typos=[False])},
+        "safree": {"cat": cell("", "", plain=[False, False])},
+    }
+    monkeypatch.setattr(attacks, "results_of", lambda of: measured)
+    head, _, *rows = attacks.attacks_compared().split("\n\n")[0].splitlines()
+    assert head.endswith("| text ablation | SAFREE | original model |")
+    assert [row.split(" | ")[2:] for row in rows] == [
+        ["100 % [21, 100]", "0 % [0, 79]", "100 % [21, 100] |"],
+        ["0 % [0, 79]", "", "0 % [0, 79] |"],
+    ]
