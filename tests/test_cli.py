@@ -114,7 +114,7 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         ([""], "the concept is empty"),
         (["cat", "--method", "magic"], "unknown method 'magic'"),
         (["cat", "--epochs", "3"], "text-ablation has no epochs"),
-        (["cat", *PAPER, "--replace", "a dog"], "few-shot makes nothing in particular instead"),
+        (["cat", *PAPER, "--replace", "a dog"], "this method makes nothing in particular instead"),
         (["cat", *PAPER, "--layers", "3"], "few-shot has no layers"),
         (["cat", "--method", "concept-ablation", "--layers", "3"], "concept-ablation has no layers"),
         (["cat", "--offload"], "offloading moves what waits to main memory: leave --offload out"),

@@ -71,8 +71,7 @@ Config, NEEDS, AS_PUBLISHED = FewShotConfig, "images", True
 def learn(task: Task, config: FewShotConfig) -> Erasure:
     """Raises UnreelError for several concepts, anything to keep, and something to make instead."""
     concept = task.only_concept()
-    if concept.anchor is not None:
-        raise UnreelError("few-shot makes nothing in particular instead: leave --replace out, or take another method")
+    task.require_nothing_instead()
     config, denoiser, latents = latents_of(task, config)
     with denoiser.channels_last():
         deltas, losses = few_shot(task.conditioners, denoiser, concept, config, latents)

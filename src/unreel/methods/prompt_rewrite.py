@@ -6,7 +6,6 @@ the filter knows.
 
 from dataclasses import dataclass
 
-from unreel.errors import UnreelError
 from unreel.interventions.prompt import PromptRewrite
 from unreel.methods._task import Task
 
@@ -22,7 +21,6 @@ Config, NEEDS, AS_PUBLISHED = PromptRewriteConfig, "text", True
 def learn(task: Task, config: PromptRewriteConfig) -> PromptRewrite:
     """Raises UnreelError for what it makes no use of: images, and what is to be kept."""
     task.require_no_images()
-    if task.keep:
-        raise UnreelError("rewriting prompts touches nothing but what names the concept: leave --keep out")
+    task.require_nothing_to_keep()
     anchors = {concept.name: concept.anchor for concept in task.anchored}
     return PromptRewrite(task.record("prompt-rewrite", config, anchors, losses=[]))
