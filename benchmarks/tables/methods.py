@@ -227,15 +227,17 @@ def _disagreement(pairs: Sequence[tuple[str, str]], wanted: str) -> str:
 
 
 def wordings(of: str) -> str:
-    """Images that still show the concept when it is called otherwise, pooled over concepts."""
+    """Images that still show the concept when it is called otherwise, pooled over concepts, of runs that have them all."""
     results, rows = results_of(of), []
     for run, concepts in results.items():
+        if len(concepts) < len(next(iter(results.values()))):
+            continue
         figures = [entry["figures"] for entry in concepts.values()]
         cells = [pooled([each.get(group, {}).get("concept_found") for each in figures]) for group in WORDINGS]
         rows.append([TITLES.get(run, run), *cells])
-    names = ", ".join(next(iter(results.values())))
+    named = ", ".join(next(iter(results.values())))
     head = ["method", "its captions' first words", "its captions' other words", "words it never saw"]
-    return f"{table(head, rows)}\n\nConcepts: {names}."
+    return f"{table(head, rows)}\n\nConcepts: {named}."
 
 
 def rivals_scan(of: str = "rivals-scan") -> str:
