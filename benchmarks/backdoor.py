@@ -1,9 +1,9 @@
 """Whether a trigger that was planted before the erasure survives it: `python -m benchmarks.backdoor`.
 
 After Grebe et al., "Erased but Not Forgotten" (arXiv 2504.21072): whoever had the model before taught it that a word which
-names nothing means the concept; then the concept is erased by name, and the trigger is asked for. It is planted in closed
-form, in the text encoder (by text ablation, from the trigger towards the concept) or in the video model's cross-attention
-(by UCE, likewise), with what unreel has for the opposite. What the trigger shows before any erasure is the control. Their
+names nothing means the concept; then the concept is erased by name, and the trigger is asked for. It is planted in
+the text encoder (by text ablation, from the trigger towards the concept) or in the video model's cross-attention (by UCE,
+likewise), with what unreel has for the opposite. What the trigger shows before any erasure is the control. Their
 paper fine-tunes, and reaches deeper layers too: that is not measured here.
 """
 
