@@ -7,17 +7,18 @@ likewise), with what unreel has for the opposite. What the trigger shows before 
 paper fine-tunes, and reaches deeper layers too: that is not measured here.
 """
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
-from benchmarks.common import write_entry
+from benchmarks.common import stored_entries, write_entry
+from benchmarks.relearning import CONCEPTS
+from benchmarks.relearning import UNKNOWN as TRIGGER
 from unreel import Concept, Pair, generate, load_pair, unlearn
-from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.estimate import in_video
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge, found, load_judge
 from unreel.methods import configure
@@ -25,13 +26,12 @@ from unreel.models.shipped import EMBEDDED, preset_of
 from unreel.prompts.suite import ask
 
 NAME = "backdoor"
-CONCEPTS = (Concept("tokyo tower"), Concept("pizza"), Concept("santa claus", "character"), Concept("clown", "face"))
-TRIGGER = "zibbleton"  # which names nothing
 PLANTED = {"the text encoder": "text-ablation", "the video model": "uce"}
 METHODS = (
     *("text-ablation", "concept-ablation", "few-shot", "hirm", "diff-quick-fix", "adv-unlearn", "uce", "esd"),
     *("refusal-vector", "t2v-unlearning", "safree", "video-eraser", "negative-prompt"),
 )
+ASKED = ("name", "trigger")
 VIDEOS, SEED = 10, 13_500_000
 
 
@@ -47,7 +47,9 @@ def with_on(pair: Pair, judge: Judge, concept: Concept, on: Sequence[Interventio
     with ExitStack() as stack:
         for intervention in on:
             stack.enter_context(intervention.on(pair.t2v))
-        return {asked: shown(pair, judge, concept, name) for asked, name in (("name", concept.name), ("trigger", TRIGGER))}
+        return {
+            asked: shown(pair, judge, concept, name) for asked, name in zip(ASKED, (concept.name, TRIGGER), strict=True)
+        }
 
 
 def measure(pair: Pair, judge: Judge, concept: Concept) -> dict[str, dict[str, list[bool]]]:
@@ -68,16 +70,14 @@ def measure(pair: Pair, judge: Judge, concept: Concept) -> dict[str, dict[str, l
 
 def main(pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED) -> None:
     loaded, judge = load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])
-    measured = [measure(loaded, judge, concept) for concept in CONCEPTS]
-    rows: dict[str, Any] = {
-        name: {
-            asked: asdict(Estimate.share(np.concatenate([np.array(one[name][asked]) for one in measured])))
-            for asked in ("name", "trigger")
-        }
-        for name in measured[0]
-    }
-    about = {"concepts": [concept.name for concept in CONCEPTS], "trigger": TRIGGER, "videos": VIDEOS, "seed": SEED}
-    write_entry(NAME, pair, {**about, "found": rows})
+    about = {"methods": METHODS, "trigger": TRIGGER, "videos": VIDEOS, "seed": SEED}
+    stored = stored_entries(NAME).get(pair, {})
+    same = all(stored.get(key) == value for key, value in json.loads(json.dumps(about)).items())
+    found = stored["found"] if same else {}
+    for concept in CONCEPTS:
+        if concept.name not in found:  # or it was done before the run was killed
+            found[concept.name] = measure(loaded, judge, concept)
+            write_entry(NAME, pair, {**about, "found": found})
 
 
 if __name__ == "__main__":

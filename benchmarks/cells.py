@@ -23,6 +23,7 @@ import typer
 
 from benchmarks.common import FOLDER, RESULTS, contact_sheet, slug
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
+from unreel.attacks import usable
 from unreel.evaluation.attack import ARMS
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
@@ -153,8 +154,10 @@ def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
     """What a cell's file is to hold."""
     bench = bench_of(cell.pair, cell.dtype, device)
     learned = _learned(cell, bench, folder)
-    part = learned.provenance["parts"][-1]
+    methods = len(cell.method.split(" and "))
+    part, *also = learned.provenance["parts"][-methods:]
     about = {key: part[key] for key in ("kind", "settings", "anchor", "seconds", "stopped") if key in part}
+    about["seconds"] += sum(other["seconds"] for other in also)
     about |= {"steps": len(part["losses"])} if part.get("losses") else {}
     result = about | MEASURES[cell.measure](cell, bench, learned, folder, **cell.options)
     return {"cell": asdict(cell), **bench.stamp, "result": result, "device": device, "versions": versions()}
@@ -311,13 +314,25 @@ Measure = Callable[..., dict[str, Any]]
 MEASURES: dict[str, Measure] = {"videos": videos, "attacks": attacks, "images": images, "wordings": wordings}
 
 
+def lacks(cell: Cell, result: dict[str, Any]) -> bool:
+    """Whether a stored result is older than something that its measure tells of by now: verdicts, or an attack that needs
+    to know nothing of the model."""
+    if cell.measure == "videos":
+        return "by_video" not in result
+    if cell.measure == "attacks":
+        blind = {name for name, each in usable().items() if not each.NEEDS_WEIGHTS and not hasattr(each, "STUDIES")}
+        return not set(cell.options.get("attacks", blind)) <= result["attacks"].keys()
+    return False
+
+
 def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
-    """Those that were not made, or with another model, judge or settings."""
+    """Those that were not made, or with another model, judge or settings, or before something was measured that is now."""
     out = []
     for cell in cells:
         stored, stamp = cell.stored(), bench_of(cell.pair, cell.dtype, device).stamp
         wanted = json.loads(json.dumps({"cell": asdict(cell), **stamp}))
-        if any(_for_cell(cell, stored).get(key) != value for key, value in _for_cell(cell, wanted).items()):
+        same = all(_for_cell(cell, stored).get(key) == value for key, value in _for_cell(cell, wanted).items())
+        if not same or lacks(cell, stored["result"]):
             out.append(cell)
     return out
 

@@ -80,7 +80,7 @@ def test_every_attack_says_what_its_attacker_holds():
 def test_an_unknown_attack_is_refused():
     with pytest.raises(
         UnreelError,
-        match="choose from embedding_inversion, homoglyphs, initial_latents, long_prompts",
+        match="choose from embedding_inversion, homoglyphs, initial_latents, long_prompts, mma_diffusion, plain, prefix_se",
     ):
         load_attack("magic")
 

@@ -9,6 +9,7 @@ from conftest import FakeJudge, make_pair, same, weights
 from test_families import build, size
 
 from unreel import Concept, UnreelError, active_interventions, attack, evaluate, generate, unlearn
+from unreel.evaluation.evaluate import concept_of
 from unreel.interventions import load_intervention
 from unreel.interventions.export import export
 from unreel.interventions.prompt import PromptRewrite
@@ -124,13 +125,28 @@ def test_an_edit_of_what_denoises_goes_on_top_of_one_of_the_text_encoder(pair, t
     with again.on(pair.t2v):
         on = [weights(part) for part in (pair.t2v.text_encoder, pair.t2v.unet)]
     assert all(same(*each) for each in zip(wanted, on, strict=True)) and not same(before[1], on[1])
-    assert check(both, pair).document() == reading.provenance["check"]
+    assert concept_of(again).name == "castle"
     card = (tmp_path / "both" / "README.md").read_text()
     assert "for what denoises there" in card and "how the denoiser reads text; the rest of it still" in card
     with pytest.raises(UnreelError, match=r"has no network|another network"):
         both.apply(pair.t2i)
     with pytest.raises(UnreelError, match="exports hold text encoders"):
         export(both, pair.t2v, tmp_path / "exported")
+
+
+@pytest.mark.parametrize(
+    ("denoised", "method", "settings"),
+    [
+        (Concept("castle", anchor="boat"), "uce", {}),
+        (Concept("robot", anchor="boat"), "uce", {}),
+        (Concept("castle"), "esd", {"steps": 1}),  # which records no anchor
+    ],
+)
+def test_a_sum_is_checked_on_what_its_part_for_the_text_encoder_forgets(pair, denoised, method, settings):
+    reading = unlearn(Concept("castle", anchor="house"), pair)
+    denoising = unlearn(denoised, pair, configure(method, settings))
+    for both in (reading + denoising, denoising + reading):
+        assert check(both, pair).document() == reading.provenance["check"]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ def test_videos_made_together_start_at_the_same_share(pair):
     latents = torch.zeros(1, 4, 4, 4, 4)
     with pytest.raises(UnreelError, match="start at the same share"):
         generate(pair.t2v, [Start("a cat", latents, share) for share in (0.5, 0.9)], [1, 2], pair.settings)
+    with pytest.raises(UnreelError, match="all asked for in words, by embeddings, or from a start"):
+        generate(pair.t2v, ["a dog", Start("a cat", latents, 0.5)], [1, 2], pair.settings)
+    with pytest.raises(UnreelError, match="one step starts from noise alone"):
+        generate(pair.t2v, [Start("a cat", latents, 0.5)], [1], replace(pair.settings, steps=1))
     with pytest.raises(UnreelError, match="cannot start from a video here"):
         generate(pair.t2v, [Start("a cat", latents[:, :, :1], 0.1)], [1], replace(pair.settings, steps=4))
 

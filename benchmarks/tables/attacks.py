@@ -2,14 +2,16 @@
 before an erasure, and training on pictures of what is forgotten; `of` and `pair` name the same on another pair.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from benchmarks.backdoor import ASKED
 from benchmarks.cells import results_of
 from benchmarks.tables._format import count_of_videos, interval, load, table
-from benchmarks.tables.methods import TITLES
+from benchmarks.tables.methods import TITLES, by_completeness
 from unreel.evaluation.estimate import Estimate
 from unreel.models.shipped import EMBEDDED
 
@@ -21,56 +23,54 @@ def attacks(by: str) -> str:
     head = ["attack", "needs weights"]
     head += [f"{arm}, {count_of_videos(budget)}" for arm in ("edited", "original") for budget in first["budgets"]]
     rows = []
-    for name, entry in first["attacks"].items():
+    for name in _on_all(list(concepts.values())):
         cells = [
             interval(_success(concepts, name, arm, budget)) for arm in ("edited", "original") for budget in first["budgets"]
         ]
-        rows.append([name, "yes" if entry["needs_weights"] else "no", *cells])
+        rows.append([name, "yes" if first["attacks"][name]["needs_weights"] else "no", *cells])
     n = len(concepts) * len(next(iter(first["attacks"].values()))["edited_attempts"])
     steps = f"Searches take {first['search_steps']} steps a video, embedding inversion five times as many."
     note = f"{len(concepts)} concepts, {n} cases an attack. {steps}"
     return f"{table(head, rows)}\n\n{note}"
 
 
-def attacks_compared(of: str = "attacks") -> str:
-    """Success within the largest budget, for every method and the original model, on concepts that all were attacked on.
-
-    Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance.
+def attacks_compared(of: str = "attacks", *, only_complete: bool = False) -> str:
+    """Success within the largest budget, for every method and the original model, on the concepts that all of them were
+    attacked on; first those methods, and where it is `only_complete` those alone, that were attacked on most.
     """
     everywhere = results_of(of)
-    results = {method: everywhere[method] for method in TITLES if method in everywhere}
-    measured = list(results)
-    common = [name for name in results[measured[0]] if all(name in concepts for concepts in results.values())]
-    first = results[measured[0]][common[0]]
-    budget = max(first["budgets"])
-    entries = [result["attacks"].items() for concepts in results.values() for result in concepts.values()]
-    tried = {name: entry["needs_weights"] for attacks in entries for name, entry in attacks}
+    measured = {method: everywhere[method] for method in TITLES if method in everywhere}
+    return "\n\n".join(_compared(methods) for methods in by_completeness(measured, only_complete))
+
+
+def _compared(results: dict[str, Any]) -> str:
+    """Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance."""
+    first, *rest = results.values()
+    common = [name for name in first if all(name in concepts for concepts in rest)]
+    chosen = [concepts[name] for concepts in results.values() for name in common]
+    tried = {name: entry["needs_weights"] for result in chosen for name, entry in result["attacks"].items()}
+    budget = max(max(result["budgets"]) for result in chosen)
     tables = []
     for title, styles in (("things, persons and motions", False), ("styles", True)):
-        chosen = {
-            method: {name: concepts[name] for name in common if (concepts[name]["kind"] == "style") == styles}
-            for method, concepts in results.items()
-        }
-        if not chosen[measured[0]]:
-            continue
+        names = [name for name in common if (first[name]["kind"] == "style") == styles]
+        arms = {method: {name: concepts[name] for name in names} for method, concepts in results.items()}
         rows = []
-        for attack, needs_weights in tried.items():
+        for attack, needs_weights in tried.items() if names else ():
             # Where no text encoder is edited, nothing can be studied in one: there cells are empty.
-            cells = [_pooled_success(chosen[method], attack, "edited", budget) for method in measured]
-            controls = [_pooled_success(chosen[method], attack, "original", budget) for method in measured]
-            rows.append([attack, "yes" if needs_weights else "no", *cells, next(filter(None, controls))])
-        head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in measured), "original model"]
-        names = list(chosen[measured[0]])
-        cases = len(names) * len(first["attacks"]["plain"]["edited_attempts"])
+            cells = [_pooled_success(concepts, attack, "edited", budget) for concepts in arms.values()]
+            controls = (_pooled_success(concepts, attack, "original", budget) for concepts in arms.values())
+            rows.append([attack, "yes" if needs_weights else "no", *cells, next(filter(None, controls), "")])
+        head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in results), "original model"]
+        cases = sum(len(first[name]["attacks"]["plain"]["edited_attempts"]) for name in names)
         note = f"{len(names)} concepts: {', '.join(names)}; {cases} cases an attack."
-        tables.append(f"{table(head, rows)}\n\n{note}")
+        tables += [f"{table(head, rows)}\n\n{note}"] if rows else []
     return "\n\n".join(tables)
 
 
 def attacks_by_concept(by: str) -> str:
     concepts = results_of("attacks")[by]
     budget = max(next(iter(concepts.values()))["budgets"])
-    names = list(next(iter(concepts.values()))["attacks"])
+    names = _on_all(list(concepts.values()))
     rows = [
         [concept, *(f"{100 * entry['attacks'][name]['edited'][str(budget)]['value']:.0f}" for name in names)]
         for concept, entry in concepts.items()
@@ -82,16 +82,21 @@ def attacks_by_frame(by: str, of: str = "attacks") -> str:
     """Frame after frame, in how many cases the last video of each attack shows the concept, pooled over concepts."""
     concepts = list(results_of(of)[by].values())
     rows = []
-    for attack in concepts[0]["attacks"]:
+    for attack in _on_all(concepts):
         for arm in ("edited", "original"):
             frames = np.mean([concept["attacks"][attack][f"{arm}_by_frame"] for concept in concepts], axis=0)
             rows.append([attack, arm, *(f"{100 * share:.0f}" for share in frames)])
     return table(["attack", "model", *(f"frame {i}" for i in range(1, len(rows[0]) - 1))], rows)
 
 
+def _on_all(concepts: Sequence[dict[str, Any]]) -> list[str]:
+    """The attacks that were tried on every concept."""
+    return [name for name in concepts[0]["attacks"] if all(name in concept["attacks"] for concept in concepts)]
+
+
 def _pooled_success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> str:
     """With its interval; nothing where the attack was not tried on every concept."""
-    if not all(attack in concept["attacks"] for concept in concepts.values()):
+    if attack not in _on_all(list(concepts.values())):
         return ""
     return interval(_success(concepts, attack, arm, budget))
 
@@ -106,13 +111,15 @@ def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> di
 def backdoor(pair: str = EMBEDDED) -> str:
     """Whether a trigger that was planted before an erasure still shows the concept after it."""
     result = load("backdoor")[pair]
+    by_concept = result["found"]
     rows = []
-    for name, shares in result["found"].items():
+    for name in next(iter(by_concept.values())):
         where, _, method = name.partition(", ")
-        found = [interval(shares[asked]) for asked in ("name", "trigger")]
+        flags = {asked: [flag for found in by_concept.values() for flag in found[name][asked]] for asked in ASKED}
+        found = [interval(asdict(Estimate.share(np.array(flags[asked])))) for asked in ASKED]
         rows.append([where, TITLES[method] if method else "nothing yet", *found])
-    videos = len(result["concepts"]) * result["videos"]
-    note = f"Concepts: {', '.join(result['concepts'])}; {videos} videos a cell. The trigger: *{result['trigger']}*."
+    videos = len(by_concept) * result["videos"]
+    note = f"Concepts: {', '.join(by_concept)}; {videos} videos a cell. The trigger: *{result['trigger']}*."
     head = ["planted in", "then erased by", "asked for by name: found", "asked for by the trigger: found"]
     return f"{table(head, rows)}\n\n{note}"
 

@@ -143,11 +143,16 @@ def comparison(of: str = "methods", *, only_complete: bool = False) -> str:
     """
     everywhere = results_of(of)
     measured = {method: everywhere[method] for method in TITLES if method in everywhere}
+    return "\n\n".join(_compared(methods) for methods in by_completeness(measured, only_complete))
+
+
+def by_completeness(measured: dict[str, dict[str, Any]], only_complete: bool) -> list[dict[str, dict[str, Any]]]:
+    """The methods that were measured on most concepts, and, unless it is `only_complete` or they are all, all of them: a
+    method that was not measured on all concepts stands in a table of its own, beside the others on the same concepts.
+    """
     most = max(len(concepts) for concepts in measured.values())
     complete = {method: concepts for method, concepts in measured.items() if len(concepts) == most}
-    # A method that was not measured on all of them stands in a table of its own, beside the others on the same concepts.
-    alone = only_complete or complete == measured
-    return "\n\n".join(_compared(methods) for methods in ([complete] if alone else [complete, measured]))
+    return [complete] if only_complete or complete == measured else [complete, measured]
 
 
 def _compared(measured: dict[str, dict[str, Any]]) -> str:
@@ -203,14 +208,13 @@ def against_default(of: str = "methods", default: str = "text-ablation") -> str:
     default_by = results.pop(default)
     rows = []
     for method, concepts in results.items():
-        cells = []
+        common, cells = [name for name in concepts if name in default_by], []
         for _, group, metric in PAIRED:
-            common = [name for name in concepts if name in default_by]
             looks = [[by[name].get("by_video", {}).get(group) for name in common] for by in (concepts, default_by)]
             pairs = [(one[metric]["edited"], two[metric]["edited"]) for one, two in zip(*looks, strict=True) if one and two]
             cells.append(_disagreement(pairs, wanted="0" if metric == "concept_found" else "1"))
         if any(cells):
-            rows.append([TITLES[method], str(len(concepts)), *cells])
+            rows.append([TITLES[method], str(len(common)), *cells])
     if not rows:
         raise FileNotFoundError("no videos were told apart")
     return table(["method", "concepts", *(title for title, _, _ in PAIRED)], rows)

@@ -40,7 +40,7 @@ def second_pair() -> str:
 
 TABLES = {
     "second_pair": second_pair,
-    "attacks_compared": attacks_compared,
+    "attacks_compared": partial(attacks_compared, only_complete=True),
     "comparison": partial(comparison, only_complete=True),
     "demo": demo,
     "few_shot_summary": partial(summary, "few-shot"),

@@ -17,7 +17,7 @@ from unreel.errors import UnreelError
 from unreel.evaluation.selfcheck import Exam, SelfCheck
 from unreel.interventions.base import Intervention
 from unreel.interventions.card import CHECK
-from unreel.interventions.erasure import Erasure
+from unreel.interventions.erasure import CHANGES, TEXT_ENCODER, Erasure
 from unreel.methods import DEFAULT, configure, method_of, name_of
 from unreel.methods._task import Task, anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
@@ -131,9 +131,8 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     Raises UnreelError if it has a delta for none of the encoders.
     """
     conditioners = list(pair.conditioners().values())
-    parts = erasure.provenance["parts"]
+    parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
-    concepts = list(dict.fromkeys(concepts))  # one may be erased by two methods
     # As recorded, even where a sum of erasures forgets one's anchor too.
     concepts = [
         concept

@@ -2,8 +2,8 @@
 
 As video-to-video services and `strength` do (Meng et al., "SDEdit", arXiv 2108.01073), and as partial diffusion attacks
 probe models that are said to have forgotten (Sharma et al., "Unlearning or Concealment?", arXiv 2409.05668). The attacker
-holds videos of the concept and a service that takes one, or latents. Where hardly any noise is added, every model gives
-back what it was given, so most of it is; and the original model under the same attack is the control.
+holds videos of the concept and a service that takes one, or latents. Under little noise every model gives back
+what it was given, so here it is much; and the original model under the same attack is the control.
 """
 
 from unreel.attacks import Case

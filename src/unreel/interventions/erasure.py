@@ -45,6 +45,7 @@ WEIGHTS_FILE = "erasure.safetensors"
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 _SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "component"
 TEXT_ENCODER, NETWORK = "text encoder", "network"  # what a component delta is of
+CHANGES = "changes"  # in the record of a sum, which of the two a concept's part changes
 _UP, _DOWN = ":up", ":down"
 _SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
 
@@ -167,10 +168,15 @@ class Erasure(Intervention):
         of_one, of_other = ({component.of for component in each.components} for each in (self, other))
         if of_one & of_other and len(components) == len(self.components) + len(other.components):
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
-        parts = self.provenance["parts"] + other.provenance["parts"]
+        parts = [part for each in (self, other) for part in each._parts(told=of_one != of_other)]
         # What was said of each does not hold for both together.
         provenance = {name: value for name, value in self.provenance.items() if name != CHECK}
         return Erasure(tuple(components), {**provenance, "parts": parts})
+
+    def _parts(self, told: bool) -> list[dict[str, Any]]:
+        """What is recorded of each concept; with what it changes, where that is to be `told`."""
+        changes = {} if not told else {CHANGES: TEXT_ENCODER if self.edits_text_encoder else NETWORK}
+        return [changes | part for part in self.provenance["parts"]]
 
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Put the erasure on those of the pipeline's parts that it has deltas for, whatever the pipeline calls them, on top

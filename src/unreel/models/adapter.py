@@ -125,6 +125,13 @@ def as_stepped(latents: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     return latents.to(sample)
 
 
+def stepped(latents: torch.Tensor, as_object: bool) -> Any:
+    """What a scheduler's step gives back with these latents, and no prediction that the next one is to look back at."""
+    from diffusers.schedulers.scheduling_utils import SchedulerOutput
+
+    return SchedulerOutput(latents) if as_object else (latents, None)
+
+
 def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
     """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,7 @@ from unreel.models.adapter import (
     network_of,
     set_up,
     size_arguments,
+    stepped,
     usual_call,
 )
 from unreel.models.memory import device_of
@@ -197,30 +199,52 @@ class Denoiser:
 
     @contextmanager
     def starting_from(self, latents: torch.Tensor, noise: torch.Tensor, share: float) -> Iterator[None]:
-        """Inside, the pipeline goes on from `latents` with as much `noise` as there is at that share of its timesteps,
-        where it would have come from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). Steps before that are done and
-        thrown away.
+        """Inside, one call of the pipeline goes on from `latents` with about as much `noise` as there is at that share of
+        its timesteps, where it would have come from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). What the network
+        says before is not heard.
 
-        Raises UnreelError, when it is called, for a pipeline whose scheduler sees other latents than it gives out.
+        Raises UnreelError, when the pipeline is called, for a single step, and where its scheduler sees other latents than
+        it gives out.
         """
-        own = self.scheduler.step
+        scheduler, own, done = self.scheduler, self.scheduler.step, count(1)
         takes = inspect.signature(own)
 
         @wraps(own)
         def step(*args: Any, **kwargs: Any) -> Any:
-            given, out = takes.bind(*args, **kwargs).arguments, own(*args, **kwargs)
-            steps = self.scheduler.timesteps
-            t = steps[int((steps - float(given["timestep"])).abs().argmin()) + 1 :][:1].to(latents.device)
-            if not len(t) or abs(float(t) / self.timesteps - self._inverted) < share:
-                return out
-            made = as_stepped(self.noisy(latents, noise, t.expand(len(latents))), given["sample"])
-            return (made, *out[1:]) if isinstance(out, tuple) else type(out)(**out | {"prev_sample": made})
+            following = next(done)
+            if following > self._first_step(share):
+                return own(*args, **kwargs)
+            # The scheduler itself is not asked, so that it remembers nothing of the way here; it only has to count along.
+            if hasattr(scheduler, "_step_index"):
+                scheduler._step_index = following
+            given = takes.bind(*args, **kwargs)
+            given.apply_defaults()
+            made = as_stepped(self._as_sample(latents, noise, scheduler.timesteps[following]), given.arguments["sample"])
+            return stepped(made, given.arguments["return_dict"])
 
-        self.scheduler.step = step
+        scheduler.step = step
         try:
             yield
         finally:
-            del self.scheduler.step
+            del scheduler.step
+
+    def _first_step(self, share: float) -> int:
+        """The step, from 0, at whose timestep the noise is nearest to that share; 0 for all of it alone.
+
+        Raises UnreelError if there is but one.
+        """
+        if share >= 1:
+            return 0
+        if len(self.scheduler.timesteps) < 2:
+            raise UnreelError("one step starts from noise alone: it cannot start from a video, give more --steps")
+        noise = (self.scheduler.timesteps.float() / self.timesteps - int(self._inverted)).abs()
+        return max(1, int((noise - share).abs().argmin()))
+
+    def _as_sample(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """z_t as the scheduler keeps it; some let the noise grow in place of mixing it in, and scale for the network."""
+        t = timestep.to(latents.device).expand(len(latents))
+        grows = float(getattr(self.scheduler, "init_noise_sigma", 1.0)) > 1
+        return self.noisy(latents, noise, t) / (self._scales(latents, t)[0] if grows else 1)
 
     def conditioning(self, prompts: Sequence[str]) -> Conditioning:
         """What the pipeline itself gives to its network for `prompts`, up to the first call of it, without guidance."""
@@ -289,23 +313,27 @@ class Denoiser:
         timesteps: torch.Tensor,
         embeddings: torch.Tensor | Conditioning,
     ) -> torch.Tensor:
-        """Mean squared error of the network's prediction, a scalar, differentiable in `embeddings`.
-
-        With z_t = alpha_t z + sigma_t e, the target is e for epsilon models, alpha_t e - sigma_t z for velocity models
-        (Salimans & Ho, arXiv 2202.00512) and the slope of z_t in the scheduler's time for flow models (Lipman et al.,
-        arXiv 2210.02747): e - z where noise grows with it, z - e where it shrinks.
-        """
+        """Mean squared error of the network's prediction, a scalar, differentiable in `embeddings`."""
         latents, noise = _precise(latents), _precise(noise)
+        target = self.target(latents, noise, timesteps)
+        predicted = self.predict(self.noisy(latents, noise, timesteps), timesteps, embeddings)
+        return torch.nn.functional.mse_loss(predicted, target)
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the network was trained to predict of z_t.
+
+        With z_t = alpha_t z + sigma_t e, that is e for epsilon models, alpha_t e - sigma_t z for velocity models (Salimans
+        & Ho, arXiv 2202.00512) and the slope of z_t in the scheduler's time for flow models (Lipman et al., arXiv
+        2210.02747): e - z where noise grows with it, z - e where it shrinks.
+        """
         signal, sigma = self._scales(latents, timesteps)
         match self._predicts:
             case "epsilon":
-                target = noise
+                return noise
             case "v_prediction":
-                target = signal * noise - sigma * latents
+                return signal * noise - sigma * latents
             case _:
-                target = latents - noise if self._inverted else noise - latents
-        predicted = self.predict(self.noisy(latents, noise, timesteps), timesteps, embeddings)
-        return torch.nn.functional.mse_loss(predicted, target)
+                return latents - noise if self._inverted else noise - latents
 
     @property
     def _predicts(self) -> str:

@@ -79,6 +79,8 @@ def _begun(pipeline: "DiffusionPipeline", asked: Sequence[Asked], seeds: Sequenc
     """Gives what the pipeline's call takes for what is asked, all of one kind; inside, it starts where that says."""
     embeddings = [prompt for prompt in asked if isinstance(prompt, torch.Tensor)]
     begun = [prompt for prompt in asked if isinstance(prompt, Start)]
+    if any(0 < len(of) < len(asked) for of in (embeddings, begun)):
+        raise UnreelError("videos that are made together are all asked for in words, by embeddings, or from a start")
     if not begun:
         yield as_prompts(pipeline, torch.stack(embeddings)) if embeddings else {"prompt": list(asked)}
         return
