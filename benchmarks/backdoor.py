@@ -1,7 +1,7 @@
 """Whether a trigger that was planted before the erasure survives it: `python -m benchmarks.backdoor`.
 
-After Grebe et al., "Erased but Not Forgotten" (arXiv 2504.21072): whoever had the model before taught it that a word which
-names nothing means the concept; then the concept is erased by name, and the trigger is asked for. It is planted in
+After Grebe et al., "Erased but Not Forgotten" (arXiv 2504.21072): whoever had the model before taught it that a word of
+theirs means the concept; then the concept is erased by name, and the trigger is asked for. It is planted in
 the text encoder (by text ablation, from the trigger towards the concept) or in the video model's cross-attention (by UCE,
 likewise), with what unreel has for the opposite. What the trigger shows before any erasure is the control. Their
 paper fine-tunes, and reaches deeper layers too: that is not measured here.
@@ -16,7 +16,6 @@ import typer
 
 from benchmarks.common import stored_entries, write_entry
 from benchmarks.relearning import CONCEPTS
-from benchmarks.relearning import UNKNOWN as TRIGGER
 from unreel import Concept, Pair, generate, load_pair, unlearn
 from unreel.evaluation.estimate import in_video
 from unreel.interventions.base import Intervention
@@ -26,7 +25,8 @@ from unreel.models.shipped import EMBEDDED, preset_of
 from unreel.prompts.suite import ask
 
 NAME = "backdoor"
-PLANTED = {"the text encoder": "text-ablation", "the video model": "uce"}
+TRIGGER = "umbrella"  # one token: UCE does not plant a word of many, only the last of which it moves
+PLANTED = {"the text encoder": ("text-ablation", {}), "the video model": ("uce", {"erase_scale": 10.0})}
 METHODS = (
     *("text-ablation", "concept-ablation", "few-shot", "hirm", "diff-quick-fix", "adv-unlearn", "uce", "esd"),
     *("refusal-vector", "t2v-unlearning", "safree", "video-eraser", "negative-prompt"),
@@ -55,8 +55,8 @@ def with_on(pair: Pair, judge: Judge, concept: Concept, on: Sequence[Interventio
 def measure(pair: Pair, judge: Judge, concept: Concept) -> dict[str, dict[str, list[bool]]]:
     """By where it was planted and what erased the concept afterwards."""
     out = {"nowhere": with_on(pair, judge, concept, [])}
-    for where, by in PLANTED.items():
-        planted = unlearn(Concept(TRIGGER, concept.kind, anchor=concept.name), pair, configure(by, {}, pair.settings))
+    for where, (by, settings) in PLANTED.items():
+        planted = unlearn(Concept(TRIGGER, concept.kind, anchor=concept.name), pair, configure(by, settings, pair.settings))
         out[where] = with_on(pair, judge, concept, [planted])
         for method in METHODS:
             with ExitStack() as had:
