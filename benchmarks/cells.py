@@ -363,15 +363,22 @@ def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> 
     ray.shutdown()
 
 
+def _named(cell: Cell, name: str, experiment: str) -> bool:
+    """Whether a cell's run is the one of that name, or begins so where none is called just that."""
+    return cell.run == name or cell.run.startswith(name) and name not in {each.run for each in cells_of(experiment)}
+
+
 def main(
     experiment: Annotated[str, typer.Argument(help="the name of a file in benchmarks/experiments")],
-    run: Annotated[list[str] | None, typer.Option(help="only runs whose names begin so; may be repeated")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="only the run of that name, or those that begin so; may be repeated")
+    ] = None,
     concept: Annotated[list[str] | None, typer.Option(help="only these concepts; may be repeated")] = None,
     folder: Annotated[Path, typer.Option(help="where finished videos are kept")] = FOLDER,
     device: str = "cpu",
     ray: Annotated[str, typer.Option(help="address of a Ray cluster; auto, or local for this machine's cores")] = "",
 ) -> None:
-    cells = [cell for cell in cells_of(experiment) if not run or any(cell.run.startswith(name) for name in run)]
+    cells = [cell for cell in cells_of(experiment) if not run or any(_named(cell, name, experiment) for name in run)]
     cells = [cell for cell in cells if not concept or cell.concept["name"] in concept]
     if not cells:
         runs, names = (
