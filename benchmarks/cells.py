@@ -165,16 +165,19 @@ def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 
 def _learned(cell: Cell, bench: Bench, folder: Path) -> Intervention:
     method, *also = cell.method.split(" and ")
-    config = configure(method, cell.settings, bench.pair.settings)
+    pair = bench.pair
+    if MEASURES[cell.measure] in IN_IMAGES:  # and what changes the network is to change that of the image model
+        pair = Pair(pair.t2i, pair.t2i, pair.t2i_source, pair.t2i_source, pair.settings, pair.vocabulary)
+    config = configure(method, cell.settings, pair.settings)
     concepts = [Concept(**concept) for concept in cell.sequence or [cell.concept]]
     images = renders(concepts[0], folder / "renders", config.shots) if cell.images else None
-    total = last = unlearn(concepts[0], bench.pair, config, images=images)
+    total = last = unlearn(concepts[0], pair, config, images=images)
     for method in also:
-        total = total + unlearn(concepts[0], bench.pair, configure(method, {}, bench.pair.settings))
+        total = total + unlearn(concepts[0], pair, configure(method, {}, pair.settings))
     with ExitStack() as on:
         for concept in concepts[1:]:
-            on.enter_context(last.on(bench.pair.t2i))
-            last = unlearn(concept, bench.pair, config)
+            on.enter_context(last.on(pair.t2i))
+            last = unlearn(concept, pair, config)
             total = total + last
     return total
 
@@ -312,6 +315,7 @@ def _shown(bench: Bench, prompts: Sequence[Prompt]) -> np.ndarray:
 
 Measure = Callable[..., dict[str, Any]]
 MEASURES: dict[str, Measure] = {"videos": videos, "attacks": attacks, "images": images, "wordings": wordings}
+IN_IMAGES: tuple[Measure, ...] = (images, wordings)  # look at the image model alone
 
 
 def lacks(cell: Cell, result: dict[str, Any]) -> bool:
@@ -365,7 +369,7 @@ def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> 
 
 def _named(cell: Cell, name: str, experiment: str) -> bool:
     """Whether a cell's run is the one of that name, or begins so where none is called just that."""
-    return cell.run == name or cell.run.startswith(name) and name not in {each.run for each in cells_of(experiment)}
+    return cell.run == name or (cell.run.startswith(name) and name not in {each.run for each in cells_of(experiment)})
 
 
 def main(
