@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import FOLDER, RESULTS, contact_sheet, slug
+from benchmarks.common import FOLDER, RESULTS, contact_sheet, slug, stored_entries
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
 from unreel.attacks import usable
 from unreel.evaluation.attack import ARMS
@@ -43,6 +43,7 @@ from unreel.prompts.suite import Prompt, ask
 from unreel.versions import versions
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
+FOUND = "found_wordings"  # the result that holds which words were found for concepts
 SHEET = {"explicit": 4, "companions": 2, "neighbours": 4}  # groups of prompts, and how many of each are shown
 
 
@@ -96,13 +97,21 @@ def cells_of(experiment: str) -> list[Cell]:
             chosen |= {key: run[key] for key in ("sequence", "images") if key in run}
             cells += [
                 Cell(experiment, name, method=run["method"], concept=concept, **chosen, **common)
-                for concept in run.get("concepts", plan["concepts"])
+                for concept in _with_found(run.get("concepts", plan["concepts"]), run.get("found"))
             ]
     if plan["measure"] not in MEASURES:
         raise UnreelError(f"{experiment} measures {plan['measure']!r}: choose from {', '.join(MEASURES)}")
     if len({cell.file for cell in cells}) < len(cells):
         raise UnreelError(f"two cells of {experiment} would be one file: call runs and concepts otherwise")
     return cells
+
+
+def _with_found(concepts: Sequence[dict[str, Any]], source: str | None) -> list[dict[str, Any]]:
+    """The concepts, with the words that were found for them in a source, if a run has one; none before they were."""
+    if source is None:
+        return list(concepts)
+    found = stored_entries(FOUND).get(source, {}).get("found", {})
+    return [concept | {"synonyms": found[concept["name"]]} for concept in concepts if concept["name"] in found]
 
 
 def _variants(run: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unreel.models.sampling import generate
     from unreel.prompts.concept import Concept
     from unreel.unlearning import unlearn
+    from unreel.wordings import find_wordings
 
 # Imported on first use, so that `import unreel` and `unreel --help` do not wait for torch.
 _HOME = {
@@ -43,6 +44,7 @@ _HOME = {
     "VideoModel": "models.pair",
     "attack": "evaluation.attack",
     "evaluate": "evaluation.evaluate",
+    "find_wordings": "wordings",
     "generate": "models.sampling",
     "load_intervention": "interventions",
     "load_judge": "judges",
@@ -65,6 +67,7 @@ __all__ = [
     "active_interventions",
     "attack",
     "evaluate",
+    "find_wordings",
     "generate",
     "load_intervention",
     "load_judge",

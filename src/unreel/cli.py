@@ -157,6 +157,14 @@ KindOf = Annotated[
     ),
 ]
 Synonyms = Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")]
+Wordings = Annotated[
+    str | None,
+    typer.Option(
+        help="everyday, or a file of phrases: those that the image model draws the concept from are forgotten with it "
+        "(unreel wordings lists them)",
+        show_default=False,
+    ),
+]
 Anchor = Annotated[
     str | None,
     typer.Option(
@@ -328,6 +336,7 @@ def unlearn(
     concept: ConceptNames,
     kind: KindOf = None,
     synonym: Synonyms = None,
+    wordings: Wordings = None,
     replace: Anchor = None,
     keep: Keep = None,
     method: Method = "text-ablation",
@@ -355,6 +364,7 @@ def unlearn(
     from unreel.workflow import unlearn as run
 
     asked: dict[str, Any] = {"kind": kind, "synonyms": synonym or (), "anchor": replace, "keep": keep or ()}
+    asked["wordings"] = wordings
     models: dict[str, Any] = {
         "t2i": t2i,
         "t2v": t2v,
@@ -399,6 +409,7 @@ def batch(
         Path, typer.Argument(help="CSV or JSON with concept and, optionally, kind, synonyms, replace, keep, ticket")
     ],
     method: Method = "text-ablation",
+    wordings: Wordings = None,
     keep: Keep = None,
     t2i: T2I = None,
     t2v: T2V = None,
@@ -428,7 +439,7 @@ def batch(
 
     models: dict[str, Any] = {"t2i": t2i, "t2v": t2v, "judge": judge, "sampling": sampling, "place": place}
     each = UnlearnJob((), method=method, settings=settings, seed=seed, videos=videos, keep=keep or (), out=out, **models)
-    each = dataclasses.replace(each, accept_weak=accept_weak)
+    each = dataclasses.replace(each, accept_weak=accept_weak, wordings=wordings)
     made, page = run(BatchJob(takedowns, each, retries, ray), _news)
     _tell(f"{made.summary}\nreport   {page}")
     _result(made.document() | {"report": page})
@@ -437,6 +448,36 @@ def batch(
 
 
 LEARNING = {"unlearn": unlearn, "batch": batch}  # whose options come from methods too
+
+
+@app.command(name="wordings")
+@_grouped
+def other_wordings(
+    concept: Annotated[str, typer.Argument(help="what to look for other words for, for example 'Tokyo Tower'")],
+    kind: KindOf = None,
+    phrases: Annotated[
+        str, typer.Option(help="everyday, or a file of phrases to look among: text, CSV or JSON, a prompt each")
+    ] = "everyday",
+    t2i: T2I = None,
+    t2v: T2V = None,
+    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the pictures that phrases are compared on")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    place: Any = PLACE,
+) -> None:
+    """Which other words the model draws a concept from: everyday ones, or those of a list.
+
+    No picture is finished and no judge is asked: the image model is to predict the same for them as for the name. Beside
+    each stands how far it is from that: 0 draws the same, 1 is as far as asking for nothing.
+    """
+    from unreel.workflow import WordingsJob
+    from unreel.workflow import wordings as run
+
+    found = run(WordingsJob(concept, kind, phrases, t2i, t2v, seed, place))
+    for each in found:
+        _tell(f"{each.distance:.2f}  {each.text}")
+    _tell(f"{len(found)} found" + (f"; next: unreel unlearn {shlex.quote(concept)} --wordings ..." if found else ""))
+    _result([dataclasses.asdict(each) for each in found])
 
 
 @app.command()

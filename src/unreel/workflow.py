@@ -39,9 +39,11 @@ from unreel.prompts.vocabulary import kind_of, spelled_alike
 from unreel.report.page import write_attack_report, write_report
 from unreel.unlearning import check, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
+from unreel.wordings import Wording, find_wordings
 
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
 FIRST_SEED = 1000  # of its videos
+EVERYDAY_WORDS = "everyday"  # where other words are looked for, in place of a file
 CLIPS = ".clips"  # in an erasure's folder until all videos of a first look are made
 
 Tell = Callable[[str, str], None]  # of what sort a piece of news is, in one word, and the news
@@ -100,8 +102,9 @@ def _require_lists(**lists: Any) -> None:
 @dataclass(frozen=True)
 class UnlearnJob:
     """What to unlearn, and how to look at it. `anchor` is what to make instead, `settings` are of the method, `seed` is of
-    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as. With `resume`, what is finished
-    is taken as it lies in the folder `out`, if it is what is asked for.
+    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as. `wordings` is "everyday" or a
+    file of phrases: those of them that the image model draws a concept from are forgotten with it. With `resume`, what is
+    finished is taken as it lies in the folder `out`, if it is what is asked for.
     """
 
     concepts: Sequence[str]
@@ -123,6 +126,7 @@ class UnlearnJob:
     resume: bool = False
     accept_weak: bool = False
     place: Place = Place()
+    wordings: str | None = None
 
     def __post_init__(self) -> None:
         _require_lists(concepts=self.concepts, synonyms=self.synonyms, keep=self.keep)
@@ -172,6 +176,7 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
         concepts, config = job.concepts_of(pair), configure(job.method, job.own_settings, pair.settings)
         if stopped:
             learned = load_intervention(job.folder)
+            concepts = _as_recorded(concepts, learned) if job.wordings else concepts
             if not was_asked_for(learned, concepts, pair, config, job.images, job.keep):
                 raise UnreelError(
                     f"{job.folder} holds another erasure{'' if job.resume else ', whose videos are not finished'}: choose "
@@ -179,6 +184,7 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
                 )
             tell("goes on", f"with the erasure in {job.folder}")
         else:
+            concepts = _with_wordings(concepts, job, pair, tell)
             learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
         if learned.edits_text_encoder and not (job.accept_weak or load_method(job.method).AS_PUBLISHED):
             require_strong(learned)
@@ -191,6 +197,56 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
         evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped)
         return Unlearned(learned, job.folder, evaluations, pages)
+
+
+def phrases_in(wordings: str) -> list[str] | None:
+    """The phrases of a file, or None for everyday words. Raises UnreelError for a file that cannot be read."""
+    return None if wordings == EVERYDAY_WORDS else [row.text for row in read_prompts(Path(wordings))]
+
+
+@dataclass(frozen=True)
+class WordingsJob:
+    """Which of some phrases, a file or "everyday" ones, a pair's image model draws a concept from."""
+
+    concept: str
+    kind: str | None = None
+    phrases: str = EVERYDAY_WORDS
+    t2i: str | None = None
+    t2v: str | None = None
+    seed: int = 0
+    place: Place = Place()
+
+
+def wordings(job: WordingsJob) -> list[Wording]:
+    """Nearest first. Raises UnreelError for what cannot be looked for, before any work wherever that can be known."""
+    asked = UnlearnJob([job.concept], job.kind, wordings=job.phrases, t2i=job.t2i, t2v=job.t2v, place=job.place, videos=0)
+    require_sensible(asked)
+    pair, _ = _prepared(asked, _nobody, load_pair)
+    (found,) = find_wordings(asked.concepts_of(pair), pair, phrases_in(job.phrases), seed=job.seed).values()
+    return found
+
+
+def _with_wordings(concepts: list[Concept], job: UnlearnJob, pair: Pair, tell: Tell) -> list[Concept]:
+    """The concepts with the words that they are drawn from, if those are to be forgotten with them."""
+    if not job.wordings:
+        return concepts
+    found = find_wordings(concepts, pair, phrases_in(job.wordings), seed=job.seed)
+    for name, rows in found.items():
+        tell("wordings", f"of {name}: {', '.join(row.text for row in rows) or 'none was found'}")
+    return [
+        replace(concept, synonyms=(*concept.synonyms, *(row.text for row in found[concept.name]))) for concept in concepts
+    ]
+
+
+def _as_recorded(concepts: Sequence[Concept], learned: Intervention) -> list[Concept]:
+    """The concepts with the wordings that were found for them when the erasure was learned."""
+    recorded = {part["concept"]: tuple(part["synonyms"]) for part in learned.provenance["parts"]}
+    return [
+        replace(concept, synonyms=synonyms)
+        if (synonyms := recorded.get(concept.name, ()))[: len(concept.synonyms)] == concept.synonyms
+        else concept
+        for concept in concepts
+    ]
 
 
 def _home_of(job: UnlearnJob, concept: Concept, concepts: Sequence[Concept]) -> Path:
@@ -208,6 +264,8 @@ def require_sensible(job: UnlearnJob) -> None:
     """Raises UnreelError for what is known to be wrong before anything is loaded."""
     if job.synonyms and len(job.concepts) > 1:
         raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
+    if job.wordings:
+        phrases_in(job.wordings)
     job.concepts_of()
     if job.videos < 0:
         raise UnreelError("videos must be zero or more")
@@ -239,11 +297,13 @@ def _prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[P
     """The pair, with what learns where it is to compute and the rest in main memory, and the judge of the videos."""
     needs, place = load_method(job.method).NEEDS, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
-    pair = load(job.t2i, job.t2v, text_only=needs == "text" and not job.videos, dtype=place.of_weights["dtype"])
+    text_only = needs == "text" and not job.videos and not job.wordings
+    pair = load(job.t2i, job.t2v, text_only=text_only, dtype=place.of_weights["dtype"])
     if job.videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = job.sampling.onto(pair)
-    move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=needs != "images")
+    text_only = needs != "images" and not job.wordings
+    move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=text_only)
     # The judge of a pair with a world of its own knows what is in it.
     world = judge_of(None, job.t2v, place.device) if world_of(job.t2v) else None
     for name in (each.name for each in job.concepts_of(pair) if world and not world.knows(each.name)):

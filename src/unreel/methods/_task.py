@@ -200,19 +200,22 @@ def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: V
     for concept in concepts:
         names = [
             name
-            for name in (*_of_kind(concept, vocabulary), *random.Random(0).sample(*_everyday_of_kind(concept)))
+            for name in (*_of_kind(concept, vocabulary), *_looked_at(everyday_of_kind(concept)))
             if not any(other.is_named_in(name) for other in concepts) and conditioner.has_room_for(name)
         ]
         out |= dict.fromkeys(nearest(conditioner, concept.name, names)[:NEAR])
     return list(out)
 
 
-def _everyday_of_kind(concept: Concept) -> tuple[list[str], int]:
-    """Everyday words of the concept's kind, and how many of them to look at."""
+def everyday_of_kind(concept: Concept) -> list[str]:
+    """Everyday words of the concept's kind."""
     words = captions.everyday()
     things = tuple(name for name in words if name not in ("action", "famous", "city", "country"))
-    listed = [word for name in concept.traits.everyday or things for word in words[name]]
-    return listed, min(LOOKED_AT, len(listed))
+    return [word for name in concept.traits.everyday or things for word in words[name]]
+
+
+def _looked_at(words: Sequence[str]) -> list[str]:
+    return random.Random(0).sample(words, min(LOOKED_AT, len(words)))
 
 
 def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:

@@ -266,6 +266,17 @@ class Denoiser:
         scale = float(arguments[time].flatten()[0]) / first if first else 1.0
         return Conditioning(arguments, latents, time, scale)
 
+    def reading_briefly(self, tokens: int) -> "Denoiser":
+        """The same for prompts of at most so many tokens, start and end included, which takes a fraction of the time where
+        a pipeline pads them far and its network does not look at padding; elsewhere the denoiser itself.
+        """
+        longest = "max_sequence_length"
+        takes = inspect.signature(inspect.unwrap(type(self.pipeline).__call__)).parameters
+        if longest not in takes or "encoder_attention_mask" not in self.conditioning([""]).arguments:
+            return self
+        usual = (usual_call(self.pipeline) | self.shape).get(longest, takes[longest].default)
+        return replace(self, shape=self.shape | {longest: min(usual, tokens)})
+
     @torch.no_grad()
     def reaching(self, part: torch.nn.Module, prompts: Sequence[str]) -> tuple[list[torch.Tensor], bool]:
         """What the network gives to a matrix of it that reads text, of each prompt: (tokens, width), without tokens at
