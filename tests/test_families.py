@@ -33,6 +33,7 @@ from unreel.models.families import FAMILIES, known
 from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
 from unreel.models.sampling import Start
 from unreel.report.page import write_report
+from unreel.wordings import MARGIN
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]
@@ -239,6 +240,20 @@ def test_the_loss_equals_the_formula_written_out(name):
         expected = (NETWORKS[name](pipeline, z_t, t, embedded(pipeline, PROMPTS)) - target).square().mean()
         loss = denoiser.loss(z, noise, t, denoiser.conditioning(PROMPTS))
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_short_prompts_read_briefly_are_drawn_the_same(pipeline):
+    denoiser = Denoiser.of(pipeline, size(pipeline))
+    brief = denoiser.reading_briefly(max(map(Conditioner.of(pipeline).length, PROMPTS)) + MARGIN)
+    usual = denoiser.conditioning(PROMPTS)
+    noisy, t = usual.arguments[usual.latents], torch.tensor([500, 500])
+    with torch.no_grad():
+        made, same, other = (
+            denoiser.predict(noisy, t, each)
+            for each in (usual, brief.conditioning(PROMPTS), denoiser.conditioning(PROMPTS[::-1]))
+        )
+    torch.testing.assert_close(same, made, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(other, made, rtol=1e-3, atol=1e-4), "what is read is seen"
 
 
 def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_off_bit_for_bit(pipeline):

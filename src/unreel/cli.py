@@ -476,7 +476,10 @@ def other_wordings(
     found = run(WordingsJob(concept, kind, phrases, t2i, t2v, seed, place))
     for each in found:
         _tell(f"{each.distance:.2f}  {each.text}")
-    _tell(f"{len(found)} found" + (f"; next: unreel unlearn {shlex.quote(concept)} --wordings ..." if found else ""))
+    again = f"unreel unlearn {shlex.quote(concept)} --wordings {shlex.quote(phrases)}" + (
+        f" --t2v {shlex.quote(t2v)}" if t2v else ""
+    )
+    _tell(f"next  {again}" if found else "none was found")
     _result([dataclasses.asdict(each) for each in found])
 
 

@@ -14,6 +14,7 @@ classify images (Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import torch
@@ -26,12 +27,13 @@ from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.pair import Pair
 from unreel.progress import track
 from unreel.prompts.concept import Concept
+from unreel.prompts.kinds import Kind
 
 ALIKE = 0.5  # below which a phrase is taken to draw the concept
 PICTURES, LEVELS = 2, (0.95, 0.8)  # latents of the concept, and how noisy: there, what is asked for decides what comes
 FAR = 1.0  # a phrase that is farther on the first of them is looked at no more
 TOGETHER = 32  # phrases read at once
-MARGIN = 8  # tokens that a pipeline may put around a prompt within its limit
+MARGIN = 8  # tokens that are left for what a pipeline puts around a prompt within its limit, and steps of that limit
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def find_wordings(
     concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str] | None = None, *, seed: int = 0
 ) -> dict[str, list[Wording]]:
     """By concept, those of `phrases`, or of everyday words of its kind, that the pair's image model draws it from, nearest
-    first; none that name it already, and none that the text encoder does not read as a whole.
+    first; none that name one of the concepts already, and none that could not be forgotten as a name is, such as one that
+    is too long.
 
     Raises UnreelError for a motion, which no picture shows, for a pair without an image model, and for a name that draws
     nothing in particular.
@@ -68,29 +71,39 @@ def find_wordings(
         if concept.kind == "motion":
             raise UnreelError(f"no picture shows {concept.name!r}, a motion: give other words for it with --synonym")
         reader.require_room_for(concept.forget_prompts)
-    for frame in dict.fromkeys(concept.traits.templates[0] for concept in concepts):
-        alike = [concept for concept in concepts if concept.traits.templates[0] == frame]
-        listed = phrases if phrases is not None else [word for concept in alike for word in everyday_of_kind(concept)]
-        asked = [phrase for phrase in dict.fromkeys(map(str.strip, listed)) if phrase]
-        asked = sorted((phrase for phrase in asked if reader.has_room_for(frame.format(phrase))), key=reader.length)
-        for concept, distances in zip(alike, drawn_apart(alike, pair, frame, asked, seed=seed), strict=True):
+    for kind in dict.fromkeys(concept.kind for concept in concepts):
+        alike = [concept for concept in concepts if concept.kind == kind]
+        listed = everyday_of_kind(alike[0]) if phrases is None else phrases
+        asked = [phrase for phrase in dict.fromkeys(map(str.strip, listed)) if _sayable(phrase, kind, reader)]
+        asked.sort(key=reader.length)
+        for concept, distances in zip(alike, drawn_apart(alike, pair, asked, seed=seed), strict=True):
             rows = [Wording(*row) for row in zip(asked, distances, strict=True) if row[1] < ALIKE]
-            rows = [row for row in rows if not concept.is_named_in(row.text)]
+            rows = [row for row in rows if not any(each.is_named_in(row.text) for each in concepts)]
             found[concept.name] = sorted(rows, key=lambda row: row.distance)
     return {concept.name: found[concept.name] for concept in concepts}
 
 
+def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:
+    """Whether a phrase can be forgotten as a concept's name is."""
+    try:
+        concept = Concept(phrase, kind)
+        reader.require_known(concept.wordings)
+    except UnreelError:
+        return False
+    return reader.has_room_for(max(concept.forget_prompts, key=len))
+
+
 @torch.no_grad()
-def drawn_apart(
-    concepts: Sequence[Concept], pair: Pair, frame: str, phrases: Sequence[str], *, seed: int = 0
-) -> list[list[float]]:
-    """For each concept d(c) of every phrase, in a sentence with a gap; short phrases side by side are read fastest."""
+def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str], *, seed: int = 0) -> list[list[float]]:
+    """For each concept, all of one kind, d(c) of every phrase; short ones side by side are read fastest."""
     denoiser, reader = Denoiser.of(pair.t2i, pair.settings.size if pair.t2i is pair.t2v else None), Conditioner.of(pair.t2i)
+    frame = concepts[0].traits.templates[0]
     views = [_views(pair, denoiser, frame.format(concept.name), seed) for concept in concepts]
     out: list[list[float]] = [[] for _ in concepts]
+    brief = cache(denoiser.reading_briefly)
     for start in track(range(0, len(phrases), TOGETHER), "looking for other words", "batch"):
         texts = [frame.format(phrase) for phrase in phrases[start : start + TOGETHER]]
-        read = denoiser.reading_briefly(max(map(reader.length, texts)) + MARGIN).conditioning(texts)
+        read = brief(-(-max(map(reader.length, texts)) // MARGIN + 1) * MARGIN).conditioning(texts)
         for distances, seen in zip(out, views, strict=True):
             distances += _distances(denoiser, seen, read, len(texts))
     return out

@@ -227,15 +227,19 @@ def wordings(job: WordingsJob) -> list[Wording]:
 
 
 def _with_wordings(concepts: list[Concept], job: UnlearnJob, pair: Pair, tell: Tell) -> list[Concept]:
-    """The concepts with the words that they are drawn from, if those are to be forgotten with them."""
+    """The concepts with the words that they are drawn from, if those are to be forgotten with them; not with what is to be
+    kept, or to be made instead.
+    """
     if not job.wordings:
         return concepts
-    found = find_wordings(concepts, pair, phrases_in(job.wordings), seed=job.seed)
-    for name, rows in found.items():
-        tell("wordings", f"of {name}: {', '.join(row.text for row in rows) or 'none was found'}")
-    return [
-        replace(concept, synonyms=(*concept.synonyms, *(row.text for row in found[concept.name]))) for concept in concepts
-    ]
+    stays = [*job.keep, job.anchor or ""]
+    found = {
+        name: [row.text for row in rows if not any(Concept(row.text).is_named_in(text) for text in stays)]
+        for name, rows in find_wordings(concepts, pair, phrases_in(job.wordings), seed=job.seed).items()
+    }
+    for name, texts in found.items():
+        tell("wordings", f"of {name}: {', '.join(texts) or 'none was found'}")
+    return [replace(concept, synonyms=(*concept.synonyms, *found[concept.name])) for concept in concepts]
 
 
 def _as_recorded(concepts: Sequence[Concept], learned: Intervention) -> list[Concept]:

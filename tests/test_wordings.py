@@ -1,0 +1,125 @@
+"""Which other words a model draws a concept from, and that they are forgotten with it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import make_pair
+from pipelines import PIPELINES
+
+from unreel import Concept, Pair, UnreelError, find_wordings, load_intervention
+from unreel.models.denoiser import Denoiser
+from unreel.models.pair import Settings
+from unreel.models.shipped import world_of
+from unreel.wordings import ALIKE, drawn_apart
+from unreel.workflow import UnlearnJob, unlearn
+
+
+@pytest.fixture(scope="module")
+def words():
+    """What the captions of the embedded pair call some of its concepts, by concept."""
+    known = world_of("embedded")["concepts"]
+    return {name: known[name]["wordings"] for name in ("castle", "snowman", "guitar", "owl", "rocket")}
+
+
+def test_it_finds_a_concepts_other_words_among_those_of_others_and_no_others(embedded, words):
+    mixed = [word for name in sorted(words) for word in words[name]]
+    concepts = [Concept("castle"), Concept("owl"), Concept("snowman", "character")]
+    found = find_wordings(concepts, embedded, mixed)
+    assert list(found) == ["castle", "owl", "snowman"]
+    for concept in concepts:
+        rows = found[concept.name]
+        own = {word for word in words[concept.name] if not concept.is_named_in(word)}
+        assert own and {row.text for row in rows} == own
+        assert [row.distance for row in rows] == sorted(row.distance for row in rows)
+        assert all(0 <= row.distance < ALIKE for row in rows)
+
+
+def test_concepts_looked_at_together_find_what_each_finds_alone(embedded, words):
+    mixed = words["castle"] + words["owl"]
+    together = find_wordings([Concept("castle"), Concept("owl")], embedded, mixed)
+    for name, rows in together.items():
+        (alone,) = find_wordings([Concept(name)], embedded, mixed).values()
+        assert [row.text for row in alone] == [row.text for row in rows]
+        assert [row.distance for row in alone] == pytest.approx([row.distance for row in rows], abs=1e-4)
+
+
+def test_the_name_is_no_distance_away_and_nothing_is_found_twice_or_by_its_name(embedded):
+    concept = Concept("castle", synonyms=("fortress",))
+    ((same, other),) = drawn_apart([concept], embedded, ["castle", "rocket"])
+    assert same == pytest.approx(0, abs=1e-6) and other > ALIKE
+    (rows,) = find_wordings([concept], embedded, ["castles", "Castle", "fortress", "palace", " palace ", "palace"]).values()
+    assert [row.text for row in rows] == ["palace"]
+
+
+def test_what_could_not_be_forgotten_as_a_name_is_not_looked_at(embedded):
+    odd = ["", "  ", "...", "the", "<|endoftext|>", "palace " * 90]
+    assert find_wordings([Concept("castle")], embedded, odd) == {"castle": []}
+    (rows,) = find_wordings([Concept("castle")], embedded, [*odd, "palace"]).values()
+    assert [row.text for row in rows] == ["palace"]
+
+
+def test_without_a_list_everyday_words_of_the_kind_are_looked_at(pair, monkeypatch):
+    seen = []
+    monkeypatch.setattr("unreel.wordings.everyday_of_kind", lambda concept: seen.append(concept.kind) or ["cat", "house"])
+    find_wordings([Concept("dog"), Concept("nun", "character"), Concept("car")], pair)
+    assert seen == ["object", "character"]
+
+
+def test_motions_and_models_without_pictures_are_refused(embedded, minilm):
+    with pytest.raises(UnreelError, match="no picture shows 'spinning', a motion"):
+        find_wordings([Concept("castle"), Concept("spinning", "motion")], embedded, ["turning"])
+    with pytest.raises(UnreelError, match="has no network to learn from images with"):
+        find_wordings([Concept("castle")], Pair(minilm, minilm, "minilm", "minilm", Settings()), ["palace"])
+
+
+def test_a_name_that_the_model_draws_nothing_for_is_refused(pair, monkeypatch):
+    monkeypatch.setattr(Denoiser, "predict", lambda self, noisy, *_: torch.zeros_like(noisy))
+    with pytest.raises(UnreelError, match="it does not know it"):
+        find_wordings([Concept("dog")], pair, ["cat"])
+
+
+def test_only_pipelines_whose_network_is_told_what_is_padding_are_read_briefly():
+    sana = Denoiser.of(PIPELINES["SanaPipeline"]())
+    usual, brief = sana.conditioning(["a cat"]), sana.reading_briefly(24).conditioning(["a cat"])
+    assert brief.arguments["encoder_hidden_states"].shape[1] < usual.arguments["encoder_hidden_states"].shape[1]
+    plain = Denoiser.of(PIPELINES["StableDiffusionPipeline"]())
+    assert plain.reading_briefly(24) is plain
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A job that forgets with a concept what is in a file, and what its run says."""
+    folder, pair = tmp_path / "models", make_pair()
+    pair.t2i.save_pretrained(folder / "t2i")
+    pair.t2v.save_pretrained(folder / "t2v")
+    file = tmp_path / "phrases.txt"
+    file.write_text("# of nobody\nkitten\nhouse\ntiger\n")
+    monkeypatch.setattr("unreel.wordings.ALIKE", 1e9)  # networks with random weights draw nothing alike
+    models = {"t2i": str(folder / "t2i"), "t2v": str(folder / "t2v")}
+    return UnlearnJob(
+        ["cat"], wordings=str(file), synonyms=["pussycat"], out=tmp_path / "made", videos=0, accept_weak=True, **models
+    )
+
+
+def test_what_is_found_is_forgotten_with_the_name_and_written_down(hasty, job):
+    said = []
+    done = unlearn(replace(job, keep=["a red house"], anchor="a tiger"), lambda sort, news: said.append((sort, news)))
+    (part,) = load_intervention(done.folder).provenance["parts"]
+    assert part["synonyms"] == ["pussycat", "kitten"], "neither what is kept nor what is made instead"
+    assert ("wordings", "of cat: kitten") in said
+
+
+def test_it_goes_on_with_what_was_found(hasty, job, monkeypatch):
+    first = unlearn(job)
+    (part,) = first.intervention.provenance["parts"]
+    assert set(part["synonyms"]) == {"pussycat", "kitten", "house", "tiger"}
+    monkeypatch.setattr("unreel.workflow.find_wordings", None)  # to look again would fail
+    monkeypatch.setattr("unreel.workflow.unlearn_concepts", None)
+    again = unlearn(replace(job, resume=True))
+    (recorded,) = again.intervention.provenance["parts"]
+    assert recorded["synonyms"] == part["synonyms"] and recorded["losses"] == part["losses"]
+    with pytest.raises(UnreelError, match="holds another erasure"):
+        unlearn(replace(job, resume=True, synonyms=["tomcat"]))
+    with pytest.raises(UnreelError, match="holds another erasure"):
+        unlearn(replace(job, resume=True, wordings=None))
