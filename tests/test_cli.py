@@ -139,6 +139,8 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         (["cat", "--replace", "a black cat"], "is to be forgotten"),
         (["cat", "--keep", "a black cat"], "both to be forgotten and to be kept"),
         (["cat", "--images", "."], "learns from text alone"),
+        (["cat", "--wordings", "absent.txt"], "cannot read absent.txt"),
+        (["spinning", "--wordings", "everyday"], "no picture shows 'spinning', a motion"),
         (["cat", "dog", *PAPER], "unlearn one concept and keep nothing by name"),
         (["cat", "dog", "--synonym", "kitten"], "synonyms belong to one concept"),
         (["xylophone " * 12], "cut off"),
@@ -388,6 +390,23 @@ def test_quiet_draws_no_bars_and_says_the_same(tiny, tmp_path):
     assert loud.returncode == quiet.returncode == 0, loud.stderr + quiet.stderr
     assert "unlearning" in loud.stderr and quiet.stderr == ""
     assert quiet.stdout == loud.stdout.replace("loud", "quiet")
+
+
+def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(command, tmp_path, monkeypatch):
+    (tmp_path / "phrases.txt").write_text("# of our users\npalace\na rocket\nfortress\n")
+    code, out, err = command("wordings", "castle", "--phrases", "phrases.txt")
+    assert code == 0, err
+    *rows, next_step = out.splitlines()
+    assert sorted(row.split("  ")[1] for row in rows) == ["fortress", "palace"]
+    assert next_step == "next  unreel unlearn castle --wordings phrases.txt"
+    code, out, _ = command("wordings", "castle", "--phrases", "phrases.txt", "--json")
+    assert {row["text"] for row in json.loads(out)} == {"fortress", "palace"}
+    code, out, err = command("unlearn", "castle", "--wordings", "phrases.txt", "--videos", "0", "--out", "made", WEAK)
+    assert code == 0 and "wordings of castle: " in out, err
+    (part,) = Erasure.from_pretrained(tmp_path / "made").provenance["parts"]
+    assert set(part["synonyms"]) == {"fortress", "palace"}
+    code, out, _ = command("wordings", "castle", "--phrases", "none.txt")
+    assert code == 2
 
 
 def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command, made, tmp_path):

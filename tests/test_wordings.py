@@ -93,12 +93,16 @@ def job(tmp_path, monkeypatch):
     folder, pair = tmp_path / "models", make_pair()
     pair.t2i.save_pretrained(folder / "t2i")
     pair.t2v.save_pretrained(folder / "t2v")
-    file = tmp_path / "phrases.txt"
-    file.write_text("# of nobody\nkitten\nhouse\ntiger\n")
     monkeypatch.setattr("unreel.wordings.ALIKE", 1e9)  # networks with random weights draw nothing alike
     models = {"t2i": str(folder / "t2i"), "t2v": str(folder / "t2v")}
     return UnlearnJob(
-        ["cat"], wordings=str(file), synonyms=["pussycat"], out=tmp_path / "made", videos=0, accept_weak=True, **models
+        ["cat"],
+        wordings=["kitten", "house", "tiger"],
+        synonyms=["pussycat"],
+        out=tmp_path / "made",
+        videos=0,
+        accept_weak=True,
+        **models,
     )
 
 
@@ -122,4 +126,4 @@ def test_it_goes_on_with_what_was_found(hasty, job, monkeypatch):
     with pytest.raises(UnreelError, match="holds another erasure"):
         unlearn(replace(job, resume=True, synonyms=["tomcat"]))
     with pytest.raises(UnreelError, match="holds another erasure"):
-        unlearn(replace(job, resume=True, wordings=None))
+        unlearn(replace(job, resume=True, wordings=()))

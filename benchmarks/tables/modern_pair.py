@@ -1,7 +1,7 @@
 """Tables of docs/modern-pair.md."""
 
 from benchmarks.tables import attacks, embedded_pair, methods
-from benchmarks.tables._format import load
+from benchmarks.tables._format import interval, load, table
 from benchmarks.tables.embedded_pair import RECORDS
 
 DOCUMENTS = ("docs/modern-pair.md", "src/unreel/embedded/modern/README.md")
@@ -33,7 +33,21 @@ def reader() -> str:
     )
 
 
+def found_wordings() -> str:
+    """What `unreel wordings` finds for the concepts of the table of wordings, and how much of it is right."""
+    result, rows = load("found_wordings"), []
+    for source in ("words of all captions", "everyday words"):
+        found = result[source]["found"]
+        shown = "; ".join(f"*{name}*: {', '.join(texts[:4]) or 'none'}" for name, texts in found.items())
+        rows.append([source, str(sum(map(len, found.values()))), f"{result[source]['seconds']:.0f}", shown])
+    note = f"Of what was found among the {result['phrases']:,} words of all captions, {interval(result['right'])} are the "
+    note += f"concept's own, and of its own {interval(result['of_all'])} were found."
+    head = ["looked for among", "found for all eight", "seconds for all", "the nearest"]
+    return f"{table(head, rows)}\n\n{note}"
+
+
 TABLES = {
+    "found_wordings": found_wordings,
     "reader": reader,
     "demo": demo,
     "quality": lambda: embedded_pair.quality(RESULT, BARS),

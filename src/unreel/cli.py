@@ -273,6 +273,14 @@ PLACE = _Group(_place, {**PLACE_OF_ATTACKS.options, "offload": (Offload, False)}
 SETTINGS = _Group(dict, {})  # of methods: `_Commands` puts their options in
 
 
+def _phrases(source: str | None) -> Any:
+    """Everyday words as they are called, or the phrases of a file; () without either."""
+    from unreel.prompts.files import read_prompts
+    from unreel.workflow import EVERYDAY_WORDS
+
+    return source if source == EVERYDAY_WORDS else tuple(row.text for row in read_prompts(Path(source))) if source else ()
+
+
 def _settings_of_methods() -> _Group:
     """Every setting of every method that is an option; one that nobody gives is left to the method. What `unlearn` calls
     something else by that name is set from Python only.
@@ -364,7 +372,7 @@ def unlearn(
     from unreel.workflow import unlearn as run
 
     asked: dict[str, Any] = {"kind": kind, "synonyms": synonym or (), "anchor": replace, "keep": keep or ()}
-    asked["wordings"] = wordings
+    asked["wordings"] = _phrases(wordings)
     models: dict[str, Any] = {
         "t2i": t2i,
         "t2v": t2v,
@@ -439,7 +447,7 @@ def batch(
 
     models: dict[str, Any] = {"t2i": t2i, "t2v": t2v, "judge": judge, "sampling": sampling, "place": place}
     each = UnlearnJob((), method=method, settings=settings, seed=seed, videos=videos, keep=keep or (), out=out, **models)
-    each = dataclasses.replace(each, accept_weak=accept_weak, wordings=wordings)
+    each = dataclasses.replace(each, accept_weak=accept_weak, wordings=_phrases(wordings))
     made, page = run(BatchJob(takedowns, each, retries, ray), _news)
     _tell(f"{made.summary}\nreport   {page}")
     _result(made.document() | {"report": page})
@@ -473,7 +481,7 @@ def other_wordings(
     from unreel.workflow import WordingsJob
     from unreel.workflow import wordings as run
 
-    found = run(WordingsJob(concept, kind, phrases, t2i, t2v, seed, place))
+    found = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place))
     for each in found:
         _tell(f"{each.distance:.2f}  {each.text}")
     again = f"unreel unlearn {shlex.quote(concept)} --wordings {shlex.quote(phrases)}" + (

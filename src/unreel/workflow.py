@@ -43,7 +43,7 @@ from unreel.wordings import Wording, find_wordings
 
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
 FIRST_SEED = 1000  # of its videos
-EVERYDAY_WORDS = "everyday"  # where other words are looked for, in place of a file
+EVERYDAY_WORDS = "everyday"  # to look for other words among, in place of a list
 CLIPS = ".clips"  # in an erasure's folder until all videos of a first look are made
 
 Tell = Callable[[str, str], None]  # of what sort a piece of news is, in one word, and the news
@@ -102,8 +102,8 @@ def _require_lists(**lists: Any) -> None:
 @dataclass(frozen=True)
 class UnlearnJob:
     """What to unlearn, and how to look at it. `anchor` is what to make instead, `settings` are of the method, `seed` is of
-    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as. `wordings` is "everyday" or a
-    file of phrases: those of them that the image model draws a concept from are forgotten with it. With `resume`, what is
+    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as. `wordings` are phrases, or
+    "everyday" words: those of them that the image model draws a concept from are forgotten with it. With `resume`, what is
     finished is taken as it lies in the folder `out`, if it is what is asked for.
     """
 
@@ -126,10 +126,12 @@ class UnlearnJob:
     resume: bool = False
     accept_weak: bool = False
     place: Place = Place()
-    wordings: str | None = None
+    wordings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _require_lists(concepts=self.concepts, synonyms=self.synonyms, keep=self.keep)
+        if self.wordings != EVERYDAY_WORDS:
+            _require_lists(wordings=self.wordings)
 
     @property
     def folder(self) -> Path:
@@ -199,18 +201,13 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
         return Unlearned(learned, job.folder, evaluations, pages)
 
 
-def phrases_in(wordings: str) -> list[str] | None:
-    """The phrases of a file, or None for everyday words. Raises UnreelError for a file that cannot be read."""
-    return None if wordings == EVERYDAY_WORDS else [row.text for row in read_prompts(Path(wordings))]
-
-
 @dataclass(frozen=True)
 class WordingsJob:
-    """Which of some phrases, a file or "everyday" ones, a pair's image model draws a concept from."""
+    """Which of some phrases, or "everyday" words, a pair's image model draws a concept from."""
 
     concept: str
     kind: str | None = None
-    phrases: str = EVERYDAY_WORDS
+    phrases: Sequence[str] = EVERYDAY_WORDS
     t2i: str | None = None
     t2v: str | None = None
     seed: int = 0
@@ -222,8 +219,12 @@ def wordings(job: WordingsJob) -> list[Wording]:
     asked = UnlearnJob([job.concept], job.kind, wordings=job.phrases, t2i=job.t2i, t2v=job.t2v, place=job.place, videos=0)
     require_sensible(asked)
     pair, _ = _prepared(asked, _nobody, load_pair)
-    (found,) = find_wordings(asked.concepts_of(pair), pair, phrases_in(job.phrases), seed=job.seed).values()
-    return found
+    return _found(asked.concepts_of(pair), asked, pair, job.seed)[job.concept.strip()]
+
+
+def _found(concepts: Sequence[Concept], job: UnlearnJob, pair: Pair, seed: int) -> dict[str, list[Wording]]:
+    phrases = None if job.wordings == EVERYDAY_WORDS else job.wordings
+    return find_wordings(concepts, pair, phrases, seed=seed)
 
 
 def _with_wordings(concepts: list[Concept], job: UnlearnJob, pair: Pair, tell: Tell) -> list[Concept]:
@@ -235,7 +236,7 @@ def _with_wordings(concepts: list[Concept], job: UnlearnJob, pair: Pair, tell: T
     stays = [*job.keep, job.anchor or ""]
     found = {
         name: [row.text for row in rows if not any(Concept(row.text).is_named_in(text) for text in stays)]
-        for name, rows in find_wordings(concepts, pair, phrases_in(job.wordings), seed=job.seed).items()
+        for name, rows in _found(concepts, job, pair, job.seed).items()
     }
     for name, texts in found.items():
         tell("wordings", f"of {name}: {', '.join(texts) or 'none was found'}")
@@ -268,8 +269,6 @@ def require_sensible(job: UnlearnJob) -> None:
     """Raises UnreelError for what is known to be wrong before anything is loaded."""
     if job.synonyms and len(job.concepts) > 1:
         raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
-    if job.wordings:
-        phrases_in(job.wordings)
     job.concepts_of()
     if job.videos < 0:
         raise UnreelError("videos must be zero or more")

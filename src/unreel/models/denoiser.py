@@ -68,6 +68,12 @@ class Conditioning:
         states, mask = self.arguments["encoder_hidden_states"], self.arguments.get("encoder_attention_mask")
         return states if mask is None else states * mask[..., None].to(states.dtype)
 
+    @property
+    def seen(self) -> torch.Tensor | None:
+        """The tokens of prompts at which the network is to look, (tokens, width); None where nothing says so."""
+        mask = self.arguments.get("encoder_attention_mask")
+        return None if mask is None else self.embeddings.reshape(*mask.shape, -1)[mask.bool()]
+
     def each(self) -> list["Conditioning"]:
         """That of every prompt alone."""
         count = len(self.arguments[self.latents])
@@ -278,12 +284,9 @@ class Denoiser:
             return self
         usual = (usual_call(self.pipeline) | self.shape).get(longest, takes[longest].default)
         brief = replace(self, shape=self.shape | {longest: min(usual, tokens)})
-        read = [each.conditioning(["a photo"]) for each in (self, brief)]
-        masks = [each.arguments.get("encoder_attention_mask") for each in read]
-        if masks[0] is None:
-            return self
-        one, two = (each.embeddings.reshape(*mask.shape, -1)[mask.bool()] for each, mask in zip(read, masks, strict=True))
-        return brief if one.shape == two.shape and torch.allclose(one, two, rtol=1e-2, atol=1e-3) else self
+        one, two = (each.conditioning(["a photo"]).seen for each in (self, brief))
+        alike = one is not None and two is not None and one.shape == two.shape
+        return brief if alike and torch.allclose(one, two, rtol=1e-2, atol=1e-3) else self  # type: ignore[arg-type]
 
     @torch.no_grad()
     def reaching(self, part: torch.nn.Module, prompts: Sequence[str]) -> tuple[list[torch.Tensor], bool]:
