@@ -33,7 +33,7 @@ def captions() -> dict[str, str]:
 
 def main() -> None:
     pair, known = load_pair(t2v=PAIR), captions()
-    sources = {"everyday words": None, "words of all captions": list(known)}
+    sources = {"words of all captions": list(known), "everyday words": None}
     out: dict[str, Any] = {"concepts": [asdict(concept) for concept in CONCEPTS], "phrases": len(known)}
     for source, phrases in sources.items():
         begun = time.perf_counter()
@@ -41,14 +41,21 @@ def main() -> None:
         texts = {name: [row.text for row in rows] for name, rows in found.items()}
         out[source] = {"found": texts, "seconds": round(time.perf_counter() - begun, 1)}
         print(source, out[source], flush=True)
-    right, sought = [], []
-    for concept in CONCEPTS:
-        texts = out["words of all captions"]["found"][concept.name]
-        right += [known[text] == concept.name.lower() for text in texts]
-        own = [word for word, name in known.items() if name == concept.name.lower() and not concept.is_named_in(word)]
-        sought += [word in texts for word in own]
-    out |= {"right": asdict(Estimate.share(np.array(right))), "of_all": asdict(Estimate.share(np.array(sought)))}
-    write_result(FOUND, out)
+        if phrases:
+            out |= _graded(texts, known)
+        write_result(FOUND, out)
+
+
+def _graded(found: dict[str, list[str]], known: dict[str, str]) -> dict[str, Any]:
+    """How many of the phrases found are the concepts' own, and how many of those were found."""
+    right = [known[text] == name.lower() for name, texts in found.items() for text in texts]
+    sought = [
+        word in found[concept.name]
+        for concept in CONCEPTS
+        for word, name in known.items()
+        if name == concept.name.lower() and not concept.is_named_in(word)
+    ]
+    return {"right": asdict(Estimate.share(np.array(right))), "of_all": asdict(Estimate.share(np.array(sought)))}
 
 
 if __name__ == "__main__":
