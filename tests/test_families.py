@@ -12,7 +12,7 @@ import transformers
 from another_device import another_device
 from conftest import FakeJudge, same, weights
 from PIL import Image
-from pipelines import CALLS, PIPELINES, TextProcessor, sd2
+from pipelines import CALLS, PIPELINES, TextProcessor, build, sd2
 
 from unreel import (
     Concept,
@@ -39,19 +39,6 @@ pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]
 QUICK = TextAblationConfig(steps=3, learning_rate=2e-2, forget=20, retain=20, solve_retain=30)
 DISTILLED = "SanaSprintPipeline"
-
-
-def build(name):
-    if name == "SkyReelsV2Pipeline":
-        pytest.importorskip("ftfy")
-    pipeline = PIPELINES[name]()
-    network = getattr(pipeline, "unet", None) or pipeline.transformer
-    torch.manual_seed(1)
-    with torch.no_grad():  # networks start with zeros where text comes in
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.1)
-    return pipeline
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -244,7 +231,8 @@ def test_the_loss_equals_the_formula_written_out(name):
 
 def test_short_prompts_read_briefly_are_drawn_the_same(pipeline):
     denoiser = Denoiser.of(pipeline, size(pipeline))
-    brief = denoiser.reading_briefly(max(map(Conditioner.of(pipeline).length, PROMPTS)) + MARGIN)
+    longest = max(PROMPTS, key=Conditioner.of(pipeline).length)
+    brief = denoiser.reading_briefly(Conditioner.of(pipeline).length(longest) + MARGIN, longest)
     usual = denoiser.conditioning(PROMPTS)
     noisy, t = usual.arguments[usual.latents], torch.tensor([500, 500])
     with torch.no_grad():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make_pair
-from pipelines import PIPELINES
+from pipelines import CALLS, PIPELINES, build
 
 from unreel import Concept, Pair, UnreelError, find_wordings, load_intervention
 from unreel.models.denoiser import Denoiser
@@ -13,6 +13,8 @@ from unreel.models.pair import Settings
 from unreel.models.shipped import world_of
 from unreel.wordings import ALIKE, drawn_apart
 from unreel.workflow import UnlearnJob, unlearn
+
+PADDED = ("LattePipeline", "Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline")  # whose networks look at padding
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,20 @@ def test_what_could_not_be_forgotten_as_a_name_is_not_looked_at(embedded):
     assert [row.text for row in rows] == ["palace"]
 
 
+@pytest.mark.parametrize("given", [("castle", ["palace"]), (Concept("castle"), ["palace"]), (["castle"], "palace")])
+def test_a_text_in_place_of_a_list_is_refused(embedded, given):
+    concepts, phrases = given
+    with pytest.raises(UnreelError, match="concepts are a list"):
+        find_wordings(concepts, embedded, phrases)
+
+
+def test_numbers_that_break_down_are_said_to(pair, monkeypatch):
+    predict = Denoiser.predict
+    monkeypatch.setattr(Denoiser, "predict", lambda self, noisy, *more: predict(self, noisy, *more) * float("nan"))
+    with pytest.raises(UnreelError, match="stopped being a number"):
+        find_wordings(["dog"], pair, ["cat"])
+
+
 def test_without_a_list_everyday_words_of_the_kind_are_looked_at(pair, monkeypatch):
     seen = []
     monkeypatch.setattr("unreel.wordings.everyday_of_kind", lambda concept: seen.append(concept.kind) or ["cat", "house"])
@@ -79,12 +95,25 @@ def test_a_name_that_the_model_draws_nothing_for_is_refused(pair, monkeypatch):
         find_wordings([Concept("dog")], pair, ["cat"])
 
 
+@pytest.mark.parametrize("name", sorted(PIPELINES.keys() - {"SanaSprintPipeline"}))  # which predicts something else
+def test_a_phrase_is_as_far_whatever_it_is_read_with_and_the_name_no_distance_away(name):
+    pipeline, call = build(name), CALLS[name]
+    pair = Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, size=(call["height"], call["width"])))
+    phrases = ["castle", "cat", "cat on a table in the rain", "cat on a table in the sun"]
+    ((same, cat, rain, sun),) = drawn_apart([Concept("castle")], pair, phrases)
+    assert same == pytest.approx(0, abs=1e-6)
+    assert rain != sun, "the end of a phrase is read too"
+    ((alone,),) = drawn_apart([Concept("castle")], pair, ["cat"])
+    assert cat == pytest.approx(alone, rel=0.05, abs=1e-3) or name in PADDED
+
+
 def test_only_pipelines_whose_network_is_told_what_is_padding_are_read_briefly():
     sana = Denoiser.of(PIPELINES["SanaPipeline"]())
-    usual, brief = sana.conditioning(["a cat"]), sana.reading_briefly(24).conditioning(["a cat"])
+    usual, brief = sana.conditioning(["a cat"]), sana.reading_briefly(24, "a cat").conditioning(["a cat"])
     assert brief.arguments["encoder_hidden_states"].shape[1] < usual.arguments["encoder_hidden_states"].shape[1]
+    assert sana.reading_briefly(3, "a cat on a table in the rain") is sana, "it would be cut off"
     plain = Denoiser.of(PIPELINES["StableDiffusionPipeline"]())
-    assert plain.reading_briefly(24) is plain
+    assert plain.reading_briefly(24, "a cat") is plain
 
 
 @pytest.fixture
@@ -111,7 +140,9 @@ def test_what_is_found_is_forgotten_with_the_name_and_written_down(hasty, job):
     done = unlearn(replace(job, keep=["a red house"], anchor="a tiger"), lambda sort, news: said.append((sort, news)))
     (part,) = load_intervention(done.folder).provenance["parts"]
     assert part["synonyms"] == ["pussycat", "kitten"], "neither what is kept nor what is made instead"
+    assert part["wordings"]["found"] == ["kitten"]
     assert ("wordings", "of cat: kitten") in said
+    assert any("that stay" in news and "house" in news and "tiger" in news for _, news in said)
 
 
 def test_it_goes_on_with_what_was_found(hasty, job, monkeypatch):
@@ -123,7 +154,8 @@ def test_it_goes_on_with_what_was_found(hasty, job, monkeypatch):
     again = unlearn(replace(job, resume=True))
     (recorded,) = again.intervention.provenance["parts"]
     assert recorded["synonyms"] == part["synonyms"] and recorded["losses"] == part["losses"]
-    with pytest.raises(UnreelError, match="holds another erasure"):
-        unlearn(replace(job, resume=True, synonyms=["tomcat"]))
+    for other in ({"synonyms": ["tomcat"]}, {"wordings": ["kitten", "house"]}, {"wordings": "everyday"}, {"seed": 1}):
+        with pytest.raises(UnreelError, match="holds another erasure"):
+            unlearn(replace(job, resume=True, **other))
     with pytest.raises(UnreelError, match="holds another erasure"):
         unlearn(replace(job, resume=True, wordings=()))

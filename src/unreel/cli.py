@@ -278,7 +278,11 @@ def _phrases(source: str | None) -> Any:
     from unreel.prompts.files import read_prompts
     from unreel.workflow import EVERYDAY_WORDS
 
-    return source if source == EVERYDAY_WORDS else tuple(row.text for row in read_prompts(Path(source))) if source else ()
+    if source is None or source == EVERYDAY_WORDS:
+        return source or ()
+    if not source:
+        raise UnreelError(f"phrases are {EVERYDAY_WORDS}, or those of a file: name it")
+    return tuple(row.text for row in read_prompts(Path(source)))
 
 
 def _settings_of_methods() -> _Group:
@@ -481,13 +485,12 @@ def other_wordings(
     from unreel.workflow import WordingsJob
     from unreel.workflow import wordings as run
 
-    found = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place))
+    found = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place), _news)
     for each in found:
         _tell(f"{each.distance:.2f}  {each.text}")
-    again = f"unreel unlearn {shlex.quote(concept)} --wordings {shlex.quote(phrases)}" + (
-        f" --t2v {shlex.quote(t2v)}" if t2v else ""
-    )
-    _tell(f"next  {again}" if found else "none was found")
+    given = {"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}
+    options = " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
+    _tell(f"next  unreel unlearn {shlex.quote(concept)} {options}" if found else "none was found")
     _result([dataclasses.asdict(each) for each in found])
 
 

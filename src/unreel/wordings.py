@@ -2,10 +2,10 @@
 
 To a text encoder that was trained on the world's text, "palace" and "castle" are two things to say; a denoiser behind it
 may have learned to draw the same for both, and then whoever has forgotten one still draws it for the other. Whether it does
-takes no finished picture and no classifier to tell. From the same noisy latents of the concept, the network predicts for a
+takes no picture of them and no classifier to tell. From the same noisy latents of the concept, the network predicts for a
 phrase c
 
-    d(c) = sum_{z, t} || v(z_t, t, c) - v(z_t, t, name) ||^2 / sum_{z, t} || v(z_t, t, "") - v(z_t, t, name) ||^2
+    d(c) = mean_{z, t} || v(z_t, t, c) - v(z_t, t, name) ||^2 / || v(z_t, t, "") - v(z_t, t, name) ||^2
 
 0 where it is about to draw what it draws for the name, 1 where it is as far from that as when asked for nothing. v is what
 the network predicts, whichever that is. With real images in place of latents of its own, and over all t, such errors
@@ -24,6 +24,7 @@ from unreel.methods._shots import made_latents
 from unreel.methods._task import everyday_of_kind
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Conditioning, Denoiser
+from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
 from unreel.progress import track
 from unreel.prompts.concept import Concept
@@ -45,42 +46,59 @@ class Wording:
 
 
 @dataclass(frozen=True)
-class _Views:
-    """Noisy latents (views, ...) of a concept, their timesteps (views,), what is predicted by name, and the squared
-    distances (views,) from there of what is predicted when nothing is asked for.
+class _View:
+    """Noisy latents (1, ...) of a concept, their timestep (1,), and the squared distance between what is predicted by name
+    and what is predicted when nothing is asked for.
     """
 
     noisy: torch.Tensor
-    timesteps: torch.Tensor
-    named: torch.Tensor
-    unasked: torch.Tensor
+    timestep: torch.Tensor
+    unasked: float
 
 
 def find_wordings(
-    concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str] | None = None, *, seed: int = 0
+    concepts: Sequence[Concept | str], pair: Pair, phrases: Sequence[str] | None = None, *, seed: int = 0
 ) -> dict[str, list[Wording]]:
     """By concept, those of `phrases`, or of everyday words of its kind, that the pair's image model draws it from, nearest
     first; none that name one of the concepts already, and none that could not be forgotten as a name is, such as one that
     is too long.
 
-    Raises UnreelError for a motion, which no picture shows, for a pair without an image model, and for a name that draws
-    nothing in particular.
+    Raises UnreelError for a motion, which no picture shows, for a pair without an image model, for a name that draws
+    nothing in particular, and if numbers break down.
     """
-    reader, found = Conditioner.of(pair.t2i), {}
-    for concept in concepts:
-        if concept.kind == "motion":
-            raise UnreelError(f"no picture shows {concept.name!r}, a motion: give other words for it with --synonym")
-        reader.require_room_for(concept.forget_prompts)
-    for kind in dict.fromkeys(concept.kind for concept in concepts):
-        alike = [concept for concept in concepts if concept.kind == kind]
+    if any(isinstance(each, (str, Concept)) for each in (concepts, phrases)):
+        raise UnreelError("concepts are a list of names or Concepts, and phrases a list of texts")
+    these = [Concept(concept) if isinstance(concept, str) else concept for concept in concepts]
+    readers, found = list(pair.conditioners().values()), {}
+    for concept in these:
+        require_drawn(concept)
+        for reader in readers:
+            reader.require_known(concept.wordings)
+            reader.require_room_for(concept.forget_prompts)
+    for kind in dict.fromkeys(concept.kind for concept in these):
+        alike = [concept for concept in these if concept.kind == kind]
         listed = everyday_of_kind(alike[0]) if phrases is None else phrases
-        asked = [phrase for phrase in dict.fromkeys(map(str.strip, listed)) if _sayable(phrase, kind, reader)]
-        asked.sort(key=reader.length)
-        for concept, distances in zip(alike, drawn_apart(alike, pair, asked, seed=seed), strict=True):
+        asked = [phrase for phrase in _unlike(listed) if not any(each.is_named_in(phrase) for each in these)]
+        asked = [phrase for phrase in asked if all(_sayable(phrase, kind, reader) for reader in readers)]
+        with enough_memory("looking for other words", readers[0].device, ["--dtype bfloat16", "a smaller --size"]):
+            apart = drawn_apart(alike, pair, asked, seed=seed)
+        for concept, distances in zip(alike, apart, strict=True):
             rows = [Wording(*row) for row in zip(asked, distances, strict=True) if row[1] < ALIKE]
-            rows = [row for row in rows if not any(each.is_named_in(row.text) for each in concepts)]
             found[concept.name] = sorted(rows, key=lambda row: row.distance)
-    return {concept.name: found[concept.name] for concept in concepts}
+    return {concept.name: found[concept.name] for concept in these}
+
+
+def require_drawn(concept: Concept) -> None:
+    """Raises UnreelError for what no picture shows."""
+    if concept.kind == "motion":
+        raise UnreelError(f"no picture shows {concept.name!r}, a motion: give other words for it with --synonym")
+
+
+def _unlike(phrases: Sequence[str]) -> list[str]:
+    """Each but once, however it is written."""
+    return list({" ".join(phrase.casefold().split()): " ".join(phrase.split()) for phrase in reversed(phrases)}.values())[
+        ::-1
+    ]
 
 
 def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:
@@ -95,48 +113,57 @@ def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:
 
 @torch.no_grad()
 def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str], *, seed: int = 0) -> list[list[float]]:
-    """For each concept, all of one kind, d(c) of every phrase; short ones side by side are read fastest."""
-    denoiser, reader = Denoiser.of(pair.t2i, pair.settings.size if pair.t2i is pair.t2v else None), Conditioner.of(pair.t2i)
-    frame = concepts[0].traits.templates[0]
-    views = [_views(pair, denoiser, frame.format(concept.name), seed) for concept in concepts]
-    out: list[list[float]] = [[] for _ in concepts]
-    brief = cache(denoiser.reading_briefly)
-    for start in track(range(0, len(phrases), TOGETHER), "looking for other words", "batch"):
-        texts = [frame.format(phrase) for phrase in phrases[start : start + TOGETHER]]
-        read = brief(-(-max(map(reader.length, texts)) // MARGIN + 1) * MARGIN).conditioning(texts)
-        for distances, seen in zip(out, views, strict=True):
-            distances += _distances(denoiser, seen, read, len(texts))
-    return out
+    """For each concept, all of one kind, d(c) of every phrase; of one that is far on the first view, on that view alone."""
+    size = pair.settings.size if pair.t2i is pair.t2v else None
+    denoiser, reader, frame = Denoiser.of(pair.t2i, size), Conditioner.of(pair.t2i), concepts[0].traits.templates[0]
+    names, brief = [frame.format(concept.name) for concept in concepts], cache(denoiser.reading_briefly)
+    views = [_views(pair, denoiser, name, seed) for name in names]
+
+    def apart(named: Sequence[str], texts: Sequence[str], seen: Sequence[Sequence[_View]]) -> torch.Tensor:
+        """d of every text for every name on some views of it: (names, texts). A pipeline may pad prompts that are read
+        together, and its network look at that: so names are read with the texts.
+        """
+        longest = max([*named, *texts], key=reader.length)
+        tokens = (-(-reader.length(longest) // MARGIN) + 1) * MARGIN
+        read = brief(tokens, longest).conditioning([*named, *texts])
+        return torch.stack([_distances(denoiser, each, read, i, len(named)) for i, each in enumerate(seen)])
+
+    places = sorted(range(len(phrases)), key=lambda i: reader.length(phrases[i]))  # short ones are read in less time
+    out = torch.zeros(len(concepts), len(phrases))
+    for start in track(range(0, len(places), TOGETHER), "looking for other words", "batch"):
+        some = places[start : start + TOGETHER]
+        out[:, some] = apart(names, [frame.format(phrases[i]) for i in some], [each[:1] for each in views])
+    for row, name, seen in zip(out, names, views, strict=True):
+        near = [i for i in places if row[i] < FAR]
+        for start in range(0, len(near), TOGETHER):
+            some = near[start : start + TOGETHER]
+            more = apart([name], [frame.format(phrases[i]) for i in some], [seen[1:]])[0]
+            row[some] = (row[some] + more * len(seen[1:])) / len(seen)
+    if not out.isfinite().all():
+        raise UnreelError("what the image model predicts stopped being a number: choose another --dtype")
+    return out.tolist()
 
 
-def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> _Views:
+def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> list[_View]:
     """Raises UnreelError if what is predicted by name is what is predicted anyway."""
     latents = made_latents(pair, denoiser, [named] * PICTURES, range(seed, seed + PICTURES), 0)[:, 0]
     noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
-    read, unasked = denoiser.conditioning([named]), denoiser.conditioning([""])
-    rows = []
+    read, views = denoiser.conditioning(["", named]), []  # Mochi reads all as empty if the last one is
     for level, (z, e) in product(LEVELS, zip(latents.split(1), noise.split(1), strict=True)):
-        t = torch.full((1,), level * (denoiser.timesteps - 1), device=z.device).round()
+        t = denoiser.timestep_of(level).to(z.device)
         noisy = denoiser.noisy(z, e, t)
-        by_name, by_nothing = (denoiser.predict(noisy, t, each) for each in (read, unasked))
-        rows.append((noisy, t, by_name, _apart(by_nothing, by_name)))
-    views = _Views(*map(torch.cat, zip(*rows, strict=True)))
-    if not (views.unasked > 0).all():
+        by_nothing, by_name = denoiser.predict(noisy.expand(2, *z.shape[1:]), t.expand(2), read).float()
+        views.append(_View(noisy, t, float((by_nothing - by_name).square().sum())))
+    if any(view.unasked == 0 for view in views):
         raise UnreelError(f"the image model draws the same for {named!r} as when asked for nothing: it does not know it")
     return views
 
 
-def _apart(made: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
-    """Squared distances, (batch,)."""
-    return (made - named).float().square().flatten(1).sum(1)
-
-
-def _distances(denoiser: Denoiser, views: _Views, read: Conditioning, count: int) -> list[float]:
-    """d(c) of every prompt, of those that are far on the first view on that alone."""
-    first = views.noisy[:1].expand(count, *views.noisy.shape[1:]), views.timesteps[:1].expand(count)
-    out = (_apart(denoiser.predict(*first, read), views.named[:1]) / views.unasked[0]).tolist()
-    for i, each in enumerate(read.each()):
-        if out[i] < FAR:
-            made = denoiser.predict(views.noisy, views.timesteps, each.repeated(len(views.noisy)))
-            out[i] = float(_apart(made, views.named).sum() / views.unasked.sum())
-    return out
+def _distances(denoiser: Denoiser, views: Sequence[_View], read: Conditioning, name: int, names: int) -> torch.Tensor:
+    """d of every prompt that was read behind the first `names`, from that one of those: (prompts,)."""
+    count, out = len(read.arguments[read.latents]), []
+    for view in views:
+        noisy = view.noisy.expand(count, *view.noisy.shape[1:])
+        made = denoiser.predict(noisy, view.timestep.expand(count), read).float()
+        out.append((made[names:] - made[name]).square().flatten(1).sum(1).cpu() / view.unasked)
+    return torch.stack(out).mean(0)

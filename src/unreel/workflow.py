@@ -4,6 +4,8 @@ Knows what belongs together and in which order; leaves every part of it to other
 draws how far it is as `unreel.progress` is told to.
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,6 +31,7 @@ from unreel.interventions.erasure import REPORT_FILE, Erasure
 from unreel.judges import Judge, load_judge
 from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable
+from unreel.methods._task import Task
 from unreel.models.loading import require_place
 from unreel.models.pair import Pair, TextModel, load_pair, load_video_model, move
 from unreel.models.shipped import EMBEDDED, preset_of, world_of
@@ -39,7 +42,7 @@ from unreel.prompts.vocabulary import kind_of, spelled_alike
 from unreel.report.page import write_attack_report, write_report
 from unreel.unlearning import check, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
-from unreel.wordings import Wording, find_wordings
+from unreel.wordings import Wording, find_wordings, require_drawn
 
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
 FIRST_SEED = 1000  # of its videos
@@ -178,16 +181,17 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
         concepts, config = job.concepts_of(pair), configure(job.method, job.own_settings, pair.settings)
         if stopped:
             learned = load_intervention(job.folder)
-            concepts = _as_recorded(concepts, learned) if job.wordings else concepts
-            if not was_asked_for(learned, concepts, pair, config, job.images, job.keep):
+            asked = _as_found(concepts, job, learned)
+            if asked is None or not was_asked_for(learned, asked, pair, config, job.images, job.keep):
                 raise UnreelError(
                     f"{job.folder} holds another erasure{'' if job.resume else ', whose videos are not finished'}: choose "
                     "another folder with --out, or replace it with --overwrite"
                 )
             tell("goes on", f"with the erasure in {job.folder}")
         else:
-            concepts = _with_wordings(concepts, job, pair, tell)
+            concepts, searches = _with_wordings(concepts, job, pair, tell)
             learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
+            learned = _recorded(learned, searches)
         if learned.edits_text_encoder and not (job.accept_weak or load_method(job.method).AS_PUBLISHED):
             require_strong(learned)
         if not stopped:
@@ -214,11 +218,11 @@ class WordingsJob:
     place: Place = Place()
 
 
-def wordings(job: WordingsJob) -> list[Wording]:
+def wordings(job: WordingsJob, tell: Tell = _nobody) -> list[Wording]:
     """Nearest first. Raises UnreelError for what cannot be looked for, before any work wherever that can be known."""
     asked = UnlearnJob([job.concept], job.kind, wordings=job.phrases, t2i=job.t2i, t2v=job.t2v, place=job.place, videos=0)
     require_sensible(asked)
-    pair, _ = _prepared(asked, _nobody, load_pair)
+    pair, _ = _prepared(asked, tell, load_pair)
     return _found(asked.concepts_of(pair), asked, pair, job.seed)[job.concept.strip()]
 
 
@@ -227,31 +231,54 @@ def _found(concepts: Sequence[Concept], job: UnlearnJob, pair: Pair, seed: int) 
     return find_wordings(concepts, pair, phrases, seed=seed)
 
 
-def _with_wordings(concepts: list[Concept], job: UnlearnJob, pair: Pair, tell: Tell) -> list[Concept]:
-    """The concepts with the words that they are drawn from, if those are to be forgotten with them; not with what is to be
-    kept, or to be made instead.
+def _with_wordings(
+    concepts: list[Concept], job: UnlearnJob, pair: Pair, tell: Tell
+) -> tuple[list[Concept], dict[str, dict[str, Any]]]:
+    """The concepts with the words that they are drawn from, if those are to be forgotten with them, but for what is to be
+    kept or to be made instead; and what to record of the search.
+    """
+    if not job.wordings:
+        return concepts, {}
+    Task(concepts, pair, job.keep, job.images).require_nothing_kept_is_forgotten()  # before minutes are spent
+    stays = [Concept(text) for text in (*job.keep, job.anchor) if text and text.strip()]
+    found = {}
+    for name, rows in _found(concepts, job, pair, job.seed).items():
+        texts = [row.text for row in rows]
+        left = [
+            text for text in texts if any(each.is_named_in(text) or Concept(text).is_named_in(each.name) for each in stays)
+        ]
+        found[name] = [text for text in texts if text not in left]
+        tell("wordings", f"of {name}: {', '.join(found[name]) or 'none was found'}")
+        if left:
+            tell("wordings", f"of {name} that stay, since they name what is kept or made instead: {', '.join(left)}")
+    told = [replace(concept, synonyms=(*concept.synonyms, *found[concept.name])) for concept in concepts]
+    return told, {name: {"among": _among(job), "found": texts} for name, texts in found.items()}
+
+
+def _among(job: UnlearnJob) -> str:
+    """A short name for what other words are looked for among, and how."""
+    listed = json.dumps([list(job.wordings) if job.wordings != EVERYDAY_WORDS else job.wordings, job.seed])
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+
+
+def _recorded(learned: Any, searches: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The intervention with what was found for its concepts in its record."""
+    if not searches:
+        return learned
+    parts = [part | {"wordings": searches[part["concept"]]} for part in learned.provenance["parts"]]
+    return replace(learned, provenance={**learned.provenance, "parts": parts})
+
+
+def _as_found(concepts: list[Concept], job: UnlearnJob, learned: Intervention) -> list[Concept] | None:
+    """The concepts with the wordings that were found when the erasure was learned; None if they were not looked for then,
+    or among others.
     """
     if not job.wordings:
         return concepts
-    stays = [*job.keep, job.anchor or ""]
-    found = {
-        name: [row.text for row in rows if not any(Concept(row.text).is_named_in(text) for text in stays)]
-        for name, rows in _found(concepts, job, pair, job.seed).items()
-    }
-    for name, texts in found.items():
-        tell("wordings", f"of {name}: {', '.join(texts) or 'none was found'}")
-    return [replace(concept, synonyms=(*concept.synonyms, *found[concept.name])) for concept in concepts]
-
-
-def _as_recorded(concepts: Sequence[Concept], learned: Intervention) -> list[Concept]:
-    """The concepts with the wordings that were found for them when the erasure was learned."""
-    recorded = {part["concept"]: tuple(part["synonyms"]) for part in learned.provenance["parts"]}
-    return [
-        replace(concept, synonyms=synonyms)
-        if (synonyms := recorded.get(concept.name, ()))[: len(concept.synonyms)] == concept.synonyms
-        else concept
-        for concept in concepts
-    ]
+    searches = {part["concept"]: part.get("wordings", {}) for part in learned.provenance["parts"]}
+    if any(searches.get(concept.name, {}).get("among") != _among(job) for concept in concepts):
+        return None
+    return [replace(concept, synonyms=(*concept.synonyms, *searches[concept.name]["found"])) for concept in concepts]
 
 
 def _home_of(job: UnlearnJob, concept: Concept, concepts: Sequence[Concept]) -> Path:
@@ -269,7 +296,9 @@ def require_sensible(job: UnlearnJob) -> None:
     """Raises UnreelError for what is known to be wrong before anything is loaded."""
     if job.synonyms and len(job.concepts) > 1:
         raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
-    job.concepts_of()
+    for concept in job.concepts_of():
+        if job.wordings:
+            require_drawn(concept)
     if job.videos < 0:
         raise UnreelError("videos must be zero or more")
     config = configure(job.method, job.own_settings)

@@ -162,6 +162,11 @@ class Denoiser:
         boundary = getattr(self.pipeline.config, "boundary_ratio", None) if self.pipeline is not None else None
         return math.ceil((boundary or 0) * self.timesteps)
 
+    def timestep_of(self, level: float) -> torch.Tensor:
+        """The whole training timestep, (1,), with about that share of noise, or the nearest of the network's."""
+        t = round((1 - level if self._inverted else level) * (self.timesteps - 1))
+        return torch.tensor([float(max(t, self.first_timestep))])
+
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (batch, 3, height, width) in [-1, 1] -> latents (batch, channels, height/f, width/f)."""
@@ -273,10 +278,10 @@ class Denoiser:
         return Conditioning(arguments, latents, time, scale)
 
     @torch.no_grad()
-    def reading_briefly(self, tokens: int) -> "Denoiser":
+    def reading_briefly(self, tokens: int, prompt: str) -> "Denoiser":
         """The same for prompts of at most so many tokens, start and end included, which takes a fraction of the time where
-        a pipeline pads them far, and neither its text encoder nor its network looks at padding; elsewhere the denoiser
-        itself.
+        a pipeline pads them far, and neither its text encoder nor its network looks at padding; elsewhere, and where one of
+        that length, `prompt`, is not read as it is, the denoiser itself.
         """
         longest = "max_sequence_length"
         takes = inspect.signature(inspect.unwrap(type(self.pipeline).__call__)).parameters
@@ -284,7 +289,7 @@ class Denoiser:
             return self
         usual = (usual_call(self.pipeline) | self.shape).get(longest, takes[longest].default)
         brief = replace(self, shape=self.shape | {longest: min(usual, tokens)})
-        one, two = (each.conditioning(["a photo"]).seen for each in (self, brief))
+        one, two = (each.conditioning([prompt]).seen for each in (self, brief))
         alike = one is not None and two is not None and one.shape == two.shape
         return brief if alike and torch.allclose(one, two, rtol=1e-2, atol=1e-3) else self  # type: ignore[arg-type]
 
