@@ -8,6 +8,7 @@ from conftest import make_pair
 from pipelines import CALLS, PIPELINES, build
 
 from unreel import Concept, Pair, UnreelError, find_wordings, load_intervention
+from unreel.batch import BatchJob, batch
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.shipped import world_of
@@ -141,6 +142,7 @@ def test_what_is_found_is_forgotten_with_the_name_and_written_down(hasty, job):
     (part,) = load_intervention(done.folder).provenance["parts"]
     assert part["synonyms"] == ["pussycat", "kitten"], "neither what is kept nor what is made instead"
     assert part["wordings"]["found"] == ["kitten"]
+    assert "**cat** (object, and as pussycat, kitten)" in (done.folder / "README.md").read_text()
     assert ("wordings", "of cat: kitten") in said
     assert any("that stay" in news and "house" in news and "tiger" in news for _, news in said)
 
@@ -159,3 +161,15 @@ def test_it_goes_on_with_what_was_found(hasty, job, monkeypatch):
             unlearn(replace(job, resume=True, **other))
     with pytest.raises(UnreelError, match="holds another erasure"):
         unlearn(replace(job, resume=True, wordings=()))
+
+
+def test_a_batch_finds_each_takedowns_words_in_one_list_says_so_and_notices_another_list(hasty, job, tmp_path):
+    table = tmp_path / "takedowns.csv"
+    table.write_text("concept,keep\ncat,a red house\ndog,\n")
+    each = replace(job, concepts=(), synonyms=(), out=tmp_path / "all")
+    made, _ = batch(BatchJob(table, each), lambda *_: None)
+    assert made.complete
+    told = [set(outcome.says.split("they draw it: ")[1].split(", ")) for outcome in made.outcomes]
+    assert told == [{"kitten", "tiger"}, {"house", "kitten", "tiger"}]
+    again, _ = batch(BatchJob(table, replace(each, wordings=["kitten"])), lambda *_: None)
+    assert all("holds another erasure" in outcome.says for outcome in again.outcomes)

@@ -40,7 +40,7 @@ def _version(of: Intervention) -> str:
 
 def _page(of: Intervention, title: str, library: str, about: str, use: str, figures: str = "") -> str:
     rows = "\n".join(
-        f"- **{part['concept']}** ({part['kind']}): {part['method']}, {_instead(part)}"
+        f"- **{part['concept']}** ({part['kind']}{_also(part)}): {part['method']}, {_instead(part)}"
         + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
         for part in of.provenance["parts"]
     )
@@ -106,6 +106,11 @@ def figures_of(file: Path) -> str:
     ]
     note = f"Without → with the erasure [95 % interval], judged by the {document['judge']['name']}, on {document['model']}."
     return "\n".join(["", "## Figures", "", *head, *rows, "", note, ""])
+
+
+def _also(part: dict[str, Any]) -> str:
+    """What a card says of other wordings that are forgotten with the name."""
+    return f", and as {', '.join(part['synonyms'])}" if part.get("synonyms") else ""
 
 
 def _instead(part: dict[str, Any]) -> str:
