@@ -34,16 +34,17 @@ def reader() -> str:
 
 
 def found_wordings() -> str:
-    """What `unreel wordings` finds for the concepts of the table of wordings, and how much of it is right."""
-    result, rows = load("found_wordings"), []
-    for source in ("words of all captions", "everyday words"):
-        found = result[source]["found"]
-        shown = "; ".join(f"*{name}*: {', '.join(texts[:4]) or 'none'}" for name, texts in found.items())
-        rows.append([source, str(sum(map(len, found.values()))), f"{result[source]['seconds']:.0f}", shown])
-    note = f"Of what was found among the {result['phrases']:,} words of all captions, {interval(result['right'])} are the "
-    note += f"concept's own, and of its own {interval(result['of_all'])} were found."
-    head = ["looked for among", "found for all eight", "seconds for all", "the nearest"]
-    return f"{table(head, rows)}\n\n{note}"
+    """What `unreel wordings` finds for the concepts of the table of wordings among the words of all captions, and how much
+    of it is right.
+    """
+    result = load("found_wordings")
+    found = result["words of all captions"]["found"]
+    rows = [[name, str(len(texts)), ", ".join(texts[:5])] for name, texts in found.items()]
+    right, of_all = (interval(result[share]) for share in ("right", "of_all"))
+    note = (
+        f"{result['phrases']:,} words. Of what was found, {right} are the concept's own; of its own, {of_all} were found."
+    )
+    return f"{table(['concept', 'found', 'the nearest'], rows)}\n\n{note}"
 
 
 TABLES = {

@@ -1,6 +1,7 @@
 """Tables of README.md, and of the pages that it leads to first."""
 
 from functools import partial
+from typing import Any
 
 from benchmarks.cells import results_of
 from benchmarks.tables import embedded_pair, real_encoders, results
@@ -18,24 +19,30 @@ def demo() -> str:
 
 def second_pair() -> str:
     """What the default does where a language model reads, in a sentence."""
-    figures = [result["figures"] for result in results_of("modern-methods")["text-ablation"].values()]
-
-    def share(group: str, metric: str) -> str:
-        return " → ".join(
-            f"{100 * arm['value']:.0f}" for arm in pooled_shares([f[group][metric] for f in figures]).values()
+    methods = results_of("modern-methods")
+    by_name, near, reworded = (
+        _shares(methods["text-ablation"], group, metric)
+        for group, metric in (
+            ("explicit", "concept_found"),
+            ("neighbours", "label_found"),
+            ("paraphrases", "concept_found"),
         )
-
-    told = results_of("modern-wordings")["text ablation, told the first"]
-    first = pooled_shares(
-        [it["figures"]["wordings"]["concept_found"] for it in told.values() if "wordings" in it["figures"]]
     )
+    found = results_of("modern-wordings")["text ablation, words found in all captions"]
+    listed, unheard = (_shares(found, group, "concept_found") for group in ("wordings", "held_out"))
     return (
         f"On [the second pair](docs/modern-pair.md#unlearning-it), which reads with a language model, the default takes "
-        f"the name away as well (found: {share('explicit', 'concept_found')} %) and leaves neighbours "
-        f"({share('neighbours', 'label_found')} %); **other words for the same thing work on "
-        f"({share('paraphrases', 'concept_found')} %), but for those that it is told** with `--synonym` (in images: "
-        f"{100 * first['original']['value']:.0f} → {100 * first['edited']['value']:.0f} %)."
+        f"the name away as well (found: {by_name} %) and leaves neighbours ({near} %); **other words for the same thing "
+        f"work on ({reworded} %), but for those that it is told**: with `--synonym`, or with `--wordings phrases.txt`, "
+        f"which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: words of the list "
+        f"{listed} %, others {unheard} %)."
     )
+
+
+def _shares(concepts: dict[str, Any], group: str, metric: str) -> str:
+    """Without and with the erasure, of all concepts that have the group."""
+    figures = [each["figures"][group][metric] for each in concepts.values() if group in each["figures"]]
+    return " → ".join(f"{100 * arm['value']:.0f}" for arm in pooled_shares(figures).values())
 
 
 TABLES = {

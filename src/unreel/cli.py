@@ -468,7 +468,10 @@ def other_wordings(
     concept: Annotated[str, typer.Argument(help="what to look for other words for, for example 'Tokyo Tower'")],
     kind: KindOf = None,
     phrases: Annotated[
-        str, typer.Option(help="everyday, or a file of phrases to look among: text, CSV or JSON, a prompt each")
+        str,
+        typer.Option(
+            help="everyday, or a file of phrases to look among: text, one a line, or CSV or JSON with a column prompt"
+        ),
     ] = "everyday",
     t2i: T2I = None,
     t2v: T2V = None,
@@ -479,8 +482,8 @@ def other_wordings(
 ) -> None:
     """Which other words the model draws a concept from: everyday ones, or those of a list.
 
-    No picture is finished and no judge is asked: the image model is to predict the same for them as for the name. Beside
-    each stands how far it is from that: 0 draws the same, 1 is as far as asking for nothing.
+    No picture of them is made and no judge is asked: the image model is to predict the same for them as for the name.
+    Beside each stands how far it is from that: 0 draws the same, 1 is as far as asking for nothing.
     """
     from unreel.workflow import WordingsJob
     from unreel.workflow import wordings as run

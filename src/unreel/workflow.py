@@ -220,6 +220,8 @@ class WordingsJob:
 
 def wordings(job: WordingsJob, tell: Tell = _nobody) -> list[Wording]:
     """Nearest first. Raises UnreelError for what cannot be looked for, before any work wherever that can be known."""
+    if not job.phrases:
+        raise UnreelError("there is nothing to look among: give phrases")
     asked = UnlearnJob([job.concept], job.kind, wordings=job.phrases, t2i=job.t2i, t2v=job.t2v, place=job.place, videos=0)
     require_sensible(asked)
     pair, _ = _prepared(asked, tell, load_pair)

@@ -25,6 +25,7 @@ _ALSO_IN_PART: dict[str, Shape] = {
     "images": str,
     "seconds": float,
     "peak_memory_gib": float,
+    "wordings": {"among": str, "found": [str]},
 }
 _RECORD: dict[str, Shape] = {"encoder": str, "versions": {"unreel": str}, "parts": [dict]}
 _ALSO_IN_RECORD: dict[str, Shape] = {
