@@ -14,7 +14,7 @@ from unreel.interventions import load_intervention
 from unreel.interventions.export import export
 from unreel.interventions.prompt import PromptRewrite
 from unreel.methods import configure
-from unreel.methods.uce import UCEConfig, others, text_projections
+from unreel.methods.uce import UCEConfig, first_words, others, text_projections
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
@@ -206,7 +206,7 @@ def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair
     rival.remove(pair.t2v)
 
 
-@pytest.mark.parametrize("tokens", ["last", "all"])
+@pytest.mark.parametrize("tokens", ["last", "all", "whole"])
 def test_uce_changes_nothing_but_how_the_denoiser_reads_text(pair, tokens):
     before = weights(pair.t2v.unet)
     component = uce(pair, CASTLE, "house", ["cat", "owl"], tokens=tokens)
@@ -232,6 +232,24 @@ def test_uce_reads_the_concept_as_the_anchor_and_the_rest_as_before(embedded, to
         new = old + component.deltas[f"{name}.weight"]
         assert (new @ castle - old @ house).norm() < 0.5 * (old @ castle - old @ house).norm()
         assert ((kept @ (new - old).T).norm(dim=1) / (kept @ old.T).norm(dim=1)).mean() < moved
+
+
+@torch.no_grad()
+def test_uce_of_whole_names_moves_half_a_name_too_unless_something_kept_begins_so(embedded):
+    conditioner, concept = Conditioner.of(embedded.t2v), Concept("santa claus", "character", anchor="wizard")
+    assert first_words(conditioner, ["santa claus", "castle"], ["cat"]) == [(0, 1)]
+    assert first_words(conditioner, ["santa claus"], ["cat", "Santa hat"]) == []
+    last = len(conditioner.tokenizer("wizard").input_ids) - 2
+    half, anchor = (
+        read[place] for read, place in zip(conditioner.encode(["santa claus", "wizard"]), (1, last), strict=True)
+    )
+    moved = {}
+    for tokens in ("all", "whole"):
+        component = unlearn(concept, embedded, UCEConfig(tokens, erase_scale=100.0)).components[0]
+        name, matrix = next(iter(text_projections(embedded.t2v.unet).items()))
+        read = (matrix.weight + component.deltas[f"{name}.weight"]) @ half
+        moved[tokens] = float((read - matrix.weight @ anchor).norm() / (matrix.weight @ (half - anchor)).norm())
+    assert moved["whole"] < moved["all"] / 2
 
 
 @torch.no_grad()

@@ -13,6 +13,9 @@ a = 1 and lamb = 0.5:
   for one with the anchor's; of the preserved names and the empty prompt every token; b = max(0.1, 1 / number of preserved
   texts).
 
+Ours is a third, "whole": "all", and the tokens before a name's last one, each towards the anchor's last, as far as nothing
+that is preserved begins so: where a text encoder reads from left to right, half a name ("Santa") is read without the rest.
+
 As there, names stand alone, without a sentence around them, and attention that reads no text stays as it is. There,
 objects turn into the empty prompt unless told otherwise (anchor "", whose last token is the start token), and only what is
 asked for is preserved, or all artists. Ours: the anchor is chosen as text ablation chooses it, everything that the
@@ -42,7 +45,7 @@ from unreel.prompts.vocabulary import Vocabulary
 class UCEConfig:
     """Settings, as the authors have them; `preserve_scale` 0 stands for the one that belongs to the choice of tokens."""
 
-    tokens: Literal["last", "all"] = "all"
+    tokens: Literal["last", "all", "whole"] = "all"
     erase_scale: float = 1.0
     preserve_scale: float = 0.0
     lamb: float = 0.5
@@ -71,7 +74,10 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
     conditioner = task.conditioners[0]
     conditioner.require_room_for(texts)
     read, masked = Denoiser.of(task.pair.t2v).reaching(next(iter(matrices.values())), texts)
-    move = unified(read, last_words(conditioner, texts, read, masked), len(renamed), config)
+    last, inner = last_words(conditioner, texts, read, masked), []
+    if config.tokens == "whole":
+        inner = [(i, last[i] - back) for i, back in first_words(conditioner, [name for name, _ in renamed], kept)]
+    move = unified(read, last, len(renamed), config, inner)
     deltas: dict[str, Delta] = {
         f"{name}.weight": (matrix.weight.double() @ move.to(matrix.weight.device)).float().cpu()
         for name, matrix in matrices.items()
@@ -89,13 +95,35 @@ def last_words(conditioner: Conditioner, texts: Sequence[str], read: Sequence[to
     return [length - 1 - end for length in lengths]
 
 
+def first_words(conditioner: Conditioner, names: Sequence[str], kept: Sequence[str]) -> list[tuple[int, int]]:
+    """Which tokens of names come before the last one and begin nothing that is kept: the name's number, and how many tokens
+    before its last.
+    """
+
+    def ids(text: str) -> list[int]:
+        return list(conditioner.tokenizer(text.lower(), add_special_tokens=False).input_ids)
+
+    stays, out = [ids(text) for text in kept], []
+    for i, name in enumerate(map(ids, names)):
+        for count in range(1, len(name)):
+            if not any(other[:count] == name[:count] for other in stays):
+                out.append((i, len(name) - count))
+    return out
+
+
 @torch.no_grad()
-def unified(read: Sequence[torch.Tensor], last: Sequence[int], renamed: int, config: UCEConfig) -> torch.Tensor:
+def unified(
+    read: Sequence[torch.Tensor],
+    last: Sequence[int],
+    renamed: int,
+    config: UCEConfig,
+    inner: Sequence[tuple[int, int]] = (),
+) -> torch.Tensor:
     """The one move that every matrix makes, (width, width) in float64: W - W0 = W0 move, with
     move = a sum_i (c*_i - c_i) c_i' (...)^-1.
 
     `read` are texts as they reach the matrices, (tokens, width) each: `renamed` erased ones, as many anchors, and what is
-    preserved; `last` is where the last word of each stands.
+    preserved; `last` is where the last word of each stands, and `inner` are other tokens of erased ones (text, place).
     """
     kept = len(read) - 2 * renamed
     usual = 1.0 if config.tokens == "last" else max(0.1, 1 / kept)
@@ -106,6 +134,8 @@ def unified(read: Sequence[torch.Tensor], last: Sequence[int], renamed: int, con
     pairs = list(zip(tails[:renamed], tails[renamed : 2 * renamed], strict=True))
     source = torch.cat([tail[: len(goal)] for tail, goal in pairs])
     target = torch.cat([goal[: len(tail)] for tail, goal in pairs])
+    source = torch.cat([source, *(whole[i][place : place + 1] for i, place in inner)])
+    target = torch.cat([target, *(whole[renamed + i][last[renamed + i]][None] for i, _ in inner)])
     rest = torch.cat([source[:0], *whole[2 * renamed :]])
     gram = config.erase_scale * source.T @ source + (config.preserve_scale or usual) * rest.T @ rest
     gram += config.lamb * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
