@@ -376,9 +376,11 @@ def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> 
     ray.shutdown()
 
 
-def _named(cell: Cell, name: str, experiment: str) -> bool:
-    """Whether a cell's run is the one of that name, or begins so where none is called just that."""
-    return cell.run == name or (cell.run.startswith(name) and name not in {each.run for each in cells_of(experiment)})
+def _of_runs(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
+    """The cells of the runs of those names, or that begin so where none is called just that; all without names."""
+    runs = {cell.run for cell in cells}
+    wanted = {run for name in names for run in ({name} & runs or {run for run in runs if run.startswith(name)})}
+    return [cell for cell in cells if not names or cell.run in wanted]
 
 
 def main(
@@ -391,7 +393,7 @@ def main(
     device: str = "cpu",
     ray: Annotated[str, typer.Option(help="address of a Ray cluster; auto, or local for this machine's cores")] = "",
 ) -> None:
-    cells = [cell for cell in cells_of(experiment) if not run or any(_named(cell, name, experiment) for name in run)]
+    cells = _of_runs(cells_of(experiment), run or ())
     cells = [cell for cell in cells if not concept or cell.concept["name"] in concept]
     if not cells:
         runs, names = (

@@ -252,6 +252,14 @@ def test_uce_of_whole_names_moves_half_a_name_too_unless_something_kept_begins_s
     assert moved["whole"] < moved["all"] / 2
 
 
+def test_tokens_of_a_name_are_those_that_are_read_and_what_is_kept_is_kept_however_it_is_written(smollm2):
+    conditioner = Conditioner.of(smollm2)
+    for name in ("Santa Claus", "santa claus", "SANTA CLAUS", "Tokyo Tower"):
+        count = len(conditioner.tokenizer(name, add_special_tokens=False).input_ids)
+        assert first_words(conditioner, [name], ["cat"]) == [(0, back) for back in range(count - 1, 0, -1)]
+    assert first_words(conditioner, ["Tokyo Tower"], ["tokyo tram"]) == []
+
+
 @torch.no_grad()
 def test_uce_is_the_formula_of_the_paper(pair):
     component = uce(pair, CASTLE, "house", ["cat"], tokens="last", erase_scale=2.0, preserve_scale=3.0, lamb=0.7)

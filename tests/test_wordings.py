@@ -119,7 +119,7 @@ def test_only_pipelines_whose_network_is_told_what_is_padding_are_read_briefly()
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    """A job that forgets with a concept what is in a file, and what its run says."""
+    """A job that forgets three phrases with a concept, whatever they draw."""
     folder, pair = tmp_path / "models", make_pair()
     pair.t2i.save_pretrained(folder / "t2i")
     pair.t2v.save_pretrained(folder / "t2v")

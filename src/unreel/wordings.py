@@ -80,7 +80,7 @@ def find_wordings(
         listed = everyday_of_kind(alike[0]) if phrases is None else phrases
         asked = [phrase for phrase in _unlike(listed) if not any(each.is_named_in(phrase) for each in these)]
         asked = [phrase for phrase in asked if all(_sayable(phrase, kind, reader) for reader in readers)]
-        with enough_memory("looking for other words", readers[0].device, ["--dtype bfloat16", "a smaller --size"]):
+        with enough_memory("looking for other words", readers[0].device, ["--dtype bfloat16"]):
             apart = drawn_apart(alike, pair, asked, seed=seed)
         for concept, distances in zip(alike, apart, strict=True):
             rows = [Wording(*row) for row in zip(asked, distances, strict=True) if row[1] < ALIKE]
@@ -96,9 +96,10 @@ def require_drawn(concept: Concept) -> None:
 
 def _unlike(phrases: Sequence[str]) -> list[str]:
     """Each but once, however it is written."""
-    return list({" ".join(phrase.casefold().split()): " ".join(phrase.split()) for phrase in reversed(phrases)}.values())[
-        ::-1
-    ]
+    said: dict[str, str] = {}
+    for phrase in phrases:
+        said.setdefault(" ".join(phrase.casefold().split()), " ".join(phrase.split()))
+    return list(said.values())
 
 
 def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:

@@ -96,18 +96,17 @@ def last_words(conditioner: Conditioner, texts: Sequence[str], read: Sequence[to
 
 
 def first_words(conditioner: Conditioner, names: Sequence[str], kept: Sequence[str]) -> list[tuple[int, int]]:
-    """Which tokens of names come before the last one and begin nothing that is kept: the name's number, and how many tokens
-    before its last.
+    """Which tokens of names come before the last one and begin nothing that is kept, however that is written: the name's
+    number, and how many tokens before its last.
     """
-
-    def ids(text: str) -> list[int]:
-        return list(conditioner.tokenizer(text.lower(), add_special_tokens=False).input_ids)
-
-    stays, out = [ids(text) for text in kept], []
-    for i, name in enumerate(map(ids, names)):
-        for count in range(1, len(name)):
-            if not any(other[:count] == name[:count] for other in stays):
-                out.append((i, len(name) - count))
+    tokenizer, stays = conditioner.tokenizer, [text.casefold() for text in kept]
+    out = []
+    for i, name in enumerate(names):
+        ids = tokenizer(name, add_special_tokens=False).input_ids
+        for count in range(1, len(ids)):
+            begun = tokenizer.decode(ids[:count]).strip().casefold()
+            if not any(text.startswith(begun) for text in stays):
+                out.append((i, len(ids) - count))
     return out
 
 
