@@ -1,5 +1,6 @@
 """The app in real browsers: a whole session, what is refused, a visitor who leaves, ten at once."""
 
+import json
 import re
 import time
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import active_interventions
+from unreel.interventions.base import RECORD_FILE
 from unreel.web.visit import Host
 from unreel.workflow import Place
 
@@ -123,6 +125,7 @@ def at_rest(host):
 def test_a_session_from_typing_to_the_download(visitor, browser, host):
     before = at_rest(host)
     it = visitor()
+    it.type("Other words for it, with ; between", "tom; grey kitten;")
     it.forget("cat")
     assert "check: " in it.said("forgotten as cat")
     it.press("Try it")
@@ -139,7 +142,9 @@ def test_a_session_from_typing_to_the_download(visitor, browser, host):
     it.press("Pack")
     it.said(r"cat.*\.zip: ")
     with urlopen(it.shown("//a[contains(@href, '.zip')]").get_attribute("href")) as sent:
-        assert "erasure.safetensors" in zipfile.ZipFile(BytesIO(sent.read())).namelist()
+        packed = zipfile.ZipFile(BytesIO(sent.read()))
+    assert "erasure.safetensors" in packed.namelist()
+    assert json.loads(packed.read(RECORD_FILE))["parts"][0]["synonyms"] == ["tom", "grey kitten"]
     asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
     assert asked and not [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
     assert same(before, at_rest(host)) and not active_interventions(host.pair.t2v)

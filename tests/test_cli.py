@@ -399,6 +399,8 @@ def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(c
     *rows, next_step = out.splitlines()
     assert sorted(row.split("  ")[1] for row in rows) == ["fortress", "palace"]
     assert next_step == "next  unreel unlearn castle --wordings phrases.txt"
+    code, out, _ = command("wordings", "castle", "--phrases", "phrases.txt", "--dtype", "bfloat16")
+    assert out.splitlines()[-1] == f"{next_step} --dtype bfloat16"
     code, out, _ = command("wordings", "castle", "--phrases", "phrases.txt", "--json")
     assert {row["text"] for row in json.loads(out)} == {"fortress", "palace"}
     code, out, err = command("unlearn", "castle", "--wordings", "phrases.txt", "--videos", "0", "--out", "made", WEAK)

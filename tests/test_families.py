@@ -376,6 +376,24 @@ def test_a_network_for_the_noisy_half_learns_from_its_own_timesteps_only(monkeyp
 
 
 VIDEO = [name for family in FAMILIES for name in family.t2v]
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_share_of_noise_is_that_share_whichever_way_a_model_counts(name):
+    denoiser = Denoiser.of(build(name))
+    t = denoiser.timesteps_of(torch.linspace(0, 1, 5))
+    signal, noise = torch.ones(5, 1), torch.zeros(5, 1)
+    kept = denoiser.noisy(signal, noise, t).flatten()
+    assert (kept.diff() < 0).all() and kept[0] > 0.9 and kept[-1] < 0.1
+    assert denoiser.first_timestep <= t.min() and t.max() < denoiser.timesteps
+
+
+def test_a_network_for_the_noisy_half_is_asked_about_no_less_noise_than_it_sees():
+    one = build("WanPipeline")
+    two = type(one)(**one.components | {"transformer_2": copy.deepcopy(one.transformer)}, boundary_ratio=0.875)
+    assert Denoiser.of(two).timesteps_of(torch.tensor([0.1, 0.5, 1.0])).tolist() == [875, 875, 999]
+
+
 FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "MochiPipeline": 7}  # others make any odd number
 
 

@@ -1,5 +1,6 @@
 """Visitors of the app: what they start, see and stop; what one makes is nobody else's."""
 
+import json
 import threading
 import zipfile
 
@@ -7,6 +8,7 @@ import pytest
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import active_interventions
+from unreel.interventions.base import RECORD_FILE
 from unreel.web.visit import Host, Visit
 from unreel.workflow import Place
 
@@ -45,6 +47,13 @@ def test_videos_of_both_models_grow_while_a_concept_is_forgotten(visit, host):
     assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
 
 
+def test_other_words_are_forgotten_along(visit):
+    forget(visit, synonyms=["tom", "grey kitten"])
+    packed = zipfile.ZipFile(last(visit.download("cat", "erasure")).file)
+    (part,) = json.loads(packed.read(RECORD_FILE))["parts"]
+    assert part["synonyms"] == ["tom", "grey kitten"]
+
+
 def test_erasures_are_switched_on_by_name(visit):
     forget(visit)
     forget(visit, "dog")
@@ -70,6 +79,7 @@ def test_pages_and_files_can_be_taken_along(visit):
     [
         (lambda v: v.forget(" "), "the concept is empty"),
         (lambda v: v.forget("x" * 301), "at most 300 letters"),
+        (lambda v: v.forget("cat", synonyms=["x" * 301]), "at most 300 letters"),
         (lambda v: v.forget("cat", videos=21), "from 1 to 20 videos"),
         (lambda v: v.forget("cat", kind="colour"), "colour"),
         (lambda v: v.make("", 0, []), "type a prompt"),

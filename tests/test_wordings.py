@@ -13,7 +13,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.shipped import world_of
 from unreel.wordings import ALIKE, drawn_apart
-from unreel.workflow import UnlearnJob, unlearn
+from unreel.workflow import UnlearnJob, WordingsJob, unlearn
 
 PADDED = ("LattePipeline", "Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline")  # whose networks look at padding
 
@@ -173,3 +173,10 @@ def test_a_batch_finds_each_takedowns_words_in_one_list_says_so_and_notices_anot
     assert told == [{"kitten", "tiger"}, {"house", "kitten", "tiger"}]
     again, _ = batch(BatchJob(table, replace(each, wordings=["kitten"])), lambda *_: None)
     assert all("holds another erasure" in outcome.says for outcome in again.outcomes)
+
+
+def test_a_text_in_place_of_a_list_is_named_as_it_was_given():
+    with pytest.raises(UnreelError, match="phrases is a list, for example"):
+        WordingsJob("castle", phrases="palace")
+    with pytest.raises(UnreelError, match="wordings is a list, for example"):
+        UnlearnJob(["castle"], wordings="palace")

@@ -492,8 +492,10 @@ def other_wordings(
     for each in found:
         _tell(f"{each.distance:.2f}  {each.text}")
     given = {"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}
-    options = " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
-    _tell(f"next  unreel unlearn {shlex.quote(concept)} {options}" if found else "none was found")
+    usual = dataclasses.asdict(type(place)())
+    given |= {f"--{name}": value for name, value in dataclasses.asdict(place).items() if value != usual[name]}
+    options = [name if value is True else f"{name} {shlex.quote(value)}" for name, value in given.items() if value]
+    _tell(f"next  unreel unlearn {shlex.quote(concept)} {' '.join(options)}" if found else "none was found")
     _result([dataclasses.asdict(each) for each in found])
 
 

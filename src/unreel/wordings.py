@@ -151,7 +151,7 @@ def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> list[_View]
     noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
     read, views = denoiser.conditioning(["", named]), []  # Mochi reads all as empty if the last one is
     for level, (z, e) in product(LEVELS, zip(latents.split(1), noise.split(1), strict=True)):
-        t = denoiser.timestep_of(level).to(z.device)
+        t = denoiser.timesteps_of(torch.tensor([level])).to(z.device)
         noisy = denoiser.noisy(z, e, t)
         by_nothing, by_name = denoiser.predict(noisy.expand(2, *z.shape[1:]), t.expand(2), read).float()
         views.append(_View(noisy, t, float((by_nothing - by_name).square().sum())))

@@ -217,6 +217,10 @@ class WordingsJob:
     seed: int = 0
     place: Place = Place()
 
+    def __post_init__(self) -> None:
+        if self.phrases != EVERYDAY_WORDS:
+            _require_lists(phrases=self.phrases)
+
 
 def wordings(job: WordingsJob, tell: Tell = _nobody) -> list[Wording]:
     """Nearest first. Raises UnreelError for what cannot be looked for, before any work wherever that can be known."""

@@ -36,7 +36,7 @@ def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
     noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
     offset = torch.rand(1, generator=generator)
     level = 1 - (torch.arange(draws) + offset) / draws * NOISY
-    t = (level * case.denoiser.timesteps).long().to(z.device)
+    t = case.denoiser.timesteps_of(level).to(z.device)
 
     def loss(read: torch.Tensor | Conditioning) -> torch.Tensor:
         repeated = read.expand(draws, -1, -1) if isinstance(read, torch.Tensor) else read.repeated(draws)

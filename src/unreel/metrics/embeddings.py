@@ -7,6 +7,7 @@ whose embeddings are the same bit for bit.
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from unreel.evaluation.estimate import Estimate, Figure
@@ -17,22 +18,29 @@ BATCH = 100
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
-    pipeline, prompts = run.model.pipeline, run.unrelated_prompts
-    original = _encode(run, prompts)
-    run.erasure.apply(pipeline)
-    try:
-        edited = _encode(run, prompts)
-    finally:
-        run.erasure.remove(pipeline)
-    pairs = list(zip(original, edited, strict=True))
-    moved = torch.cat([(b.float() - a.float()).norm(dim=1) / b.float().norm(dim=1) for b, a in pairs]).numpy()
-    same = torch.cat([(a == b).all(1) for b, a in pairs]).numpy()
+    moved, same = _changes(run) if run.erasure.edits_text_encoder else _unchanged(len(run.unrelated_prompts))
     yield Figure(
         "embedding_shift", "embeddings of unrelated prompts moved by", "", None, Estimate.mean(moved), "%", "lower"
     )
     yield Figure(
         "embedding_same", "embeddings of unrelated prompts unchanged", "", None, Estimate.share(same), "%", "higher"
     )
+
+
+def _unchanged(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `_changes`, of text encoders that are left as they are, without asking them."""
+    return np.zeros(count), np.ones(count, dtype=bool)
+
+
+def _changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """How far each prompt's embeddings moved, and whether they are the same: (prompts,) each."""
+    pipeline, prompts = run.model.pipeline, run.unrelated_prompts
+    original = _encode(run, prompts)
+    with run.erasure.on(pipeline):
+        edited = _encode(run, prompts)
+    pairs = list(zip(original, edited, strict=True))
+    moved = torch.cat([(b.float() - a.float()).norm(dim=1) / b.float().norm(dim=1) for b, a in pairs])
+    return moved.numpy(), torch.cat([(a == b).all(1) for b, a in pairs]).numpy()
 
 
 @torch.inference_mode()

@@ -162,10 +162,10 @@ class Denoiser:
         boundary = getattr(self.pipeline.config, "boundary_ratio", None) if self.pipeline is not None else None
         return math.ceil((boundary or 0) * self.timesteps)
 
-    def timestep_of(self, level: float) -> torch.Tensor:
-        """The whole training timestep, (1,), with about that share of noise, or the nearest of the network's."""
-        t = round((1 - level if self._inverted else level) * (self.timesteps - 1))
-        return torch.tensor([float(max(t, self.first_timestep))])
+    def timesteps_of(self, levels: torch.Tensor) -> torch.Tensor:
+        """The whole training timesteps, (n,), with about those shares of noise, or the nearest of the network's."""
+        t = (1 - levels if self._inverted else levels) * (self.timesteps - 1)
+        return t.round().long().clamp(min=self.first_timestep)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,7 @@ class App:
     def _forget(self) -> None:
         with gradio.Row():
             concept = gradio.Textbox(label="What to forget", placeholder="Tokyo Tower", max_length=LONGEST_TEXT)
+            also = gradio.Textbox(label="Other words for it, with ; between", max_length=LONGEST_TEXT)
             anchor = gradio.Textbox(label="What to make instead", placeholder="chosen for you", max_length=LONGEST_TEXT)
             keep = gradio.Textbox(label="What must stay, with ; between", max_length=LONGEST_TEXT)
         with gradio.Row():
@@ -61,14 +62,17 @@ class App:
             method = gradio.Dropdown(list(available()), value=DEFAULT, label="Method")
             videos = gradio.Slider(1, MOST_VIDEOS, value=4, step=1, label="Videos of it, and as many of what is near")
             weak = gradio.Checkbox(label="Keep it even if the self-check falls short")
-        asked = [concept, anchor, keep, kind, method, videos, weak]
+        asked = [concept, also, anchor, keep, kind, method, videos, weak]
 
-        def job(visit: Visit, concept: str, anchor: str, keep: str, kind: str, method: str, videos: int, weak: bool) -> Any:
+        def job(
+            visit: Visit, concept: str, also: str, anchor: str, keep: str, kind: str, method: str, videos: int, weak: bool
+        ) -> Any:
             return visit.forget(
                 concept,
                 kind=None if kind == AS_LISTED else kind,
+                synonyms=_between_semicolons(also),
                 anchor=anchor.strip() or None,
-                keep=[each.strip() for each in keep.split(";") if each.strip()],
+                keep=_between_semicolons(keep),
                 method=method,
                 videos=int(videos),
                 accept_weak=weak,
@@ -133,6 +137,10 @@ class App:
 
         start.click(run, [self.visit, *asked], [self.visit, *said, *lists], concurrency_id="model", api_name=False)
         stop.click(halt, [self.visit], None, queue=False, api_name=False)
+
+
+def _between_semicolons(text: str) -> list[str]:
+    return [each.strip() for each in text.split(";") if each.strip()]
 
 
 def _render(widgets: list[Any]) -> None:

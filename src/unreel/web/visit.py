@@ -116,6 +116,7 @@ class Visit:
         concept: str,
         *,
         kind: str | None = None,
+        synonyms: Sequence[str] = (),
         anchor: str | None = None,
         keep: Sequence[str] = (),
         method: str = "text-ablation",
@@ -125,16 +126,14 @@ class Visit:
         """Unlearn a concept, then show videos of it and of what is near, original and edited, as they are made."""
 
         def work(seen: Seen) -> None:
-            _require_short(concept, anchor or "", *keep)
+            _require_short(concept, anchor or "", *synonyms, *keep)
             if len(self.erasures) >= MOST_ERASURES:
                 raise UnreelError(f"a visit holds at most {MOST_ERASURES} erasures")
             if not 0 < videos <= MOST_VIDEOS:
                 raise UnreelError(f"from 1 to {MOST_VIDEOS} videos are shown")
             name = self._new_name(concept)
-            job = UnlearnJob(
-                [concept], kind, (), anchor, keep, method, t2v=self.host.t2v, out=self.folder / file_name(name)
-            )
-            job = replace(job, videos=0, accept_weak=accept_weak, place=self.host.place)
+            job = UnlearnJob([concept], kind, synonyms, anchor, keep, method, t2v=self.host.t2v, place=self.host.place)
+            job = replace(job, videos=0, accept_weak=accept_weak, out=self.folder / file_name(name))
             done = unlearn(
                 job, lambda sort, news: seen.lines.append(f"{sort}: {news}"), load=lambda *_, **__: self.host.pair
             )
