@@ -10,10 +10,12 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlearn
-from unreel.evaluation.estimate import Figure
+from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.run import Run
 from unreel.interventions.erasure import ComponentDelta
+from unreel.methods.uce import UCEConfig
+from unreel.metrics import embeddings
 from unreel.models.sampling import generate
 from unreel.prompts.files import PromptRow
 from unreel.prompts.suite import GROUPS
@@ -78,6 +80,15 @@ def test_an_erasure_that_changes_something_is_seen_to(run):
     assert run.figure("embedding_shift").edited.value > 0
     assert run.figure("embedding_same").edited.value < 1
     assert run.figure("ssim", "explicit").edited.value < 1
+
+
+def test_text_encoders_that_an_edit_leaves_alone_write_what_they_wrote(setting):
+    pair, _ = setting
+    run = evaluate(pair.video, unlearn("cat", pair, UCEConfig()), FakeJudge(), videos=1, groups=["explicit"])
+    moved, same = embeddings.changes(run)
+    assert not moved.any() and same.all()
+    assert run.figure("embedding_shift").edited == Estimate.mean(moved)
+    assert run.figure("embedding_same").edited == Estimate.share(same)
 
 
 def test_prompts_of_ones_own_are_judged_by_their_own_labels_and_seeds(setting):

@@ -18,7 +18,7 @@ BATCH = 100
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
-    moved, same = _changes(run) if run.erasure.edits_text_encoder else _unchanged(len(run.unrelated_prompts))
+    moved, same = changes(run) if run.erasure.edits_text_encoder else unchanged(len(run.unrelated_prompts))
     yield Figure(
         "embedding_shift", "embeddings of unrelated prompts moved by", "", None, Estimate.mean(moved), "%", "lower"
     )
@@ -27,12 +27,12 @@ def measure(run: Evaluation) -> Iterator[Figure]:
     )
 
 
-def _unchanged(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `_changes`, of text encoders that are left as they are, without asking them."""
+def unchanged(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `changes`, of text encoders that are left as they are, without asking them."""
     return np.zeros(count), np.ones(count, dtype=bool)
 
 
-def _changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+def changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     """How far each prompt's embeddings moved, and whether they are the same: (prompts,) each."""
     pipeline, prompts = run.model.pipeline, run.unrelated_prompts
     original = _encode(run, prompts)
