@@ -56,6 +56,7 @@ TABLES = {
     "comparison": lambda: methods.comparison("modern-methods"),
     "summary": lambda: methods.summary("text-ablation", "modern-methods"),
     "wordings": lambda: methods.wordings("modern-wordings"),
+    "rivals_scan": lambda: methods.rivals_scan("modern-rivals-scan"),
     "attacks": lambda: attacks.attacks_compared("modern-attacks"),
     "attacks_by_frame": lambda: attacks.attacks_by_frame("text-ablation", "modern-attacks"),
     "training": lambda: embedded_pair.training(RECORDS / "modern", STAGES),

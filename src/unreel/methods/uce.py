@@ -32,6 +32,7 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.methods._options import option
 from unreel.methods._task import Task
 from unreel.models.adapter import cross_attention, network_of
 from unreel.models.conditioner import Conditioner
@@ -45,7 +46,7 @@ from unreel.prompts.vocabulary import Vocabulary
 class UCEConfig:
     """Settings, as the authors have them; `preserve_scale` 0 stands for the one that belongs to the choice of tokens."""
 
-    tokens: Literal["last", "all", "whole"] = "all"
+    tokens: Literal["last", "all", "whole"] = option("all", "last, all or whole: which tokens of a name are moved")
     erase_scale: float = 1.0
     preserve_scale: float = 0.0
     lamb: float = 0.5
