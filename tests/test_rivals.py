@@ -85,6 +85,16 @@ def test_rivals_are_saved_and_loaded_as_they_were(pair, index, tmp_path):
     assert not active_interventions(pair.t2v)
 
 
+def test_a_card_names_the_model_that_an_erasure_is_for(pair, tmp_path):
+    apart = replace(pair, t2i_source="its/images", t2v_source="its/videos")
+    texts = unlearn("castle", apart, configure("text-ablation", {"steps": 1}))
+    for erasure, model in ((texts, "its/images"), (uce(apart, CASTLE, "house", ["cat"]), "its/videos")):
+        card = (erasure.save_pretrained(tmp_path / model) / "README.md").read_text()
+        assert f"base_model: {model}\n" in card and (f"of `{model}`" in card or f"in `{model}`" in card)
+    both = texts + uce(apart, CASTLE, "house", ["cat"])
+    assert "`its/images`" in both.about and "`its/videos`" in both.about and both.concepts == ["castle"]
+
+
 @pytest.mark.parametrize("index", range(4))
 def test_rivals_are_attacked_like_erasures_but_for_what_studies_the_edited_encoder(pair, index):
     rival, concept = make_rivals(pair)[index], Concept("cat")

@@ -34,7 +34,7 @@ UNRELATED_PROMPTS = 1000
 def concept_of(erasure: Intervention, name: str | None = None) -> Concept:
     """The concept an erasure is about; `name` chooses among several. Raises UnreelError if it is not among them."""
     parts = erasure.provenance["parts"]
-    if name is None and len({concept.casefold() for concept in erasure.concepts}) > 1:  # several methods may erase one
+    if name is None and len(erasure.concepts) > 1:
         raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}: choose one with --concept")
     for part in parts:
         if name is None or name.lower() == part["concept"].lower():

@@ -71,7 +71,16 @@ class Intervention(ABC):
 
     @property
     def concepts(self) -> list[str]:
-        return [part["concept"] for part in self.provenance["parts"]]
+        """Each once, by whatever number of methods it is erased."""
+        named: dict[str, str] = {}
+        for part in self.provenance["parts"]:
+            named.setdefault(part["concept"].casefold(), part["concept"])
+        return list(named.values())
+
+    @property
+    def model(self) -> str:
+        """The video model that it was learned with; files of version 0.1 name its text encoder's alone."""
+        return self.provenance.get("model", self.provenance["encoder"])
 
     @property
     def edits_text_encoder(self) -> bool:

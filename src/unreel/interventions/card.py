@@ -44,11 +44,11 @@ def _page(of: Intervention, title: str, library: str, about: str, use: str, figu
         + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
         for part in of.provenance["parts"]
     )
-    encoder = of.provenance["encoder"]
-    on_hub = HUB_ID.fullmatch(encoder) and not Path(encoder).exists()
+    base = of.provenance["encoder"] if of.edits_text_encoder else of.model
+    on_hub = HUB_ID.fullmatch(base) and not Path(base).exists()
     return f"""---
 library_name: {library}
-tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {encoder}" if on_hub else ""}
+tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {base}" if on_hub else ""}
 ---
 # {title}: {", ".join(of.concepts)}
 

@@ -100,11 +100,11 @@ class Erasure(Intervention):
     def about(self) -> str:
         encoder = self.provenance["encoder"]
         if self.edits_text_encoder and self.edits_network:
-            what = f"the text encoder of `{encoder}` and for what denoises there, to make that one model"
+            what = f"the text encoder of `{encoder}` and for what denoises in `{self.model}`, to make that one model"
         elif self.edits_text_encoder:
             what = f"the text encoder of `{encoder}`, to make the models that share it"
         else:
-            what = f"what denoises in `{encoder}`, to make that one model"
+            what = f"what denoises in `{self.model}`, to make that one model"
         return f"Weight changes for {what} forget the concept"
 
     @property

@@ -29,6 +29,7 @@ _ALSO_IN_PART: dict[str, Shape] = {
 }
 _RECORD: dict[str, Shape] = {"encoder": str, "versions": {"unreel": str}, "parts": [dict]}
 _ALSO_IN_RECORD: dict[str, Shape] = {
+    "model": str,
     "device": str,
     "dtype": str,
     "check": {"summary": str, "shortfalls": [str]},

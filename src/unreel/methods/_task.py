@@ -138,6 +138,7 @@ class Task:
         first = self.conditioners[0]
         return {
             "encoder": self.pair.t2i_source,
+            "model": self.pair.t2v_source,
             "device": str(first.device),
             "dtype": str(first.text_encoder.dtype).removeprefix("torch."),
             "versions": versions(),
