@@ -1,16 +1,20 @@
-"""The picture of every method's page: `python -m benchmarks.method_pictures`.
+"""Methods side by side: `python -m benchmarks.method_pictures [--pair embedded:modern]`.
 
 The same prompts and seeds for all, in styles that the pair draws clearly: the concept, the concept beside a companion, a
-neighbour.
+neighbour. One sheet has a row for every method; of the first pair, every method's page has a picture of its own too.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import typer
 
-from benchmarks.common import contact_sheet
+from benchmarks.common import contact_sheet, slug
+from benchmarks.tables.methods import TITLES
 from unreel import generate, load_pair, unlearn
 from unreel.methods import configure, names
+from unreel.models.shipped import EMBEDDED
 
 CONCEPT = "Santa Claus"
 PROMPTS = (
@@ -19,24 +23,46 @@ PROMPTS = (
     "a wizard bouncing in noto style on a yellow background",
 )
 SEED = 60
-FRAMES = 6
+FRAMES, SHORT = 6, 4  # frames of a video on a method's own picture, and on the sheet of all
+
+
+def some(video: np.ndarray, count: int) -> np.ndarray:
+    """So many of its frames, the first and the last among them."""
+    return video[[round(i * (len(video) - 1) / (count - 1)) for i in range(count)]]
+
+
+def row(videos: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([some(video, SHORT) for video in videos])
 
 
 def main(
-    method: Annotated[list[str] | None, typer.Option(help="only this method's; may be repeated")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="only this method's own picture, no sheet of all; may be repeated")
+    ] = None,
+    pair: Annotated[str, typer.Option(help="the pair to make them with")] = EMBEDDED,
 ) -> None:
-    pair = load_pair()
+    loaded = load_pair(t2v=pair)
     seeds = [SEED + i for i in range(len(PROMPTS))]
-    before = generate(pair.t2v, list(PROMPTS), seeds, pair.settings)
-    for name in method or names():
-        edited = unlearn(CONCEPT, pair, configure(name, {}, pair.settings))
-        with edited.on(pair.t2v) as pipeline:
-            after = generate(pipeline, list(PROMPTS), seeds, pair.settings)
-        rows = []
-        for prompt, first, second in zip(PROMPTS, before, after, strict=True):
-            shown = [round(i * (len(first) - 1) / (FRAMES - 1)) for i in range(FRAMES)]
-            rows += [(f"{prompt.replace(' in ', chr(10) + 'in ')}\nwithout", first[shown]), ("with", second[shown])]
-        contact_sheet(f"method-{name}", rows, label=230)
+    before = generate(loaded.t2v, list(PROMPTS), seeds, loaded.settings)
+    sheet = [("the original model", row(before))]
+    for name in method or sorted(names(), key=list(TITLES).index):
+        edited = unlearn(CONCEPT, loaded, configure(name, {}, loaded.settings))
+        with edited.on(loaded.t2v) as pipeline:
+            after = generate(pipeline, list(PROMPTS), seeds, loaded.settings)
+        sheet.append((TITLES[name], row(after)))
+        if pair == EMBEDDED:
+            own(name, before, after)
+    if not method:
+        contact_sheet(slug(pair).replace("embedded", "methods"), sheet, label=290)
+
+
+def own(method: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> None:
+    """The picture of a method's page."""
+    rows = []
+    for prompt, first, second in zip(PROMPTS, before, after, strict=True):
+        text = prompt.replace(" in ", "\nin ")
+        rows += [(f"{text}\nwithout", some(first, FRAMES)), ("with", some(second, FRAMES))]
+    contact_sheet(f"method-{method}", rows, label=230)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ def second_pair() -> str:
         f"the name away as well (found: {by_name} %) and leaves neighbours ({near} %); **other words for the same thing "
         f"work on ({reworded} %), but for those that it is told**: with `--synonym`, or with `--wordings phrases.txt`, "
         f"which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: words of the list "
-        f"{listed} %, words of no list {unheard} %). Or edit what denoises instead, of one video model: UCE takes other words "
-        f"along unasked ({in_the_video_model} %)."
+        f"{listed} %, words of no list {unheard} %). Or edit what denoises instead, of one video model: UCE takes other "
+        f"words along unasked ({in_the_video_model} %)."
     )
 
 
