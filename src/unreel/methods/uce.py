@@ -13,8 +13,10 @@ a = 1 and lamb = 0.5:
   for one with the anchor's; of the preserved names and the empty prompt every token; b = max(0.1, 1 / number of preserved
   texts).
 
-Ours is a third, "whole": "all", and the tokens before a name's last one, each towards the anchor's last, as far as nothing
-that is preserved begins so: where a text encoder reads from left to right, half a name ("Santa") is read without the rest.
+Ours is a third, "whole": "all", and the tokens before a name's last one, as far as nothing that is preserved begins so:
+where a text encoder reads from left to right, half a name ("Santa") is read without the rest. Each is moved to the mean of
+all preserved tokens, which asks for nothing in particular: an anchor that is said once for every token of a name crowds
+out what is asked for beside it.
 
 As there, names stand alone, without a sentence around them, and attention that reads no text stays as it is. There,
 objects turn into the empty prompt unless told otherwise (anchor "", whose last token is the start token), and only what is
@@ -134,9 +136,10 @@ def unified(
     pairs = list(zip(tails[:renamed], tails[renamed : 2 * renamed], strict=True))
     source = torch.cat([tail[: len(goal)] for tail, goal in pairs])
     target = torch.cat([goal[: len(tail)] for tail, goal in pairs])
-    source = torch.cat([source, *(whole[i][place : place + 1] for i, place in inner)])
-    target = torch.cat([target, *(whole[renamed + i][last[renamed + i]][None] for i, _ in inner)])
     rest = torch.cat([source[:0], *whole[2 * renamed :]])
+    if inner:
+        source = torch.cat([source, *(whole[i][place : place + 1] for i, place in inner)])
+        target = torch.cat([target, rest.mean(0, keepdim=True).expand(len(inner), -1)])
     gram = config.erase_scale * source.T @ source + (config.preserve_scale or usual) * rest.T @ rest
     gram += config.lamb * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, config.erase_scale * source.T @ (target - source)).T
