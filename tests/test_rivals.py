@@ -137,7 +137,9 @@ def test_an_edit_of_what_denoises_goes_on_top_of_one_of_the_text_encoder(pair, t
     assert all(same(*each) for each in zip(wanted, on, strict=True)) and not same(before[1], on[1])
     assert concept_of(again).name == "castle"
     card = (tmp_path / "both" / "README.md").read_text()
-    assert "for what denoises there" in card and "how the denoiser reads text; the rest of it still" in card
+    assert (
+        f"for what denoises in `{pair.t2v_source}`" in card and "how the denoiser reads text; the rest of it still" in card
+    )
     with pytest.raises(UnreelError, match=r"has no network|another network"):
         both.apply(pair.t2i)
     with pytest.raises(UnreelError, match="exports hold text encoders"):
