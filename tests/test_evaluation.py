@@ -85,10 +85,10 @@ def test_an_erasure_that_changes_something_is_seen_to(run):
 def test_text_encoders_that_an_edit_leaves_alone_write_what_they_wrote(setting):
     pair, _ = setting
     run = evaluate(pair.video, unlearn("cat", pair, UCEConfig()), FakeJudge(), videos=1, groups=["explicit"])
-    moved, same = embeddings.changes(run)
-    assert not moved.any() and same.all()
+    moved, alike = embeddings.changes(run)
+    assert not moved.any() and alike.all()
     assert run.figure("embedding_shift").edited == Estimate.mean(moved)
-    assert run.figure("embedding_same").edited == Estimate.share(same)
+    assert run.figure("embedding_same").edited == Estimate.share(alike)
 
 
 def test_prompts_of_ones_own_are_judged_by_their_own_labels_and_seeds(setting):
