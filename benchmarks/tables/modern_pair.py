@@ -47,7 +47,17 @@ def found_wordings() -> str:
     return f"{table(['concept', 'found', 'the nearest'], rows)}\n\n{note}"
 
 
+def where_words_meet() -> str:
+    """How far other words go along with a name that UCE moves, in what the reader writes and behind what projects it."""
+    moved = load("where_words_meet")["moved"]
+    groups = {"name": "the name", "wordings": "captions' first words", "also": "captions' other words"}
+    groups |= {"held_out": "words it never saw", "others": "words for other things"}
+    rows = [[place, *(interval(parts[group]) for group in groups)] for place, parts in moved.items()]
+    return table(["moved", *groups.values()], rows)
+
+
 TABLES = {
+    "where_words_meet": where_words_meet,
     "found_wordings": found_wordings,
     "reader": reader,
     "demo": demo,
