@@ -26,6 +26,7 @@ from unreel import (
     generate,
     unlearn,
 )
+from unreel.interventions.prompt import NegativePrompt
 from unreel.models.adapter import call_with, encode_prompt, network_of, text_encoders, usual_call
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
@@ -414,6 +415,20 @@ def test_every_video_model_is_evaluated_with_the_settings_that_were_asked_for(na
         model, [run.groups["explicit"].prompts[0].text], [run.groups["explicit"].prompts[0].seed], video.settings
     )
     assert (again[0] == before).all()
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_negative_prompt_reaches_every_video_model_that_takes_one(name):
+    model, concept = build(name), Concept("castle")
+    rival = NegativePrompt({"parts": [{"concept": concept.name, "synonyms": []}]})
+    if "negative_prompt" not in inspect.signature(model.encode_prompt).parameters:
+        with pytest.raises(UnreelError, match="takes no negative prompt"):
+            rival.apply(model)
+        return
+    settings = load_settings(model, steps=2, frames=FRAMES.get(name, 5), size=size(model), guidance=3.0).settings
+    before = generate(model, PROMPTS[1:], [1], settings)
+    with rival.on(model):
+        assert not (generate(model, PROMPTS[1:], [1], settings) == before).all()
 
 
 def test_a_report_tells_of_every_text_encoder(tmp_path):

@@ -143,7 +143,8 @@ class NegativePrompt(PromptIntervention):
             raise UnreelError(f"a {type(pipeline).__name__} takes no negative prompt: choose another method")
 
     def change(self, arguments: dict[str, Any]) -> None:
-        if arguments.get("negative_prompt") is None:
+        own = arguments.get("negative_prompt") or ""  # where nobody gave one, some pipelines hand on an empty text
+        if not any(own):
             # One for each prompt, and text for text: pipelines insist on both.
             alone = isinstance(arguments["prompt"], str)
             arguments["negative_prompt"] = self.text if alone else [self.text] * count_of(arguments)
