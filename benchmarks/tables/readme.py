@@ -30,14 +30,14 @@ def second_pair() -> str:
     )
     found = results_of("modern-wordings")["text ablation, words found in all captions"]
     listed, unheard = (_shares(found, group, "concept_found") for group in ("wordings", "held_out"))
-    in_the_video_model = _shares(methods["uce"], "paraphrases", "concept_found")
+    on_top = _shares(methods["text-ablation-and-uce"], "paraphrases", "concept_found")
     return (
         f"On [the second pair](docs/modern-pair.md#unlearning-it), which reads with a language model, the default takes "
         f"the name away as well (found: {by_name} %) and leaves neighbours ({near} %); **other words for the same thing "
         f"work on ({reworded} %), but for those that it is told**: with `--synonym`, or with `--wordings phrases.txt`, "
         f"which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: words of the list "
-        f"{listed} %, words of no list {unheard} %). Or edit what denoises instead, of one video model: UCE takes other "
-        f"words along unasked ({in_the_video_model} %)."
+        f"{listed} %, words of no list {unheard} %). Or edit what denoises too, of one video model: [with UCE on top]"
+        f"(docs/guide/hosting.md#which-method) other words go along unasked ({on_top} %)."
     )
 
 
