@@ -39,6 +39,13 @@ def test_the_headline_says_how_far_it_went(original, edited, level, headline):
     assert f"the original model shows it in {original} of 50 videos, the edited one in {edited} of 50" in str(said)
 
 
+@pytest.mark.parametrize(("alike", "headline"), [(50, "Not forgotten: it changes nothing"), (49, "Not forgotten")])
+def test_what_changes_no_pixel_is_told_so(alike, headline):
+    said = verdict(run(("concept_found", "explicit", 50, 50), ("ssim", "explicit", 50, alike)))
+    assert (said.level, said.headline) == ("bad", headline)
+    assert ("the same videos of it to the last pixel" in str(said)) == (alike == 50)
+
+
 def test_few_videos_are_no_certainty():
     figure = Figure("concept_found", "", "explicit", share(4, 4), share(0, 4), "%")
     assert verdict(Run(**{**vars(run()), "figures": [figure]})).headline == "Mostly forgotten"

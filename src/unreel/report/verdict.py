@@ -18,6 +18,10 @@ GONE, SURE_GONE = 0.05, 0.25  # a concept is forgotten if it is found in so few 
 MOSTLY = 0.25
 SHOWN_AT_FIRST = 0.5  # where the original model shows it in fewer videos, nobody can tell
 Level = Literal["good", "fair", "bad", "unknown"]
+UNTOUCHED = (
+    "The edited model makes the same videos of it to the last pixel: what was changed does not reach them. Is this the "
+    "model that it was made for, and, for a negative prompt, does guidance lead anywhere?"
+)
 # What groups of prompts ask for, in a sentence.
 ABOUT = {
     "companions": "what stands beside it",
@@ -79,6 +83,9 @@ def verdict(run: Run) -> Verdict:
         for (metric, group), figure in figures.items()
         if metric == "label_found" and figure.original and figure.edited and group
     ]
+    same = figures.get(("ssim", asked.group))
+    if same and same.edited and same.edited.value == 1:
+        return Verdict("bad", f"{headline}: it changes nothing", (found, UNTOUCHED))
     return Verdict(level, headline, (found, *_else(kept), _sure(asked.edited, figures)))
 
 
