@@ -29,12 +29,11 @@ from unreel import (
 from unreel.interventions.prompt import NegativePrompt
 from unreel.models.adapter import call_with, encode_prompt, network_of, text_encoders, usual_call
 from unreel.models.conditioner import Conditioner
-from unreel.models.denoiser import Denoiser
+from unreel.models.denoiser import MARGIN, Denoiser
 from unreel.models.families import FAMILIES, known
 from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
 from unreel.models.sampling import Start
 from unreel.report.page import write_report
-from unreel.wordings import MARGIN
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]

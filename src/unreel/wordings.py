@@ -23,7 +23,7 @@ from unreel.errors import UnreelError
 from unreel.methods._shots import made_latents
 from unreel.methods._task import everyday_of_kind
 from unreel.models.conditioner import Conditioner
-from unreel.models.denoiser import Conditioning, Denoiser
+from unreel.models.denoiser import MARGIN, Conditioning, Denoiser
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
 from unreel.progress import track
@@ -34,7 +34,6 @@ ALIKE = 0.5  # below which a phrase is taken to draw the concept
 PICTURES, LEVELS = 2, (0.95, 0.8)  # latents of the concept, and how noisy: there, what is asked for decides what comes
 FAR = 1.0  # a phrase that is farther on the first of them is looked at no more
 TOGETHER = 32  # phrases read at once
-MARGIN = 8  # tokens that are left for what a pipeline puts around a prompt within its limit, and steps of that limit
 
 
 @dataclass(frozen=True)

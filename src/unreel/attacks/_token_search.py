@@ -6,12 +6,15 @@ and project them onto the vocabulary; this one swaps whole words instead, as GCG
 gradient in a token's embedding ranks the swaps, and the denoiser tries a few of the best.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from unreel.attacks import Case
 from unreel.attacks._objective import Objective, generator_for, objective, read, read_together
+from unreel.models.denoiser import MARGIN
 
 TOKENS = 3  # UnlearnDiffAtk, for objects and styles
 DRAWS = 4  # ours
@@ -44,8 +47,8 @@ def search(
     count = room(case, f"{before} {after}", most)
     if count < 1:
         return None
-    pool = {word: i for word, i in pool.items() if word == word.lower()}  # some pipelines read nothing else
-    names, ids = list(pool), torch.tensor(list(pool.values()))
+    names = [word for word in pool if word == word.lower()]  # some pipelines read nothing else
+    ids = torch.tensor([pool[word] for word in names])
     table = case.attacked.token_table.weight.detach()
     generator = generator_for(index, seed)
     loss_of = aim or objective(case, DRAWS, generator)
@@ -56,6 +59,8 @@ def search(
     def text(words: list[int]) -> str:
         return " ".join(f"{before} {' '.join(names[word] for word in words)} {after}".split())
 
+    brief = _briefly(case, text([0] * count))  # all of them are words of one token, so it is as long as any
+
     def slopes(words: list[int]) -> torch.Tensor:
         """How much J would rise with every word in every place, to first order: (k, pool)."""
         seen: dict[str, Any] = {}
@@ -64,25 +69,43 @@ def search(
             seen["ids"], seen["rows"] = read_ids[0].tolist(), rows.detach().requires_grad_()
             return seen["rows"]
 
-        (gradient,) = torch.autograd.grad(loss_of(read(case, text(words), note)), seen["rows"])
+        (gradient,) = torch.autograd.grad(loss_of(read(brief, text(words), note)), seen["rows"])
         start = _place(seen["ids"], [int(ids[word]) for word in words])
         return (gradient[0, start : start + count] @ table[ids.to(table.device)].T).cpu()
 
     @torch.no_grad()
     def values(tried: list[list[int]]) -> list[float]:
-        return [float(loss_of(written)) for written in read_together(case, list(map(text, tried)))]
+        return [float(loss_of(written)) for written in read_together(brief, list(map(text, tried)))]
 
-    best = draw(len(names), count)
+    with case.attacked.brisk():
+        return text(_swapped(draw(len(names), count), case.steps, tries, slopes, values, draw))
+
+
+def _swapped(
+    best: list[int],
+    steps: int,
+    tries: int,
+    slopes: Callable[[list[int]], torch.Tensor],
+    values: Callable[[list[list[int]]], list[float]],
+    draw: Callable[[int, int], list[int]],
+) -> list[int]:
+    """The words, better by one swap or the same after every step."""
     (lowest,), ranking = values([best]), None
-    for _ in range(case.steps):
+    for _ in range(steps):
         if ranking is None:
             ranking = slopes(best).argsort(dim=1)[:, :TOP].tolist()
-        swaps = zip(draw(count, tries), draw(len(ranking[0]), tries), strict=True)
+        swaps = zip(draw(len(best), tries), draw(len(ranking[0]), tries), strict=True)
         tried = [[*best[:place], ranking[place][rank], *best[place + 1 :]] for place, rank in swaps]
         losses = values(tried)
         if min(losses) < lowest:
             lowest, best, ranking = min(losses), tried[losses.index(min(losses))], None
-    return text(best)
+    return best
+
+
+def _briefly(case: Case, longest: str) -> Case:
+    """The same, which reads no more than it has to for prompts that are as long as that one."""
+    tokens = case.attacked.length(longest) + MARGIN
+    return replace(case, denoiser=case.denoiser.reading_briefly(tokens, longest))
 
 
 def _place(ids: list[int], words: list[int]) -> int:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from unreel.models.pair import Settings
 
 READ_TOGETHER = 16  # prompts
+MARGIN = 8  # tokens that are left for what a pipeline puts around a prompt within its limit, and steps of that limit
 
 
 @dataclass(frozen=True)
