@@ -8,11 +8,12 @@ Knows latents, the denoiser, and how the image model reads a prompt with the att
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 
 from unreel.attacks import Case
-from unreel.models.denoiser import Conditioning
+from unreel.models.denoiser import MARGIN, Conditioning
 from unreel.models.memory import forwarding
 
 NOISY = 0.5  # ours: with less noise the latents show the picture, and the conditioning hardly matters
@@ -62,3 +63,9 @@ def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) ->
             hook = case.attacked.token_table.register_forward_hook(lambda _, args, embedded: rows(args[0], embedded))
             afterwards.callback(hook.remove)
         return case.denoiser.conditioning(texts).each()
+
+
+def briefly(case: Case, longest: str) -> Case:
+    """The same case, in which no more padding than it takes is read with prompts that are as long as `longest`."""
+    tokens = case.attacked.length(longest) + MARGIN
+    return replace(case, denoiser=case.denoiser.reading_briefly(tokens, longest))

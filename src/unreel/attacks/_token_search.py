@@ -7,14 +7,12 @@ gradient in a token's embedding ranks the swaps, and the denoiser tries a few of
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import Objective, generator_for, objective, read, read_together
-from unreel.models.denoiser import MARGIN
+from unreel.attacks._objective import Objective, briefly, generator_for, objective, read, read_together
 
 TOKENS = 3  # UnlearnDiffAtk, for objects and styles
 DRAWS = 4  # ours
@@ -59,7 +57,7 @@ def search(
     def text(words: list[int]) -> str:
         return " ".join(f"{before} {' '.join(names[word] for word in words)} {after}".split())
 
-    brief = _briefly(case, text([0] * count))  # all of them are words of one token, so it is as long as any
+    brief = briefly(case, text([0] * count))  # all of them are words of one token, so it is as long as any
 
     def slopes(words: list[int]) -> torch.Tensor:
         """How much J would rise with every word in every place, to first order: (k, pool)."""
@@ -100,12 +98,6 @@ def _swapped(
         if min(losses) < lowest:
             lowest, best, ranking = min(losses), tried[losses.index(min(losses))], None
     return best
-
-
-def _briefly(case: Case, longest: str) -> Case:
-    """The same, which reads no more than it has to for prompts that are as long as that one."""
-    tokens = case.attacked.length(longest) + MARGIN
-    return replace(case, denoiser=case.denoiser.reading_briefly(tokens, longest))
 
 
 def _place(ids: list[int], words: list[int]) -> int:

@@ -9,7 +9,7 @@ takes embeddings. The denoiser still knows the concept, so this is the known lim
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import generator_for, objective, read
+from unreel.attacks._objective import briefly, generator_for, objective, read
 from unreel.attacks._words import around
 from unreel.models.conditioner import unused_word
 from unreel.models.denoiser import Conditioning
@@ -32,18 +32,19 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
     word, placeholder = unused_word(case.original, f"{before} {after}")
     table = conditioner.token_table.weight.detach()
     start = table[tokenizer(case.wording, add_special_tokens=False).input_ids].float().mean(0)
-    v = start.clone().requires_grad_()
+    v, prompt = start.clone().requires_grad_(), f"{before} {word} {after}"
 
-    def conditioning() -> Conditioning:
+    def conditioning(case: Case) -> Conditioning:
         return read(
             case,
-            f"{before} {word} {after}",
+            prompt,
             lambda ids, rows: torch.where((ids == placeholder)[..., None], v.to(rows.dtype), rows),
         )
 
-    generator = generator_for(index, seed)
+    generator, brief = generator_for(index, seed), briefly(case, prompt)
     optimizer = torch.optim.Adam([v], lr=RATE * float(table.float().std()))
-    for _ in range(STEPS * case.steps):
-        (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning()), v)
-        optimizer.step()
-    return conditioning().embeddings[0].detach()
+    with conditioner.brisk():
+        for _ in range(STEPS * case.steps):
+            (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning(brief)), v)
+            optimizer.step()
+    return conditioning(case).embeddings[0].detach()
