@@ -291,6 +291,21 @@ def test_what_the_attacked_encoder_writes_is_read_by_the_pipeline_as_its_words_a
     assert np.abs(given.astype(int) - worded).max() <= 1 and (own != worded).any()
 
 
+@pytest.mark.parametrize("name", ["CogVideoXPipeline", "LTXPipeline"])
+def test_embeddings_are_read_as_the_pipeline_reads_that_they_are_given_to(name):
+    """PixArt masks padding, and these two do not look at a mask or bring their own."""
+    image, video = build("PixArtSigmaPipeline"), build(name)
+    video.text_encoder.load_state_dict(image.text_encoder.state_dict())
+    frames, asked = 9, size(video)
+    denoiser, original = Denoiser.of(image), Conditioner.of(image)
+    reading = Denoiser.of(video, asked, frames)
+    case = Case(CONCEPT, PROMPT, "Tokyo Tower", (), original, original, denoiser, torch.empty(0), 1, reading)
+    settings = Settings(steps=2, guidance=2.0, frames=frames, size=asked)
+    embeddings = load_attack("published_embeddings").attempt(case, 0, 0)
+    given, worded = (generate(video, [prompt], [0], settings) for prompt in (embeddings, PROMPT))
+    assert np.abs(given.astype(int) - worded).max() <= 1
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_attacks_with_the_weights_repeat_on_other_pipelines_and_leave_them_as_found(sana, name):
     case = sana_case(sana, steps=1)

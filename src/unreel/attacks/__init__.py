@@ -36,6 +36,7 @@ class Case:
     the image model's: only attacks with the weights may read them. `latents` (n, channels, height, width) show the concept,
     made by the original model from `prompt`. `steps` bounds the search of attacks that search. For an attack that studies
     the video model, `denoiser` is that of the attacked one, `attacked` reads as in it, and `latents` are of videos.
+    `video` reads as the video model's pipeline does, to which embeddings are given; without it, the image model's is it.
     """
 
     concept: Concept
@@ -47,6 +48,7 @@ class Case:
     denoiser: Denoiser
     latents: "torch.Tensor"
     steps: int
+    video: Denoiser | None = None
 
 
 class Attack(Protocol):

@@ -65,6 +65,11 @@ def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) ->
         return case.denoiser.conditioning(texts).each()
 
 
+def given(case: Case) -> Case:
+    """The same case, which reads as the pipeline does that is given embeddings: it may put other words around prompts."""
+    return replace(case, denoiser=case.video or case.denoiser)
+
+
 def briefly(case: Case, longest: str) -> Case:
     """The same case, in which no more padding than it takes is read with prompts that are as long as `longest`."""
     tokens = case.attacked.length(longest) + MARGIN

@@ -9,7 +9,7 @@ takes embeddings. The denoiser still knows the concept, so this is the known lim
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import briefly, generator_for, objective, read
+from unreel.attacks._objective import briefly, generator_for, given, objective, read
 from unreel.attacks._words import around
 from unreel.models.conditioner import unused_word
 from unreel.models.denoiser import Conditioning
@@ -29,10 +29,10 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
     """As `attempt`, with so many draws of noise a step."""
     conditioner, tokenizer = case.attacked, case.attacked.tokenizer
     before, after = around(case)
-    word, placeholder = unused_word(case.original, f"{before} {after}")
+    word, placeholder = unused_word(case.original, before, after)
     table = conditioner.token_table.weight.detach()
     start = table[tokenizer(case.wording, add_special_tokens=False).input_ids].float().mean(0)
-    v, prompt = start.clone().requires_grad_(), f"{before} {word} {after}"
+    v, prompt = start.clone().requires_grad_(), f"{before} {word} {after}".strip()
 
     def conditioning(case: Case) -> Conditioning:
         return read(
@@ -47,4 +47,4 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
         for _ in range(STEPS * case.steps):
             (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning(brief)), v)
             optimizer.step()
-    return conditioning(case).embeddings[0].detach()
+    return conditioning(given(case)).embeddings[0].detach()

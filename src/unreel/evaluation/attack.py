@@ -156,16 +156,16 @@ def attack(
     denoiser, texts = Denoiser.of(pair.t2i), [prompt.text for prompt in prompts[:cases]]
     latents = list(_latents(pair, denoiser, texts, seed)) if searching else [torch.empty(0)] * len(texts)
     videos = _Videos.of(pair, texts, seed) if of_videos else None
+    reading = Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
     outcomes = []
     for arm in ARMS:
         scenes = [
-            Case(concept, text, concept.name, synonyms, original, encoders[arm], denoiser, shots, steps)
+            Case(concept, text, concept.name, synonyms, original, encoders[arm], denoiser, shots, steps, reading)
             for text, shots in zip(texts, latents, strict=True)
         ]
-        intervention = erasure if arm == "edited" else None
         for name, module in modules.items():
             cases_of = videos.in_place_of(scenes) if videos and _studies(module, "video") else scenes
-            tried = _run(name, cases_of, budgets[-1], seed, cache, intervention, judge)
+            tried = _run(name, cases_of, budgets[-1], seed, cache, erasure if arm == "edited" else None, judge)
             outcomes.append(Outcome(name, module.NEEDS_WEIGHTS, arm, tried))
     return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache)
 
@@ -311,7 +311,8 @@ def _attempt(
     """An attack's attempt, searched once and then read from the cache's folder."""
     module = load_attack(name)
     studied = erasure.identity if erasure and module.NEEDS_WEIGHTS else ""  # all others do not know what they attack
-    key = [name, cache.identity, studied, case.prompt, place, index, seed, case.steps]
+    told = [case.wording, case.synonyms, asdict(case.concept)]
+    key = [name, cache.identity, studied, case.prompt, *told, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
     if not file.is_file():
         with ExitStack() as studied_on:

@@ -119,6 +119,12 @@ def count_of(arguments: dict[str, Any]) -> int:
     return 1 if isinstance(prompt, str) else len(arguments["prompt_embeds"] if prompt is None else prompt)
 
 
+def made_of(arguments: dict[str, Any]) -> int:
+    """How many pictures or videos are made of the prompts that `encode_prompt` is called with."""
+    each = (arguments.get(f"num_{what}_per_prompt") for what in ("videos", "images"))
+    return count_of(arguments) * next((number for number in each if number), 1)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class NegativePrompt(PromptIntervention):
     """Forgets nothing, but guides away from the concepts: classifier-free guidance against their wordings (Ho & Salimans,
@@ -165,9 +171,10 @@ class PromptRewrite(PromptIntervention):
         return f"prompt rewrite: {'; '.join(pairs)}"
 
     def change(self, arguments: dict[str, Any]) -> None:
-        prompt = arguments["prompt"]
-        if prompt is not None:
-            arguments["prompt"] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
+        for name in ("prompt", "prompt_2", "prompt_3"):  # one a text encoder, where there are several
+            prompt = arguments.get(name)
+            if prompt is not None:
+                arguments[name] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
 
     def rewritten(self, prompt: str) -> str:
         anchors = {

@@ -14,8 +14,8 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.projection import Projection
-from unreel.interventions.prompt import NegativePrompt, PromptIntervention, count_of
-from unreel.models.adapter import arguments_of, guides_in_one_call, network_of
+from unreel.interventions.prompt import NegativePrompt, PromptIntervention, made_of
+from unreel.models.adapter import arguments_of, guides_in_one_call, only_network_of
 from unreel.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class VideoEraser(_Projecting):
         """Prompts stay as they are."""
 
     def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
-        network = network_of(pipeline)
+        network = only_network_of(pipeline)
         if network is None or not guides_in_one_call(pipeline):
             raise UnreelError(
                 f"VideoEraser guides within one call of the network, where a {type(pipeline).__name__} makes two: choose "
@@ -83,7 +83,7 @@ class VideoEraser(_Projecting):
         project = super().prepare(pipeline, undo)
 
         def inside(arguments: dict[str, Any]) -> AbstractContextManager:
-            guidance.begin(count_of(arguments))
+            guidance.begin(made_of(arguments))
             return project(arguments)
 
         return inside
@@ -105,7 +105,7 @@ class _Guidance:
     busy: bool = field(default=False, init=False)
 
     def begin(self, count: int) -> None:
-        """Other prompts, so many of them, are asked for from now on."""
+        """Other videos, so many of them, are asked for from now on."""
         self.count, self.memory = count, 0.0
 
     @torch.no_grad()

@@ -156,7 +156,7 @@ def _attacked(
     if first is None:
         yield lambda: denoiser.conditioning([prompt])
         return
-    word, placeholder = unused_word(conditioner, prompt)
+    word, placeholder = unused_word(conditioner, "", prompt)
     table = conditioner.token_table.weight.detach()
     v = table[torch.randint(len(table), (1,), generator=generator)][0].float().clone().requires_grad_()
 

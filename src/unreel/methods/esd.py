@@ -24,7 +24,7 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._options import finite, option, require
 from unreel.methods._task import Task
-from unreel.models.adapter import cross_attention, network_of
+from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.weights import Delta, Fingerprint, restored
@@ -54,7 +54,7 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
     task.require_no_images()
     task.require_nothing_to_keep()
     task.require_nothing_instead()
-    network = network_of(task.pair.t2v)
+    network = only_network_of(task.pair.t2v)
     matrices = {} if network is None else cross_attention(network)
     if not matrices:
         raise UnreelError(

@@ -86,12 +86,15 @@ def misdirected(
         if config.towards == "random":
             draw = torch.randn(goal.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
             goal = config.scale * normalize(draw, dim=-1).to(goal)
-        width = min(goal.shape[1], tokens.ids.shape[1])
-        counted = tokens.mask[:, :width, None]
+        else:  # where padding does not count, the last token of a short anchor stands for all that follow
+            last = (goal_tokens.mask * torch.arange(goal.shape[1], device=goal.device)).argmax(1, keepdim=True)
+            places = torch.arange(tokens.ids.shape[1], device=goal.device).minimum(last)
+            goal = goal.gather(1, places[..., None].expand(-1, -1, goal.shape[-1]))
+        counted = tokens.mask[..., None]
         optimizer = torch.optim.AdamW(weights.values(), config.learning_rate, config.betas, config.eps, config.weight_decay)
         for step in track(range(steps), "unlearning", "step"):
             conditioner.encode_tokens(tokens)
-            loss = mse_loss(written.pop()[:, :width].float() * counted, goal[:, :width] * counted)
+            loss = mse_loss(written.pop().float() * counted, goal * counted)
             losses.append(finite(loss.item(), step + 1, config.learning_rate))
             loss.backward()
             optimizer.step()

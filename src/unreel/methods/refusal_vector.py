@@ -27,7 +27,7 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._options import option, require
 from unreel.methods._task import Task
-from unreel.models.adapter import guides_in_one_call, network_of, text_writers
+from unreel.models.adapter import guides_in_one_call, only_network_of, text_writers
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate
 from unreel.models.weights import Delta, Fingerprint, LowRank
@@ -72,13 +72,15 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
     """
     task.require_no_images()
     task.require_nothing_to_keep()
-    network = network_of(task.pair.t2v)
+    network = only_network_of(task.pair.t2v)
     writers = {} if network is None else _writers(network, config.last)
     if not writers or not guides_in_one_call(task.pair.t2v):
         raise UnreelError(
             "a refusal vector is found in attention to the text, guided in one call of the network, which a "
             f"{type(task.pair.t2v).__name__} has not: choose another method"
         )
+    if task.pair.settings.guidance <= 1:
+        raise UnreelError("a refusal vector is read off videos that are made with guidance: choose one of more than 1")
     prompts = task.prompts(task.conditioners[0], config.seed)
     pairs, neutral = prompts.pairs(config.pairs), prompts.everyday(config.neutral)
     if not pairs:

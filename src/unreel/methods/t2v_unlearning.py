@@ -29,7 +29,7 @@ from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._low_rank import Factors
 from unreel.methods._options import finite, option, require
 from unreel.methods._task import Task
-from unreel.models.adapter import network_of, text_writers
+from unreel.models.adapter import only_network_of, text_writers
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.weights import Delta, Fingerprint
@@ -91,7 +91,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
     task.require_no_images()
     task.require_nothing_to_keep()
     task.require_nothing_instead()
-    network, settings = network_of(task.pair.t2v), task.pair.settings
+    network, settings = only_network_of(task.pair.t2v), task.pair.settings
     writers = {} if network is None else text_writers(network)
     if not writers:
         raise UnreelError(

@@ -36,7 +36,7 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.methods._options import option
 from unreel.methods._task import Task
-from unreel.models.adapter import cross_attention, network_of
+from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.weights import Delta, Fingerprint
@@ -63,7 +63,7 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
     """
     task.require_no_images()
     task.require_nothing_kept_is_forgotten()
-    network = network_of(task.pair.t2v)
+    network = only_network_of(task.pair.t2v)
     matrices = {} if network is None else text_projections(network)
     if not matrices or len({matrix.in_features for matrix in matrices.values()}) > 1 or len(task.conditioners) > 1:
         raise UnreelError(
@@ -94,7 +94,11 @@ def last_words(conditioner: Conditioner, texts: Sequence[str], read: Sequence[to
     """Where the last word of each text stands, before the token that ends it, if there is one."""
     ids = conditioner.tokenizer(list(texts)).input_ids
     end = int(ids[0][-1] == conditioner.tokenizer.eos_token_id)
-    lengths = map(len, read if masked else ids)  # what is masked is left out already
+    if masked:  # what is masked is left out already
+        lengths = [len(tokens) for tokens in read]
+    else:  # a pipeline may read words in lower case, which may be more tokens or fewer
+        told = conditioner.tokenize(list(texts)).call.get("attention_mask")
+        lengths = [len(each) for each in ids] if told is None else told.sum(1).tolist()
     return [length - 1 - end for length in lengths]
 
 

@@ -65,6 +65,16 @@ def network_of(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 
+def only_network_of(pipeline: Any) -> Any:
+    """As `network_of`. Raises UnreelError where there are several, each of which makes a part of every video."""
+    if len(several := networks(pipeline)) > 1:
+        raise UnreelError(
+            f"this {type(pipeline).__name__} denoises with {' and '.join(several)}, and the method changes one network "
+            "alone: choose another method"
+        )
+    return network_of(pipeline)
+
+
 def networks(pipeline: Any) -> dict[str, nn.Module]:
     """All that denoises in a pipeline, by the names of its components: some have one for every half of the way."""
     networks = {name: getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet")}

@@ -511,10 +511,15 @@ def whole_words(tokenizer: Any) -> dict[str, int]:
     return {word: i for word, i, back in rows if back == [i] and word and word.isprintable()}
 
 
-def unused_word(conditioner: Conditioner, text: str) -> tuple[str, int]:
-    """A word that is one token, with it, which a text, and what the pipeline puts around it, does not have; in lower case,
-    since some pipelines read nothing else.
+def unused_word(conditioner: Conditioner, before: str, after: str) -> tuple[str, int]:
+    """A word that is one token between two texts, with it, which neither they nor what the pipeline puts around them have;
+    in lower case, since some pipelines read nothing else. Raises UnreelError if there is none.
     """
-    said = set(conditioner.tokenize([text]).ids[0].tolist())
-    words = whole_words(conditioner.tokenizer).items()
-    return next((word, i) for word, i in words if i not in said and word.isalpha() and word == word.lower())
+    said = set(conditioner.tokenize([f"{before} {after}".strip()]).ids[0].tolist())
+    for word in whole_words(conditioner.tokenizer):
+        if word.isalpha() and word == word.lower():
+            # At a prompt's start it may be another token than within.
+            for token in set(conditioner.tokenize([f"{before} {word} {after}".strip()]).ids[0].tolist()) - said:
+                if conditioner.tokenizer.decode([token]).strip() == word:
+                    return word, token
+    raise UnreelError("this text encoder's vocabulary has no word to learn in place of")

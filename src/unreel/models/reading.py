@@ -7,7 +7,7 @@ Knows encoders and sentences; knows nothing about how an encoder is changed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 
 import torch
 from torch.nn.functional import pad
@@ -145,12 +145,13 @@ def _anchor_tokens(conditioner: Conditioner, pairs: Sequence[PromptPair], prompt
 
 
 def end_of_name(conditioner: Conditioner, wording: str, prompt: Sequence[int], anchor: Sequence[int]) -> int:
-    """The place of the last token of the name that a prompt was made with; where tokens run over its ends, of the last one
-    in which prompt and anchor prompt differ for the first time.
+    """The place of the last token of the name that a prompt was made with, which an instruction before it may hold too;
+    where tokens run over its ends, of the last one in which prompt and anchor prompt differ for the first time.
     """
-    for text in (f" {wording}", wording):
+    differ = next((i for i, (a, b) in enumerate(zip_longest(prompt, anchor)) if a != b), 0)
+    for text in (f" {wording}", wording, f" {wording.lower()}", wording.lower()):  # some pipelines read nothing else
         name = conditioner.tokenizer(text, add_special_tokens=False).input_ids
-        for start in range(len(prompt) - len(name) + 1):
+        for start in range(max(0, differ + 1 - len(name)), len(prompt) - len(name) + 1):
             if name and list(prompt[start : start + len(name)]) == name:
                 return start + len(name) - 1
     changed = (b for tag, _, b, _, _ in _opcodes(prompt, anchor) if tag != "equal" and b > 0)

@@ -1,0 +1,118 @@
+"""What is asked for reaches the models it is meant for: cases in which a family's own ways once kept it from that, in
+silence.
+"""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from conftest import make_pair
+from pipelines import CALLS, build
+from test_families import alone
+
+from unreel import Concept, UnreelError, unlearn
+from unreel.attacks import Case
+from unreel.evaluation.attack import _attempt
+from unreel.evaluation.video_cache import VideoCache
+from unreel.interventions.prompt import PromptRewrite
+from unreel.interventions.safree import VideoEraser
+from unreel.methods import configure, hirm
+from unreel.methods.uce import last_words, text_projections
+from unreel.models.adapter import call_with, network_of
+from unreel.models.conditioner import Conditioner, unused_word
+from unreel.models.denoiser import Denoiser
+from unreel.models.reading import end_of_name
+
+pytestmark = pytest.mark.usefixtures("hasty")
+PART = {"concept": "castle", "synonyms": [], "anchor": "dog"}
+
+
+def test_a_name_is_not_looked_for_in_an_instruction_that_stands_before_the_prompt():
+    pipeline = build("SanaVideoPipeline")
+    call_with(pipeline, {"complex_human_instruction": ["a cat on a table: "]})
+    reader = Conditioner.of(pipeline)
+    prompt, anchor = (reader.tokenize([name]).ids[0].tolist() for name in ("cat", "castle"))
+    assert end_of_name(reader, "cat", prompt, anchor) == max(i for i, token in enumerate(prompt) if token == prompt[-1])
+    upper, other = (reader.tokenize([name]).ids[0].tolist() for name in ("Tokyo Cat", "Tokyo Castle"))
+    assert end_of_name(reader, "Tokyo Cat", upper, other) == end_of_name(reader, "tokyo cat", upper, other)
+
+
+@pytest.mark.parametrize("name", ["LattePipeline", "WanPipeline"])
+def test_the_last_word_of_a_name_is_where_the_pipeline_reads_it(name):
+    pipeline = build(name)
+    reader, matrix = Conditioner.of(pipeline), next(iter(text_projections(network_of(pipeline)).values()))
+    texts = ["Big Ben", "dog"]
+    read, masked = Denoiser.of(pipeline).reaching(matrix, texts)
+    told = reader.tokenize(texts).call["attention_mask"].sum(1).tolist()
+    assert last_words(reader, texts, read, masked) == [length - 2 for length in told]  # before the token that ends them
+
+
+@pytest.mark.parametrize("name", ["SanaVideoPipeline", "WanPipeline", "AnimateDiffPipeline"])
+def test_hirm_leads_every_token_of_a_name_that_is_longer_than_its_anchor(name, monkeypatch):
+    reader, counted = Conditioner.of(build(name)), []
+    squares = hirm.mse_loss
+    monkeypatch.setattr(hirm, "mse_loss", lambda a, b: counted.append((a.detach(), b.detach())) or squares(a, b))
+    hirm.misdirected(reader, ["big ben tower"], ["cat"], 1, hirm.HiRMConfig())
+    ((written, goal),) = counted
+    tokens = reader.tokenize(["big ben tower"])
+    assert written.shape == goal.shape and written.shape[1] == tokens.ids.shape[1]
+    assert (written != 0).any(-1).equal(tokens.mask) and (goal != 0).any(-1).equal(tokens.mask)
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionPipeline", "PixArtSigmaPipeline", "SanaPipeline", "HunyuanImagePipeline", "WanPipeline"]
+)
+def test_the_word_to_learn_in_place_of_is_read(name):
+    reader = next(iter(Conditioner.all_of(build(name)).values()))
+    for before, after in (("", "a photo of a castle"), ("a photo of a", "by night")):
+        word, token = unused_word(reader, before, after)
+        assert token in reader.tokenize([f"{before} {word} {after}".strip()]).ids
+        assert token not in reader.tokenize([f"{before} {after}".strip()]).ids
+
+
+@pytest.mark.parametrize("method", ["uce", "esd", "refusal-vector", "t2v-unlearning", "video-eraser"])
+def test_what_changes_one_network_is_refused_where_two_denoise(method):
+    one = build("WanPipeline")
+    two = type(one)(**(one.components | {"transformer_2": copy.deepcopy(one.transformer)}), boundary_ratio=0.875)
+    with pytest.raises(UnreelError, match="denoises with transformer and transformer_2, and the method changes one"):
+        unlearn("castle", alone(two), configure(method, {})).apply(two)
+
+
+def test_a_refusal_vector_needs_guidance():
+    pair = make_pair()
+    unguided = dataclasses.replace(pair, settings=dataclasses.replace(pair.settings, guidance=1.0))
+    with pytest.raises(UnreelError, match="made with guidance"):
+        unlearn("castle", unguided, configure("refusal-vector", {}))
+
+
+def test_a_rewrite_is_for_every_text_encoders_prompt():
+    rewrite, arguments = PromptRewrite({"parts": [PART]}), {"prompt": "a photo", "prompt_2": ["a Castle"]}
+    rewrite.change(arguments)
+    assert arguments == {"prompt": "a photo", "prompt_2": ["a dog"]}
+
+
+@pytest.mark.parametrize("name", ["SanaVideoPipeline", "LattePipeline"])
+def test_video_eraser_guides_several_videos_of_a_prompt(name):
+    settings = {"alpha": 1e9, "guidance_weight": 1000.0, "threshold": 1.0, "momentum_scale": 0.5, "momentum": 0.5}
+    pipeline, eraser = build(name), VideoEraser({"parts": [PART | {"settings": settings}]})
+    several = {"num_images_per_prompt" if name == "LattePipeline" else "num_videos_per_prompt": 2}
+
+    def latents():
+        asked = {"prompt": "a castle", "guidance_scale": 3.0, "num_inference_steps": 2, "output_type": "latent"}
+        return pipeline(**asked, **several, **CALLS[name], generator=torch.Generator().manual_seed(0))[0]
+
+    before = latents()
+    with eraser.on(pipeline):
+        assert not torch.equal(latents(), before)
+
+
+def test_kept_attempts_are_of_the_words_they_were_made_of(tmp_path):
+    pair = make_pair()
+    reader = Conditioner.of(pair.t2i)
+    case = Case(Concept("castle"), "a castle", "castle", (), reader, reader, Denoiser.of(pair.t2i), torch.empty(0), 1)
+    cache = VideoCache(pair.video, tmp_path)
+    before, after = (
+        _attempt("synonyms", dataclasses.replace(case, synonyms=words), 0, 0, 0, cache, None) for words in ((), ("palace",))
+    )
+    assert before != after and "palace" in after
