@@ -22,7 +22,7 @@ from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge
-from unreel.models.adapter import reads_latents_of_pictures, text_encoders
+from unreel.models.adapter import reads_latents_of_pictures, takes_embeddings, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
@@ -137,7 +137,7 @@ def attack(
     searching = [name for name, module in modules.items() if _studies(module, "encoder")]
     _require_sensible(pair, erasure, judge, concept, searching, cases, budgets, steps)
     of_videos = [name for name, module in modules.items() if _studies(module, "video")]
-    _require_one_encoder(pair, [name for name, module in modules.items() if _gives_embeddings(module)])
+    _require_taken(pair, [name for name, module in modules.items() if _gives_embeddings(module)])
     original = Conditioner.of(pair.t2i)
     # The second half of a group only repeats the first.
     prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
@@ -175,24 +175,26 @@ def _usual(pair: Pair, erasure: Intervention) -> list[str]:
     and those that study whole videos take long.
     """
     studied = ["video"] if erasure.edits_text_encoder else ["video", "encoder"]
-    alone = _one_encoder(pair)
+    embeddings = not _refuses_embeddings(pair)
     return [
         name
         for name, each in usable().items()
-        if not any(_studies(each, what) for what in studied) and (alone or not _gives_embeddings(each))
+        if not any(_studies(each, what) for what in studied) and (embeddings or not _gives_embeddings(each))
     ]
 
 
-def _one_encoder(pair: Pair) -> bool:
-    return len(text_encoders(pair.t2i)) == len(text_encoders(pair.t2v)) == 1
+def _refuses_embeddings(pair: Pair) -> str:
+    """Why attacks cannot give embeddings to the pair; empty where they can."""
+    if not len(text_encoders(pair.t2i)) == len(text_encoders(pair.t2v)) == 1:
+        return "reads with several text encoders"
+    return "" if takes_embeddings(pair.t2v) else "makes nothing of embeddings"
 
 
-def _require_one_encoder(pair: Pair, attacks: Sequence[str]) -> None:
-    """Raises UnreelError for attacks that give embeddings to a pair that reads with several text encoders."""
-    if attacks and not _one_encoder(pair):
+def _require_taken(pair: Pair, attacks: Sequence[str]) -> None:
+    """Raises UnreelError for attacks that give embeddings to a pair that does not take them."""
+    if attacks and (why := _refuses_embeddings(pair)):
         raise UnreelError(
-            f"{attacks[0]} gives embeddings, and a {type(pair.t2v).__name__} reads with several text encoders: choose "
-            "others with --attack"
+            f"{attacks[0]} gives embeddings, and a {type(pair.t2v).__name__} {why}: choose others with --attack"
         )
 
 

@@ -394,12 +394,26 @@ def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dic
 @torch.no_grad()
 def guides_in_one_call(pipeline: Any) -> bool:
     """Whether a pipeline asks its network at once for what is asked for and for what guidance leads away from."""
-    network, frames = network_of(pipeline), frames_argument(pipeline)
+    call = _asked_of_network(pipeline, {"prompt": ["a photo"]})
+    return call is not None and len(call["sample" if "sample" in call else "hidden_states"]) == 2
+
+
+@torch.no_grad()
+def takes_embeddings(pipeline: Any) -> bool:
+    """Whether a pipeline with one text encoder makes something of embeddings alone: some take them, and stop at them."""
+    try:
+        return _asked_of_network(pipeline, as_prompts(pipeline, encode_prompt(pipeline, ["a photo"])[0])) is not None
+    except (UnreelError, TypeError):
+        return False
+
+
+def _asked_of_network(pipeline: Any, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a pipeline first calls its network with where it is guided to what is `asked`."""
+    frames = frames_argument(pipeline)
     with set_up(pipeline, 2.0, 1, None, False) as options:
         options = {name: value for name, value in options.items() if name == frames or name == "guidance_scale"}
-        asked = {"prompt": ["a photo"], "num_inference_steps": 2, "output_type": "latent"}
-        call = first_call(network, lambda: made_by(pipeline, **asked, **options))
-    return call is not None and len(call["sample" if "sample" in call else "hidden_states"]) == 2
+        options |= {"num_inference_steps": 2, "output_type": "latent"}
+        return first_call(network_of(pipeline), lambda: made_by(pipeline, **asked, **options))
 
 
 @contextmanager

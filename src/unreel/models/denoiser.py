@@ -67,7 +67,8 @@ class Conditioning:
     def embeddings(self) -> torch.Tensor:
         """Prompts as the network reads them: (batch, tokens, width), zero where it is not to look."""
         states, mask = self.arguments["encoder_hidden_states"], self.arguments.get("encoder_attention_mask")
-        return states if mask is None else states * mask[..., None].to(states.dtype)
+        states = states.flatten(1, -2)  # some put one more dimension between
+        return states if mask is None else states * mask.flatten(1)[..., None].to(states.dtype)
 
     @property
     def seen(self) -> torch.Tensor | None:
