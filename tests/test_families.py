@@ -33,6 +33,7 @@ from unreel.models.denoiser import MARGIN, Denoiser
 from unreel.models.families import FAMILIES, known
 from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
 from unreel.models.sampling import Start
+from unreel.models.weights import changed
 from unreel.report.page import write_report
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -132,6 +133,50 @@ def test_unseen_padding_may_be_left_out(pipeline):
             trimmed, whole = conditioner.tokenize(PROMPTS), conditioner._asked(PROMPTS)
             short, long = conditioner.encode_tokens(trimmed), conditioner.encode_tokens(whole)
         torch.testing.assert_close(short[trimmed.mask], long[whole.mask], rtol=1e-4, atol=1e-5)
+
+
+def given_to_network(pipeline, prompt):
+    """Seen from outside: the numbers by which the pipeline tells its network what a prompt says."""
+    with torch.no_grad():
+        call = Denoiser.of(pipeline, size(pipeline)).conditioning([prompt])
+    arguments = {name: value for name, value in call.arguments.items() if name not in (call.latents, call.time)}
+    arguments |= arguments.pop("added_cond_kwargs", None) or {}
+    seen = []
+    for name, value in arguments.items():
+        if isinstance(value, torch.Tensor) and "mask" not in name:
+            mask = arguments.get(name.replace("hidden_states", "attention_mask"))
+            told = value if mask is None or mask is value else value.reshape(*mask.shape, -1)[mask.bool()]
+            seen.append(told.float().flatten())
+    return torch.cat(seen)
+
+
+def test_what_is_checked_is_what_the_network_is_given(pipeline):
+    """Not what a text encoder writes of which the pipeline passes on a part."""
+    prompt, readers = PROMPTS[0], Conditioner.all_of(pipeline)
+    read = [reader.given([prompt, "a cat"])[:1] for reader in readers.values()]
+    before = given_to_network(pipeline, prompt)
+    for reader, unchanged in zip(readers.values(), read, strict=True):
+        rows = reader.token_table.weight.detach()
+        word = reader.tokenize([prompt]).ids[0, -4:].unique()
+        name = next(name for name, it in reader.text_encoder.named_parameters() if it is reader.token_table.weight)
+        change = torch.zeros_like(rows).index_fill(0, word, float(rows.std()))
+        with changed(reader.text_encoder, {name: change}):
+            moved = given_to_network(pipeline, prompt) - before
+            found = reader.given([prompt, "a cat"])[:1] - unchanged
+        assert found.any()
+        torch.testing.assert_close(found.float().norm(), moved.norm(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_layer_that_a_pipeline_leaves_unread_is_neither_learned_nor_checked(pipeline):
+    for reader in Conditioner.all_of(pipeline).values():
+        tokens = reader.tokenize(PROMPTS)
+        states, given = reader.encode_tokens(tokens).detach(), reader.given(PROMPTS)
+        assert given.any()
+        for layer in reader._all_layers[len(reader.layers) :]:
+            hook = reader.mlp_output(layer).register_forward_hook(lambda _, __, output: 0 * output)
+            assert torch.equal(reader.encode_tokens(tokens), states)
+            assert torch.equal(reader.given(PROMPTS), given)
+            hook.remove()
 
 
 @pytest.mark.parametrize("which", ["mlp-final-attn", "mlp-attn"])
@@ -234,14 +279,15 @@ def test_short_prompts_read_briefly_are_drawn_the_same(pipeline):
     longest = max(PROMPTS, key=Conditioner.of(pipeline).length)
     brief = denoiser.reading_briefly(Conditioner.of(pipeline).length(longest) + MARGIN, longest)
     usual = denoiser.conditioning(PROMPTS)
-    noisy, t = usual.arguments[usual.latents], torch.tensor([500, 500])
+    shape, t = usual.arguments[usual.latents].shape, torch.tensor([500, 500])
+    noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         made, same, other = (
             denoiser.predict(noisy, t, each)
             for each in (usual, brief.conditioning(PROMPTS), denoiser.conditioning(PROMPTS[::-1]))
         )
     torch.testing.assert_close(same, made, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(other, made, rtol=1e-3, atol=1e-4), "what is read is seen"
+    assert (same - made).norm() < 0.01 * (other - made).norm(), "what is read is seen"
 
 
 def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_off_bit_for_bit(pipeline):
@@ -250,9 +296,11 @@ def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_of
     assert all(same(unedited[name], weights(it)) for name, it in text_encoders(pipeline).items())
     assert len(erasure.components) == len(Conditioner.all_of(pipeline))
     assert all(change.dense().any() for component in erasure.components for change in component.deltas.values())
-    away = erasure.provenance["check"]["away"]  # Sana puts no instruction before what guidance leads away from
-    guided = type(pipeline).__name__ in ("SanaPipeline", "SanaVideoPipeline")
-    assert away < 1e-3 if guided else away is None
+    away, name = erasure.provenance["check"]["away"], type(pipeline).__name__
+    if name in ("SanaPipeline", "SanaVideoPipeline"):  # which put no instruction before what guidance leads away from
+        assert away < 1e-3
+    else:
+        assert (away is None) == (name != "Kandinsky5T2VPipeline")  # which leads away from words of its own
     erasure.apply(pipeline)
     during = tensors(pipeline)
     assert not torch.equal(before[0][0], during[0][0])

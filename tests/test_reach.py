@@ -19,7 +19,7 @@ from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure, hirm
 from unreel.methods.uce import last_words, text_projections
-from unreel.models.adapter import call_with, network_of
+from unreel.models.adapter import call_with, calls_of, network_of
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.denoiser import Denoiser
 from unreel.models.reading import end_of_name
@@ -69,6 +69,17 @@ def test_the_word_to_learn_in_place_of_is_read(name):
         word, token = unused_word(reader, before, after)
         assert token in reader.tokenize([f"{before} {word} {after}".strip()]).ids
         assert token not in reader.tokenize([f"{before} {after}".strip()]).ids
+
+
+@pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline", "SanaVideoPipeline", "WanPipeline"])
+def test_what_guidance_leads_away_from_is_what_a_whole_run_reads_for_it(name):
+    pipeline = build(name)
+    reader = Conditioner.of(pipeline)
+    asked = {"prompt": "a castle", "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
+    read = calls_of(reader._reader, lambda: pipeline(**asked | CALLS[name]))[-1]["input_ids"]
+    expected = reader.guided_from() or reader.tokenize([""])
+    assert torch.equal(read[-1:, : expected.ids.shape[1]], expected.ids)
+    assert (reader.guided_from() is None) == (name in ("WanPipeline", "Kandinsky5T2IPipeline"))
 
 
 @pytest.mark.parametrize("method", ["uce", "esd", "refusal-vector", "t2v-unlearning", "video-eraser"])

@@ -153,8 +153,8 @@ def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_move
     """Its own way is next to nothing, so that any distance is a multiple of it."""
     exam = Exam(conditioner, Sentences(), [])
     first = exam.pairs[0]
-    near = exam.named[0].states.lerp(first.states, 1e-3)
-    exam.pairs[0] = replace(first, states=torch.cat([near[:1], first.states[1:]]))
+    near = first.before.lerp(first.goal, 1e-3)
+    exam.pairs[0] = replace(first, goal=torch.cat([near[:1], first.goal[1:]]))
     found = exam.grade(swapped(conditioner))
     assert 1 < found.residual_worst < 100  # though it is a million times its own way
 

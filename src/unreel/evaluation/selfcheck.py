@@ -1,10 +1,12 @@
-"""How far an erasure went, and what else it moved, on prompts that nothing was learned from.
+"""How far an erasure went, and what else it moved, on prompts that nothing was learned from: in what the pipeline gives to
+its network.
 
 Knows text encoders and prompts; knows no pixels, and nothing about how the erasure was made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 
 from unreel.models.conditioner import Conditioner
-from unreel.models.reading import Aim, as_anchors, as_guided_from, as_read
+from unreel.models.reading import as_guided_from, at_places, side_by_side
 from unreel.models.weights import Delta, changed
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair, Prompts
@@ -32,8 +34,8 @@ class SelfCheck:
     `residual` is how much of the squared distance to the anchor prompts remains, and `residual_worst` the mean over the
     worst tenth of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
     `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
-    || T'(q) - T(q) || / || T(q) ||. `away` is the same of what guidance leads away from; None where an empty prompt, which
-    is an everyday one, stands for it.
+    || T'(q) - T(q) || / || T(q) ||, where T(q) is what the network is given of what the encoder writes. `away` is the same
+    of what guidance leads away from; None where an empty prompt, which is an everyday one, stands for it.
     """
 
     residual: float | None
@@ -83,45 +85,72 @@ class SelfCheck:
         return cls(most("residual"), most("residual_worst"), moved, most("neighbours"), most("everyday"), most("away"))
 
 
+@dataclass(frozen=True)
+class Question:
+    """A batch of prompts, what of them `given` says that the network gets, and what that was before anything changed, both
+    (prompts, numbers); and what it should be, if there is such a `goal`.
+    """
+
+    given: Callable[[], torch.Tensor]
+    before: torch.Tensor
+    goal: torch.Tensor | None = None
+
+    @classmethod
+    def about(cls, conditioner: Conditioner, prompts: Sequence[str]) -> "Question":
+        given = partial(conditioner.given, prompts)
+        return cls(given, given())
+
+    @classmethod
+    def naming(cls, conditioner: Conditioner, pairs: Sequence[PromptPair]) -> "Question":
+        """To be read as the anchor prompts are, as far as that says anything: see `side_by_side`."""
+        prompts = [pair.prompt for pair in pairs]
+        tokens, anchors, aligned, counted = side_by_side(conditioner, pairs)
+        given = partial(conditioner.given, prompts, tokens, lambda states: states * counted[..., None])
+        goal = conditioner.given(prompts, anchors, lambda states: at_places(states, aligned) * counted[..., None])
+        return cls(given, given(), goal)
+
+
 class Exam:
-    """What an encoder makes of held-out prompts as it is now, to be compared with what it makes of them changed."""
+    """Held-out prompts to ask an encoder about as it is now, and then changed."""
 
     def __init__(self, conditioner: Conditioner, prompts: Prompts, near: Sequence[str], *, anchored: bool = True):
+        self.conditioner = conditioner
         pairs, neighbours, everyday = (
             prompts.pairs(PAIRS),
             prompts.neighbours(near, NEIGHBOURS),
             prompts.everyday(EVERYDAY_PROMPTS),
         )
-        self.conditioner, self.anchored = conditioner, anchored
-        self.pairs = _batches(conditioner, pairs, as_anchors)
-        self.named = _batches(conditioner, pairs, lambda reader, batch: as_read(reader, [pair.prompt for pair in batch]))
-        self.neighbours = _batches(conditioner, neighbours, as_read)
-        self.everyday = _batches(conditioner, everyday, as_read)
-        self.away = [aim for aim in [as_guided_from(conditioner)] if aim]
+        self.pairs = _batches(conditioner, pairs, Question.naming) if anchored else []
+        self.named = _batches(conditioner, [pair.prompt for pair in pairs], Question.about)
+        self.neighbours = _batches(conditioner, neighbours, Question.about)
+        self.everyday = _batches(conditioner, everyday, Question.about)
+        self.away = as_guided_from(conditioner)
 
     def grade(self, deltas: Mapping[str, Delta]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
+        parts = (self.pairs, self.named, self.neighbours, self.everyday)
         with changed(self.conditioner.text_encoder, deltas):
-            parts = (self.pairs, self.neighbours, self.everyday, self.away)
-            states = iter([self._written(aim) for aim in track(list(chain(*parts)), "checking", brief=True)])
-            written, *others = (list(islice(states, len(part))) for part in parts)
-        near, everyday, away = map(_moved, parts[1:], others)
-        residual = _distances(self.pairs, written)
-        initial = _distances(self.pairs, [aim.states for aim in self.named])
-        moved = _moved(self.named, written)
-        anchored = self.anchored and initial.any()
+            answers = iter([question.given() for question in track(list(chain(*parts)), "checking", brief=True)])
+            away = self._away_moved()
+        paired, *others = (list(islice(answers, len(part))) for part in parts)
+        goals = [question.goal for question in self.pairs if question.goal is not None]
+        residual, initial = (_distances(goals, given) for given in (paired, [question.before for question in self.pairs]))
+        moved, near, everyday = map(_moved, parts[1:], others)
         return SelfCheck(
-            residual=float(residual.sum() / initial.sum()) if anchored else None,
-            residual_worst=_worst(residual, initial) if anchored else None,
+            residual=float(residual.sum() / initial.sum()) if initial.any() else None,
+            residual_worst=_worst(residual, initial) if initial.any() else None,
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
-            away=float(away[0]) if len(away) else None,
+            away=away,
         )
 
     @torch.no_grad()
-    def _written(self, aim: Aim) -> torch.Tensor:
-        return self.conditioner.encode_tokens(aim.tokens)
+    def _away_moved(self) -> float | None:
+        if self.away is None:
+            return None
+        written = self.conditioner.encode_tokens(self.away.tokens)
+        return float((self.away.distances(written) / self.away.squares).sqrt())
 
 
 def _worst(residual: np.ndarray, initial: np.ndarray) -> float:
@@ -136,17 +165,20 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
 
 
-def _batches(conditioner: Conditioner, sentences: Sequence[Any], aim: Callable[..., Aim]) -> list[Aim]:
+def _batches(conditioner: Conditioner, sentences: Sequence[Any], ask: Callable[..., Question]) -> list[Question]:
     ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
     starts = track(range(0, len(ordered), BATCH), "reading what to check", brief=True)
-    return [aim(conditioner, ordered[start : start + BATCH]) for start in starts]
+    return [ask(conditioner, ordered[start : start + BATCH]) for start in starts]
 
 
-def _distances(aims: Sequence[Aim], written: Sequence[torch.Tensor]) -> np.ndarray:
-    parts = [aim.distances(states).double().cpu().numpy() for aim, states in zip(aims, written, strict=True)]
+def _distances(goals: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> np.ndarray:
+    """Squared distances, one a prompt: (prompts,)."""
+    parts = [(a - b).float().square().sum(1).double().cpu().numpy() for a, b in zip(goals, given, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _moved(aims: Sequence[Aim], written: Sequence[torch.Tensor]) -> np.ndarray:
-    lengths = [aim.squares.double().cpu().numpy() for aim in aims]
-    return (_distances(aims, written) / np.concatenate(lengths)) ** 0.5 if lengths else np.zeros(0)
+def _moved(questions: Sequence[Question], answers: Sequence[torch.Tensor]) -> np.ndarray:
+    """How far what the network is given moved, as a share of its length, one a prompt: (prompts,)."""
+    before = [question.before for question in questions]
+    lengths = _distances([torch.zeros_like(given) for given in before], before)
+    return (_distances(before, answers) / lengths) ** 0.5

@@ -1,8 +1,8 @@
 """How far did the text encoder's answers to unrelated prompts move?
 
-For 1,000 prompts that do not ask for the concept, ||T'(p) - T(p)|| / ||T(p)|| over all tokens that count, padding included
-where the denoiser attends to it, and over all text encoders that the model reads prompts with; and the share of prompts
-whose embeddings are the same bit for bit.
+For 1,000 prompts that do not ask for the concept, ||T'(p) - T(p)|| / ||T(p)|| over all that the pipeline gives to its
+network, padding included where that attends to it, of all text encoders that the model reads prompts with; and the share
+of prompts whose embeddings are the same bit for bit.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ import torch
 
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Evaluation
-from unreel.models.conditioner import Conditioner
 
 BATCH = 100
 
@@ -45,11 +44,7 @@ def changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.inference_mode()
 def _encode(run: Evaluation, prompts: list[str]) -> list[torch.Tensor]:
-    """Of every batch of prompts, all that text encoders write and the denoiser sees, zero elsewhere: (batch, numbers)."""
-
-    def states(conditioner: Conditioner, batch: list[str]) -> torch.Tensor:
-        tokens = conditioner.tokenize(batch)
-        return (conditioner.encode_tokens(tokens) * tokens.mask[..., None]).flatten(1).cpu()
-
+    """Of every batch of prompts, all that the network is given, zero where it is not to look: (batch, numbers)."""
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    return [torch.cat([states(conditioner, batch) for conditioner in run.conditioners], dim=1) for batch in batches]
+    conditioners = run.conditioners
+    return [torch.cat([reader.given(batch).cpu() for reader in conditioners], dim=1) for batch in batches]

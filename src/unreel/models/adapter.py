@@ -4,10 +4,12 @@ so that nobody has to write down for every class what it does, and nobody else h
 Knows pipelines as functions with parts; knows nothing about what they compute.
 """
 
+import ast
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from textwrap import dedent
 from typing import Any
 
 import torch
@@ -289,6 +291,50 @@ def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) ->
         raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error
 
 
+def own_negative_prompt(pipeline: Any) -> str:
+    """What the code of a pipeline's call itself leads away from where nobody says what; empty where it says nothing."""
+    try:
+        tree = ast.parse(dedent(inspect.getsource(inspect.unwrap(type(pipeline).__call__))))
+    except (OSError, TypeError):  # there is no source
+        return ""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign([ast.Name("negative_prompt")], ast.Constant(str(text))):
+                return text
+    return ""
+
+
+def tensors_in(given: Any) -> list[torch.Tensor]:
+    """Those that an `encode_prompt` gives back, in its order."""
+    return [part for part in (given if isinstance(given, (tuple, list)) else [given]) if isinstance(part, torch.Tensor)]
+
+
+def seen_in(given: Any, prompts: int) -> torch.Tensor:
+    """Of what an `encode_prompt` gives back for so many prompts all that a network sees of them, zero where it is not to
+    look: (prompts, numbers). That is states (prompts, tokens, width), with the mask or the lengths that come with them, and
+    what stands for a whole prompt, (prompts, width).
+    """
+    parts = tensors_in(given)
+    masks = [part for part in parts if _is_mask(part)]
+    ends = next((part for part in parts if part.shape == (prompts + 1,)), None)
+    seen = []
+    for part in (part for part in parts if len(part) == prompts and part.is_floating_point() and not _is_mask(part)):
+        if part.ndim == 3:
+            mask = next((one.bool() for one in masks if one.shape == part.shape[:2]), None)
+            if mask is None and ends is not None:
+                mask = torch.arange(part.shape[1], device=ends.device) < ends.diff()[:, None]
+            if mask is not None:
+                columns = mask.any(0).nonzero()
+                part = (part * mask.to(part.device)[..., None])[:, : int(columns.max()) + 1 if len(columns) else 0]
+        seen.append(part.flatten(1))
+    return torch.cat(seen, dim=1)
+
+
+def _is_mask(part: torch.Tensor) -> bool:
+    """Whether it says of each prompt at which tokens to look, in whichever kind of numbers."""
+    return part.ndim == 2 and bool(((part == 0) | (part == 1)).all()) and bool(part.any())
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without warnings of prompts that are cut off, which are here none that a user wrote."""
@@ -326,7 +372,7 @@ class Outlines:
             yield
 
     def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        outline = _mapped(output, lambda tensor: torch.empty_like(tensor, device="meta"))
+        outline = mapped(output, lambda tensor: torch.empty_like(tensor, device="meta"))
         self._seen[module] = (outline, tuple(_ids(args, kwargs).shape))
 
     def _zeros(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -338,21 +384,21 @@ class Outlines:
                 shape[place] = ids.shape[place] if shape[place] == before[place] else shape[place]
             return torch.zeros(shape, dtype=outline.dtype, device=ids.device)
 
-        return _mapped(output, zeros)
+        return mapped(output, zeros)
 
 
 def _ids(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
     return args[0] if args else kwargs["input_ids"]
 
 
-def _mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """What a module writes, with every tensor in it changed, and nothing else kept, such as caches."""
     if isinstance(output, torch.Tensor):
         return change(output)
     if isinstance(output, (tuple, list)):
-        return type(output)(_mapped(part, change) for part in output)
+        return type(output)(mapped(part, change) for part in output)
     if isinstance(output, Mapping):
-        return type(output)(**{name: _mapped(part, change) for name, part in output.items()})
+        return type(output)(**{name: mapped(part, change) for name, part in output.items()})
     return None
 
 

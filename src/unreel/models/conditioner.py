@@ -5,7 +5,7 @@ denoisers or losses.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,7 +17,20 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from unreel.errors import UnreelError
-from unreel.models.adapter import Outlines, calls_of, encode_prompt, first_call, reading_part, text_encoders, tokenizer_of
+from unreel.models.adapter import (
+    Outlines,
+    arguments_of,
+    calls_of,
+    encode_prompt,
+    first_call,
+    mapped,
+    own_negative_prompt,
+    reading_part,
+    seen_in,
+    tensors_in,
+    text_encoders,
+    tokenizer_of,
+)
 from unreel.models.memory import device_of, multiplies_bfloat16
 from unreel.models.weights import held_weights, portable, restored
 
@@ -27,6 +40,7 @@ if TYPE_CHECKING:
 LARGE = 2**17  # weights of a matrix from which on rounding what goes in and out takes less time than it saves
 NO_LENGTH = 10**20  # what transformers takes for no length at all: it says 10^30 where a tokenizer has none
 
+Change = Callable[[torch.Tensor], torch.Tensor]
 Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "first-layer", "all"]
 
 
@@ -178,16 +192,17 @@ class Conditioner:
 
     def guided_from(self) -> Tokens | None:
         """What the pipeline calls this text encoder with for what guidance leads away from in every video, its own negative
-        prompt, where it reads that otherwise than an empty prompt: without a chat's template, an instruction or a mask.
-        None where it does not, and where there is no such thing.
+        prompt, where it reads that otherwise than an empty prompt: in words of its own, or without a chat's template, an
+        instruction or a mask. None where it does not, and where there is no such thing.
         """
         if self.pipeline is None:
             return None
         called = self.text_encoder if self.called is None else self.called
         with torch.no_grad(), self._others.standing_in():
             calls = calls_of(called, lambda: encode_prompt(self.pipeline, ["a photo"], guided=True))
-        if len(calls) < 2:
-            return None
+        if len(calls) < 2:  # it asks for that as for another prompt, if at all
+            own = own_negative_prompt(self.pipeline)
+            return self.tokenize([own]) if own else None
         tokens, empty = Tokens(calls[-1].pop("input_ids"), calls[-1]).trimmed(), self.tokenize([""])
         same = torch.equal(tokens.ids, empty.ids) and torch.equal(tokens.mask, empty.mask)
         return None if same else tokens
@@ -198,6 +213,14 @@ class Conditioner:
         parts = [getattr(self.pipeline, name) for name in text_encoders(self.pipeline)]
         # Of what torch has compiled, calls cannot be led elsewhere.
         return Outlines(part for part in parts if part is not self.called and not hasattr(part, "_orig_mod"))
+
+    @cached_property
+    def _known_others(self) -> Outlines:
+        """The same, each of which has been asked once, so that none of what it writes is among what is given."""
+        if self._others.modules:
+            with self._others.standing_in():
+                encode_prompt(self.pipeline, ["a photo"])
+        return self._others
 
     def _reads_prompts(self) -> bool:
         try:
@@ -227,7 +250,49 @@ class Conditioner:
 
     def _states(self, tokens: Tokens) -> torch.Tensor:
         out = self._reader(tokens.ids, **tokens.call)
+        hidden = getattr(out, "hidden_states", None)
+        if hidden is not None and self._unread:
+            return hidden[-1 - self._unread]
         return out.last_hidden_state if hasattr(out, "last_hidden_state") else out.hidden_states[-1]
+
+    @torch.no_grad()
+    def given(self, prompts: Sequence[str], tokens: Tokens | None = None, change: Change | None = None) -> torch.Tensor:
+        """What the pipeline gives to its network of what this text encoder writes for `prompts`, zero where the network is
+        not to look: (prompts, numbers). Some crop what they put around prompts, read a layer before the last, or take one
+        state for all of a prompt.
+
+        `tokens` may stand in for the prompts', of which the pipeline sees nothing: what is written for them, each of its
+        states (prompts, tokens, width) as `change` makes it, is taken for what is written for the prompts.
+        """
+        if self.pipeline is None:
+            own = self.tokenize(list(prompts))
+            states = self.encode_tokens(tokens or own)
+            return ((change(states) if change else states) * own.mask[..., None]).flatten(1)
+        widths: list[int] = []
+
+        def ask(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            call = arguments_of(module, args, kwargs)
+            asked = Tokens(call.pop("input_ids"), call)
+            instead = tokens or asked.trimmed()
+            widths[:] = [asked.ids.shape[1], instead.ids.shape[1]]
+            return (), {"input_ids": instead.ids, **instead.call}
+
+        def answer(_: nn.Module, __: tuple, output: Any) -> Any:
+            whole, read = widths
+
+            def widened(states: torch.Tensor) -> torch.Tensor:
+                if states.ndim < 3 or states.shape[1] != read:
+                    return states
+                changed = change(states) if change else states
+                return nn.functional.pad(changed, (0, 0, 0, whole - changed.shape[1]))
+
+            return mapped(output, widened)
+
+        with ExitStack() as hooks:
+            hooks.enter_context(self._known_others.standing_in())
+            hooks.callback(self._reader.register_forward_pre_hook(ask, with_kwargs=True).remove)
+            hooks.callback(self._reader.register_forward_hook(answer).remove)
+            return seen_in(encode_prompt(self.pipeline, list(prompts)), len(prompts))
 
     @contextmanager
     def upcast(self) -> Iterator[None]:
@@ -335,21 +400,31 @@ class Conditioner:
 
         Some pipelines read a hidden layer and leave those above unread. Raises UnreelError for an encoder without layers.
         """
-        lists = [list(module) for module in self.text_encoder.modules() if isinstance(module, nn.ModuleList)]
-        layers = max((one for one in lists if all(map(self._mlp_outputs, one))), key=len, default=[])
+        layers = self._all_layers
         while layers and self.pipeline is not None and not self._read_from(layers[-1]):
             layers = layers[:-1]
         if not layers:
             raise UnreelError(f"{type(self.text_encoder).__name__} has no layers that unreel knows: it is not supported")
         return layers
 
+    @property
+    def _all_layers(self) -> list[nn.Module]:
+        lists = [list(module) for module in self.text_encoder.modules() if isinstance(module, nn.ModuleList)]
+        return max((one for one in lists if all(map(self._mlp_outputs, one))), key=len, default=[])
+
+    @cached_property
+    def _unread(self) -> int:
+        """How many of the last layers the denoiser gets to see nothing of."""
+        layers = self._all_layers
+        return len(layers) - len(self.layers) if layers else 0
+
     @torch.no_grad()
     def _read_from(self, layer: nn.Module) -> bool:
         """Whether what the MLP of `layer` writes makes a difference to what the pipeline gives to its denoiser."""
-        before = _tensors(encode_prompt(self.pipeline, ["a photo"]))
+        before = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
         hook = self.mlp_output(layer).register_forward_hook(lambda _, __, output: output.flip(-1))
         try:
-            after = _tensors(encode_prompt(self.pipeline, ["a photo"]))
+            after = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
         finally:
             hook.remove()
         return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -489,10 +564,6 @@ def _attention(layer: nn.Module) -> nn.Module:
         if own and type(module).__name__.endswith("Attention"):
             return module
     raise UnreelError(f"{type(layer).__name__} has no attention that unreel knows: this text encoder is not supported")
-
-
-def _tensors(output: Any) -> list[torch.Tensor]:
-    return [part for part in (output if isinstance(output, (tuple, list)) else [output]) if isinstance(part, torch.Tensor)]
 
 
 @lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
