@@ -10,6 +10,7 @@ import torch
 from conftest import make_pair
 from pipelines import CALLS, build
 from test_families import FRAMES, alone, load_settings, size
+from test_rivals import uce
 
 from unreel import Concept, UnreelError, generate, unlearn
 from unreel.attacks import Case, load_attack
@@ -80,6 +81,22 @@ def test_what_guidance_leads_away_from_is_what_a_whole_run_reads_for_it(name):
     expected = reader.guided_from() or reader.tokenize([""])
     assert torch.equal(read[-1:, : expected.ids.shape[1]], expected.ids)
     assert (reader.guided_from() is None) == (name in ("WanPipeline", "Kandinsky5T2IPipeline"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["LTXPipeline", "AllegroPipeline"])
+def test_uce_finds_where_a_transformer_reads_text_whatever_its_class_says_of_it(name):
+    """LTX's class marks no attention as such, and Allegro's rotates by the places of a video of the size that is asked."""
+    video, texts = build(name), ["castle", "house", "cat"]
+    component = uce(alone(video), Concept("castle"), "house", ["cat", "owl", "tree"], tokens="last")
+    part, matrix = next(iter(text_projections(network_of(video)).items()))
+    read, masked = Denoiser.of(video, size(video)).reaching(matrix, texts)
+    places = last_words(Conditioner.of(video), texts, read, masked)
+    castle, house, cat = (tokens[place] for tokens, place in zip(read, places, strict=True))
+    change = component.deltas[f"{part}.weight"]
+    way = matrix.weight @ (house - castle)
+    assert (way - change @ castle).norm() < 0.7 * way.norm()
+    assert (change @ cat).norm() < 0.5 * (change @ castle).norm()
 
 
 @pytest.mark.parametrize("method", ["uce", "esd", "refusal-vector", "t2v-unlearning", "video-eraser"])

@@ -84,11 +84,13 @@ def networks(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def cross_attention(network: nn.Module) -> dict[str, nn.Linear]:
-    """The matrices of what attends to something else than its own input, which is the text, by name."""
+    """The matrices of what attends to something else than its own input, which is the text, by name. Where a class does not
+    say whether it does, the second attention of a block, as diffusers names it, is that.
+    """
     return {
         f"{name}.{part}": matrix
         for name, attention in network.named_modules()
-        if getattr(attention, "is_cross_attention", False)
+        if getattr(attention, "is_cross_attention", name.rpartition(".")[2] == "attn2")
         for part, matrix in attention.named_modules()
         if isinstance(matrix, nn.Linear)
     }

@@ -305,7 +305,9 @@ class Denoiser:
         for at in range(0, len(prompts), READ_TOGETHER):
             conditioning = self.conditioning(prompts[at : at + READ_TOGETHER])
             latents = conditioning.arguments[conditioning.latents]
-            small = latents[..., :8, :8] if latents.ndim > 3 else latents  # what reads text does not depend on them
+            # What reads text does not depend on them; but Allegro is told of every place in them.
+            whole = latents.ndim < 4 or "image_rotary_emb" in conditioning.arguments
+            small = latents if whole else latents[..., :8, :8]
             call = first_call(part, partial(self.network, **conditioning.arguments | {conditioning.latents: small}))
             if call is None:
                 raise UnreelError(f"{type(self.network).__name__} does not read text there: it is not supported")
