@@ -9,13 +9,15 @@ import pytest
 import torch
 from conftest import make_pair
 from pipelines import CALLS, build
-from test_families import FRAMES, alone, load_settings, size
+from test_families import FRAMES, QUICK, alone, load_settings, size
 from test_rivals import uce
 
 from unreel import Concept, UnreelError, generate, unlearn
 from unreel.attacks import Case, load_attack
 from unreel.evaluation.attack import _attempt, _refuses_embeddings
+from unreel.evaluation.selfcheck import SelfCheck
 from unreel.evaluation.video_cache import VideoCache
+from unreel.interventions.card import CHECK
 from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure, hirm
@@ -23,7 +25,9 @@ from unreel.methods.uce import last_words, text_projections
 from unreel.models.adapter import call_with, calls_of, network_of
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.denoiser import Denoiser
+from unreel.models.pair import Pair, Settings
 from unreel.models.reading import end_of_name
+from unreel.unlearning import check
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PART = {"concept": "castle", "synonyms": [], "anchor": "dog"}
@@ -81,6 +85,29 @@ def test_what_guidance_leads_away_from_is_what_a_whole_run_reads_for_it(name):
     expected = reader.guided_from() or reader.tokenize([""])
     assert torch.equal(read[-1:, : expected.ids.shape[1]], expected.ids)
     assert (reader.guided_from() is None) == (name in ("WanPipeline", "Kandinsky5T2IPipeline"))
+
+
+@pytest.mark.parametrize(
+    ("image", "video", "alike"),
+    [
+        ("Kandinsky5T2IPipeline", "Kandinsky5T2VPipeline", False),
+        ("SanaPipeline", "SanaVideoPipeline", False),
+        ("PixArtSigmaPipeline", "CogVideoXPipeline", False),
+        ("PixArtAlphaPipeline", "LattePipeline", True),
+        ("StableDiffusionPipeline", "AnimateDiffPipeline", True),
+    ],
+)
+def test_an_erasure_is_checked_in_every_way_in_which_a_pair_reads(image, video, alike):
+    """Templates, padding and negative prompts differ between pipelines that share a text encoder."""
+    pipelines = build(image), build(video)
+    pair = Pair(*pipelines, "tiny", "tiny", Settings())
+    assert (len(pair.readings()) == len(pair.conditioners())) == alike
+    erasure = unlearn("castle", pair, QUICK)
+    parts = [check(erasure, alone(pipeline)) for pipeline in pipelines]
+    found = check(erasure, pair)
+    assert found == (parts[0] if alike else SelfCheck.worst_of(parts)) and found.document() == erasure.provenance[CHECK]
+    if not alike:
+        assert parts[0] != parts[1]
 
 
 @torch.no_grad()

@@ -124,13 +124,13 @@ def was_asked_for(
 
 def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> SelfCheck:
     """How far the erasure goes and what else it moves in the pair's text encoders, on held-out prompts; of several
-    encoders, the worst.
+    encoders, and of several ways in which the pipelines read with one, the worst.
 
     Distances are to the anchors that the erasure records; if it records none for some concept, nothing is said about them.
     `near` is what `near_to` says for each text encoder, as far as that is known; it is found out otherwise.
     Raises UnreelError if it has a delta for none of the encoders.
     """
-    conditioners = list(pair.conditioners().values())
+    conditioners = pair.readings()
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
     # As recorded, even where a sum of erasures forgets one's anchor too.

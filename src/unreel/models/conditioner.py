@@ -294,6 +294,15 @@ class Conditioner:
             hooks.callback(self._reader.register_forward_hook(answer).remove)
             return seen_in(encode_prompt(self.pipeline, list(prompts)), len(prompts))
 
+    def reads_like(self, other: "Conditioner") -> bool:
+        """Whether a network is given the same of what the same text encoder writes, here and in another pipeline."""
+        given = [reader.given(["a photo of a cat", "a dog"]).float().cpu() for reader in (self, other)]
+        most = max(each.shape[1] for each in given)
+        here, there = (nn.functional.pad(each, (0, most - each.shape[1])) for each in given)
+        alike = torch.allclose(here, there, rtol=1e-2, atol=1e-2 * float(here.std()))
+        away = [tokens.ids for reader in (self, other) if (tokens := reader.guided_from())]
+        return alike and len(away) != 1 and all(torch.equal(ids.cpu(), away[0].cpu()) for ids in away)
+
     @contextmanager
     def upcast(self) -> Iterator[None]:
         """Inside, weights are in float32 at least, because half precision would lose small steps; then as they were again.

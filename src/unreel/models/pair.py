@@ -131,6 +131,19 @@ class Pair:
             if any(Fingerprint.of(conditioner.text_encoder).fits(other) for other in theirs)
         }
 
+    def readings(self) -> list[Conditioner]:
+        """Those, and the video pipeline's own that give its network otherwise what they read: in another template, padded
+        otherwise, led away from other words.
+        """
+        own = list(self.conditioners().values())
+        if self.t2v is self.t2i:
+            return own
+        for video in Conditioner.all_of(self.t2v).values():
+            same = [one for one in own if Fingerprint.of(one.text_encoder).fits(video.text_encoder)]
+            if same and not any(video.reads_like(one) for one in same):
+                own.append(video)
+        return own
+
     def require_shared(self) -> None:
         """Raises UnreelError, naming what differs, unless at least one text encoder is shared."""
         encoders = self.shared()
