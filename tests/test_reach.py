@@ -4,6 +4,7 @@ silence.
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from test_rivals import uce
 
 from unreel import Concept, UnreelError, generate, unlearn
 from unreel.attacks import Case, load_attack
+from unreel.evaluation import attack as evaluation_of_attacks
 from unreel.evaluation.attack import _attempt, _refuses_embeddings
 from unreel.evaluation.selfcheck import SelfCheck
 from unreel.evaluation.video_cache import VideoCache
@@ -171,6 +173,18 @@ def test_kept_attempts_are_of_the_words_they_were_made_of(tmp_path):
         _attempt("synonyms", dataclasses.replace(case, synonyms=words), 0, 0, 0, cache, None) for words in ((), ("palace",))
     )
     assert before != after and "palace" in after
+
+
+def test_kept_attempts_are_of_the_network_that_was_looked_through(tmp_path, monkeypatch):
+    pair, other = make_pair(), make_pair(seed=1).t2i
+    reader, cache = Conditioner.of(pair.t2i), VideoCache(pair.video, tmp_path)
+    found = iter(["a first attempt", "a second attempt"])
+    module = SimpleNamespace(NEEDS_WEIGHTS=True, attempt=lambda *_: next(found))
+    monkeypatch.setattr(evaluation_of_attacks, "load_attack", lambda _: module)
+    case = Case(Concept("castle"), "a castle", "castle", (), reader, reader, Denoiser.of(pair.t2i), torch.empty(0), 1)
+    one, again = (_attempt("any", case, 0, 0, 0, cache, None) for _ in range(2))
+    two = _attempt("any", dataclasses.replace(case, denoiser=Denoiser.of(other)), 0, 0, 0, cache, None)
+    assert one == again == "a first attempt" and two == "a second attempt"
 
 
 WITH_ONE_READER = ["AnimateDiffPipeline", "SanaVideoPipeline", "CogVideoXPipeline", "LTXPipeline", "MochiPipeline"]

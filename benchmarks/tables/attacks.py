@@ -62,7 +62,7 @@ def _compared(results: dict[str, Any]) -> str:
             rows.append([attack, "yes" if needs_weights else "no", *cells, next(filter(None, controls), "")])
         head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in results), "original model"]
         cases = sum(len(first[name]["attacks"]["plain"]["edited_attempts"]) for name in names)
-        note = f"{len(names)} concepts: {', '.join(names)}; {cases} cases an attack."
+        note = f"{len(names)} concept{'s' * (len(names) > 1)}: {', '.join(names)}; {cases} cases an attack."
         tables += [f"{table(head, rows)}\n\n{note}"] if rows else []
     return "\n\n".join(tables)
 

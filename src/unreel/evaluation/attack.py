@@ -27,6 +27,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
 from unreel.models.sampling import Asked, Start, generate_images, to_tensor
+from unreel.models.weights import Fingerprint
 from unreel.progress import track
 from unreel.prompts.concept import Concept
 
@@ -312,7 +313,9 @@ def _attempt(
 ) -> Asked | None:
     """An attack's attempt, searched once and then read from the cache's folder."""
     module = load_attack(name)
-    studied = erasure.identity if erasure and module.NEEDS_WEIGHTS else ""  # all others do not know what they attack
+    studied = []  # by attacks that do without weights nothing of what they attack
+    if module.NEEDS_WEIGHTS:
+        studied = [erasure.identity if erasure else "", Fingerprint.of(case.denoiser.network).identity]
     told = [case.wording, case.synonyms, asdict(case.concept)]
     key = [name, cache.identity, studied, case.prompt, *told, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
