@@ -152,9 +152,9 @@ def test_the_worst_tenth_is_a_tenth(conditioner):
 def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_moved(conditioner):
     """Its own way is next to nothing, so that any distance is a multiple of it."""
     exam = Exam(conditioner, Sentences(), [])
-    first = exam.pairs[0]
-    near = first.before.lerp(first.goal, 1e-3)
-    exam.pairs[0] = replace(first, goal=torch.cat([near[:1], first.goal[1:]]))
+    first = exam.named[0]
+    near = first.before[1].lerp(first.goal, 1e-3)
+    exam.named[0] = replace(first, goal=torch.cat([near[:1], first.goal[1:]]))
     found = exam.grade(swapped(conditioner))
     assert 1 < found.residual_worst < 100  # though it is a million times its own way
 

@@ -4,9 +4,8 @@ its network.
 Knows text encoders and prompts; knows no pixels, and nothing about how the erasure was made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -88,7 +87,8 @@ class SelfCheck:
 @dataclass(frozen=True)
 class Question:
     """A batch of prompts, what of them `given` says that the network gets, and what that was before anything changed, both
-    (prompts, numbers); and what it should be, if there is such a `goal`.
+    (views, prompts, numbers): the first view is of all of it. Of prompts that are to be read as their anchor prompts are, a
+    second one is of what says something about the way there (`side_by_side`), and `goal` (prompts, numbers) is its end.
     """
 
     given: Callable[[], torch.Tensor]
@@ -97,17 +97,34 @@ class Question:
 
     @classmethod
     def about(cls, conditioner: Conditioner, prompts: Sequence[str]) -> "Question":
-        given = partial(conditioner.given, prompts)
+        def given() -> torch.Tensor:
+            return conditioner.given(prompts)[None]
+
         return cls(given, given())
 
     @classmethod
+    @torch.no_grad()
     def naming(cls, conditioner: Conditioner, pairs: Sequence[PromptPair]) -> "Question":
-        """To be read as the anchor prompts are, as far as that says anything: see `side_by_side`."""
         prompts = [pair.prompt for pair in pairs]
         tokens, anchors, aligned, counted = side_by_side(conditioner, pairs)
-        given = partial(conditioner.given, prompts, tokens, lambda states: states * counted[..., None])
-        goal = conditioner.given(prompts, anchors, lambda states: at_places(states, aligned) * counted[..., None])
+
+        @torch.no_grad()
+        def given() -> torch.Tensor:
+            written = conditioner.write(tokens)
+            some = conditioner.given(prompts, written, lambda states: states * counted[..., None])
+            return torch.stack([conditioner.given(prompts, written), some])
+
+        written = conditioner.write(anchors)
+        goal = conditioner.given(prompts, written, lambda states: at_places(states, aligned) * counted[..., None])
         return cls(given, given(), goal)
+
+    def left(self, given: torch.Tensor) -> np.ndarray:
+        """The squared distance from the goal, one a prompt: (prompts,); of none where there is no goal."""
+        return np.zeros(0) if self.goal is None else _squares(given[1] - self.goal)
+
+    def moved(self, given: torch.Tensor) -> np.ndarray:
+        """How far all of it moved, as a share of its length, one a prompt: (prompts,)."""
+        return (_squares(given[0] - self.before[0]) / _squares(self.before[0])) ** 0.5
 
 
 class Exam:
@@ -120,25 +137,26 @@ class Exam:
             prompts.neighbours(near, NEIGHBOURS),
             prompts.everyday(EVERYDAY_PROMPTS),
         )
-        self.pairs = _batches(conditioner, pairs, Question.naming) if anchored else []
-        self.named = _batches(conditioner, [pair.prompt for pair in pairs], Question.about)
+        named = [pair.prompt for pair in pairs]
+        self.named = _batches(conditioner, *((pairs, Question.naming) if anchored else (named, Question.about)))
         self.neighbours = _batches(conditioner, neighbours, Question.about)
         self.everyday = _batches(conditioner, everyday, Question.about)
         self.away = as_guided_from(conditioner)
 
     def grade(self, deltas: Mapping[str, Delta]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
-        parts = (self.pairs, self.named, self.neighbours, self.everyday)
+        parts = (self.named, self.neighbours, self.everyday)
         with changed(self.conditioner.text_encoder, deltas):
             answers = iter([question.given() for question in track(list(chain(*parts)), "checking", brief=True)])
             away = self._away_moved()
-        paired, *others = (list(islice(answers, len(part))) for part in parts)
-        goals = [question.goal for question in self.pairs if question.goal is not None]
-        residual, initial = (_distances(goals, given) for given in (paired, [question.before for question in self.pairs]))
-        moved, near, everyday = map(_moved, parts[1:], others)
+        asked = [list(zip(part, islice(answers, len(part)), strict=True)) for part in parts]
+        moved, near, everyday = (_joined(question.moved(now) for question, now in part) for part in asked)
+        residual = _joined(question.left(now) for question, now in asked[0])
+        initial = _joined(question.left(question.before) for question in self.named)
+        anchored = bool(initial.any())
         return SelfCheck(
-            residual=float(residual.sum() / initial.sum()) if initial.any() else None,
-            residual_worst=_worst(residual, initial) if initial.any() else None,
+            residual=float(residual.sum() / initial.sum()) if anchored else None,
+            residual_worst=_worst(residual, initial) if anchored else None,
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
@@ -171,14 +189,9 @@ def _batches(conditioner: Conditioner, sentences: Sequence[Any], ask: Callable[.
     return [ask(conditioner, ordered[start : start + BATCH]) for start in starts]
 
 
-def _distances(goals: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> np.ndarray:
-    """Squared distances, one a prompt: (prompts,)."""
-    parts = [(a - b).float().square().sum(1).double().cpu().numpy() for a, b in zip(goals, given, strict=True)]
-    return np.concatenate(parts) if parts else np.zeros(0)
+def _squares(rows: torch.Tensor) -> np.ndarray:
+    return rows.float().square().sum(1).double().cpu().numpy()
 
 
-def _moved(questions: Sequence[Question], answers: Sequence[torch.Tensor]) -> np.ndarray:
-    """How far what the network is given moved, as a share of its length, one a prompt: (prompts,)."""
-    before = [question.before for question in questions]
-    lengths = _distances([torch.zeros_like(given) for given in before], before)
-    return (_distances(before, answers) / lengths) ** 0.5
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *parts])

@@ -375,10 +375,10 @@ class Outlines:
 
     def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         outline = mapped(output, lambda tensor: torch.empty_like(tensor, device="meta"))
-        self._seen[module] = (outline, tuple(_ids(args, kwargs).shape))
+        self._seen[module] = (outline, tuple(ids_of(args, kwargs).shape))
 
     def _zeros(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        (output, before), ids = self._seen[module], _ids(args, kwargs)
+        (output, before), ids = self._seen[module], ids_of(args, kwargs)
 
         def zeros(outline: torch.Tensor) -> torch.Tensor:
             shape = list(outline.shape)
@@ -389,7 +389,8 @@ class Outlines:
         return mapped(output, zeros)
 
 
-def _ids(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+def ids_of(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    """The tokens that a text encoder is called with."""
     return args[0] if args else kwargs["input_ids"]
 
 

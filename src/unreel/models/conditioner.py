@@ -19,10 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from unreel.errors import UnreelError
 from unreel.models.adapter import (
     Outlines,
-    arguments_of,
     calls_of,
     encode_prompt,
     first_call,
+    ids_of,
     mapped,
     own_negative_prompt,
     reading_part,
@@ -31,7 +31,7 @@ from unreel.models.adapter import (
     text_encoders,
     tokenizer_of,
 )
-from unreel.models.memory import device_of, multiplies_bfloat16
+from unreel.models.memory import device_of, forwarding, multiplies_bfloat16
 from unreel.models.weights import held_weights, portable, restored
 
 if TYPE_CHECKING:
@@ -248,51 +248,48 @@ class Conditioner:
         finally:
             handle.remove()
 
+    def write(self, tokens: Tokens) -> Any:
+        """All that the text encoder gives back for tokens, as transformers names it."""
+        return self._reader(tokens.ids, **tokens.call)
+
     def _states(self, tokens: Tokens) -> torch.Tensor:
-        out = self._reader(tokens.ids, **tokens.call)
-        hidden = getattr(out, "hidden_states", None)
+        return self._last_read(self.write(tokens))
+
+    def _last_read(self, written: Any) -> torch.Tensor:
+        hidden = getattr(written, "hidden_states", None)
         if hidden is not None and self._unread:
             return hidden[-1 - self._unread]
-        return out.last_hidden_state if hasattr(out, "last_hidden_state") else out.hidden_states[-1]
+        return written.last_hidden_state if hasattr(written, "last_hidden_state") else written.hidden_states[-1]
 
     @torch.no_grad()
-    def given(self, prompts: Sequence[str], tokens: Tokens | None = None, change: Change | None = None) -> torch.Tensor:
+    def given(self, prompts: Sequence[str], written: Any = None, change: Change | None = None) -> torch.Tensor:
         """What the pipeline gives to its network of what this text encoder writes for `prompts`, zero where the network is
         not to look: (prompts, numbers). Some crop what they put around prompts, read a layer before the last, or take one
         state for all of a prompt.
 
-        `tokens` may stand in for the prompts', of which the pipeline sees nothing: what is written for them, each of its
-        states (prompts, tokens, width) as `change` makes it, is taken for what is written for the prompts.
+        What was `written` for other tokens may stand in for what is written for theirs, its states (prompts, tokens, width)
+        as `change` makes them.
         """
+        asked = list(prompts)
+        if written is None:
+            written = self.write(self.tokenize(asked))
+        change = change or (lambda states: states)
         if self.pipeline is None:
-            own = self.tokenize(list(prompts))
-            states = self.encode_tokens(tokens or own)
-            return ((change(states) if change else states) * own.mask[..., None]).flatten(1)
-        widths: list[int] = []
+            return (change(self._last_read(written)) * self.tokenize(asked).mask[..., None]).flatten(1)
 
-        def ask(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            call = arguments_of(module, args, kwargs)
-            asked = Tokens(call.pop("input_ids"), call)
-            instead = tokens or asked.trimmed()
-            widths[:] = [asked.ids.shape[1], instead.ids.shape[1]]
-            return (), {"input_ids": instead.ids, **instead.call}
-
-        def answer(_: nn.Module, __: tuple, output: Any) -> Any:
-            whole, read = widths
+        def stand_in(*args: Any, **options: Any) -> Any:
+            width = ids_of(args, options).shape[1]
 
             def widened(states: torch.Tensor) -> torch.Tensor:
-                if states.ndim < 3 or states.shape[1] != read:
+                if states.ndim < 3:
                     return states
-                changed = change(states) if change else states
-                return nn.functional.pad(changed, (0, 0, 0, whole - changed.shape[1]))
+                changed = change(states)
+                return nn.functional.pad(changed, (0, 0, 0, width - changed.shape[1]))
 
-            return mapped(output, widened)
+            return mapped(written, widened)
 
-        with ExitStack() as hooks:
-            hooks.enter_context(self._known_others.standing_in())
-            hooks.callback(self._reader.register_forward_pre_hook(ask, with_kwargs=True).remove)
-            hooks.callback(self._reader.register_forward_hook(answer).remove)
-            return seen_in(encode_prompt(self.pipeline, list(prompts)), len(prompts))
+        with self._known_others.standing_in(), forwarding(self._reader, stand_in):
+            return seen_in(encode_prompt(self.pipeline, asked), len(asked))
 
     def reads_like(self, other: "Conditioner") -> bool:
         """Whether a network is given the same of what the same text encoder writes, here and in another pipeline."""
