@@ -288,6 +288,17 @@ def test_what_falls_short_is_not_written_unless_that_is_accepted(command, tiny, 
     assert "Falls short" not in (tmp_path / "made" / "README.md").read_text()
 
 
+def test_an_erasure_that_changes_nothing_is_not_written_whatever_the_method(command, tiny, tmp_path):
+    arguments = ["unlearn", "cat", *tiny, "--method", "concept-ablation", "--videos", "0", "--out", "made", *SHORT]
+    arguments += ["--learning-rate", "0.1"]  # all prompts are far off before they are looked at
+    code, out, err = command(*arguments)
+    (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
+    assert code == 2 and "the erasure of cat changes nothing (other prompts moved too far: went back to step 0)" in line
+    assert not out and not (tmp_path / "made").exists()
+    code, out, err = command(*arguments, WEAK)
+    assert code == 0 and "went back to step 0" in out, err
+
+
 @pytest.mark.parametrize("method", ["few-shot", "concept-ablation"])
 def test_what_others_published_is_written_and_marked(command, tiny, tmp_path, monkeypatch, method):
     bars(monkeypatch, -1.0)

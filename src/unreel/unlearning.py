@@ -155,6 +155,17 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     return SelfCheck.worst_of(grades)
 
 
+def require_some_change(erasure: Intervention) -> None:
+    """Raises UnreelError if the self-check found that the erasure moves nothing at all."""
+    found = erasure.provenance.get(CHECK)
+    if found is not None and found["moved"] == found["everyday"] == 0:
+        why = "".join(f" ({part['stopped']})" for part in erasure.provenance["parts"][:1] if "stopped" in part)
+        raise UnreelError(
+            f"the erasure of {', '.join(erasure.concepts)} changes nothing{why}. Nothing was written: try another "
+            "--learning-rate, or write it all the same with --accept-weak"
+        )
+
+
 def require_strong(erasure: Intervention) -> None:
     """Raises UnreelError if the erasure's self-check falls short of the stated bars, or it has none."""
     if CHECK not in erasure.provenance:

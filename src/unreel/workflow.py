@@ -40,7 +40,7 @@ from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
 from unreel.prompts.vocabulary import kind_of, spelled_alike
 from unreel.report.page import write_attack_report, write_report
-from unreel.unlearning import check, require_strong, was_asked_for
+from unreel.unlearning import check, require_some_change, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
 from unreel.wordings import Wording, find_wordings, require_drawn
 
@@ -192,8 +192,10 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
             concepts, searches = _with_wordings(concepts, job, pair, tell)
             learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
             learned = _recorded(learned, searches)
-        if learned.edits_text_encoder and not (job.accept_weak or load_method(job.method).AS_PUBLISHED):
-            require_strong(learned)
+        if learned.edits_text_encoder and not job.accept_weak:
+            require_some_change(learned)
+            if not load_method(job.method).AS_PUBLISHED:
+                require_strong(learned)
         if not stopped:
             learned.save_pretrained(job.folder, overwrite=job.overwrite)
         say_check(learned, tell)
