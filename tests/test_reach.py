@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from another_device import another_device
 from conftest import make_pair
 from pipelines import CALLS, build
 from test_families import FRAMES, QUICK, alone, load_settings, size
@@ -24,10 +25,11 @@ from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure, hirm
 from unreel.methods.uce import last_words, text_projections
-from unreel.models.adapter import call_with, calls_of, network_of
+from unreel.models.adapter import call_with, calls_of, network_of, text_encoders
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.denoiser import Denoiser
-from unreel.models.pair import Pair, Settings
+from unreel.models.memory import device_of
+from unreel.models.pair import Pair, Settings, move
 from unreel.models.reading import end_of_name
 from unreel.unlearning import check
 
@@ -103,13 +105,41 @@ def test_an_erasure_is_checked_in_every_way_in_which_a_pair_reads(image, video, 
     """Templates, padding and negative prompts differ between pipelines that share a text encoder."""
     pipelines = build(image), build(video)
     pair = Pair(*pipelines, "tiny", "tiny", Settings())
-    assert (len(pair.readings()) == len(pair.conditioners())) == alike
+    own = [text_encoders(pipeline) for pipeline in pipelines]
+    with pair.readings() as readers:
+        assert (len(readers) == len(pair.conditioners())) == alike
+    assert own == [text_encoders(pipeline) for pipeline in pipelines]
     erasure = unlearn("castle", pair, QUICK)
     parts = [check(erasure, alone(pipeline)) for pipeline in pipelines]
     found = check(erasure, pair)
     assert found == (parts[0] if alike else SelfCheck.worst_of(parts)) and found.document() == erasure.provenance[CHECK]
     if not alike:
         assert parts[0] != parts[1]
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["whole", "offloaded"])
+@pytest.mark.parametrize(
+    ("image", "video"),
+    [
+        ("PixArtSigmaPipeline", "CogVideoXPipeline"),
+        ("Kandinsky5T2IPipeline", "Kandinsky5T2VPipeline"),
+        ("FluxPipeline", "HunyuanVideoPipeline"),
+    ],
+)
+def test_the_video_pipeline_may_wait_elsewhere_while_the_erasure_is_checked(image, video, offload):
+    pipelines = build(image), build(video)
+    pair = Pair(*pipelines, "tiny", "tiny", Settings())
+    erasure = unlearn("castle", pair, QUICK)
+    with pair.readings() as readers:
+        both_ways = len(readers) > len(pair.conditioners())
+    with another_device() as device:
+        there = Pair(move(build(image), image, device, offload=offload), pipelines[1], "tiny", "tiny", Settings())
+        found, place = check(erasure, there), device_of(pipelines[1].text_encoder)
+    # Of FLUX's, HunyuanVideo has the one and not the other, and so reads with encoders on two devices: not asked then.
+    expected = check(erasure, pair if "Flux" not in image else Pair(pipelines[0], pipelines[0], "tiny", "tiny"))
+    assert both_ways and place.type == "cpu"
+    assert found.residual == pytest.approx(expected.residual, rel=1e-2)
+    assert found.everyday == pytest.approx(expected.everyday, rel=1e-2)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Knows methods by their protocol only.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from unreel.methods._task import Task, anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
+from unreel.models.weights import is_felt
 from unreel.prompts.concept import Concept
 
 
@@ -130,7 +131,7 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     `near` is what `near_to` says for each text encoder, as far as that is known; it is found out otherwise.
     Raises UnreelError if it has a delta for none of the encoders.
     """
-    conditioners = pair.readings()
+    conditioners = list(pair.conditioners().values())
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
     # As recorded, even where a sum of erasures forgets one's anchor too.
@@ -140,14 +141,13 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
         else replace(concept, anchor=anchor_for(concept, concepts, conditioners[0], pair.vocabulary))
         for concept in concepts
     ]
-    grades = []
-    for conditioner, known in zip_longest(conditioners, near):
-        for component in erasure.components:
-            if component.fingerprint.fits(conditioner.text_encoder):
-                prompts = prompts_for(concepts, pair, conditioner, seed, held_out=True)
-                about = near_to(concepts, conditioner, pair.vocabulary) if known is None else known
-                exam = Exam(conditioner, prompts, about, anchored=all("anchor" in part for part in parts))
-                grades.append(exam.grade(component.deltas))
+    anchored, grades = all("anchor" in part for part in parts), []
+    with pair.readings() as readers:
+        for (reader, known), component in product(zip_longest(readers, near), erasure.components):
+            if component.fingerprint.fits(reader.text_encoder):
+                prompts = prompts_for(concepts, pair, reader, seed, held_out=True)
+                about = near_to(concepts, reader, pair.vocabulary) if known is None else known
+                grades.append(Exam(reader, prompts, about, anchored=anchored).grade(component.deltas))
     if not grades:
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"
@@ -156,9 +156,9 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
 
 
 def require_some_change(erasure: Intervention) -> None:
-    """Raises UnreelError if the self-check found that the erasure moves nothing at all."""
-    found = erasure.provenance.get(CHECK)
-    if found is not None and found["moved"] == found["everyday"] == 0:
+    """Raises UnreelError if an erasure leaves every weight as it is."""
+    components = erasure.components if isinstance(erasure, Erasure) else ()
+    if components and not any(is_felt(change) for component in components for change in component.deltas.values()):
         why = "".join(f" ({part['stopped']})" for part in erasure.provenance["parts"][:1] if "stopped" in part)
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} changes nothing{why}. Nothing was written: try another "

@@ -3,7 +3,8 @@
 Knows files and pipeline classes; knows nothing about concepts or methods.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -29,7 +30,7 @@ from unreel.models.compare import (
 from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, known, makes_videos
 from unreel.models.loading import loading, only_our_bars, require_place, require_source
-from unreel.models.memory import enough_memory
+from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
 from unreel.models.weights import Fingerprint
@@ -131,18 +132,28 @@ class Pair:
             if any(Fingerprint.of(conditioner.text_encoder).fits(other) for other in theirs)
         }
 
-    def readings(self) -> list[Conditioner]:
-        """Those, and the video pipeline's own that give its network otherwise what they read: in another template, padded
-        otherwise, led away from other words.
+    @contextmanager
+    def readings(self) -> Iterator[list[Conditioner]]:
+        """Those, and the video pipeline's that give its network otherwise what they read: in another template, padded
+        otherwise, led away from other words. Inside, the image pipeline's text encoders are the video pipeline's too, whose
+        own may wait in main memory; if that leaves it with encoders on two devices, it is not asked.
         """
-        own = list(self.conditioners().values())
-        if self.t2v is self.t2i:
-            return own
-        for video in Conditioner.all_of(self.t2v).values():
-            same = [one for one in own if Fingerprint.of(one.text_encoder).fits(video.text_encoder)]
-            if same and not any(video.reads_like(one) for one in same):
-                own.append(video)
-        return own
+        own, theirs = self.conditioners(), text_encoders(self.t2v)
+        instead = {
+            name: getattr(self.t2i, other)
+            for name, encoder in theirs.items()
+            for other, one in own.items()
+            if self.t2v is not self.t2i and Fingerprint.of(one.text_encoder).fits(encoder)
+        }
+        places = {device_of(instead.get(name, encoder)) for name, encoder in theirs.items()}
+        with ExitStack() as undo:
+            for name, encoder in instead.items():
+                undo.callback(setattr, self.t2v, name, getattr(self.t2v, name))
+                setattr(self.t2v, name, encoder)
+            asked = Conditioner.all_of(self.t2v) if instead and len(places) == 1 else {}
+            others = [one for name, one in asked.items() if name in instead]
+            same = {one.text_encoder: one for one in own.values()}
+            yield [*own.values(), *(one for one in others if not one.reads_like(same[one.text_encoder]))]
 
     def require_shared(self) -> None:
         """Raises UnreelError, naming what differs, unless at least one text encoder is shared."""

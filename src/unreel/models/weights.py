@@ -57,6 +57,12 @@ Delta = torch.Tensor | LowRank
 Deltas = Mapping[str, Delta]  # by the names of weights
 
 
+def is_felt(change: Delta) -> bool:
+    """Whether it changes anything."""
+    parts = (change.up, change.down) if isinstance(change, LowRank) else (change,)
+    return all(bool(part.any()) for part in parts)
+
+
 def dense(change: Delta) -> torch.Tensor:
     """In float64."""
     return change.dense() if isinstance(change, LowRank) else doubled(change)
