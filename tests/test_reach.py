@@ -3,7 +3,7 @@ silence.
 """
 
 import copy
-import dataclasses
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +29,7 @@ from unreel.models.adapter import call_with, calls_of, network_of, text_encoders
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import device_of
-from unreel.models.pair import Pair, Settings, move
+from unreel.models.pair import Pair, Settings, TextModel, move
 from unreel.models.reading import end_of_name
 from unreel.unlearning import check
 
@@ -117,6 +117,13 @@ def test_an_erasure_is_checked_in_every_way_in_which_a_pair_reads(image, video, 
         assert parts[0] != parts[1]
 
 
+def test_a_text_encoder_alone_beside_an_image_model_is_checked_as_the_image_model_reads():
+    pair = make_pair()
+    words = replace(pair, t2v=TextModel(pair.t2v.tokenizer, pair.t2v.text_encoder))
+    erasure = unlearn("castle", words, QUICK)
+    assert erasure.provenance[CHECK] == check(erasure, replace(pair, t2v=pair.t2i)).document()
+
+
 @pytest.mark.parametrize("offload", [False, True], ids=["whole", "offloaded"])
 @pytest.mark.parametrize(
     ("image", "video"),
@@ -168,7 +175,7 @@ def test_what_changes_one_network_is_refused_where_two_denoise(method):
 
 def test_a_refusal_vector_needs_guidance():
     pair = make_pair()
-    unguided = dataclasses.replace(pair, settings=dataclasses.replace(pair.settings, guidance=1.0))
+    unguided = replace(pair, settings=replace(pair.settings, guidance=1.0))
     with pytest.raises(UnreelError, match="made with guidance"):
         unlearn("castle", unguided, configure("refusal-vector", {}))
 
@@ -200,7 +207,7 @@ def test_kept_attempts_are_of_the_words_they_were_made_of(tmp_path):
     case = Case(Concept("castle"), "a castle", "castle", (), reader, reader, Denoiser.of(pair.t2i), torch.empty(0), 1)
     cache = VideoCache(pair.video, tmp_path)
     before, after = (
-        _attempt("synonyms", dataclasses.replace(case, synonyms=words), 0, 0, 0, cache, None) for words in ((), ("palace",))
+        _attempt("synonyms", replace(case, synonyms=words), 0, 0, 0, cache, None) for words in ((), ("palace",))
     )
     assert before != after and "palace" in after
 
@@ -213,7 +220,7 @@ def test_kept_attempts_are_of_the_network_that_was_looked_through(tmp_path, monk
     monkeypatch.setattr(evaluation_of_attacks, "load_attack", lambda _: module)
     case = Case(Concept("castle"), "a castle", "castle", (), reader, reader, Denoiser.of(pair.t2i), torch.empty(0), 1)
     one, again = (_attempt("any", case, 0, 0, 0, cache, None) for _ in range(2))
-    two = _attempt("any", dataclasses.replace(case, denoiser=Denoiser.of(other)), 0, 0, 0, cache, None)
+    two = _attempt("any", replace(case, denoiser=Denoiser.of(other)), 0, 0, 0, cache, None)
     assert one == again == "a first attempt" and two == "a second attempt"
 
 

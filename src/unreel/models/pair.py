@@ -138,12 +138,16 @@ class Pair:
         otherwise, led away from other words. Inside, the image pipeline's text encoders are the video pipeline's too, whose
         own may wait in main memory; if that leaves it with encoders on two devices, it is not asked.
         """
-        own, theirs = self.conditioners(), text_encoders(self.t2v)
+        own = self.conditioners()
+        if self.t2v is self.t2i or isinstance(self.t2v, TextModel):  # which gives nothing to a network
+            yield list(own.values())
+            return
+        theirs = text_encoders(self.t2v)
         instead = {
             name: getattr(self.t2i, other)
             for name, encoder in theirs.items()
             for other, one in own.items()
-            if self.t2v is not self.t2i and Fingerprint.of(one.text_encoder).fits(encoder)
+            if Fingerprint.of(one.text_encoder).fits(encoder)
         }
         places = {device_of(instead.get(name, encoder)) for name, encoder in theirs.items()}
         with ExitStack() as undo:
