@@ -162,7 +162,7 @@ def bench_of(pair: str, dtype: str, device: str) -> Bench:
 def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
     """What a cell's file is to hold."""
     bench = bench_of(cell.pair, cell.dtype, device)
-    learned = _learned(cell, bench, folder)
+    learned = learned_in(cell, bench, folder)
     methods = len(cell.method.split(" and "))
     part, *also = learned.provenance["parts"][-methods:]
     about = {key: part[key] for key in ("kind", "settings", "anchor", "seconds", "stopped") if key in part}
@@ -172,7 +172,8 @@ def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
     return {"cell": asdict(cell), **bench.stamp, "result": result, "device": device, "versions": versions()}
 
 
-def _learned(cell: Cell, bench: Bench, folder: Path) -> Intervention:
+def learned_in(cell: Cell, bench: Bench, folder: Path) -> Intervention:
+    """What a cell puts on the models: its method's edit, or several added up."""
     method, *also = cell.method.split(" and ")
     pair = bench.pair
     if MEASURES[cell.measure] in IN_IMAGES:  # and what changes the network is to change that of the image model

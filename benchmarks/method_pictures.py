@@ -1,7 +1,8 @@
 """Methods side by side: `python -m benchmarks.method_pictures [--pair embedded:modern]`.
 
 The same prompts and seeds for all, in styles that the pair draws clearly: the concept, the concept beside a companion, a
-neighbour. One sheet has a row for every method; of the first pair, every method's page has a picture of its own too.
+neighbour. One sheet has a row for every method that was measured on the pair, with the settings of that cell; of the first
+pair, every method's page has a picture of its own too.
 """
 
 from collections.abc import Sequence
@@ -10,13 +11,14 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.common import contact_sheet, slug
-from benchmarks.tables.methods import TITLES
-from unreel import generate, load_pair, unlearn
-from unreel.methods import configure, names
+from benchmarks.cells import bench_of, cells_of, learned_in
+from benchmarks.common import FOLDER, contact_sheet, slug
+from benchmarks.tables.methods import METHODS, TITLES
+from unreel import generate
 from unreel.models.shipped import EMBEDDED
 
 CONCEPT = "Santa Claus"
+EXPERIMENTS = {EMBEDDED: "methods", "embedded:modern": "modern-methods"}
 PROMPTS = (
     "a santa claus sliding in noto style on a blue background",
     "a guitar next to santa claus in fluent style on a green background",
@@ -41,16 +43,18 @@ def main(
     ] = None,
     pair: Annotated[str, typer.Option(help="the pair to make them with")] = EMBEDDED,
 ) -> None:
-    loaded = load_pair(t2v=pair)
-    seeds = [SEED + i for i in range(len(PROMPTS))]
-    before = generate(loaded.t2v, list(PROMPTS), seeds, loaded.settings)
+    bench, seeds = bench_of(pair, "float32", "cpu"), [SEED + i for i in range(len(PROMPTS))]
+    pipeline, settings = bench.pair.t2v, bench.pair.settings
+    before = generate(pipeline, list(PROMPTS), seeds, settings)
     sheet = [("the original model", row(before))]
-    for name in method or sorted(names(), key=list(TITLES).index):
-        edited = unlearn(CONCEPT, loaded, configure(name, {}, loaded.settings))
-        with edited.on(loaded.t2v) as pipeline:
-            after = generate(pipeline, list(PROMPTS), seeds, loaded.settings)
+    cells = {cell.run: cell for cell in cells_of(EXPERIMENTS[pair]) if cell.concept["name"] == CONCEPT and cell.stored()}
+    if unknown := set(method or ()) - cells.keys():
+        raise SystemExit(f"error: {unknown.pop()} was not measured on {pair}: {', '.join(cells)} were")
+    for name in (name for name in method or TITLES if name in cells):
+        with learned_in(cells[name], bench, FOLDER).on(pipeline):
+            after = generate(pipeline, list(PROMPTS), seeds, settings)
         sheet.append((TITLES[name], row(after)))
-        if pair == EMBEDDED:
+        if pair == EMBEDDED and name in METHODS:
             own(name, before, after)
     if not method:
         contact_sheet(slug(pair).replace("embedded", "methods"), sheet, label=290)

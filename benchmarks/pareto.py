@@ -37,7 +37,7 @@ def draw_methods(of: str, title: str, name: str) -> None:
     most = max(map(len, results.values()))
     shares = {method: of_groups(list(found.values())) for method, found in results.items() if _whole(found, most)}
     x, y, x_errors, y_errors = _points(list(shares.values()))
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
     for i, method in enumerate(shares):
         beaten = any(x[j] <= x[i] and y[j] >= y[i] and (x[j], y[j]) != (x[i], y[i]) for j in range(len(x)))
         error = {"xerr": [[side[i]] for side in x_errors], "yerr": [[side[i]] for side in y_errors]}
@@ -52,8 +52,9 @@ def draw_methods(of: str, title: str, name: str) -> None:
     axes.set(
         xlabel="concept found, % of videos (lower is better)", ylabel="neighbours kept, % of videos (higher is better)"
     )
-    axes.set(xlim=(-4, 104), ylim=(0, 104), title=f"{title}, {most} concepts; filled: no other is better in both")
-    axes.legend(loc="lower right", fontsize="small")
+    axes.set(xlim=(-4, 104), ylim=(max(0, min(y) - 10), 102))
+    axes.set_title(f"{title}, {most} concepts; filled: no other is better in both")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(PICTURES / f"{name}.png", dpi=110)
     print(f"wrote {PICTURES / name}.png")
 
