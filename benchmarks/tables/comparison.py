@@ -22,6 +22,7 @@ SHOWN = {
 TABLES = {
     "against_default": methods.against_default,
     "attacks_compared": attacks.attacks_compared,
+    "video_inversion": lambda: attacks.attacks_compared("video-inversion"),
     "backdoor": attacks.backdoor,
     "comparison": methods.comparison,
     "costs": methods.costs,

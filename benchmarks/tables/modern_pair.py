@@ -69,5 +69,7 @@ TABLES = {
     "rivals_scan": lambda: methods.rivals_scan("modern-rivals-scan"),
     "attacks": lambda: attacks.attacks_compared("modern-attacks"),
     "attacks_by_frame": lambda: attacks.attacks_by_frame("text-ablation", "modern-attacks"),
+    "video_inversion": lambda: attacks.attacks_compared("modern-video-inversion"),
+    "video_inversion_by_frame": lambda: attacks.attacks_by_frame("text-ablation-and-uce", "modern-video-inversion"),
     "training": lambda: embedded_pair.training(RECORDS / "modern", STAGES),
 }
