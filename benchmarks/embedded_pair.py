@@ -114,6 +114,37 @@ def one_object(bench: Bench) -> tuple[Shares, dict[str, Any]]:
     return shares, {"image_concept_by_style": by_style}
 
 
+def rendered(bench: Bench, renderer: Renderer) -> tuple[Shares, dict[str, Any]]:
+    """The judge on renders of what `moving` asks the video model for: what no model can do better in."""
+    rng, judge = np.random.default_rng(SEED + 2), bench.judge
+    rows = [row for row in videos_asked(bench) if row[3] != FLYING]
+    backgrounds = list(judge.world["backgrounds"])
+    scenes = [Scene((name,), style, str(rng.choice(backgrounds)), motion=motion) for _, name, style, motion in rows]
+    flags = np.concatenate(
+        [
+            found(
+                judge,
+                np.stack([renderer.clip(scene) for scene in scenes[at : at + 50]]),
+                [row[1] for row in rows[at : at + 50]],
+            )
+            for at in range(0, len(scenes), 50)
+        ]
+    )
+    return {"render_concept": _mean_over_frames(flags)}, {"render_concept_by_motion": _by_motion(flags, rows)}
+
+
+def _mean_over_frames(flags: np.ndarray) -> Estimate:
+    """The interval counts videos, since frames of one video are not independent."""
+    spread = 1.96 * flags.mean(1).std(ddof=1) / np.sqrt(len(flags))
+    mean = float(flags.mean())
+    return Estimate(mean, (max(0.0, mean - spread), min(1.0, mean + spread)), len(flags))
+
+
+def _by_motion(flags: np.ndarray, rows: Sequence[tuple[str, str, str, str]]) -> dict[str, float]:
+    motions = dict.fromkeys(row[3] for row in rows)
+    return {motion: float(flags[[row[3] == motion for row in rows]].mean()) for motion in motions}
+
+
 def two_objects(bench: Bench) -> Shares:
     rng = np.random.default_rng(SEED + 1)
     couples = [[str(name) for name in rng.choice(bench.names, 2, replace=False)] for _ in range(SAMPLES)]
@@ -180,49 +211,49 @@ def moving(bench: Bench) -> tuple[Shares, dict[str, Any]]:
     moved = judge.everything(videos)["motion"][:, 0].argmax(-1)
     right = np.array([judge.motions[m] == row[3] for m, row in zip(moved, rows, strict=True)])
     shares = {"video_motion": Estimate.share(right)}
-    # Mean over frames, as the bar asks; the interval counts videos, since frames of one video are not independent.
-    for key, flags in (("video_concept", concept), ("video_style", style)):
-        spread = 1.96 * flags.mean(1).std(ddof=1) / np.sqrt(len(flags))
-        mean = float(flags.mean())
-        shares[key] = Estimate(mean, (max(0.0, mean - spread), min(1.0, mean + spread)), len(flags))
+    shares |= {"video_concept": _mean_over_frames(concept), "video_style": _mean_over_frames(style)}
     contact_sheet(f"{bench.title}-videos", [(prompts[i], videos[i]) for i in range(24)], label=270)
     motions = list(judge.world["motions"])
     return shares, {
         "video_motion_by_motion": {m: float(right[[row[3] == m for row in rows]].mean()) for m in motions},
-        "video_concept_by_motion": {
-            m: float(concept[[rows[i][3] == m for i in single]].mean()) for m in motions if m != FLYING
-        },
+        "video_concept_by_motion": _by_motion(concept, [rows[i] for i in single]),
     }
 
 
 def main(
     pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED,
     folder: Annotated[Path, typer.Option(help="where training keeps its sprites")] = Path("training/runs"),
+    renders: Annotated[
+        bool, typer.Option("--renders", help="only the judge on rendered videos, added to the rest")
+    ] = False,
 ) -> None:
-    judge, home = load_judge(pair.partition(":")[2]), shipped(pair)
-    assert home is not None
+    judge = load_judge(pair.partition(":")[2])
     bench = Bench(load_pair(t2v=pair), judge, pair.replace(":", "-"))
-    shares, false_positive = judge_quality(judge, Renderer(folder / "sprites.npz", judge.world))
+    name = bench.title.replace("embedded", "embedded_pair").replace("-", "_")
+    renderer = Renderer(folder / "sprites.npz", judge.world)
+    drawn = _figures(*rendered(bench, renderer))
+    result = stored_entries(name) if renders else _all_else(bench, renderer)
+    write_result(name, result | {key: result[key] | drawn.pop(key) for key in ("quality", "n", "ci")} | drawn)
+
+
+def _figures(shares: Shares, details: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "quality": {key: round(share.value, 4) for key, share in shares.items()},
+        "n": {key: share.n for key, share in shares.items()},
+        "ci": {key: [round(x, 4) for x in share.ci] for key, share in shares.items()},
+        **details,
+    }
+
+
+def _all_else(bench: Bench, renderer: Renderer) -> dict[str, Any]:
+    """All other figures; those of the judge are put beside it, too."""
+    judge, settings, home = bench.judge, bench.pair.settings, shipped(bench.pair.t2v_source)
+    assert home is not None
+    shares, false_positive = judge_quality(judge, renderer)
     single, details = one_object(bench)
     worded, by_wording = new_words(bench)
     moved, by_motion = moving(bench)
     shares |= single | two_objects(bench) | worded | moved
-    settings = bench.pair.settings
-    write_result(
-        bench.title.replace("embedded", "embedded_pair").replace("-", "_"),
-        {
-            "quality": {key: round(share.value, 4) for key, share in shares.items()},
-            "n": {key: share.n for key, share in shares.items()},
-            "ci": {key: [round(x, 4) for x in share.ci] for key, share in shares.items()},
-            "classes": {"concept": len(bench.names), "style": len(bench.styles), "motion": len(judge.motions)},
-            "judge_false_positive": round(false_positive, 5),
-            **by_motion,
-            **details,
-            **by_wording,
-            "seed": SEED,
-            "settings": {"steps": settings.steps, "guidance": settings.guidance},
-        },
-    )
     error = {
         "concept_accuracy": round(shares["judge_concept"].value, 4),
         "style_accuracy": round(shares["judge_style"].value, 4),
@@ -230,6 +261,12 @@ def main(
         "false_positive_rate": round(false_positive, 5),
     }
     (home / "judge" / "quality.json").write_text(json.dumps(error, indent=2) + "\n")
+    return _figures(shares, by_motion | details | by_wording) | {
+        "classes": {"concept": len(bench.names), "style": len(bench.styles), "motion": len(judge.motions)},
+        "judge_false_positive": round(false_positive, 5),
+        "seed": SEED,
+        "settings": {"steps": settings.steps, "guidance": settings.guidance},
+    }
 
 
 if __name__ == "__main__":

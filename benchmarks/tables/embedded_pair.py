@@ -12,6 +12,7 @@ MEASURED = {
     "judge_style": "judge names the style of a held-out render",
     "judge_two_objects": "judge finds both concepts of a held-out render",
     "judge_motion": "judge names the motion of a held-out rendered clip",
+    "render_concept": "judge finds the concept in a rendered video, mean over frames",
     "image_concept": "generated image shows the concept asked for",
     "image_style": "generated image has the style asked for",
     "two_objects": "generated image shows both objects asked for",
@@ -54,10 +55,12 @@ def quality(of: str = "embedded_pair", bars: Mapping[str, float] = BARS) -> str:
 
 def motions(of: str = "embedded_pair") -> str:
     result = load(of)
-    lines = ["| motion | made as asked | concept found, mean over frames |", "|---|---|---|"]
+    head = ["motion", "made as asked", "concept found, mean over frames", "the same in renders"]
+    looks = [result["video_concept_by_motion"], result.get("render_concept_by_motion", {})]
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|"]
     for motion, share in result["video_motion_by_motion"].items():
-        concept = result["video_concept_by_motion"].get(motion)
-        lines.append(f"| {motion} | {percent(share)} | {'' if concept is None else percent(concept)} |")
+        concept = [percent(shares[motion]) if motion in shares else "" for shares in looks]
+        lines.append(f"| {motion} | {percent(share)} | {' | '.join(concept)} |")
     return "\n".join(lines)
 
 
