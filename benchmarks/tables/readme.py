@@ -36,7 +36,7 @@ def second_pair() -> str:
         f"the name away as well (found: {by_name} %) and leaves neighbours ({near} %); **other words for the same thing "
         f"work on ({reworded} %), but for those that it is told**: with `--synonym`, or with `--wordings phrases.txt`, "
         f"which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: words of the list "
-        f"{listed} %, words of no list {unheard} %). Or edit what denoises too, of one video model: [with UCE on top]"
+        f"{listed} %, words of no list {unheard} %). Or edit what denoises too, of one video model: with [`--on-top uce`]"
         f"(docs/guide/hosting.md#which-method) other words go along unasked ({on_top} %)."
     )
 

@@ -186,11 +186,12 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
         return {"status": "failed", "says": shortened(said)}
     learned = done.intervention
     check = learned.provenance.get(CHECK) or {"summary": "no self-check: text encoders stay as they are", "shortfalls": []}
-    found = [word for part in learned.provenance["parts"] for word in part.get("wordings", {}).get("found", [])]
+    parts = learned.provenance["parts"]
+    found = dict.fromkeys(word for part in parts for word in part.get("wordings", {}).get("found", []))
     return {
         "status": "weak" if check["shortfalls"] else "forgotten",
         "says": check["summary"] + (f"; forgotten with it, since they draw it: {', '.join(found)}" if found else ""),
-        "seconds": sum(part.get("seconds", 0.0) for part in learned.provenance["parts"]),
+        "seconds": sum(part.get("seconds", 0.0) for part in parts),
         "nbytes": learned.nbytes,
         "pages": tuple(str(page.relative_to(job.folder.parent)) for page in done.pages),
     }

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from functools import wraps
@@ -179,6 +179,14 @@ Keep = Annotated[
 ]
 LearningSeed = Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")]
 Method = Annotated[str, typer.Option(help="how; `unreel methods` lists them")]
+OnTop = Annotated[
+    str | None,
+    typer.Option(
+        help="a method whose change of what denoises is added, for example uce: reaches other words too, in this one video "
+        "model",
+        show_default=False,
+    ),
+]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -352,6 +360,7 @@ def unlearn(
     replace: Anchor = None,
     keep: Keep = None,
     method: Method = "text-ablation",
+    on_top: OnTop = None,
     t2i: T2I = None,
     t2v: T2V = None,
     images: Images = None,
@@ -376,7 +385,7 @@ def unlearn(
     from unreel.workflow import unlearn as run
 
     asked: dict[str, Any] = {"kind": kind, "synonyms": synonym or (), "anchor": replace, "keep": keep or ()}
-    asked["wordings"] = _phrases(wordings)
+    asked |= {"wordings": _phrases(wordings), "on_top": on_top}
     models: dict[str, Any] = {
         "t2i": t2i,
         "t2v": t2v,
@@ -390,19 +399,25 @@ def unlearn(
     _say_unlearned(run(job, _news), kind)
 
 
+def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
+    """What is worth saying of how a concept was unlearned."""
+    if kind is None and part["kind"] != "object":
+        yield f"kind     of {part['concept']}: {part['kind']}"
+    if "anchor" in part:
+        yield f"instead  of {part['concept']}: {part['anchor'] or 'nothing'}"
+    if "stopped" in part:
+        yield f"stopped  because {part['stopped']}"
+
+
 def _say_unlearned(done: Any, kind: str | None) -> None:
     from unreel.report.table import table
 
     for name, evaluation in done.evaluations.items():
         _tell(f"\n{name}\n{table(evaluation, _width())}\n")
     _tell(f"erasure  {done.folder}")
-    for part in done.intervention.provenance["parts"]:
-        if kind is None and part["kind"] != "object":
-            _tell(f"kind     of {part['concept']}: {part['kind']}")
-        if "anchor" in part:
-            _tell(f"instead  of {part['concept']}: {part['anchor'] or 'nothing'}")
-        if "stopped" in part:
-            _tell(f"stopped  because {part['stopped']}")
+    lines = [line for part in done.intervention.provenance["parts"] for line in _of_part(part, kind)]
+    for line in dict.fromkeys(lines):  # of several methods, what they agree in once
+        _tell(line)
     for page in done.pages:
         _tell(f"report   {page}")
     if done.pages:
@@ -421,6 +436,7 @@ def batch(
         Path, typer.Argument(help="CSV or JSON with concept and, optionally, kind, synonyms, replace, keep, ticket")
     ],
     method: Method = "text-ablation",
+    on_top: OnTop = None,
     wordings: Wordings = None,
     keep: Keep = None,
     t2i: T2I = None,
@@ -451,7 +467,7 @@ def batch(
 
     models: dict[str, Any] = {"t2i": t2i, "t2v": t2v, "judge": judge, "sampling": sampling, "place": place}
     each = UnlearnJob((), method=method, settings=settings, seed=seed, videos=videos, keep=keep or (), out=out, **models)
-    each = dataclasses.replace(each, accept_weak=accept_weak, wordings=_phrases(wordings))
+    each = dataclasses.replace(each, accept_weak=accept_weak, wordings=_phrases(wordings), on_top=on_top)
     made, page = run(BatchJob(takedowns, each, retries, ray), _news)
     _tell(f"{made.summary}\nreport   {page}")
     _result(made.document() | {"report": page})

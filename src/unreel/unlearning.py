@@ -93,18 +93,18 @@ def was_asked_for(
     learned: Intervention,
     concepts: Sequence[Concept],
     pair: Pair,
-    config: Any,
+    configs: Sequence[Any],
     images: Path | None = None,
     keep: Sequence[str] = (),
 ) -> bool:
-    """Whether it is the erasure that `unlearn` makes of the same arguments, with its self-check. Of one that was learned
-    from given `images` nobody knows.
+    """Whether it is the erasure that `unlearn` makes of the same arguments, with its self-check; of several `configs`, the
+    sum of theirs. Of one that was learned from given `images` nobody knows.
     """
     parts, conditioners = learned.provenance["parts"], list(pair.conditioners().values())
-    wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
     made_on = (pair.t2i_source, str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
 
-    def same(part: dict[str, Any], concept: Concept) -> bool:
+    def same(part: dict[str, Any], config: Any, concept: Concept) -> bool:
+        wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
         asked = (part["concept"], part["kind"], tuple(part["synonyms"]), part["method"], part["settings"])
         if asked != (concept.name, concept.kind, concept.synonyms, name_of(config), wanted):
             return False
@@ -118,8 +118,8 @@ def was_asked_for(
         (CHECK in learned.provenance or not learned.edits_text_encoder)
         and images is None
         and made_on == (learned.provenance.get("encoder"), learned.provenance.get("dtype"))
-        and len(parts) == len(concepts)
-        and all(map(same, parts, concepts))
+        and len(parts) == len(configs) * len(concepts)
+        and all(same(part, *each) for part, each in zip(parts, product(configs, concepts), strict=True))
     )
 
 
@@ -156,8 +156,8 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
 
 
 def require_some_change(erasure: Intervention) -> None:
-    """Raises UnreelError if an erasure leaves every weight as it is."""
-    components = erasure.components if isinstance(erasure, Erasure) else ()
+    """Raises UnreelError if an erasure leaves every weight of the text encoders that it is for as it is."""
+    components = [each for each in getattr(erasure, "components", ()) if each.of == TEXT_ENCODER]
     if components and not any(is_felt(change) for component in components for change in component.deltas.values()):
         why = "".join(f" ({part['stopped']})" for part in erasure.provenance["parts"][:1] if "stopped" in part)
         raise UnreelError(

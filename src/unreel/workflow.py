@@ -106,7 +106,8 @@ def _require_lists(**lists: Any) -> None:
 class UnlearnJob:
     """What to unlearn, and how to look at it. `anchor` is what to make instead, `settings` are of the method, `seed` is of
     sentences, images, draws and videos. Without a `kind`, it is what a name is listed as. `wordings` are phrases, or
-    "everyday" words: those of them that the image model draws a concept from are forgotten with it. With `resume`, what is
+    "everyday" words: those of them that the image model draws a concept from are forgotten with it. `on_top` is a method
+    that changes what denoises, whose change is added: the result is of one video model then. With `resume`, what is
     finished is taken as it lies in the folder `out`, if it is what is asked for.
     """
 
@@ -130,6 +131,7 @@ class UnlearnJob:
     accept_weak: bool = False
     place: Place = Place()
     wordings: Sequence[str] = ()
+    on_top: str | None = None
 
     def __post_init__(self) -> None:
         _require_lists(concepts=self.concepts, synonyms=self.synonyms, keep=self.keep)
@@ -141,10 +143,17 @@ class UnlearnJob:
         return Path(self.out) if self.out else Path("runs") / file_name(" ".join(self.concepts))
 
     @property
-    def own_settings(self) -> dict[str, Any]:
-        """The settings of the method that are not its own, the seed among them."""
-        kinds = {setting.name for setting in fields(load_method(self.method).Config)}
-        return {**self.settings, **({"seed": self.seed} if self.seed and "seed" in kinds else {})}
+    def methods(self) -> tuple[str, ...]:
+        """The method, and the one on top, if there is one."""
+        return (self.method,) if self.on_top is None else (self.method, self.on_top)
+
+    def config(self, method: str, pair: Pair | None = None) -> Any:
+        """The settings of one of its methods. Raises UnreelError for those that none of them has or can use."""
+        having = {each: {setting.name for setting in fields(load_method(each).Config)} for each in self.methods}
+        others = {name for each, names in having.items() if each != method for name in names} - having[method]
+        chosen = {name: value for name, value in self.settings.items() if name not in others}
+        seed = {"seed": self.seed} if self.seed and "seed" in having[method] else {}
+        return configure(method, chosen | seed, pair.settings if pair else None)
 
     def concepts_of(self, pair: Pair | None = None) -> list[Concept]:
         """With the kinds under which a pair lists them, unless the kind is given."""
@@ -178,11 +187,11 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
     require_sensible(job)
     with _claimed(job, tell) as stopped:
         pair, judge = _prepared(job, tell, load)
-        concepts, config = job.concepts_of(pair), configure(job.method, job.own_settings, pair.settings)
+        concepts, configs = job.concepts_of(pair), [job.config(method, pair) for method in job.methods]
         if stopped:
             learned = load_intervention(job.folder)
             asked = _as_found(concepts, job, learned)
-            if asked is None or not was_asked_for(learned, asked, pair, config, job.images, job.keep):
+            if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.keep):
                 raise UnreelError(
                     f"{job.folder} holds another erasure{'' if job.resume else ', whose videos are not finished'}: choose "
                     "another folder with --out, or replace it with --overwrite"
@@ -190,8 +199,7 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
             tell("goes on", f"with the erasure in {job.folder}")
         else:
             concepts, searches = _with_wordings(concepts, job, pair, tell)
-            learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
-            learned = _recorded(learned, searches)
+            learned = _recorded(_learned(job, concepts, pair, configs), searches)
         if learned.edits_text_encoder and not job.accept_weak:
             require_some_change(learned)
             if not load_method(job.method).AS_PUBLISHED:
@@ -205,6 +213,22 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
         evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped)
         return Unlearned(learned, job.folder, evaluations, pages)
+
+
+def _learned(job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, configs: Sequence[Any]) -> Intervention:
+    """What the job's method makes, with what the one on top adds to it."""
+    config, *on_top = configs
+    # First, since these say at once where a model is none that they can change.
+    added = [unlearn_concepts(concepts, pair, each, keep=tuple(job.keep)) for each in on_top]
+    learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
+    if not added:
+        return learned
+    if not all(isinstance(each, Erasure) for each in (learned, *added)):
+        raise UnreelError(f"{' and '.join(job.methods)} do not both change weights, and cannot be added up: choose others")
+    total = reduce(add, added, learned)
+    # What was added changes nothing that text encoders write.
+    checked = {name: said for name, said in learned.provenance.items() if name == CHECK}
+    return replace(total, provenance=total.provenance | checked)
 
 
 @dataclass(frozen=True)
@@ -309,10 +333,22 @@ def require_sensible(job: UnlearnJob) -> None:
             require_drawn(concept)
     if job.videos < 0:
         raise UnreelError("videos must be zero or more")
-    config = configure(job.method, job.own_settings)
+    if job.on_top is not None:
+        _require_on_top(job)
+    configs = [job.config(method) for method in job.methods]
     if job.place.offload:
-        require_offloadable(config)
+        require_offloadable(configs[0])
     job.place.require()
+
+
+def _require_on_top(job: UnlearnJob) -> None:
+    """Raises UnreelError if the job's second method is not one to put on top of the first."""
+    first, second = (load_method(method).NEEDS == "video" for method in job.methods)
+    if first or not second:
+        raise UnreelError(
+            f"{job.on_top} does not go on top of {job.method}: --method is to be one that changes text encoders, --on-top "
+            "one that changes what denoises, for example uce"
+        )
 
 
 @contextmanager
@@ -335,14 +371,14 @@ def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[bool]:
 
 def _prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[Pair, Judge | None]:
     """The pair, with what learns where it is to compute and the rest in main memory, and the judge of the videos."""
-    needs, place = load_method(job.method).NEEDS, job.place
+    needs, place = {load_method(method).NEEDS for method in job.methods}, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
-    text_only = needs == "text" and not job.videos and not job.wordings
+    text_only = needs == {"text"} and not job.videos and not job.wordings
     pair = load(job.t2i, job.t2v, text_only=text_only, dtype=place.of_weights["dtype"])
     if job.videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = job.sampling.onto(pair)
-    text_only = needs != "images" and not job.wordings
+    text_only = "images" not in needs and not job.wordings
     move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=text_only)
     # The judge of a pair with a world of its own knows what is in it.
     world = judge_of(None, job.t2v, place.device) if world_of(job.t2v) else None
