@@ -1,23 +1,24 @@
-"""Many concepts in one erasure: `python -m benchmarks.many_concepts`.
+"""Many concepts in one erasure: `python -m benchmarks.many_concepts [--pair embedded:modern --together]`.
 
-One, five, ten and twenty of them, learned together, and the erasures of each added up, whose anchors are chosen knowing all
-the others. Beside what each erases stands what the same concepts' own erasures erase, one at a time; what is kept is looked
-for in prompts for things and styles that are erased at no size. Judged on images, made under bfloat16 autocast, and the
-motion on a few videos: a quarter of an hour on one core. Seconds of learning are processor seconds.
+One to forty of them, learned together, and the erasures of each added up, whose anchors are chosen knowing all the others.
+Beside what each erases stands what the same concepts' own erasures erase, one at a time; what is kept is looked for in
+prompts for things and styles that are erased at no size. Where one erasure takes minutes, `--together` leaves out those
+made apart. Judged on images, made under bfloat16 autocast, and motions on a few videos. Seconds of learning are processor
+seconds. Every size is written when it is done.
 """
 
+import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import cache
-from statistics import mean, median
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 
-from benchmarks.common import resume, write_result
+from benchmarks.common import resume, slug, stored_entries, write_entry
 from unreel import Concept, Erasure, generate, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
@@ -26,6 +27,7 @@ from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images
+from unreel.models.shipped import EMBEDDED, preset_of
 from unreel.prompts.suite import ERASED, Prompt, ask
 
 # None of the concepts that settings were chosen on. All five kinds are among the first five.
@@ -34,21 +36,27 @@ CONCEPTS = (
     *(Concept("spinning", "motion"), Concept("pizza"), Concept("elephant"), Concept("robot", "character")),
     *(Concept("cowboy", "face"), Concept("guitar"), Concept("alien", "character"), Concept("penguin"), Concept("car")),
     *(Concept("cactus"), Concept("owl"), Concept("balloon"), Concept("sunflower"), Concept("octopus")),
-    *(Concept("sailboat"), Concept("crown")),
+    *(Concept("sailboat"), Concept("crown"), Concept("moai"), Concept("volcano"), Concept("rocket"), Concept("drum")),
+    *(Concept("umbrella"), Concept("gift"), Concept("apple"), Concept("mushroom"), Concept("pine tree")),
+    *(Concept("pumpkin"), Concept("dog"), Concept("butterfly"), Concept("polar bear"), Concept("turtle")),
+    *(Concept("fish"), Concept("frog"), Concept("whale"), Concept("unicorn"), Concept("ghost", "character")),
+    Concept("cool guy", "face"),
 )
-SIZES = (1, 5, 10, 20)
-NEVER_ERASED = (
-    *("statue of liberty", "castle", "house", "rocket", "drum", "umbrella", "apple", "mushroom", "cat", "polar bear"),
-    *("turtle", "whale", "ghost", "teddy bear", "cool guy"),
-)
+SIZES = (1, 5, 10, 20, 40)
+NEVER_ERASED = ("statue of liberty", "castle", "house", "cat", "snowman", "teddy bear", "nerd")
 NEVER_ERASED_STYLES = ("openmoji", "ink", "fluent")
 IMAGES = 6  # for each concept and group
-KEPT_IMAGES = 4  # for each thing and style that is never erased
+KEPT_IMAGES = 8  # for each thing and style that is never erased
 VIDEOS = 10
 SEED = 15_000_000
-NAME = "many_concepts"
 
 Flags = dict[str, np.ndarray]  # by group, one yes or no an image or video
+Seen = dict[str, Flags]  # by concept, and of what is kept
+
+
+def name_of(pair: str) -> str:
+    """The result that is of a pair."""
+    return slug(f"many concepts {pair.partition(':')[2]}".strip()).replace("-", "_")
 
 
 def kept_prompts() -> list[Prompt]:
@@ -61,118 +69,125 @@ def kept_prompts() -> list[Prompt]:
     return [Prompt(text, "kept", name, SEED + 100_000 * len(CONCEPTS) + i) for i, (text, name) in enumerate(rows)]
 
 
-def judged(pair: Pair, judge: Judge, concept: Concept, rows: Sequence[Prompt]) -> dict[str, np.ndarray]:
-    """One image for each prompt, and whether it shows the concept, and what else it was asked for: (n,) bool each."""
-    texts, seeds = [row.text for row in rows], [row.seed for row in rows]
-    with torch.autocast("cpu", torch.bfloat16):
-        images = generate_images(pair.t2i, texts, seeds, pair.settings, what="")
-    labels = list(dict.fromkeys([concept.name, *(row.label for row in rows)]))
-    shown = judge.probabilities(images[:, None], labels)[:, 0] >= judge.threshold
-    label = shown[np.arange(len(rows)), [labels.index(row.label) for row in rows]]
-    return {"concept_found": shown[:, 0], "label_found": label}
+@dataclass
+class Bench:
+    """A pair and its judge, and what was found out about each concept's own erasure."""
 
+    pair: Pair
+    judge: Judge
+    apart: dict[Concept, tuple[Erasure, float]] = field(default_factory=dict)
+    seen_apart: dict[str, Seen] = field(default_factory=dict)
 
-def main() -> None:
-    pair, judge = load_pair(), load_judge("embedded")
-    conditioner = Conditioner.of(pair.t2i)
-    options = {"seed": SEED, "images": IMAGES, "kept_images": KEPT_IMAGES, "videos": VIDEOS}
-    same = resume(NAME, pair, judge, options)[1]
-    kept = kept_prompts()
-
-    @cache
-    def prompts(concept: Concept) -> list[Prompt]:
+    def prompts(self, concept: Concept) -> list[Prompt]:
         """The same at every size, so nothing that is erased at any is asked for besides."""
-        suite = (
-            {"videos": VIDEOS, "groups": ERASED[:1]} if concept.kind == "motion" else {"videos": IMAGES, "groups": ERASED}
-        )
+        videos, groups = (VIDEOS, ERASED[:1]) if concept.kind == "motion" else (IMAGES, ERASED)
         seed = SEED + 100_000 * CONCEPTS.index(concept)
-        return build_suite(conditioner, concept, judge, seed=seed, **suite)
+        return build_suite(Conditioner.of(self.pair.t2i), concept, self.judge, videos=videos, seed=seed, groups=groups)
 
-    def look(concepts: Sequence[Concept]) -> dict[str, Flags]:
+    def shown(self, rows: Sequence[Prompt]) -> np.ndarray:
+        """One image for each prompt, and whether it shows what its label says: (n,) bool."""
+        texts, seeds = [row.text for row in rows], [row.seed for row in rows]
+        with torch.autocast("cpu", torch.bfloat16):
+            images = generate_images(self.pair.t2i, texts, seeds, self.pair.settings, what="")
+        return found(self.judge, images[:, None], [row.label for row in rows])[:, 0]
+
+    def moving(self, rows: Sequence[Prompt]) -> np.ndarray:
+        """The same, of videos."""
+        texts, seeds = [row.text for row in rows], [row.seed for row in rows]
+        with torch.autocast("cpu", torch.bfloat16):
+            videos = generate(self.pair.t2v, texts, seeds, self.pair.settings, what="")
+        return in_video(found(self.judge, videos, [row.label for row in rows]))
+
+    def look(self, concepts: Sequence[Concept], erasure: Erasure | None = None) -> Seen:
         """What is found of each concept, and of what is never erased."""
-        out = {"kept": {"kept": judged(pair, judge, Concept(NEVER_ERASED[0]), kept)["label_found"]}}
-        for concept in concepts:
-            rows = prompts(concept)
-            if concept.kind == "motion":
-                with torch.autocast("cpu", torch.bfloat16):
-                    videos = generate(pair.t2v, [r.text for r in rows], [r.seed for r in rows], pair.settings, what="")
-                out[concept.name] = {"motion": in_video(found(judge, videos, [concept.name] * len(rows)))}
-                continue
-            shown = judged(pair, judge, concept, rows)["concept_found"]
-            out[concept.name] = {g: shown[np.array([row.group == g for row in rows])] for g in ERASED}
-        return out
-
-    def look_with(erasure: Erasure, concepts: Sequence[Concept]) -> dict[str, Flags]:
-        for pipeline in (pair.t2i, pair.t2v):
+        for pipeline in (self.pair.t2i, self.pair.t2v) if erasure else ():
             erasure.apply(pipeline)
-        seen = look(concepts)
-        for pipeline in (pair.t2i, pair.t2v):
+        seen: Seen = {"kept": {"kept": self.shown(kept_prompts())}}
+        for concept in concepts:
+            rows = [replace(row, label=concept.name) for row in self.prompts(concept)]
+            if concept.kind == "motion":
+                seen[concept.name] = {"motion": self.moving(rows)}
+            else:
+                flags = self.shown(rows)
+                seen[concept.name] = {g: flags[np.array([row.group == g for row in rows])] for g in ERASED}
+        for pipeline in (self.pair.t2i, self.pair.t2v) if erasure else ():
             erasure.remove(pipeline)
         return seen
 
-    def shares(looks: Sequence[dict[str, Flags]]) -> dict[str, Any]:
-        flags = [flag for seen in looks for flag in seen.values()]
-        out = {
-            group: asdict(Estimate.share(np.concatenate([flag[group] for flag in flags if group in flag])))
-            for group in (*ERASED, "motion")
-            if any(group in flag for flag in flags)
-        }
-        # The same images at every look: their number is that of one.
-        kept_by_image = np.mean([seen["kept"]["kept"] for seen in looks], axis=0)
-        return out | {"kept": asdict((Estimate.share if len(looks) == 1 else Estimate.mean)(kept_by_image))}
-
-    @cache
-    def alone(concept: Concept) -> tuple[Erasure, float]:
+    def alone(self, concept: Concept) -> tuple[Erasure, float]:
         """The erasure of one concept, and seconds of one core."""
-        begun = time.process_time()
-        return unlearn(concept, pair), time.process_time() - begun
+        if concept not in self.apart:
+            self.apart[concept] = timed([concept], self.pair)
+        return self.apart[concept]
 
-    unlearn(Concept("castle"), pair)  # warm up
-    before = look(CONCEPTS)
-    singles = {concept.name: look_with(alone(concept)[0], [concept]) for concept in CONCEPTS}
-    print(f"before {summary(shares([before]))}\none at a time {summary(shares(list(singles.values())))}", flush=True)
-    seconds_of_one = median(alone(concept)[1] for concept in CONCEPTS)
-    rows = []
-    for size in SIZES:
-        concepts = CONCEPTS[:size]
+    def look_at_alone(self, concept: Concept) -> Seen:
+        if concept.name not in self.seen_apart:
+            self.seen_apart[concept.name] = self.look([concept], self.alone(concept)[0])
+        return self.seen_apart[concept.name]
+
+
+def timed(concepts: Sequence[Concept], pair: Pair) -> tuple[Erasure, float]:
+    begun = time.process_time()
+    return unlearn(concepts, pair), time.process_time() - begun
+
+
+def shares(looks: Sequence[Seen]) -> dict[str, Any]:
+    """By group, the share in which what was asked for is found, of one look or of several together."""
+    flags = [flag for seen in looks for flag in seen.values()]
+    out = {
+        group: asdict(Estimate.share(np.concatenate([flag[group] for flag in flags if group in flag])))
+        for group in (*ERASED, "motion")
+        if any(group in flag for flag in flags)
+    }
+    # The same images at every look: their number is that of one.
+    kept_by_image = np.mean([seen["kept"]["kept"] for seen in looks], axis=0)
+    return out | {"kept": asdict((Estimate.share if len(looks) == 1 else Estimate.mean)(kept_by_image))}
+
+
+def measured(bench: Bench, before: Seen, size: int, together_only: bool) -> dict[str, Any]:
+    """Everything about so many concepts."""
+    concepts, pair = CONCEPTS[:size], bench.pair
+    whole, seconds = timed(concepts, pair)
+    made = {"together": (whole, seconds)}
+    figures = {"original": shares([{name: before[name] for name in ("kept", *(each.name for each in concepts))}])}
+    if not together_only:
+        conditioner = Conditioner.of(pair.t2i)
         anchored = [replace(c, anchor=anchor_for(c, concepts, conditioner, pair.vocabulary)) for c in concepts]
-        apart = alone(anchored[0])[0]
-        for concept in anchored[1:]:
-            apart = apart + alone(concept)[0]
-        begun = time.process_time()
-        together = unlearn(concepts, pair)
-        seconds = time.process_time() - begun
-        looks = {"together": look_with(together, concepts), "added up": look_with(apart, concepts)}
-        names = ("kept", *(concept.name for concept in concepts))
-        figures = {
-            "original": shares([{name: before[name] for name in names}]),
-            "one at a time": shares([singles[concept.name] for concept in concepts]),
-        }
-        rows.append(
-            {
-                "concepts": size,
-                "figures": figures | {how: shares([seen]) for how, seen in looks.items()},
-                "by_concept": {
-                    name: {how: round(mean(flag.mean() for flag in seen[name].values()), 3) for how, seen in looks.items()}
-                    for name in names
-                },
-                "anchors": {concept.name: concept.anchor for concept in anchored},
-                "check": together.provenance["check"],
-                "nbytes": {"together": together.nbytes, "added up": apart.nbytes},
-                "seconds": {"together": seconds, "added up": sum(alone(concept)[1] for concept in anchored)},
-                "times_one": seconds / seconds_of_one,
-            }
-        )
-        for how, seen in rows[-1]["figures"].items():
-            print(size, how, summary(seen), flush=True)
-        print(size, rows[-1]["nbytes"], rows[-1]["seconds"], rows[-1]["times_one"], flush=True)
-    concepts = [asdict(concept) for concept in CONCEPTS]
-    write_result(NAME, same | {"concepts": concepts, "seconds_of_one": seconds_of_one, "sizes": rows})
+        parts = [bench.alone(concept) for concept in anchored]
+        total = parts[0][0]
+        for part, _ in parts[1:]:
+            total = total + part
+        made["added up"] = (total, sum(spent for _, spent in parts))
+        figures["one at a time"] = shares([bench.look_at_alone(concept) for concept in concepts])
+    for how, (erasure, _) in made.items():
+        figures[how] = shares([bench.look(concepts, erasure)])
+    return {
+        "concepts": [asdict(concept) for concept in concepts],
+        "figures": figures,
+        "anchors": {part["concept"]: part["anchor"] for part in whole.provenance["parts"]},
+        "check": whole.provenance["check"],
+        "nbytes": {how: erasure.nbytes for how, (erasure, _) in made.items()},
+        "seconds": {how: round(spent, 1) for how, (_, spent) in made.items()},
+    }
 
 
-def summary(figures: dict[str, Any]) -> dict[str, float]:
-    return {group: round(estimate["value"], 2) for group, estimate in figures.items()}
+def main(
+    pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED,
+    size: Annotated[list[int] | None, typer.Option(help="only this many concepts; may be repeated")] = None,
+    together: Annotated[bool, typer.Option("--together", help="leave out erasures made apart")] = False,
+) -> None:
+    bench, name = Bench(load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])), name_of(pair)
+    options = {"seed": SEED, "images": IMAGES, "kept_images": KEPT_IMAGES, "videos": VIDEOS, "apart": not together}
+    same = json.loads(json.dumps(resume(name, bench.pair, bench.judge, options)[1]))  # as it is stored
+    left = [count for count in size or SIZES if stored_entries(name).get(str(count), {}).get("made_with") != same]
+    unlearn(Concept("castle"), bench.pair)  # warm up
+    before = bench.look(CONCEPTS[: max(left, default=0)])
+    for count in left:
+        entry = measured(bench, before, count, together)
+        for how, figures in entry["figures"].items():
+            print(count, how, {group: round(estimate["value"], 2) for group, estimate in figures.items()}, flush=True)
+        write_entry(name, str(count), entry | {"made_with": same})
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -114,22 +114,21 @@ def _clock(name: str) -> str:
     return "processor_seconds" if name.startswith("cpu") else "seconds"
 
 
-def many_concepts() -> str:
+def many_concepts(of: str = "many_concepts") -> str:
     """Concepts found and all else kept, by the number of concepts and how they were put together."""
-    result = load("many_concepts")
+    sizes = sorted(((int(size), entry) for size, entry in load(of).items()), key=lambda each: each[0])
     rows = []
-    for row in result["sizes"]:
-        for how, figures in row["figures"].items():
+    for size, entry in sizes:
+        for how, figures in entry["figures"].items():
             cells = [
                 interval(figures[group]) if group in figures else "" for group in ("explicit", "paraphrases", "motion")
             ]
             cost = ["", ""]
-            if how in row["seconds"]:
-                cost = [f"{row['seconds'][how]:.1f}", f"{row['nbytes'][how] / 1e6:.2f}"]
-            rows.append([str(row["concepts"]), how, *cells, interval(figures["kept"]), *cost])
+            if how in entry["seconds"]:
+                cost = [f"{entry['seconds'][how]:.1f}", f"{entry['nbytes'][how] / 1e6:.2f}"]
+            rows.append([str(size), how, *cells, interval(figures["kept"]), *cost])
     head = ["concepts", "erased", "plain: found", "paraphrases: found", "motions: found", "all else kept", "seconds", "MB"]
-    times = ", ".join(f"{row['times_one']:.1f} times for {row['concepts']}" for row in result["sizes"][1:])
-    return f"{table(head, rows)}\n\nSeconds of one core. As multiples of one concept's: {times}."
+    return f"{table(head, rows)}\n\nSeconds of one core."
 
 
 def _scanned(experiment: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

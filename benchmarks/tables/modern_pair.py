@@ -1,6 +1,6 @@
 """Tables of docs/modern-pair.md."""
 
-from benchmarks.tables import attacks, embedded_pair, methods
+from benchmarks.tables import attacks, embedded_pair, method, methods
 from benchmarks.tables._format import interval, load, table
 from benchmarks.tables.embedded_pair import RECORDS
 
@@ -71,5 +71,6 @@ TABLES = {
     "attacks_by_frame": lambda: attacks.attacks_by_frame("text-ablation", "modern-attacks"),
     "video_inversion": lambda: attacks.attacks_compared("modern-video-inversion"),
     "video_inversion_by_frame": lambda: attacks.attacks_by_frame("text-ablation-and-uce", "modern-video-inversion"),
+    "many_concepts": lambda: method.many_concepts("many_concepts_modern"),
     "training": lambda: embedded_pair.training(RECORDS / "modern", STAGES),
 }
