@@ -10,6 +10,7 @@ import pytest
 from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
+from unreel.methods import configure
 from unreel.prompts.files import PromptRow
 from unreel.report import page as pages
 from unreel.report import plots
@@ -33,6 +34,7 @@ slider.value = 2;
 slider.dispatchEvent(new Event("input"));
 return [...clip.querySelectorAll("video")].map(v => [v.currentTime, v.paused]);
 """
+LIMIT = "Few-shot unlearning has no term that protects other concepts"
 HIDDEN = "return [...document.querySelectorAll('[data-group]')].filter(s => s.hidden).map(s => s.dataset.group);"
 
 
@@ -65,6 +67,7 @@ def test_every_figure_stands_on_the_page_and_the_ones_that_matter_in_the_table(p
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
     run = evaluate(pair.video, erasure, FakeJudge(), videos=4)
     text = html.unescape(complete(write_report(erasure.save_pretrained(tmp_path / "run"), run), 7 * 4 * 2))
+    assert LIMIT in text
     for figure in run.figures:
         assert figure.title in text and cell(figure).split(" [")[0] in text, figure
     assert "its own rates, measured apart: accuracy\n90.0 %" in text
@@ -73,6 +76,13 @@ def test_every_figure_stands_on_the_page_and_the_ones_that_matter_in_the_table(p
     for group in run.groups.values():
         line = next(line for line in lines if line.startswith(TITLES[group.name]))
         assert cell(run.figure("concept_found", group.name)) in line
+
+
+def test_the_page_says_of_no_other_method_what_few_shot_lacks(pair, tmp_path):
+    rewrite = unlearn(Concept("cat", anchor="dog"), pair, configure("prompt-rewrite", {}))
+    run = evaluate(pair.video, rewrite, None, concept=Concept("cat"), videos=2, groups=["explicit"])
+    text = write_report(rewrite.save_pretrained(tmp_path / "run"), run).read_text()
+    assert "Threat model" in text and LIMIT not in text
 
 
 def test_the_page_shows_what_the_anchor_gives_beside_what_came_in_the_concepts_place(pair, tmp_path):
