@@ -6,17 +6,19 @@ no training saw are not among them: those are what the experiment asks for after
 """
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from benchmarks.cells import FOUND, WORDINGS, cells_of
-from benchmarks.common import write_result
+from benchmarks.common import stored_entries, write_result
 from unreel import Concept, find_wordings, load_pair
 from unreel.evaluation.estimate import Estimate
 from unreel.models.shipped import world_of
 
 PAIR = "embedded:modern"
+SOURCES = ("words of all captions", "everyday words")
 CONCEPTS = [Concept(**cell.concept) for cell in cells_of("modern-wordings") if cell.run == "text-ablation"]
 
 
@@ -26,15 +28,18 @@ def captions() -> dict[str, str]:
     return {word: name for name, known in concepts.items() for part in WORDINGS[:-1] for word in known[part]}
 
 
-def main() -> None:
+def main(
+    source: Annotated[list[str] | None, typer.Option(help=f"only {' or '.join(SOURCES)}; may be repeated")] = None,
+) -> None:
     pair, known = load_pair(t2v=PAIR), captions()
-    sources = {"words of all captions": list(known), "everyday words": None}
-    out: dict[str, Any] = {"concepts": [asdict(concept) for concept in CONCEPTS], "phrases": len(known)}
-    for source, phrases in sources.items():
+    out: dict[str, Any] = stored_entries(FOUND)
+    out |= {"concepts": [asdict(concept) for concept in CONCEPTS], "phrases": len(known)}
+    for each in source or SOURCES:
+        phrases = list(known) if each == SOURCES[0] else None
         found = find_wordings(CONCEPTS, pair, phrases)
         texts = {name: [row.text for row in rows] for name, rows in found.items()}
-        out[source] = {"found": texts}
-        print(source, out[source], flush=True)
+        out[each] = {"found": texts}
+        print(each, out[each], flush=True)
         if phrases:
             out |= _graded(texts, known)
         write_result(FOUND, out)
@@ -53,4 +58,4 @@ def _graded(found: dict[str, list[str]], known: dict[str, str]) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

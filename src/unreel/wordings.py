@@ -133,12 +133,14 @@ def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str],
     for start in track(range(0, len(places), TOGETHER), "looking for other words", "batch"):
         some = places[start : start + TOGETHER]
         out[:, some] = apart(names, [frame.format(phrases[i]) for i in some], [each[:1] for each in views])
-    for row, name, seen in zip(out, names, views, strict=True):
-        near = [i for i in places if row[i] < FAR]
-        for start in range(0, len(near), TOGETHER):
-            some = near[start : start + TOGETHER]
-            more = apart([name], [frame.format(phrases[i]) for i in some], [seen[1:]])[0]
-            row[some] = (row[some] + more * len(seen[1:])) / len(seen)
+    near = [[i for i in places if row[i] < FAR] for row in out]
+    closer = [
+        (at, each[start : start + TOGETHER]) for at, each in enumerate(near) for start in range(0, len(each), TOGETHER)
+    ]
+    for at, some in track(closer, "looking closer", "batch"):
+        seen = views[at]
+        more = apart([names[at]], [frame.format(phrases[i]) for i in some], [seen[1:]])[0]
+        out[at, some] = (out[at, some] + more * len(seen[1:])) / len(seen)
     if not out.isfinite().all():
         raise UnreelError("what the image model predicts stopped being a number: choose another --dtype")
     return out.tolist()
