@@ -35,16 +35,22 @@ def reader() -> str:
 
 def found_wordings() -> str:
     """What `unreel wordings` finds for the concepts of the table of wordings among the words of all captions, and how much
-    of it is right.
+    of it is right; and among everyday words.
     """
     result = load("found_wordings")
-    found = result["words of all captions"]["found"]
-    rows = [[name, str(len(texts)), ", ".join(texts[:5])] for name, texts in found.items()]
+    sources = {"the words of all captions": "words of all captions", "everyday words": "everyday words"}
+    found = [result[source]["found"] for source in sources.values()]
+    rows = [
+        [name, *(cell for texts in found for cell in (str(len(texts[name])), ", ".join(texts[name][:5])))]
+        for name in found[0]
+    ]
+    head = ["concept", *(cell for source in sources for cell in (f"among {source}", "the nearest"))]
     right, of_all = (interval(result[share]) for share in ("right", "of_all"))
     note = (
-        f"{result['phrases']:,} words. Of what was found, {right} are the concept's own; of its own, {of_all} were found."
+        f"{result['phrases']:,} words of captions: of what was found, {right} are the concept's own; of its own, {of_all} "
+        "were found."
     )
-    return f"{table(['concept', 'found', 'the nearest'], rows)}\n\n{note}"
+    return f"{table(head, rows)}\n\n{note}"
 
 
 def where_words_meet() -> str:
