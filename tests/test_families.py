@@ -35,6 +35,7 @@ from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipel
 from unreel.models.sampling import Start
 from unreel.models.weights import changed
 from unreel.report.page import write_report
+from unreel.workflow import Sampling
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]
@@ -563,6 +564,22 @@ def test_tiles_are_for_autoencoders_that_know_them_and_come_off_again():
     del model.vae.use_tiling
     with pytest.raises(UnreelError, match="cannot work in tiles: leave --tiling out"):
         generate(model, ["a castle"], [0], video.settings)
+
+
+@pytest.mark.parametrize("name", [name for family in FAMILIES for name in family.t2v])
+def test_what_a_pipeline_cannot_sample_is_refused_before_any_work(name):
+    model = VideoModel(build(name), Settings(steps=1, guidance=2.0, frames=1))
+    height, width = size(model.pipeline)
+    assert Sampling(size=(height, width)).onto(model).settings.size == (height, width)
+    odd = Sampling(size=(height + 1, width))
+    if name == "HunyuanVideo15Pipeline":  # which makes something smaller of it
+        assert generate(model.pipeline, ["a cat"], [0], odd.onto(model).settings).shape[2:4] == (height, width)
+    else:
+        with pytest.raises(UnreelError, match=f"{name} cannot generate with --size {height + 1} {width}: .*divisible by"):
+            odd.onto(model)
+    model.pipeline.vae.use_tiling = None
+    with pytest.raises(UnreelError, match="cannot work in tiles: leave --tiling out"):
+        Sampling(tiling=True).onto(model)
 
 
 def test_attacks_by_hand_need_no_particular_model():

@@ -58,7 +58,7 @@ def unlearn(
     if len({concept.name.casefold() for concept in these}) < len(these):
         raise UnreelError("the same concept is named twice")
     config = config or configure(DEFAULT, {}, pair.settings)
-    task = Task(these, pair, keep, images)
+    task = Task(these, pair, keep, images, name_of(config))
     first = task.conditioners[0]
     with Cost(first.device) as cost, enough_memory("unlearning", first.device, _ways_to_save(config, first)):
         learned = method_of(config).learn(task, config)

@@ -32,6 +32,7 @@ from unreel.judges import Judge, load_judge
 from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable
 from unreel.methods._task import Task
+from unreel.models.adapter import require_size, require_tiling
 from unreel.models.loading import require_place
 from unreel.models.pair import Pair, TextModel, load_pair, load_video_model, move
 from unreel.models.shipped import EMBEDDED, preset_of, world_of
@@ -89,9 +90,13 @@ class Sampling:
     tiling: bool = False
 
     def onto(self, model: Any) -> Any:
-        """A pair or a video model with these settings."""
+        """A pair or a video model with these settings. Raises UnreelError for a size or tiling that it cannot have."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
         chosen = {name: value for name, value in values.items() if value is not None}
+        pipeline = model.t2v if isinstance(model, Pair) else model.pipeline
+        if getattr(pipeline, "vae", None):  # without, it was loaded to read text, and samples nothing
+            require_size(pipeline, self.size)
+            require_tiling(pipeline, self.tiling)
         return replace(model, settings=replace(model.settings, **chosen))
 
 

@@ -38,7 +38,7 @@ SAFE = "everyday life"  # what is unsafe is no thing, so no thing can stand in f
 @dataclass(frozen=True)
 class Task:
     """Concepts to unlearn in a pair. `keep` names what is to be protected besides everything else, `images` is a folder of
-    pictures to use in place of generated ones.
+    pictures to use in place of generated ones, `method` the name of what is to do it.
 
     Raises UnreelError unless every text encoder can learn, and reads all that names the concepts.
     """
@@ -47,6 +47,7 @@ class Task:
     pair: Pair
     keep: Sequence[str] = ()
     images: Path | None = None
+    method: str = "this method"
     _near: dict[int, list[str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,17 +100,17 @@ class Task:
 
     def require_no_images(self) -> None:
         if self.images is not None:
-            raise UnreelError("this method learns from text alone: give images to --method few-shot")
+            raise UnreelError(f"{self.method} learns from text alone: give images to --method few-shot")
 
     def require_nothing_instead(self) -> None:
         if any(concept.anchor is not None for concept in self.concepts):
             raise UnreelError(
-                "this method makes nothing in particular instead: leave --replace out, or take the default method"
+                f"{self.method} makes nothing in particular instead: leave --replace out, or take the default method"
             )
 
     def require_nothing_to_keep(self) -> None:
         if self.keep:
-            raise UnreelError("this method keeps nothing by name: leave --keep out, or take the default method")
+            raise UnreelError(f"{self.method} keeps nothing by name: leave --keep out, or take the default method")
 
     def require_nothing_kept_is_forgotten(self) -> None:
         for name in self.keep:

@@ -198,6 +198,28 @@ def image_size(pipeline: Any) -> tuple[int, int]:
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 
 
+def require_tiling(pipeline: Any, tiling: bool) -> None:
+    """Raises UnreelError if a video pipeline's autoencoder is to work in tiles and cannot."""
+    if tiling and getattr(pipeline.vae, "use_tiling", None) is None:
+        raise UnreelError(f"the autoencoder of a {type(pipeline).__name__} cannot work in tiles: leave --tiling out")
+
+
+def require_size(pipeline: Any, size: tuple[int, int] | None) -> None:
+    """Raises UnreelError for a size (height, width) in pixels that a video pipeline refuses when it is called."""
+    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+    takes = inspect.signature(pipeline.check_inputs).parameters
+    given = {"prompt": "", **size_arguments(pipeline, size)}
+    # Of the frames, which one class's check looks at before the size, any number does.
+    given |= {"num_frames": 1} if usual.get("num_frames") is None else {}
+    asked = {name: given.get(name, usual.get(name)) for name, parameter in takes.items() if parameter.default is parameter.empty}
+    try:
+        if size is not None:
+            pipeline.check_inputs(**asked)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UnreelError(f"{type(pipeline).__name__} cannot generate with --size {size[0]} {size[1]}: {reason}") from error
+
+
 @contextmanager
 def set_up(
     pipeline: Any, guidance: float, frames: int | None, size: tuple[int, int] | None, tiling: bool
@@ -206,10 +228,9 @@ def set_up(
 
     Raises UnreelError for an autoencoder that cannot work in tiles.
     """
+    require_tiling(pipeline, tiling)
     options = {frames_argument(pipeline) or "num_frames": frames, **size_arguments(pipeline, size)}
     guider, own_tiling = getattr(pipeline, "guider", None), getattr(pipeline.vae, "use_tiling", None)
-    if tiling and own_tiling is None:
-        raise UnreelError(f"the autoencoder of a {type(pipeline).__name__} cannot work in tiles: leave --tiling out")
     if guider is None:
         options["guidance_scale"] = guidance
     try:
