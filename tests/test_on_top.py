@@ -9,6 +9,7 @@ from conftest import make_pair
 from unreel import UnreelError, load_intervention, load_pair, unlearn
 from unreel.batch import BatchJob, batch
 from unreel.interventions.card import CHECK
+from unreel.interventions.erasure import NETWORK, TEXT_ENCODER
 from unreel.methods import configure
 from unreel.workflow import UnlearnJob
 from unreel.workflow import unlearn as run
@@ -80,17 +81,19 @@ def test_what_cannot_be_added_up_and_models_that_cannot_be_changed_are_refused_w
     assert not job.folder.exists()
 
 
-def test_an_edit_of_text_encoders_that_changes_nothing_is_not_hidden_by_what_is_on_top(job, monkeypatch):
+@pytest.mark.parametrize(("of", "what"), [(TEXT_ENCODER, "nothing"), (NETWORK, "nothing of what denoises")])
+def test_an_edit_that_changes_nothing_is_not_hidden_by_the_other(job, monkeypatch, of, what):
     def nothing(concepts, pair, config, **options):
         made = unlearn(concepts, pair, config, **options)
-        if made.edits_network:
-            return made
         (component,) = made.components
-        still = {name: torch.zeros_like(weight) for name, weight in pair.t2i.text_encoder.named_parameters()}
+        if component.of != of:
+            return made
+        part = pair.t2i.text_encoder if of == TEXT_ENCODER else pair.t2v.unet
+        still = {name: torch.zeros_like(weight) for name, weight in part.named_parameters()}
         return replace(made, components=(replace(component, deltas={name: still[name] for name in component.deltas}),))
 
     monkeypatch.setattr("unreel.workflow.unlearn_concepts", nothing)
-    with pytest.raises(UnreelError, match="changes nothing"):
+    with pytest.raises(UnreelError, match=rf"changes {what}\. Nothing was written"):
         run(replace(job, accept_weak=False))
     assert not job.folder.exists()
 

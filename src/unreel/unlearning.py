@@ -156,13 +156,19 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
 
 
 def require_some_change(erasure: Intervention) -> None:
-    """Raises UnreelError if an erasure leaves every weight of the text encoders that it is for as it is."""
-    components = [each for each in getattr(erasure, "components", ()) if each.of == TEXT_ENCODER]
-    if components and not any(is_felt(change) for component in components for change in component.deltas.values()):
+    """Raises UnreelError if an erasure leaves every weight as it is, of the text encoders or of what denoises that it is
+    for.
+    """
+    components = getattr(erasure, "components", ())
+    for of in dict.fromkeys(component.of for component in components):
+        deltas = [component.deltas for component in components if component.of == of]
+        if any(is_felt(change) for changes in deltas for change in changes.values()):
+            continue
+        what = "nothing" if of == TEXT_ENCODER else "nothing of what denoises"
         why = "".join(f" ({part['stopped']})" for part in erasure.provenance["parts"][:1] if "stopped" in part)
         raise UnreelError(
-            f"the erasure of {', '.join(erasure.concepts)} changes nothing{why}. Nothing was written: try another "
-            "--learning-rate, or write it all the same with --accept-weak"
+            f"the erasure of {', '.join(erasure.concepts)} changes {what}{why}. Nothing was written: try other "
+            "settings, such as --learning-rate, or write it all the same with --accept-weak"
         )
 
 

@@ -205,9 +205,9 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
         else:
             concepts, searches = _with_wordings(concepts, job, pair, tell)
             learned = _recorded(_learned(job, concepts, pair, configs), searches)
-        if learned.edits_text_encoder and not job.accept_weak:
+        if not job.accept_weak:
             require_some_change(learned)
-            if not load_method(job.method).AS_PUBLISHED:
+            if learned.edits_text_encoder and not load_method(job.method).AS_PUBLISHED:
                 require_strong(learned)
         if not stopped:
             learned.save_pretrained(job.folder, overwrite=job.overwrite)
