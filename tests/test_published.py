@@ -156,6 +156,15 @@ def test_diff_quick_fix_has_one_matrix_write_for_the_name_what_it_wrote_for_the_
     assert (after - house).norm() < 0.3 * (before - house).norm()
 
 
+@pytest.mark.parametrize("name", ["CogVideoXPipeline", "LattePipeline", "SanaPipeline", "WanPipeline"])
+def test_diff_quick_fix_makes_nothing_instead_whether_padding_is_read_or_not(name):
+    """Of an anchor of no words, nothing may stand behind it that is read."""
+    model = build(name)
+    erasure = unlearn(Concept("cat", anchor=""), Pair(model, model, "tiny", "tiny"), configure("diff-quick-fix", {}))
+    (change,) = (change for component in erasure.components for change in component.deltas.values())
+    assert change.isfinite().all() and change.any()
+
+
 def test_diff_quick_fix_is_the_closed_form(pair):
     """Of the published equation, computed here for one pair of names by itself."""
     rival = make(pair, "diff-quick-fix", Concept("castle", anchor="house"), lamb=0.3)

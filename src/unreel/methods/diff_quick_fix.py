@@ -75,7 +75,9 @@ def quick_fix(conditioner: Conditioner, renamed: Sequence[tuple[str, str]], lamb
 
 
 def _tails(conditioner: Conditioner, matrix: nn.Linear, texts: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
-    """What enters `matrix` for each text, from the last token of the name in it on: (tokens, in)."""
+    """What enters `matrix` for each text, from the last token of the name in it on, or for its last token where a name of no
+    words leaves none: (tokens, in).
+    """
     entering: list[torch.Tensor] = []
     tokens = conditioner.tokenize([text for text, _ in texts])
     hook = matrix.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
@@ -85,4 +87,5 @@ def _tails(conditioner: Conditioner, matrix: nn.Linear, texts: Sequence[tuple[st
         hook.remove()
     ids = tokens.ids.tolist()
     firsts = [end_of_name(conditioner, name, ids[i], ids[1 - i]) for i, (_, name) in enumerate(texts)]
-    return [entering[0][i, first:][tokens.mask[i, first:]] for i, first in enumerate(firsts)]
+    own = [mask.nonzero().flatten() for mask in tokens.mask]
+    return [entering[0][i, own[i][min(first, own[i][-1]) <= own[i]]] for i, first in enumerate(firsts)]
