@@ -17,7 +17,7 @@ from unreel.methods.adv_unlearn import _attacked
 from unreel.methods.diff_quick_fix import SENTENCES
 from unreel.methods.t2v_unlearning import _of_tokens, _seen
 from unreel.models.adapter import cross_attention, encode_prompt, frames_argument, made_by, network_of, set_up
-from unreel.models.conditioner import Conditioner
+from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
 from unreel.models.weights import dense
@@ -335,6 +335,14 @@ def test_the_words_of_a_prompt_are_found_in_what_a_pipeline_puts_around_it(famil
     for row, prompt in enumerate(prompts):
         said = projection.conditioner.tokenizer.decode(tokens.ids[row, projection.words(tokens, row)])
         assert said.strip() == prompt
+
+
+def test_the_words_of_a_prompt_are_found_where_the_pipeline_is_told_to_put_nothing_around_it():
+    projection = Projection.of(build("SanaVideoPipeline"), ["a cat"], 0.01)
+    tokenizer = projection.conditioner.tokenizer
+    bare = Tokens(tokenizer(["two cats in the rain"], return_tensors="pt")["input_ids"], {})
+    assert tokenizer.decode(bare.ids[0, projection.words(bare, 0)]).strip() == "two cats in the rain"
+    assert projection.begins and len(projection.words(bare, 0)) < len(projection.begins)
 
 
 @torch.no_grad()

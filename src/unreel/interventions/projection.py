@@ -32,14 +32,14 @@ AT_ONCE = 64  # prompts
 
 @dataclass
 class Projection:
-    """Of what a text encoder writes for prompts, away from `phrases`; `begins` and `ends` are how many tokens, other than
-    marks of the tokenizer's, a pipeline puts around a prompt.
+    """Of what a text encoder writes for prompts, away from `phrases`; `begins` and `ends` are the tokens, other than marks of
+    the tokenizer's, that a pipeline puts around a prompt unless it is called otherwise.
     """
 
     conditioner: Conditioner
     phrases: Tokens
-    begins: int
-    ends: int
+    begins: list[int]
+    ends: list[int]
     alpha: float
     causal: bool  # whether words are read without those that follow
     waits: bool = False  # whether the next prompts that the encoder reads are to be projected
@@ -53,10 +53,11 @@ class Projection:
                 f"SAFREE's projection is for one text encoder, and a {type(pipeline).__name__} has {len(conditioners)}"
             )
         (conditioner,) = conditioners
-        whole = cls(conditioner, conditioner.tokenize(list(phrases)), 0, 0, alpha, conditioner.causal)
+        whole = cls(conditioner, conditioner.tokenize(list(phrases)), [], [], alpha, conditioner.causal)
         probes = [conditioner.tokenize([probe]) for probe in PROBES]
         one, other = (tokens.ids[0, whole.words(tokens, 0)].tolist() for tokens in probes)
-        whole = replace(whole, begins=_alike(one, other), ends=_alike(one[::-1], other[::-1]))
+        ends = _alike(one[::-1], other[::-1])
+        whole = replace(whole, begins=one[: _alike(one, other)], ends=one[len(one) - ends :])
         if not whole.reaches(pipeline):
             raise UnreelError(
                 f"a {type(pipeline).__name__} reads a hidden layer of its text encoder, and SAFREE changes the last one"
@@ -67,7 +68,9 @@ class Projection:
         """The places of a prompt's own words among its tokens."""
         special = set(self.conditioner.tokenizer.all_special_ids)
         places = [i for i in tokens.mask[row].nonzero().flatten().tolist() if int(tokens.ids[row, i]) not in special]
-        return places[self.begins : len(places) - self.ends]
+        ids = tokens.ids[row, places].tolist()
+        first, last = _around(ids, self.begins), _around(ids[::-1], self.ends[::-1])
+        return places[first : len(places) - last]
 
     @torch.no_grad()
     def vectors(self, tokens: Tokens, places: Sequence[list[int]], without: Sequence[int | None]) -> torch.Tensor:
@@ -165,6 +168,13 @@ class Projection:
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
     """How many both begin with."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _around(ids: Sequence[int], around: Sequence[int]) -> int:
+    """How many tokens a text begins with of those that are put before it: all, of which the last may have grown together
+    with what follows, or none.
+    """
+    return len(around) if _alike(ids, around) >= len(around) - 1 else 0
 
 
 def _onto(rows: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
