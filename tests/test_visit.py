@@ -54,6 +54,14 @@ def test_other_words_are_forgotten_along(visit):
     assert part["synonyms"] == ["tom", "grey kitten"]
 
 
+def test_what_denoises_forgets_too_where_that_goes_on_top(visit):
+    forget(visit, on_top="uce")
+    packed = zipfile.ZipFile(last(visit.download("cat", "erasure")).file)
+    assert [part["method"] for part in json.loads(packed.read(RECORD_FILE))["parts"]] == ["text-ablation", "uce"]
+    assert forget(visit, on_top="video-eraser").lines[-1].startswith("text-ablation and video-eraser do not both change")
+    assert list(visit.erasures) == ["cat"]
+
+
 def test_erasures_are_switched_on_by_name(visit):
     forget(visit)
     forget(visit, "dog")

@@ -95,8 +95,9 @@ class Sampling:
         chosen = {name: value for name, value in values.items() if value is not None}
         pipeline = model.t2v if isinstance(model, Pair) else model.pipeline
         if getattr(pipeline, "vae", None):  # without, it was loaded to read text, and samples nothing
-            require_size(pipeline, self.size)
             require_tiling(pipeline, self.tiling)
+            if self.size:
+                require_size(pipeline, self.size)
         return replace(model, settings=replace(model.settings, **chosen))
 
 
@@ -224,16 +225,21 @@ def _learned(job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, configs: 
     """What the job's method makes, with what the one on top adds to it."""
     config, *on_top = configs
     # First, since these say at once where a model is none that they can change.
-    added = [unlearn_concepts(concepts, pair, each, keep=tuple(job.keep)) for each in on_top]
+    added = [_weights(job, unlearn_concepts(concepts, pair, each, keep=tuple(job.keep))) for each in on_top]
     learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
     if not added:
         return learned
-    if not all(isinstance(each, Erasure) for each in (learned, *added)):
-        raise UnreelError(f"{' and '.join(job.methods)} do not both change weights, and cannot be added up: choose others")
-    total = reduce(add, added, learned)
+    total = reduce(add, added, _weights(job, learned))
     # What was added changes nothing that text encoders write.
     checked = {name: said for name, said in learned.provenance.items() if name == CHECK}
     return replace(total, provenance=total.provenance | checked)
+
+
+def _weights(job: UnlearnJob, learned: Intervention) -> Any:
+    """What a method made. Raises UnreelError for what changes no weights, where something is to go on top of something."""
+    if not isinstance(learned, Erasure):
+        raise UnreelError(f"{' and '.join(job.methods)} do not both change weights, and cannot be added up: choose others")
+    return learned
 
 
 @dataclass(frozen=True)

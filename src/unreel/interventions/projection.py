@@ -32,8 +32,8 @@ AT_ONCE = 64  # prompts
 
 @dataclass
 class Projection:
-    """Of what a text encoder writes for prompts, away from `phrases`; `begins` and `ends` are the tokens, other than marks of
-    the tokenizer's, that a pipeline puts around a prompt unless it is called otherwise.
+    """Of what a text encoder writes for prompts, away from `phrases`; `begins` and `ends` are the tokens, other than marks
+    of the tokenizer's, that a pipeline puts around a prompt unless it is called otherwise.
     """
 
     conditioner: Conditioner

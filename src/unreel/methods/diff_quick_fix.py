@@ -75,8 +75,8 @@ def quick_fix(conditioner: Conditioner, renamed: Sequence[tuple[str, str]], lamb
 
 
 def _tails(conditioner: Conditioner, matrix: nn.Linear, texts: Sequence[tuple[str, str]]) -> list[torch.Tensor]:
-    """What enters `matrix` for each text, from the last token of the name in it on, or for its last token where a name of no
-    words leaves none: (tokens, in).
+    """What enters `matrix` for each text, from the last token of the name in it on, or for its last token where a name of
+    no words leaves none: (tokens, in).
     """
     entering: list[torch.Tensor] = []
     tokens = conditioner.tokenize([text for text, _ in texts])

@@ -204,17 +204,18 @@ def require_tiling(pipeline: Any, tiling: bool) -> None:
         raise UnreelError(f"the autoencoder of a {type(pipeline).__name__} cannot work in tiles: leave --tiling out")
 
 
-def require_size(pipeline: Any, size: tuple[int, int] | None) -> None:
+def require_size(pipeline: Any, size: tuple[int, int]) -> None:
     """Raises UnreelError for a size (height, width) in pixels that a video pipeline refuses when it is called."""
     usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
     takes = inspect.signature(pipeline.check_inputs).parameters
     given = {"prompt": "", **size_arguments(pipeline, size)}
     # Of the frames, which one class's check looks at before the size, any number does.
     given |= {"num_frames": 1} if usual.get("num_frames") is None else {}
-    asked = {name: given.get(name, usual.get(name)) for name, parameter in takes.items() if parameter.default is parameter.empty}
+    asked = {
+        name: given.get(name, usual.get(name)) for name, parameter in takes.items() if parameter.default is parameter.empty
+    }
     try:
-        if size is not None:
-            pipeline.check_inputs(**asked)
+        pipeline.check_inputs(**asked)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UnreelError(f"{type(pipeline).__name__} cannot generate with --size {size[0]} {size[1]}: {reason}") from error

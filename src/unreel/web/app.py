@@ -25,6 +25,7 @@ from unreel.prompts.kinds import Kind
 from unreel.web.visit import LONGEST_TEXT, MOST_CASES, MOST_VIDEOS, Host, Seen, Visit
 
 AS_LISTED = "as the model lists it"
+NOTHING = "nothing"
 WAITING = 32  # visitors' jobs that may wait; more are turned away
 HOUR = 3600
 UPLOAD = "1kb"  # nothing is to be uploaded
@@ -60,13 +61,14 @@ class App:
         with gradio.Row():
             kind = gradio.Dropdown([AS_LISTED, *get_args(Kind)], value=AS_LISTED, label="Kind")
             method = gradio.Dropdown(list(available()), value=DEFAULT, label="Method")
+            added = [name for name, each in available().items() if each.NEEDS == "video"]
+            on_top = gradio.Dropdown([NOTHING, *added], value=NOTHING, label="On top, in the video model")
             videos = gradio.Slider(1, MOST_VIDEOS, value=4, step=1, label="Videos of it, and as many of what is near")
             weak = gradio.Checkbox(label="Keep it even if the self-check falls short")
-        asked = [concept, also, anchor, keep, kind, method, videos, weak]
+        asked = [concept, also, anchor, keep, kind, method, on_top, videos, weak]
 
-        def job(
-            visit: Visit, concept: str, also: str, anchor: str, keep: str, kind: str, method: str, videos: int, weak: bool
-        ) -> Any:
+        def job(visit: Visit, *values: Any) -> Any:
+            concept, also, anchor, keep, kind, method, on_top, videos, weak = values
             return visit.forget(
                 concept,
                 kind=None if kind == AS_LISTED else kind,
@@ -74,6 +76,7 @@ class App:
                 anchor=anchor.strip() or None,
                 keep=_between_semicolons(keep),
                 method=method,
+                on_top=None if on_top == NOTHING else on_top,
                 videos=int(videos),
                 accept_weak=weak,
             )

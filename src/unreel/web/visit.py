@@ -24,6 +24,7 @@ from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
 from unreel.interventions.export import export
 from unreel.judges import Judge
+from unreel.methods import DEFAULT
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, load_pair
 from unreel.models.sampling import generate, write_mp4
@@ -119,7 +120,8 @@ class Visit:
         synonyms: Sequence[str] = (),
         anchor: str | None = None,
         keep: Sequence[str] = (),
-        method: str = "text-ablation",
+        method: str = DEFAULT,
+        on_top: str | None = None,
         videos: int = 4,
         accept_weak: bool = False,
     ) -> Iterator[Seen]:
@@ -133,7 +135,7 @@ class Visit:
                 raise UnreelError(f"from 1 to {MOST_VIDEOS} videos are shown")
             name = self._new_name(concept)
             job = UnlearnJob([concept], kind, synonyms, anchor, keep, method, t2v=self.host.t2v, place=self.host.place)
-            job = replace(job, videos=0, accept_weak=accept_weak, out=self.folder / file_name(name))
+            job = replace(job, videos=0, on_top=on_top, accept_weak=accept_weak, out=self.folder / file_name(name))
             done = unlearn(
                 job, lambda sort, news: seen.lines.append(f"{sort}: {news}"), load=lambda *_, **__: self.host.pair
             )
