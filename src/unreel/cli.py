@@ -24,6 +24,7 @@ from unreel.files import file_name, require_new
 SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
 MOST = 100_000  # videos, steps, frames: more would never end
 LAST = 2**62  # seed, from which one can still count on
+SAMPLED, PLACED, LEARNED = "How to sample", "Where to compute", "Settings of methods"  # groups of options in --help
 
 
 def _version(wanted: bool) -> None:
@@ -94,39 +95,62 @@ T2V = Annotated[
     str | None,
     typer.Option(help="text-to-video pipeline with the same text encoder; default: the embedded pair", show_default=False),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[Precision, typer.Option(help="precision of all weights")]
+Device = Annotated[str, typer.Option(rich_help_panel=PLACED, help="cpu, cuda, cuda:1, mps, ...")]
+Dtype = Annotated[Precision, typer.Option(rich_help_panel=PLACED, help="precision of all weights")]
 Offload = Annotated[
     bool,
     typer.Option(
-        "--offload", help="parts of a model wait in main memory and take turns on the device (few-shot: with --rank)"
+        "--offload",
+        rich_help_panel=PLACED,
+        help="parts of a model wait in main memory and take turns on the device (few-shot: with --rank)",
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        min=1, max=MOST, help="denoising steps of a video or an image (default: the pipeline's own)", show_default=False
+        min=1,
+        max=MOST,
+        rich_help_panel=SAMPLED,
+        help="denoising steps of a video or an image (default: the pipeline's own)",
+        show_default=False,
     ),
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(callback=_number, help="classifier-free guidance (default: the pipeline's own)", show_default=False),
+    typer.Option(
+        callback=_number,
+        rich_help_panel=SAMPLED,
+        help="classifier-free guidance (default: the pipeline's own)",
+        show_default=False,
+    ),
 ]
 Frames = Annotated[
-    int | None, typer.Option(min=1, max=MOST, help="frames a video (default: the pipeline's own)", show_default=False)
+    int | None,
+    typer.Option(
+        min=1, max=MOST, rich_help_panel=SAMPLED, help="frames a video (default: the pipeline's own)", show_default=False
+    ),
 ]
 Size = Annotated[
     tuple[int, int] | None,
     typer.Option(
         metavar="HEIGHT WIDTH",
         callback=_sides,
+        rich_help_panel=SAMPLED,
         help="of a video, in pixels (default: the pipeline's own)",
         show_default=False,
     ),
 ]
-Fps = Annotated[int | None, typer.Option(min=1, max=240, help="frames a second in files (default: 8)", show_default=False)]
+Fps = Annotated[
+    int | None,
+    typer.Option(min=1, max=240, rich_help_panel=SAMPLED, help="frames a second in files (default: 8)", show_default=False),
+]
 Tiling = Annotated[
-    bool, typer.Option("--tiling", help="decode videos one part after the other: less memory, slightly other pixels")
+    bool,
+    typer.Option(
+        "--tiling",
+        rich_help_panel=SAMPLED,
+        help="decode videos one part after the other: less memory, slightly other pixels",
+    ),
 ]
 JudgeName = Annotated[
     str | None,
@@ -313,7 +337,10 @@ def _settings_of_methods() -> _Group:
     for name, (kind, uses) in settings.items():
         flags = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-...
         help = "; ".join(f"{', '.join(methods)}: {help}" for help, methods in uses.items())
-        options[name] = (Annotated[kind | None, typer.Option(*flags, help=help, show_default=False)], None)
+        options[name] = (
+            Annotated[kind | None, typer.Option(*flags, help=help, show_default=False, rich_help_panel=LEARNED)],
+            None,
+        )
     return _Group(lambda **chosen: {name: value for name, value in chosen.items() if value is not None}, options)
 
 
