@@ -364,7 +364,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make a text-to-video model forget a concept by changing only its text encoder.",
+    help="Make a text-to-video model forget a concept by changing its text encoder.",
 )
 
 

@@ -238,7 +238,10 @@ def _learned(job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, configs: 
 def _weights(job: UnlearnJob, learned: Intervention) -> Any:
     """What a method made. Raises UnreelError for what changes no weights, where something is to go on top of something."""
     if not isinstance(learned, Erasure):
-        raise UnreelError(f"{' and '.join(job.methods)} do not both change weights, and cannot be added up: choose others")
+        method = learned.provenance["parts"][0]["method"]
+        raise UnreelError(
+            f"{' and '.join(job.methods)} do not both change weights, and cannot be added up: choose another than {method}"
+        )
     return learned
 
 

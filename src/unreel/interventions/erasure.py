@@ -244,7 +244,8 @@ class Erasure(Intervention):
         if missing:
             why = "; ".join(f"{name} {_mismatch(part, components)}" for name, part in missing.items())
             raise UnreelError(
-                f"the erasure of {', '.join(self.concepts)} was made for another {of} than this pipeline's: {why}"
+                f"the erasure of {', '.join(self.concepts)} was made for another {of} than this pipeline's: {why}; it "
+                f"was made on {self.model if of == NETWORK else self.provenance['encoder']}"
             )
         return matched
 

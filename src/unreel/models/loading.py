@@ -39,7 +39,9 @@ def require_source(source: str) -> None:
             "in diffusers, save_pretrained that into a folder, and give the folder"
         )
     if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
-        raise UnreelError(f"{source} does not exist: give a folder, a hub id such as owner/name, or 'embedded'")
+        raise UnreelError(
+            f"{source} does not exist: give a folder, a hub id such as owner/name, 'embedded' or 'embedded:modern'"
+        )
 
 
 REFUSED_PICKLE = (
