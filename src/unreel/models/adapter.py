@@ -181,9 +181,14 @@ def modules_of(pipeline: Any) -> dict[str, nn.Module]:
     return {name: part for name, part in sorted(pipeline.components.items()) if isinstance(part, nn.Module)}
 
 
+def _defaults(pipeline: Any) -> dict[str, Any]:
+    """What a pipeline's call takes, and takes for it by default; `inspect.Parameter.empty` where it has to be given."""
+    return {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+
+
 def own_sampling(pipeline: Any) -> dict[str, Any]:
     """The steps, guidance and frames of a pipeline that is called with a prompt alone."""
-    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+    usual = _defaults(pipeline)
     own = {"steps": "num_inference_steps", "guidance": "guidance_scale", "frames": frames_argument(pipeline)}
     sampling = {field: usual[name] for field, name in own.items() if name in usual}
     if getattr(pipeline, "guider", None):
@@ -206,7 +211,7 @@ def require_tiling(pipeline: Any, tiling: bool) -> None:
 
 def require_size(pipeline: Any, size: tuple[int, int]) -> None:
     """Raises UnreelError for a size (height, width) in pixels that a video pipeline refuses when it is called."""
-    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+    usual = _defaults(pipeline)
     takes = inspect.signature(pipeline.check_inputs).parameters
     given = {"prompt": "", **size_arguments(pipeline, size)}
     # Of the frames, which one class's check looks at before the size, any number does.
@@ -294,7 +299,7 @@ def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) ->
     Raises UnreelError if the pipeline needs a package that is not there.
     """
     takes = inspect.signature(pipeline.encode_prompt).parameters
-    usual = {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
+    usual = _defaults(pipeline)
     usual |= usual_call(pipeline)
     defaults = {
         name: usual[name] for name in takes if usual.get(name, inspect.Parameter.empty) is not inspect.Parameter.empty
