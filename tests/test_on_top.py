@@ -61,7 +61,10 @@ def test_it_goes_on_only_with_what_was_made_the_same_way(job, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "on_top"),
-    [("text-ablation", "few-shot"), ("text-ablation", "negative-prompt"), ("uce", "esd"), ("text-ablation", "nothing")],
+    [
+        *(("text-ablation", "few-shot"), ("text-ablation", "negative-prompt"), ("text-ablation", "video-eraser")),
+        *(("uce", "esd"), ("text-ablation", "nothing")),
+    ],
 )
 def test_what_does_not_go_on_top_is_refused_before_any_work(job, monkeypatch, method, on_top):
     monkeypatch.setattr("unreel.workflow._prepared", None)
@@ -72,7 +75,6 @@ def test_what_does_not_go_on_top_is_refused_before_any_work(job, monkeypatch, me
 
 def test_what_cannot_be_added_up_and_models_that_cannot_be_changed_are_refused_with_nothing_written(job):
     for changed, why in (
-        ({"on_top": "video-eraser", "anchor": None}, "text-ablation and video-eraser do not both change weights"),
         ({"method": "prompt-rewrite"}, "prompt-rewrite and uce do not both change weights"),
         ({"t2i": None, "t2v": f"{job.t2v}/text_encoder"}, "UCE edits the cross-attention"),
     ):

@@ -25,7 +25,7 @@ class VideoEraserConfig:
         require(self, positive=["guidance_weight"], or_zero=["alpha", "threshold", "momentum_scale", "momentum"])
 
 
-Config, NEEDS, AS_PUBLISHED = VideoEraserConfig, "video", True
+Config, NEEDS, AS_PUBLISHED = VideoEraserConfig, "text", True
 
 
 def learn(task: Task, config: VideoEraserConfig) -> VideoEraser:

@@ -22,7 +22,7 @@ def measure(run: Evaluation) -> Iterator[Figure]:
         "embedding_shift", "embeddings of unrelated prompts moved by", "", None, Estimate.mean(moved), "%", "lower"
     )
     yield Figure(
-        "embedding_same", "embeddings of unrelated prompts unchanged", "", None, Estimate.share(same), "%", "higher"
+        "embedding_same", "unrelated prompts read the same, to the last bit", "", None, Estimate.share(same), "%", "higher"
     )
 
 
