@@ -35,7 +35,7 @@ def change(figure: dict[str, Any] | None, scale: float = 100, digits: int = 0) -
     if not figure:
         return ""
     values = " → ".join(f"{scale * estimate['value']:.{digits}f}" for estimate in figure.values())
-    low, high = (scale * x for x in list(figure.values())[-1]["ci"])
+    low, high = (round(scale * x, digits) + 0.0 for x in list(figure.values())[-1]["ci"])  # never -0
     return f"{values} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -59,7 +59,7 @@ def pooled(figures: list[dict[str, Any] | None]) -> str:
     return change(pooled_shares(known)) if known else ""
 
 
-def averaged(figures: list[dict[str, Any] | None]) -> str:
+def averaged(figures: list[dict[str, Any] | None], digits: int = 0) -> str:
     """Means of several concepts as one mean over all their videos; half widths of intervals add up as their squares."""
     known = [figure for figure in figures if figure]
     if not known:
@@ -70,7 +70,7 @@ def averaged(figures: list[dict[str, Any] | None]) -> str:
         value = float(shares @ [figure[arm]["value"] for figure in known])
         half = float(np.hypot.reduce(shares * [np.ptp(figure[arm]["ci"]) / 2 for figure in known]))
         means[arm] = {"value": value, "ci": (value - half, value + half)}
-    return change(means)
+    return change(means, digits=digits)
 
 
 def count_of_videos(count: int) -> str:

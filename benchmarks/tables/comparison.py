@@ -24,6 +24,7 @@ TABLES = {
     "attacks_compared": attacks.attacks_compared,
     "video_inversion": lambda: attacks.attacks_compared("video-inversion"),
     "backdoor": attacks.backdoor,
+    "closely": methods.closely,
     "comparison": methods.comparison,
     "costs": methods.costs,
     "relearning": attacks.relearning,

@@ -3,6 +3,7 @@ another pair.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import comb
 from statistics import median
 from typing import Any
@@ -47,13 +48,21 @@ def of_groups(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _by_concept(
     method: str, columns: list[tuple[str, str, str]], scale: float = 100, digits: int = 0, of: str = "methods"
 ) -> str:
-    """A row for each concept that `method` was measured on; columns are (title, group, metric)."""
+    """A row for each concept that `method` was measured on; columns are (title, group, metric), as far as they were."""
     rows = []
     for name, result in results_of(of)[method].items():
         figures = result["figures"]
         cells = [change(figures.get(group, {}).get(metric), scale, digits) for _, group, metric in columns]
         rows.append([name, result["kind"], *cells])
-    return table(["concept", "kind", *(title for title, _, _ in columns)], rows)
+    return _of_what_was_measured(["concept", "kind", *(title for title, _, _ in columns)], rows)
+
+
+def _of_what_was_measured(head: list[str], rows: list[list[str]]) -> str:
+    """A table without the columns that have nothing in any row: result files may be older than a metric, and methods are
+    not all measured on the same groups.
+    """
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def summary(by: str, of: str = "methods") -> str:
@@ -168,10 +177,33 @@ def _compared(measured: dict[str, dict[str, Any]]) -> str:
         ]
         size = np.mean([figure["all"]["artifact_size"]["edited"]["value"] for figure in figures])
         rows.append([TITLES[method], *cells, f"{size:.2f}"])
-    # Result files may be older than a metric: columns that no method has yet are left out.
-    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
-    compared = table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    return f"{compared}\n\n{len(common)} concept{'s' * (len(common) > 1)}: {', '.join(common)}."
+    return f"{_of_what_was_measured(head, rows)}\n\n{len(common)} concept{'s' * (len(common) > 1)}: {', '.join(common)}."
+
+
+CLOSELY = [
+    ("plain: mean frame", "explicit", "concept_mean_frame", averaged),
+    ("plain: last frame", "explicit", "concept_last_frame", pooled),
+    ("paraphrases: any frame", "paraphrases", "concept_peak_frame", pooled),
+    ("plain: blank or noise", "explicit", "degenerate", pooled),
+    ("plain: motion", "explicit", "motion", partial(averaged, digits=1)),
+    ("unrelated: motion", "unrelated", "motion", partial(averaged, digits=1)),
+    ("unrelated: consecutive frames alike", "unrelated", "consistency", averaged),
+    ("neighbours: as before", "neighbours", "ssim", averaged),
+    ("unrelated: as before", "unrelated", "ssim", averaged),
+]
+
+
+def closely(of: str = "methods") -> str:
+    """Of the methods that were measured on most concepts: frame by frame, how it moves, how far it is the same video."""
+    everywhere = results_of(of)
+    (measured,) = by_completeness({run: everywhere[run] for run in TITLES if run in everywhere}, only_complete=True)
+    rows = []
+    for run, concepts in measured.items():
+        figures = [result["figures"] for result in concepts.values()]
+        cells = [pool([each.get(group, {}).get(metric) for each in figures]) for _, group, metric, pool in CLOSELY]
+        seconds = median(each["all"]["unlearning_seconds"]["edited"]["value"] for each in figures)
+        rows.append([TITLES[run], *cells, f"{seconds:.1f}"])
+    return table(["method", *(title for title, *_ in CLOSELY), "seconds to unlearn"], rows)
 
 
 def costs() -> str:

@@ -69,6 +69,7 @@ TABLES = {
     "demo": demo,
     "quality": lambda: embedded_pair.quality(RESULT, BARS),
     "motions": lambda: embedded_pair.motions(RESULT),
+    "closely": lambda: methods.closely("modern-methods"),
     "comparison": lambda: methods.comparison("modern-methods"),
     "summary": lambda: methods.summary("text-ablation", "modern-methods"),
     "wordings": lambda: methods.wordings("modern-wordings"),
