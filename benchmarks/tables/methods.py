@@ -2,7 +2,9 @@
 another pair.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from math import comb
 from statistics import median
@@ -10,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import WORDINGS, results_of
+from benchmarks.cells import WORDINGS, cells_of, results_of
 from benchmarks.tables._format import averaged, change, interval, load, pooled, pooled_shares, table
-from unreel.methods import names
+from unreel.methods import load_method, names
+from unreel.models.shipped import preset_of
 
 # Runs in the order of the comparison; most are methods with their defaults.
 TITLES = {
@@ -277,11 +280,14 @@ def wordings(of: str) -> str:
 
 
 def rivals_scan(of: str = "rivals-scan") -> str:
-    """What every setting that was tried of a rival shows, pooled over concepts."""
-    rows = []
+    """What every setting that was tried of a rival shows, pooled over concepts; those that its pair has are in bold."""
+    rows, cells = [], {cell.run: cell for cell in cells_of(of)}
     for run, concepts in results_of(of).items():
         shares = of_groups(list(concepts.values()))
         if not rows:
             rows.append(["original", *(interval(shares[group]["original"]) for group in shares)])
-        rows.append([run, *(interval(shares[group]["edited"]) for group in shares)])
+        own = preset_of(cells[run].pair)["methods"].get(cells[run].method, {})
+        config = json.loads(json.dumps(asdict(load_method(cells[run].method).Config(**own))))
+        chosen = all(result["settings"] == config for result in concepts.values())
+        rows.append([f"**{run}**" if chosen else run, *(interval(shares[group]["edited"]) for group in shares)])
     return table(["method, setting", "concept found", "neighbours found"], rows)
