@@ -582,6 +582,19 @@ def test_what_a_pipeline_cannot_sample_is_refused_before_any_work(name):
         Sampling(tiling=True).onto(model)
 
 
+@pytest.mark.parametrize("name", [name for family in FAMILIES for name in family.t2v])
+def test_a_size_that_is_not_refused_can_be_made(name):
+    model = VideoModel(build(name), Settings(steps=2, guidance=2.0, frames=1))
+    height, width = size(model.pipeline)
+    for more in (2, 4, 8, 16, 32):
+        try:
+            able = Sampling(size=(height + more, width)).onto(model)
+        except UnreelError as refused:
+            assert "divisible by" in str(refused)
+        else:
+            assert generate(model.pipeline, ["a cat"], [0], able.settings).shape[0] == 1
+
+
 def test_attacks_by_hand_need_no_particular_model():
     model = build("WanPipeline")
     pair = replace(alone(model), settings=load_settings(model, steps=1, frames=1, size=size(model)).settings)

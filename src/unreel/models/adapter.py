@@ -221,9 +221,23 @@ def require_size(pipeline: Any, size: tuple[int, int]) -> None:
     }
     try:
         pipeline.check_inputs(**asked)
+        _require_whole_patches(pipeline, size)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UnreelError(f"{type(pipeline).__name__} cannot generate with --size {size[0]} {size[1]}: {reason}") from error
+
+
+# What pipelines call the pixels along a side of one latent; the image models' name last, which some have as well.
+_SCALES = ("vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_spatial_compression_ratio", "vae_scale_factor")
+
+
+def _require_whole_patches(pipeline: Any, size: tuple[int, int]) -> None:
+    """Raises ValueError for a size that leaves parts of a transformer's patches, which not all pipelines look at."""
+    patch = network_of(pipeline).config.get("patch_size") or 1
+    patch = patch if isinstance(patch, int) else patch[-1]
+    side = patch * next(getattr(pipeline, name) for name in _SCALES if hasattr(pipeline, name))
+    if patch > 1 and any(length % side for length in size):
+        raise ValueError(f"height and width have to be divisible by {side}")
 
 
 @contextmanager
