@@ -10,14 +10,16 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from tqdm.auto import tqdm
+
+from unreel.files import write_json, write_tensors
+from unreel.versions import versions
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,101 @@ def _lr(schedule: Schedule, step: int) -> float:
     return schedule.lr * (0.5 + 0.5 * math.cos(math.pi * max(0.0, step - half) / half))
 
 
+class _Run:
+    """A model in training: the moving average of its weights, its optimisers, and the folder that holds all of them."""
+
+    def __init__(self, home: Path, model: nn.Module, schedule: Schedule) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.home, self.model, self.schedule = home, model, schedule
+        self.parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        self.average = {key: p.detach().clone() for key, p in self.parameters.items()}
+        self.muon = Muon.of(self.parameters if schedule.muon else {}, schedule.weight_decay)
+        self.others = {key: p for key, p in self.parameters.items() if key not in self.muon.matrices}
+        self.adam = torch.optim.AdamW(
+            self.others.values(), lr=schedule.lr, betas=(0.9, 0.99), weight_decay=schedule.weight_decay, fused=True
+        )
+        self.begun, self.spent = time.monotonic(), 0.0
+        self.loss: float | None = None  # a running mean
+
+    @property
+    def state_file(self) -> Path:
+        return self.home / "state.safetensors"
+
+    @property
+    def seconds(self) -> float:
+        """Spent on training, by those that were killed too, up to their last checkpoints."""
+        return self.spent + time.monotonic() - self.begun
+
+    @torch.no_grad()
+    def resume(self, device: str) -> int:
+        """Puts everything back as it was at the last checkpoint; gives its step, 0 without one."""
+        if not self.state_file.exists():
+            return 0
+        state = load_file(self.state_file, device=device)
+        self.spent = float(state["seconds"])
+        for key, buffer in self.model.named_buffers():
+            buffer.copy_(state[f"buffer.{key}"])
+        for key, parameter in self.parameters.items():
+            parameter.copy_(state[f"model.{key}"])
+            self.average[key].copy_(state[f"ema.{key}"])
+        for key, momentum in self.muon.momentum.items():
+            momentum.copy_(state[f"mean.{key}"])
+        for key, parameter in self.others.items():
+            self.adam.state[parameter] = {
+                "step": state["step"].float(),
+                "exp_avg": state[f"mean.{key}"],
+                "exp_avg_sq": state[f"square.{key}"],
+            }
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """A checkpoint, in place of the one before."""
+        state = {"step": torch.tensor(step), "seconds": torch.tensor(self.seconds)}
+        state |= {f"buffer.{key}": buffer for key, buffer in self.model.named_buffers()}
+        for key, parameter in self.parameters.items():
+            state |= {f"model.{key}": parameter.detach(), f"ema.{key}": self.average[key]}
+        state |= {f"mean.{key}": momentum for key, momentum in self.muon.momentum.items()}
+        for key, parameter in self.others.items():
+            slot = self.adam.state[parameter]
+            state |= {f"mean.{key}": slot["exp_avg"], f"square.{key}": slot["exp_avg_sq"]}
+        write_tensors(self.state_file, state, {})
+
+    def learn(self, loss: torch.Tensor, step: int) -> None:
+        """One step down the loss, and of the average towards where that leads."""
+        rate = _lr(self.schedule, step)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        self.adam.step()
+        self.muon.step(rate)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        decay = min(self.schedule.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        self.loss = loss.item() if self.loss is None else 0.99 * self.loss + 0.01 * loss.item()
+
+    def log(self, step: int) -> None:
+        with (self.home / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "loss": self.loss, "seconds": self.seconds}) + "\n")
+
+    def record(self, device: str) -> None:
+        """What was done, and what a run before it had done that ended by another schedule."""
+        file = self.home / "record.json"
+        earlier = {"continues": json.loads(file.read_text())} if file.exists() else {}
+        done = {
+            "name": self.home.name,
+            "schedule": asdict(self.schedule),
+            "device": device,
+            "loss": self.loss,
+            "seconds": round(self.seconds, 1),
+            "parameters": sum(p.numel() for p in self.parameters.values()),
+            "versions": versions(),
+        }
+        write_json(file, done | earlier)
+
+
 def train(
     name: str,
     folder: Path,
@@ -102,94 +199,22 @@ def train(
 
     `loss(model, rng, batch)` gives a scalar. State lies in `folder/name`; a finished run returns at once.
     """
-    home = folder / name
-    home.mkdir(parents=True, exist_ok=True)
-    record, state_file, log_file = home / "record.json", home / "state.safetensors", home / "log.jsonl"
-    model.to(device)
-    parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    average = {k: p.detach().clone() for k, p in parameters.items()}
-    muon = Muon.of(parameters if schedule.muon else {}, schedule.weight_decay)
-    others = {key: parameter for key, parameter in parameters.items() if key not in muon.matrices}
-    optimizer = torch.optim.AdamW(
-        others.values(), lr=schedule.lr, betas=(0.9, 0.99), weight_decay=schedule.weight_decay, fused=True
-    )
-    start, spent = 0, 0.0
-    if state_file.exists():
-        state = load_file(state_file, device=device)
-        start, spent = int(state["step"]), float(state["seconds"])
-        with torch.no_grad():
-            for key, buffer in model.named_buffers():
-                buffer.copy_(state[f"buffer.{key}"])
-            for key, parameter in parameters.items():
-                parameter.copy_(state[f"model.{key}"])
-                average[key].copy_(state[f"ema.{key}"])
-            for key, momentum in muon.momentum.items():
-                momentum.copy_(state[f"mean.{key}"])
-            for key, parameter in others.items():
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(start), device=device),
-                    "exp_avg": state[f"mean.{key}"],
-                    "exp_avg_sq": state[f"square.{key}"],
-                }
-
-    def save(step: int) -> None:
-        state = {"step": torch.tensor(step), "seconds": torch.tensor(spent + time.monotonic() - begun)}
-        state |= {f"buffer.{key}": buffer.contiguous() for key, buffer in model.named_buffers()}
-        for key, parameter in parameters.items():
-            state |= {f"model.{key}": parameter.detach().contiguous(), f"ema.{key}": average[key].contiguous()}
-        state |= {f"mean.{key}": momentum.contiguous() for key, momentum in muon.momentum.items()}
-        for key, parameter in others.items():
-            slot = optimizer.state[parameter]
-            state |= {f"mean.{key}": slot["exp_avg"].contiguous(), f"square.{key}": slot["exp_avg_sq"].contiguous()}
-        partial = state_file.with_suffix(".partial")
-        save_file(state, partial)
-        partial.replace(state_file)
-
-    begun, running = time.monotonic(), None
+    run = _Run(folder / name, model.to(device), schedule)
+    start = run.resume(device)
     model.train()
     for step in tqdm(range(start, schedule.steps), desc=name, initial=start, total=schedule.steps, mininterval=10):
         rng = np.random.default_rng((schedule.seed, step))
         torch.manual_seed(int(rng.integers(2**31)))
-        for group in optimizer.param_groups:
-            group["lr"] = _lr(schedule, step)
-        value = loss(model, rng, schedule.batch)
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimizer.step()
-        muon.step(_lr(schedule, step))
-        for parameter in parameters.values():
-            parameter.grad = None
-        decay = min(schedule.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-        running = value.item() if running is None else 0.99 * running + 0.01 * value.item()
+        run.learn(loss(model, rng, schedule.batch), step)
         if (step + 1) % 100 == 0:
-            line = {"step": step + 1, "loss": running, "seconds": spent + time.monotonic() - begun}
-            with log_file.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            run.log(step + 1)
         if (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps:
-            save(step + 1)
+            run.save(step + 1)
     if start < schedule.steps:
-        earlier = json.loads(record.read_text()) if record.exists() else None  # of a run that ended, by another schedule
-        packages = ("torch", "diffusers", "transformers", "numpy", "pillow", "resvg_py")
-        record.write_text(
-            json.dumps(
-                {
-                    "name": name,
-                    "schedule": asdict(schedule),
-                    "device": device,
-                    "loss": running,
-                    "seconds": round(spent + time.monotonic() - begun, 1),
-                    "parameters": sum(p.numel() for p in parameters.values()),
-                    "versions": {package: version(package) for package in packages},
-                    **({"continues": earlier} if earlier else {}),
-                },
-                indent=2,
-            )
-        )
+        run.record(device)
     with torch.no_grad():
-        for key, parameter in parameters.items():
-            parameter.copy_(average[key])
+        for key, parameter in run.parameters.items():
+            parameter.copy_(run.average[key])
     return model.eval()
 
 
