@@ -16,7 +16,9 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as unreel does, which is imported after torch here
 
 import copy
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -33,9 +35,11 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from unreel import cli, unlearn
 from unreel.errors import UnreelError
 from unreel.evaluation import selfcheck
 from unreel.methods import _task, text_ablation
+from unreel.methods.uce import UCEConfig
 from unreel.models.pair import Pair, Settings, TextModel, load_pair, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
 
@@ -262,3 +266,44 @@ class FakeJudge:
 
     def features(self, videos: np.ndarray) -> np.ndarray:
         return videos.mean((2, 3)).astype(np.float32)
+
+
+def run(capsys, monkeypatch, *arguments):
+    """Exit code, standard output and standard error of one command."""
+    monkeypatch.setattr(sys, "argv", ["unreel", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    return stop.value.code or 0, out, err
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: run(capsys, monkeypatch, *arguments)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of a tiny image and video model, which all tests share."""
+    folder, pair = tmp_path_factory.mktemp("models"), make_pair()
+    pair.t2i.save_pretrained(folder / "t2i")
+    pair.t2v.save_pretrained(folder / "t2v")
+    return folder
+
+
+@pytest.fixture
+def tiny(models):
+    return ["--t2i", models / "t2i", "--t2v", models / "t2v"]
+
+
+def bars(monkeypatch, share):
+    """Bars that everything passes (infinite), or nothing (below zero), whatever the figures are."""
+    for name in ("MOST_RESIDUAL", "MOST_RESIDUAL_OF_WORST", "MOST_NEIGHBOURS_MOVED", "MOST_EVERYDAY_MOVED"):
+        monkeypatch.setattr(selfcheck, name, share)
+
+
+def uce(pair, concept, anchor, preserve, **settings):
+    """UCE in a pair that knows nothing but what is to be preserved."""
+    knows = replace(pair, vocabulary={"concept": preserve, "style": [], "motion": []})
+    return unlearn(replace(concept, anchor=anchor), knows, UCEConfig(**settings))

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -106,6 +107,9 @@ from transformers import (
     UMT5Config,
     UMT5EncoderModel,
 )
+
+from unreel import TextAblationConfig
+from unreel.models.pair import Pair, Settings, VideoModel, settings_of
 
 TEXT = """
 a an the of in on at with and or by to from near under over is are not no this that one two three
@@ -951,6 +955,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "Kandinsky5T2IPipeline": {"height": 32, "width": 32},
 }
 
+FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "MochiPipeline": 7}  # others make any odd number
+
 # What encode_prompt cannot do without, besides the prompt.
 _GUIDED = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
 ENCODES: dict[str, dict[str, Any]] = {
@@ -979,3 +985,20 @@ def _read_less(pipeline_class: type) -> None:
 
 for _name in PIPELINES:
     _read_less(getattr(diffusers, _name))
+
+
+QUICK = TextAblationConfig(steps=3, learning_rate=2e-2, forget=20, retain=20, solve_retain=30)
+
+
+def size(pipeline: DiffusionPipeline) -> tuple[int, int]:
+    call = CALLS[type(pipeline).__name__]
+    return call["height"], call["width"]
+
+
+def alone(pipeline: DiffusionPipeline) -> Pair:
+    return Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, size=size(pipeline)))
+
+
+def load_settings(pipeline: DiffusionPipeline, **given: Any) -> VideoModel:
+    """As it is loaded: with the pipeline's own settings, but for what was given."""
+    return VideoModel(pipeline, replace(settings_of("", pipeline), **given), "tiny")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import same, weights
-from test_families import build, size
+from pipelines import build, size
 
 from unreel import UnreelError
 from unreel.attacks import Case, _token_search, load_attack, names

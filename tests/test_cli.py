@@ -10,14 +10,13 @@ from pathlib import Path
 
 import av
 import pytest
-from conftest import make_pair, same, weights
+from conftest import bars, same, weights
 from diffusers import DiffusionPipeline
 from pipelines import PIPELINES
 
-from unreel import Erasure, __version__, cli, load_pair, unlearning, workflow
+from unreel import Erasure, __version__, load_pair, unlearning, workflow
 from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
-from unreel.evaluation import selfcheck
 from unreel.evaluation import video_cache as clips
 from unreel.files import alone_in
 from unreel.methods import text_ablation
@@ -25,35 +24,6 @@ from unreel.models.families import FAMILIES
 from unreel.prompts.suite import GROUPS
 
 pytestmark = pytest.mark.usefixtures("hasty")
-
-
-def run(capsys, monkeypatch, *arguments):
-    """Exit code, standard output and standard error of one command."""
-    monkeypatch.setattr(sys, "argv", ["unreel", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    return stop.value.code or 0, out, err
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: run(capsys, monkeypatch, *arguments)
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """Folders of a tiny image and video model, which all tests share."""
-    folder, pair = tmp_path_factory.mktemp("models"), make_pair()
-    pair.t2i.save_pretrained(folder / "t2i")
-    pair.t2v.save_pretrained(folder / "t2v")
-    return folder
-
-
-@pytest.fixture
-def tiny(models):
-    return ["--t2i", models / "t2i", "--t2v", models / "t2v"]
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +43,6 @@ def made(cat, tiny, tmp_path):
 PAPER = ["--method", "few-shot"]
 SHORT = ["--steps", "2", "--frames", "4"]
 WEAK = "--accept-weak"  # of networks with random weights nothing is known that would hold
-
-
-def bars(monkeypatch, share):
-    """Bars that everything passes (infinite), or nothing (below zero), whatever the figures are."""
-    for name in ("MOST_RESIDUAL", "MOST_RESIDUAL_OF_WORST", "MOST_NEIGHBOURS_MOVED", "MOST_EVERYDAY_MOVED"):
-        monkeypatch.setattr(selfcheck, name, share)
 
 
 @pytest.fixture

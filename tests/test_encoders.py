@@ -2,10 +2,10 @@
 
 from hashlib import sha256
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 import torch
+from wheels import held, pack
 
 from benchmarks import encoders
 from benchmarks.encoders import ENCODERS, MINILM, PROMPTS, VBENCH, bring, encoder, everyday_prompts, main
@@ -15,18 +15,6 @@ from unreel.models.pair import TextModel
 from unreel.models.readers import Wheel
 
 
-def pack(folder: Path, wheel: Wheel, content: str, names: list[str] | None = None) -> None:
-    """A wheel by that name that pip accepts, with files of that content."""
-    name, version = wheel.requirement.split("==")
-    stem = f"{name.replace('-', '_')}-{version}"
-    with ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{stem}.dist-info/RECORD", "")
-        for file in wheel.files if names is None else names:
-            archive.writestr(file, content)
-
-
 @pytest.fixture
 def out(tmp_path, monkeypatch) -> Path:
     """A folder to bring things to, where SmolLM2 is already."""
@@ -34,10 +22,6 @@ def out(tmp_path, monkeypatch) -> Path:
     (folder / "smollm2").mkdir(parents=True)
     monkeypatch.setattr(encoders, "FOLDER", folder)
     return folder
-
-
-def held(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 def test_what_is_not_there_is_refused_with_the_command_that_gets_it(out):

@@ -9,10 +9,9 @@ import diffusers
 import huggingface_hub
 import pytest
 import torch
-from conftest import make_pair, same, weights
+from conftest import bars, make_pair, same, weights
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file
-from test_cli import bars, command, models, tiny  # noqa: F401  (fixtures)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UMT5Config, UMT5EncoderModel
 
 from unreel import (
@@ -96,7 +95,7 @@ def test_text_encoder_folders_load_and_are_the_erased_encoder_bit_for_bit(erasur
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_text_encoders_are_written_in_the_precision_they_are_stored_in(made, command, tmp_path, dtype):  # noqa: F811
+def test_text_encoders_are_written_in_the_precision_they_are_stored_in(made, command, tmp_path, dtype):
     pair = make_pair()
     for name in ("t2i", "t2v"):
         getattr(pair, name).to(dtype).save_pretrained(tmp_path / name)
@@ -327,7 +326,7 @@ def test_lora_is_offered_for_the_clips_that_diffusers_loads_it_into(pipeline, co
     assert taken == components
 
 
-def test_what_the_documents_say_about_loading_runs(made, command, pair, tmp_path):  # noqa: F811
+def test_what_the_documents_say_about_loading_runs(made, command, pair, tmp_path):
     pair.t2v.save_pretrained(tmp_path / "video-model")
     made["text-ablation"].save_pretrained(tmp_path / "runs" / "santa-claus")
     section = DOCUMENT.read_text().split("## Files that load elsewhere")[1].split("## Sharing")[0]
@@ -370,7 +369,7 @@ def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
         (["--format", "peft", "--t2v", "absent/at/all"], "does not exist"),
     ],
 )
-def test_bad_input_to_export_is_one_line_and_nothing_written(made, command, tmp_path, arguments, message):  # noqa: F811
+def test_bad_input_to_export_is_one_line_and_nothing_written(made, command, tmp_path, arguments, message):
     made["text-ablation"].save_pretrained(tmp_path / "cat")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work")
@@ -397,7 +396,7 @@ def test_a_failed_export_leaves_nothing_and_the_erasure_off(made, pair, tmp_path
     assert list(tmp_path.iterdir()) == [] and same(before, weights(pair.t2i.text_encoder))
 
 
-def test_the_command_says_what_it_kept_for_either_pipeline_and_replaces_only_exports(made, command, tiny, tmp_path):  # noqa: F811
+def test_the_command_says_what_it_kept_for_either_pipeline_and_replaces_only_exports(made, command, tiny, tmp_path):
     made["few-shot"].save_pretrained(tmp_path / "cat")
     for place in (tiny[:2], tiny[2:], tiny):
         code, out, err = command("export", "cat", "--format", "lora", "--out", "out", *place, "--overwrite")
@@ -407,7 +406,7 @@ def test_the_command_says_what_it_kept_for_either_pipeline_and_replaces_only_exp
     assert code == 2 and "--overwrite" in err
 
 
-def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):  # noqa: F811
+def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):
     made["text-ablation"].save_pretrained(tmp_path / "a")
     made["few-shot"].save_pretrained(tmp_path / "b")
     code, out, err = command("combine", "a", "b", "--out", "both", *tiny[2:], "--accept-weak", "--json")
@@ -430,7 +429,7 @@ def test_combined_erasures_do_what_both_do(made, command, tiny, pair, tmp_path):
     assert code == 2 and "different text encoders" in err and not (tmp_path / "again").exists()
 
 
-def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, tmp_path, monkeypatch):  # noqa: F811
+def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, tmp_path, monkeypatch):
     made["text-ablation"].save_pretrained(tmp_path / "a")
     made["few-shot"].save_pretrained(tmp_path / "b")
     arguments = ["combine", "a", "b", "--out", "both"]
@@ -453,7 +452,7 @@ def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, t
     assert "Falls short" not in (tmp_path / "both" / "README.md").read_text()
 
 
-def test_an_export_that_keeps_too_little_is_refused(made, command, tiny, tmp_path, monkeypatch):  # noqa: F811
+def test_an_export_that_keeps_too_little_is_refused(made, command, tiny, tmp_path, monkeypatch):
     made["few-shot"].save_pretrained(tmp_path / "cat")
     arguments = ["export", "cat", "--format", "peft", "--out", "out", "--tolerance", "0.2", *tiny[2:]]
     monkeypatch.setattr("unreel.interventions.export.LEAST_KEPT", 0.9999)

@@ -12,13 +12,12 @@ import transformers
 from another_device import another_device
 from conftest import FakeJudge, same, weights
 from PIL import Image
-from pipelines import CALLS, PIPELINES, TextProcessor, build, sd2
+from pipelines import CALLS, FRAMES, PIPELINES, QUICK, TextProcessor, alone, build, load_settings, sd2, size
 
 from unreel import (
     Concept,
     ConceptAblationConfig,
     FewShotConfig,
-    TextAblationConfig,
     UnreelError,
     active_interventions,
     attack,
@@ -39,22 +38,12 @@ from unreel.workflow import Sampling
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]
-QUICK = TextAblationConfig(steps=3, learning_rate=2e-2, forget=20, retain=20, solve_retain=30)
 DISTILLED = "SanaSprintPipeline"
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
 def pipeline(request):
     return build(request.param)
-
-
-def size(pipeline):
-    call = CALLS[type(pipeline).__name__]
-    return call["height"], call["width"]
-
-
-def alone(pipeline):
-    return Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, size=size(pipeline)))
 
 
 def tensors(pipeline, prompts=PROMPTS):
@@ -443,9 +432,6 @@ def test_a_network_for_the_noisy_half_is_asked_about_no_less_noise_than_it_sees(
     assert Denoiser.of(two).timesteps_of(torch.tensor([0.1, 0.5, 1.0])).tolist() == [875, 875, 999]
 
 
-FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "MochiPipeline": 7}  # others make any odd number
-
-
 @pytest.mark.parametrize("name", VIDEO)
 def test_every_video_model_is_evaluated_with_the_settings_that_were_asked_for(name):
     model = build(name)
@@ -486,11 +472,6 @@ def test_a_report_tells_of_every_text_encoder(tmp_path):
     page = write_report(tmp_path, run).read_text()
     assert ", float32, 1 steps, 1 frames, 16 x 16 pixels.</p>" in page
     assert page.count("Text encoder 1. ") == page.count("Text encoder 2. ") == 1
-
-
-def load_settings(pipeline, **given):
-    """As it is loaded: with the pipeline's own settings, but for what was given."""
-    return VideoModel(pipeline, replace(settings_of("", pipeline), **given), "tiny")
 
 
 BY_CHANCE = ("AllegroPipeline",)  # their schedulers add noise at every step

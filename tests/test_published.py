@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FakeJudge, same, weights
-from test_families import PIPELINES, build, size
+from pipelines import PIPELINES, build, size
 
 from unreel import Concept, UnreelError, attack, evaluate, generate, unlearn
 from unreel.interventions import active_interventions, load_intervention

@@ -9,10 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from another_device import another_device
-from conftest import make_pair
-from pipelines import CALLS, build
-from test_families import FRAMES, QUICK, alone, load_settings, size
-from test_rivals import uce
+from conftest import make_pair, uce
+from pipelines import CALLS, FRAMES, QUICK, alone, build, load_settings, size
 
 from unreel import Concept, UnreelError, generate, unlearn
 from unreel.attacks import Case, load_attack

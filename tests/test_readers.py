@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from test_encoders import held, pack
 from transformers import CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaModel
+from wheels import held, pack
 
 from unreel import UnreelError, load_pair
 from unreel.models import readers, shipped

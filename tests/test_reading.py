@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from conftest import make_pair
-from test_conditioner import bert, bytes_tokenizer, llama, t5, words_tokenizer
+from readers import bert, bytes_tokenizer, llama, t5, words_tokenizer
 
 from unreel.models import reading
 from unreel.models.conditioner import Conditioner, Tokens

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import FakeJudge, make_pair, same, weights
-from test_families import build, size
+from conftest import FakeJudge, make_pair, same, uce, weights
+from pipelines import build, size
 
 from unreel import Concept, UnreelError, active_interventions, attack, evaluate, generate, unlearn
 from unreel.evaluation.evaluate import concept_of
@@ -23,12 +23,6 @@ from unreel.workflow import combine
 
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
-
-
-def uce(pair, concept, anchor, preserve, **settings):
-    """UCE in a pair that knows nothing but what is to be preserved."""
-    knows = replace(pair, vocabulary={"concept": preserve, "style": [], "motion": []})
-    return unlearn(replace(concept, anchor=anchor), knows, UCEConfig(**settings))
 
 
 def negative_prompt(pair, concept):

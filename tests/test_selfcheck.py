@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_pair, same, weights
-from test_conditioner import bert, words_tokenizer
+from readers import bert, words_tokenizer
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
 from unreel.evaluation import selfcheck

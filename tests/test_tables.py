@@ -1,8 +1,7 @@
 """Tables of figures say what was measured, where it was, and nothing where it was not."""
 
 import pytest
-from conftest import FakeJudge
-from test_rivals import uce
+from conftest import FakeJudge, uce
 
 from benchmarks.cells import by_video
 from benchmarks.tables import attacks, methods

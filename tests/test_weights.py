@@ -13,7 +13,7 @@ import transformers
 from conftest import make_pair, same, weights
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from peft import LoraConfig
-from test_conditioner import t5, words_tokenizer
+from readers import t5, words_tokenizer
 
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.interventions.erasure import ComponentDelta
