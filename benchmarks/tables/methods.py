@@ -22,6 +22,7 @@ TITLES = {
     "text-ablation": "text ablation",
     "concept-ablation": "concept ablation with early stopping",
     "few-shot": "the paper's few-shot",
+    "few-shot-slower": "the same at two thirds of its rate",
     "few-shot-lora": "few-shot as LoRA of rank 16",
     "uce": "UCE, on the video model",
     "text-ablation-and-uce": "text ablation, and UCE on top",
