@@ -26,7 +26,7 @@ from unreel import (
     unlearn,
 )
 from unreel.interventions.prompt import NegativePrompt
-from unreel.models.adapter import call_with, encode_prompt, network_of, text_encoders, usual_call
+from unreel.models.adapter import call_with, encode_prompt, frames_axis, network_of, text_encoders, usual_call
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import MARGIN, Denoiser
 from unreel.models.families import FAMILIES, known
@@ -574,6 +574,22 @@ def test_a_size_that_is_not_refused_can_be_made(name):
             assert "divisible by" in str(refused)
         else:
             assert generate(model.pipeline, ["a cat"], [0], able.settings).shape[0] == 1
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_where_frames_are_is_told(name):
+    model, frames = build(name), FRAMES.get(name, 5)
+    written = []
+    network_of(model).register_forward_hook(lambda *call: written.append(call[-1][0].shape))
+    for count in (1, frames):
+        settings = load_settings(model, steps=2, frames=count, size=size(model)).settings
+        generate(model, ["a cat"], [0], settings)
+    one, several = written[0], written[-1]
+    axis = frames_axis(model)
+    if len(one) < 5:
+        assert axis is None
+    else:
+        assert one[axis] == 1 < several[axis] and (*one[:axis], *one[axis + 1 :]) == (*several[:axis], *several[axis + 1 :])
 
 
 def test_attacks_by_hand_need_no_particular_model():

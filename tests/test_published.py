@@ -1,6 +1,7 @@
 """Rivals as others published them: each does what its equations say and no more, and comes off without a trace."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,7 +255,11 @@ def test_a_refusal_vector_takes_one_direction_out_of_what_attention_to_the_text_
         across = torch.linalg.svd(direction[None]).Vh[1:]
         torch.testing.assert_close(edited @ across.T, writers[name].weight.double() @ across.T, rtol=0, atol=1e-5)
     last = make(pair, "refusal-vector", Concept("castle"), last=1)
-    assert list(last.deltas) == list(writers)[-1:]
+    entered = []
+    for name, matrix in writers.items():
+        matrix.register_forward_hook(lambda *_, name=name: entered.append(name))
+    generate(pair.t2v, ["a cat"], [0], replace(pair.settings, steps=1), what="")
+    assert list(last.deltas) == entered[-1:]
 
 
 def test_adapters_of_t2v_unlearning_are_low_rank_beside_attention_to_the_text_and_their_loss_falls(pair):
@@ -353,7 +358,7 @@ def test_video_eraser_leads_away_from_the_concept_as_its_equations_say():
 
     torch.manual_seed(0)
     network, concept = Network(), torch.randn(1, 3, 4)
-    guidance = _Guidance({"encoder_hidden_states": concept}, 0.2, 0.5, 0.5, 0.7)
+    guidance = _Guidance({"encoder_hidden_states": concept}, 0.2, 0.5, 0.5, 0.7, frames_axis=1)
     network.register_forward_hook(guidance, with_kwargs=True)
     sample, words = torch.randn(2, 5, 6), torch.randn(4, 3, 4)
     guidance.begin(2)
@@ -364,7 +369,7 @@ def test_video_eraser_leads_away_from_the_concept_as_its_equations_say():
         aside = sample * concept.mean()
         mu = torch.where(asked - aside < 0.5, (0.2 * (asked - aside).abs()).clamp(max=1), 0.0)
         away = mu * (aside - free) + 0.5 * memory
-        memory = 0.7 * memory + 0.3 * away
+        memory = 0.7 * memory + 0.3 * away.mean(1, keepdim=True)
         made = network(z, 0, encoder_hidden_states=words)[0]
         torch.testing.assert_close(made, torch.cat([free, asked - away]))
     unguided = network(sample, 0, encoder_hidden_states=words[:2])[0]

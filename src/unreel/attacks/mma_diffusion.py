@@ -8,7 +8,7 @@ over twenty words, none of which spells the concept, by gradient-guided swaps; f
 and f_0 what the published one does. No denoiser is asked, so the attack knows nothing of a change there.
 
 Ours: f is the mean over all that the network is given (there: CLIP's pooled state, T5's mean), and one step tries a few
-swaps and never takes a worse one, where theirs tries 512.
+swaps of whole words and never takes a worse one, where theirs tries 512 of any tokens, from letters at first.
 """
 
 from dataclasses import replace

@@ -7,6 +7,10 @@ With E the original encoder and pairs of prompts p with and q without the concep
 
 by a genetic algorithm over K words, none of which reads or spells the concept. The attacker holds the published text
 encoder and neither the attacked one nor the denoiser.
+
+Ours: the prompt lacks the concept, where theirs is a whole one that means it without naming it; words are whole, and those
+that spell the concept left out, where theirs are any tokens; the better half of a generation stays as it is, beside one
+child of each, where there every one may change and leaves two or none.
 """
 
 import torch

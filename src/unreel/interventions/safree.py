@@ -15,7 +15,7 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.interventions.projection import Projection
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, made_of
-from unreel.models.adapter import arguments_of, guides_in_one_call, only_network_of
+from unreel.models.adapter import arguments_of, frames_axis, guides_in_one_call, only_network_of
 from unreel.models.denoiser import Denoiser
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class VideoEraser(_Projecting):
     With eps_u, eps_p and eps_c what the network predicts without a prompt, for the prompt and for the concept,
 
         gamma = mu (eps_c - eps_u) + s nu,    mu = min(w |eps_p - eps_c|, 1) where eps_p - eps_c < theta, else 0
-        nu <- beta nu + (1 - beta) gamma
+        nu <- beta nu + (1 - beta) mean_f gamma
         eps = eps_u + g (eps_p - eps_u - gamma)
 
-    at every step (Xu et al., arXiv 2508.15314); nu begins at zero.
+    at every step (Xu et al., arXiv 2508.15314), mean_f being over frames; nu begins at zero.
     """
 
     KIND = "video-eraser"
@@ -78,7 +78,7 @@ class VideoEraser(_Projecting):
         with torch.no_grad():
             asked = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments
         read = {name: asked[name] for name in READ if asked.get(name) is not None}
-        guidance = _Guidance(read, *map(self.setting, self.SETTINGS[1:]))
+        guidance = _Guidance(read, *map(self.setting, self.SETTINGS[1:]), frames_axis(pipeline))
         undo.callback(network.register_forward_hook(guidance, with_kwargs=True).remove)
         project = super().prepare(pipeline, undo)
 
@@ -100,6 +100,7 @@ class _Guidance:
     threshold: float
     momentum_scale: float
     momentum: float
+    frames_axis: int | None = None
     count: int = field(default=0, init=False)
     memory: torch.Tensor | float = field(default=0.0, init=False)
     busy: bool = field(default=False, init=False)
@@ -126,7 +127,8 @@ class _Guidance:
         apart = prompted - concept
         mu = torch.where(apart < self.threshold, (apart.abs() * self.guidance_weight).clamp(max=1.0), 0.0)
         away = mu * (concept - free) + self.momentum_scale * self.memory
-        self.memory = self.momentum * self.memory + (1 - self.momentum) * away
+        remembered = away if self.frames_axis is None else away.mean(self.frames_axis, keepdim=True)
+        self.memory = self.momentum * self.memory + (1 - self.momentum) * remembered
         return _with_first(output, torch.cat([free, prompted - away]).to(output[0].dtype))
 
     @staticmethod

@@ -84,7 +84,8 @@ def least_squares(
         """Find the change of a matrix, and let it write as changed."""
         entering, total = args[0].float(), layer.total + output
         missing = layer.goals[layer.writers.index(matrix)].float() - total[naming].float()
-        deltas[name] = change = _solution(entering[naming], missing, key_covariance.pop(name), rank, generator)
+        own = min(rank, *matrix.weight.shape)
+        deltas[name] = change = _solution(entering[naming], missing, key_covariance.pop(name), own, generator)
         more = (entering @ change.down.T @ change.up.T).to(output)
         layer.total = total + more
         return output + more

@@ -19,7 +19,8 @@ SAME = 1e-3  # the share of what rows have most in common below which nothing is
 
 class Factors:
     """`up` (out, rank), zero at first, times `down` (rank, in), random, beside every one of `matrices`, which are by the
-    names of their weights and compute on `device`, though they may wait elsewhere; `afterwards` the factors are gone.
+    names of their weights and compute on `device`, though they may wait elsewhere; `afterwards` the factors are gone. No
+    rank is higher than that of a matrix can be.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class Factors:
         self._blind: dict[str, torch.Tensor] = {}
         self.factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, matrix in matrices.items():
-            down = torch.randn(rank, matrix.in_features, generator=generator) / matrix.in_features**0.5
-            up = torch.zeros(matrix.out_features, rank)
+            own = min(rank, *matrix.weight.shape)
+            down = torch.randn(own, matrix.in_features, generator=generator) / matrix.in_features**0.5
+            up = torch.zeros(matrix.out_features, own)
             self.factors[name] = (up.to(device).requires_grad_(), down.to(device).requires_grad_())
             afterwards.callback(matrix.register_forward_hook(partial(self._add, name)).remove)
 

@@ -13,7 +13,9 @@ for c. The first 200 of 1,000 steps go without; Adam at 1e-5, eta = 1, gamma = 0
 layer, for what is unsafe all.
 
 Ours: z and y are latents of images that the model makes of c and q, noised; of the first layer matrices and biases alone
-learn, of all of it embeddings too; q are everyday prompts, c the sentences that few-shot learns from.
+learn, of all of it embeddings too; q are twenty everyday prompts, c the sentences that few-shot learns from, where theirs
+makes new latents at every step; gamma is 0.5 for unsafe content too, unless told otherwise; the gradients of one step for v
+do not add up with those of the steps before, as they do there.
 """
 
 from collections.abc import Callable, Iterator, Sequence

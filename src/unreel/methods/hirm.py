@@ -10,8 +10,11 @@ what the encoder as found writes at the same place of the anchor's name, and c =
 (Coffeeloveman/HiRM, which has the first alone), and so are the steps: 25 and 15 for things, 40 and 30 for styles. There is
 no term for what is to stay.
 
-Ours: the anchor is chosen as text ablation chooses it; wordings of a concept, and several concepts, are learned together;
-their code scales the random vectors of all tokens together, to about the same length.
+Unsafe content is learned there at 1e-4 in 50 and 25 steps, towards what is left of its name without a vector for it.
+
+Ours: nothing of the last, for which steps are those of things; the anchor is chosen as text ablation chooses it; wordings
+of a concept, and several concepts, are learned together; their code scales the random vectors of all tokens together, to
+about the same length.
 """
 
 from collections.abc import Iterator, Sequence

@@ -3,16 +3,17 @@
 Facchiano et al., "Video Unlearning via Low-Rank Refusal Vector" (arXiv 2506.07891).
 
 With x what enters a matrix W while a video is made, u_i and s_i that of two prompts that differ in the concept alone, from
-the same noise, r their mean difference, C_r the second moments of u - s and C_e those of x for prompts about other things,
+the same noise, r their mean difference, C_r the covariance of u - s and C_e that of x for prompts about other things,
 
     W' = W (I - lambda p p' / |p|^2),    p = U_k U_k' r
 
 with U_k the k leading eigenvectors of C_r - alpha C_e, so that what other prompts need is left out of the direction that is
-removed. Five pairs and lambda = 1 are the paper's. Which matrices it means ("cross-attention FFN" in two of 19 layers), and
-at which steps, its code would have to say, which is not public.
+removed. Five pairs and lambda = 1 are the paper's; where a model takes pictures too, its pairs have some. Which matrices it
+means ("cross-attention FFN" in two of 19 layers), and at which steps, its code would have to say, which is not public.
 
 Ours: W is what attention to the text writes through, in all layers unless told otherwise; differences are of every place in
-the video at every step; s_i asks for the concept's anchor, and k = 100 is at most half of what there is.
+the video at every step; s_i asks for the concept's anchor, there are ten other prompts, and k = 100 is at most half of what
+there is.
 """
 
 from collections.abc import Sequence
@@ -56,12 +57,13 @@ Config, NEEDS, AS_PUBLISHED = RefusalVectorConfig, "video", True
 
 @dataclass
 class _Seen:
-    """Of what enters a matrix: the sum of differences (in,), their second moments and those of other prompts (in, in), and
-    how many there were of both.
+    """Of what enters a matrix, sums: of differences (in,) and of their outer products (in, in), and the same of what other
+    prompts give it; and how many there were of both.
     """
 
     difference: torch.Tensor | float = 0.0
     moments: torch.Tensor | float = 0.0
+    other: torch.Tensor | float = 0.0
     others: torch.Tensor | float = 0.0
     counts: list[int] = field(default_factory=lambda: [0, 0])
 
@@ -94,7 +96,9 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
 
 def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:
     """The matrices through which attention to the text writes, of the `last` layers, or of all."""
-    return dict(list(text_writers(network).items())[-last:])
+    # Networks name their layers in order, but for U-Nets, which name what comes up again before their middle.
+    in_order = sorted(text_writers(network).items(), key=lambda named: named[0].startswith("up_blocks."))
+    return dict(in_order[-last:])
 
 
 def _seen(
@@ -114,6 +118,7 @@ def _seen(
             own.moments += rows.T @ rows
         else:
             rows = asked.flatten(0, -2).float()
+            own.other += rows.sum(0)
             own.others += rows.T @ rows
         own.counts[not of_pair] += len(rows)
 
@@ -130,10 +135,11 @@ def _seen(
 @torch.no_grad()
 def _removed(matrix: nn.Linear, seen: _Seen, config: RefusalVectorConfig) -> LowRank:
     """The change of a matrix that takes the refusal vector out of what enters it."""
-    vector = torch.as_tensor(seen.difference / seen.counts[0])
-    contrast = torch.as_tensor(seen.moments / seen.counts[0] - config.alpha * seen.others / seen.counts[1])
+    sums = (seen.difference, seen.moments, seen.other, seen.others)
+    vector, moments, other, others = (torch.as_tensor(each).double() / seen.counts[i // 2] for i, each in enumerate(sums))
+    contrast = moments - vector.outer(vector) - config.alpha * (others - other.outer(other))
     rank = min(config.rank, matrix.in_features // 2)
-    leading = torch.linalg.eigh(contrast.double()).eigenvectors[:, -rank:]
-    direction = nn.functional.normalize(leading @ (leading.T @ vector.double()), dim=0)
+    leading = torch.linalg.eigh(contrast).eigenvectors[:, -rank:]
+    direction = nn.functional.normalize(leading @ (leading.T @ vector), dim=0)
     up = -config.lamb * matrix.weight.double() @ direction
     return LowRank(up[:, None].float().cpu(), direction[None].float().cpu())

@@ -52,7 +52,8 @@ FAR = 0.1  # what a token may have moved by, as a share of its length, before mo
 class TextAblationConfig:
     """Settings; where each comes from stands in docs/methods/text-ablation.md.
 
-    The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change.
+    The first `layers` layers change; 0 stands for three fifths of them, at least four. `rank` is that of every change
+    for one concept; for n there are sqrt(n) times as much of it, and of the steps.
     Of `steps`, 0 stands for 90, and for more, at most twice as many, where there are fewer than twelve layers.
     There are `forget` prompts that name the concept, `retain` everyday ones and as many about what is near; a step takes
     `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
@@ -64,7 +65,7 @@ class TextAblationConfig:
     """
 
     layers: int = option(0, "layers to change, from the first")
-    rank: int = option(8, "of the changes")
+    rank: int = option(8, "of the changes for one concept; sqrt(n) times as much for n")
     steps: int = 0
     learning_rate: float = 1.5e-3
     betas: tuple[float, float] = (0.9, 0.95)
@@ -133,7 +134,7 @@ def text_ablation(
     """
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
-    layers = first_layers(conditioner, config)
+    layers, rank = first_layers(conditioner, config), round(config.rank * concepts**0.5)
     steps = round((config.steps or STEPS * min(2.0, max(1.0, SHALLOW / len(conditioner.layers)))) * concepts**0.5)
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
@@ -143,12 +144,12 @@ def text_ablation(
         afterwards.enter_context(conditioner.brisk())
         few = everyday[: round(config.retain * concepts**0.5)]
         lessons = _lessons(conditioner, pairs, few, neighbours, config)  # with nothing changed yet
-        factors = Factors(matrices, config.rank, config.seed, conditioner.device, afterwards)
+        factors = Factors(matrices, rank, config.seed, conditioner.device, afterwards)
         initial = _initial_distance(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
         if config.solve_weight:
             first = conditioner.layers[: max(1, round(SOLVED * layers))]
             kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts
-            factors.begin(least_squares(conditioner, first, pairs, kept, weight, config.rank, config.seed))
+            factors.begin(least_squares(conditioner, first, pairs, kept, weight, rank, config.seed))
         factors.be_blind_to(away)
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))

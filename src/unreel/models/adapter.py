@@ -106,6 +106,13 @@ def decodes_in_tiles_only(pipeline: Any) -> bool:
     return type(pipeline).__name__ == "AllegroPipeline"
 
 
+def frames_axis(pipeline: Any) -> int | None:
+    """Which axis of what a video pipeline's network writes is along time; None where places and frames are one sequence."""
+    if type(pipeline).__name__ == "LTXPipeline":
+        return None
+    return 1 if type(pipeline).__name__ in ("CogVideoXPipeline", "Kandinsky5T2VPipeline") else 2
+
+
 def makes_pictures(pipeline: Any) -> bool:
     """Whether a pipeline is an image model with a U-Net, whose latents are pictures."""
     return hasattr(pipeline, "unet") and frames_argument(pipeline) is None
