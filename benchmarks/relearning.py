@@ -3,20 +3,19 @@
 The text encoder with an erasure in it learns again from four pictures of the concept, by the ordinary denoising loss, with
 its MLPs and final attention, as few-shot learns. After so many steps, images of other prompts and seeds are judged. Beside
 it stands a word that the model never knew, taught the same pictures by the same steps in the original model: an erasure
-that is only hidden is back sooner than that.
+that is only hidden is back sooner than that. Every curve is written when it is done.
 """
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
 
-from benchmarks.common import write_entry
+from benchmarks.common import resume, slug, stored_entries, write_entry
 from unreel import Concept, Pair, load_pair, unlearn
-from unreel.evaluation.estimate import Estimate
 from unreel.judges import Judge, found, load_judge
 from unreel.methods import configure
 from unreel.methods._shots import made_latents
@@ -30,6 +29,7 @@ NAME = "relearning"
 CONCEPTS = (Concept("tokyo tower"), Concept("pizza"), Concept("santa claus", "character"), Concept("clown", "face"))
 METHODS = ("text-ablation", "concept-ablation", "few-shot", "hirm", "diff-quick-fix", "adv-unlearn")
 UNKNOWN = "zibbleton"  # which names nothing
+NEVER_KNEW = "a word it never knew"
 SHOTS, BATCH, RATE = 4, 2, 3e-4  # pictures, pictures a step, Adam's
 STEPS = (0, 1, 2, 5, 10, 20, 40, 80)
 IMAGES, SEED = 20, 12_500_000
@@ -56,36 +56,48 @@ def shown(pair: Pair, judge: Judge, name: str, concept: Concept) -> np.ndarray:
     """Which of some images show the concept when they are asked for by a name: (images,) bool."""
     texts = ask(concept, name)
     asked = [texts[i % len(texts)] for i in range(IMAGES)]
-    images = generate_images(pair.t2i, asked, range(SEED, SEED + IMAGES), pair.settings, what="")
+    with torch.autocast("cpu", torch.bfloat16):
+        images = generate_images(pair.t2i, asked, range(SEED, SEED + IMAGES), pair.settings, what="")
     return found(judge, images[:, None], [concept.name] * IMAGES)[:, 0]
 
 
-def curves(pair: Pair, judge: Judge, concept: Concept) -> dict[str, list[list[bool]]]:
-    """For every method, and the unknown word, what is shown after each of STEPS."""
-    denoiser, named = Denoiser.of(pair.t2i), concept.forget_prompts
+def lessons(pair: Pair, concept: Concept) -> tuple[list[str], torch.Tensor]:
+    """Sentences that name the concept, and latents (pictures, channels, height, width) of what the model makes of some."""
+    named = concept.forget_prompts
     asked = [named[i % len(named)] for i in range(SHOTS)]
-    latents = made_latents(pair, denoiser, asked, range(SEED - SHOTS, SEED), 0).flatten(0, 1)
-    unknown = [text.replace(concept.name, UNKNOWN) for text in named]
-    out = {
-        "a word it never knew": [shown(pair, judge, UNKNOWN, concept).tolist() for _ in relearned(pair, unknown, latents)]
-    }
-    for method in METHODS:
-        erasure = unlearn(concept, pair, configure(method, {}, pair.settings))
-        with erasure.on(pair.t2i):
-            out[method] = [shown(pair, judge, concept.name, concept).tolist() for _ in relearned(pair, named, latents)]
-        print(concept.name, method, [round(float(np.mean(flags)), 2) for flags in out[method]], flush=True)
-    return out
+    return named, made_latents(pair, Denoiser.of(pair.t2i), asked, range(SEED - SHOTS, SEED), 0).flatten(0, 1)
+
+
+def unknown_word(pair: Pair, judge: Judge, concept: Concept) -> list[list[bool]]:
+    """What a word that means nothing shows of the concept after each of STEPS, taught its pictures."""
+    named, latents = lessons(pair, concept)
+    texts = [text.replace(concept.name, UNKNOWN) for text in named]
+    return [shown(pair, judge, UNKNOWN, concept).tolist() for _ in relearned(pair, texts, latents)]
+
+
+def forgotten(pair: Pair, judge: Judge, concept: Concept, method: str) -> list[list[bool]]:
+    """The same of its own name, after a method has made the model forget it."""
+    named, latents = lessons(pair, concept)
+    with unlearn(concept, pair, configure(method, {}, pair.settings)).on(pair.t2i):
+        return [shown(pair, judge, concept.name, concept).tolist() for _ in relearned(pair, named, latents)]
 
 
 def main(pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED) -> None:
     loaded, judge = load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])
-    measured = [curves(loaded, judge, concept) for concept in CONCEPTS]
-    rows: dict[str, Any] = {}
-    for name in measured[0]:
-        flags = [np.concatenate([one[name][i] for one in measured]) for i in range(len(STEPS))]
-        rows[name] = [asdict(Estimate.share(each)) for each in flags]
-    about = {"concepts": [concept.name for concept in CONCEPTS], "shots": SHOTS, "batch": BATCH, "learning_rate": RATE}
-    write_entry(NAME, pair, {**about, "images": IMAGES, "seed": SEED, "steps": list(STEPS), "shown": rows})
+    name = slug(f"{NAME} {pair.partition(':')[2]}".strip()).replace("-", "_")
+    options = {"seed": SEED, "images": IMAGES, "shots": SHOTS, "batch": BATCH, "rate": RATE, "steps": STEPS}
+    same = json.loads(json.dumps(resume(name, loaded, judge, options)[1]))  # as it is stored
+    for concept in CONCEPTS:
+        stored = stored_entries(name).get(concept.name, {})
+        rows: dict[str, Any] = dict(stored["shown"]) if stored.get("made_with") == same else {}
+        for method in (NEVER_KNEW, *METHODS):
+            if method in rows:
+                continue
+            rows[method] = (
+                unknown_word(loaded, judge, concept) if method == NEVER_KNEW else forgotten(loaded, judge, concept, method)
+            )
+            print(concept.name, method, [round(float(np.mean(flags)), 2) for flags in rows[method]], flush=True)
+            write_entry(name, concept.name, {"shown": rows, "made_with": same})
 
 
 if __name__ == "__main__":

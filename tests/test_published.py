@@ -358,7 +358,7 @@ def test_video_eraser_leads_away_from_the_concept_as_its_equations_say():
 
     torch.manual_seed(0)
     network, concept = Network(), torch.randn(1, 3, 4)
-    guidance = _Guidance({"encoder_hidden_states": concept}, 0.2, 0.5, 0.5, 0.7, frames_axis=1)
+    guidance = _Guidance({"encoder_hidden_states": concept}, 1, 0.2, 0.5, 0.5, 0.7)
     network.register_forward_hook(guidance, with_kwargs=True)
     sample, words = torch.randn(2, 5, 6), torch.randn(4, 3, 4)
     guidance.begin(2)

@@ -124,10 +124,17 @@ def backdoor(pair: str = EMBEDDED) -> str:
     return f"{table(head, rows)}\n\n{note}"
 
 
-def relearning(pair: str = EMBEDDED) -> str:
-    """How soon a concept is back when it is trained on, beside a word that the model never knew."""
-    result = load("relearning")[pair]
-    rows = [[TITLES.get(name, name), *map(interval, shares)] for name, shares in result["shown"].items()]
-    images = len(result["concepts"]) * result["images"]
-    note = f"Concepts: {', '.join(result['concepts'])}; {images} images a cell. {result['shots']} pictures to learn from."
-    return f"{table(['after so many steps', *map(str, result['steps'])], rows)}\n\n{note}"
+def relearning(of: str = "relearning") -> str:
+    """How soon a concept is back when it is trained on, beside a word that the model never knew, over the concepts that all
+    of them were measured on.
+    """
+    result = load(of)
+    methods = max((entry["shown"] for entry in result.values()), key=len)
+    complete = {name: entry for name, entry in result.items() if entry["shown"].keys() == methods.keys()}
+    about, rows = next(iter(complete.values()))["made_with"], []
+    for method in methods:
+        curves = np.concatenate([entry["shown"][method] for entry in complete.values()], axis=1)
+        rows.append([TITLES.get(method, method), *(interval(asdict(Estimate.share(flags))) for flags in curves)])
+    images = len(complete) * about["images"]
+    note = f"Concepts: {', '.join(complete)}; {images} images a cell. {about['shots']} pictures to learn from."
+    return f"{table(['after so many steps', *map(str, about['steps'])], rows)}\n\n{note}"

@@ -78,7 +78,7 @@ class VideoEraser(_Projecting):
         with torch.no_grad():
             asked = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments
         read = {name: asked[name] for name in READ if asked.get(name) is not None}
-        guidance = _Guidance(read, *map(self.setting, self.SETTINGS[1:]), frames_axis(pipeline))
+        guidance = _Guidance(read, frames_axis(pipeline), *map(self.setting, self.SETTINGS[1:]))
         undo.callback(network.register_forward_hook(guidance, with_kwargs=True).remove)
         project = super().prepare(pipeline, undo)
 
@@ -96,11 +96,11 @@ class _Guidance:
     """
 
     concept: Mapping[str, torch.Tensor]
+    frames_axis: int | None
     guidance_weight: float
     threshold: float
     momentum_scale: float
     momentum: float
-    frames_axis: int | None = None
     count: int = field(default=0, init=False)
     memory: torch.Tensor | float = field(default=0.0, init=False)
     busy: bool = field(default=False, init=False)
