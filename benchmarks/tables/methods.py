@@ -3,7 +3,7 @@ another pair.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from math import comb
@@ -172,16 +172,24 @@ def _compared(measured: dict[str, dict[str, Any]]) -> str:
     first, *rest = measured.values()
     common = [name for name in first if all(name in concepts for concepts in rest)]
     head = ["method", *(title for title, _, _ in COMPARED), "MB"]
-    rows = []
+    rows, of_first = [], [first[name]["figures"] for name in common]
     for method, concepts in measured.items():
         figures = [concepts[name]["figures"] for name in common]
         cells = [
-            (averaged if metric == "fidelity_ssim" else pooled)([each.get(group, {}).get(metric) for each in figures])
+            _of_all(averaged if metric == "fidelity_ssim" else pooled, figures, of_first, group, metric)
             for _, group, metric in COMPARED
         ]
         size = np.mean([figure["all"]["artifact_size"]["edited"]["value"] for figure in figures])
         rows.append([TITLES[method], *cells, f"{size:.2f}"])
     return f"{_of_what_was_measured(head, rows)}\n\n{len(common)} concept{'s' * (len(common) > 1)}: {', '.join(common)}."
+
+
+def _of_all(
+    pool: Callable[..., str], figures: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]], group: str, metric: str
+) -> str:
+    """A metric over all concepts; nothing where it was measured on fewer of them than of the first method's."""
+    each, others = ([by.get(group, {}).get(metric) for by in figures_of] for figures_of in (figures, first))
+    return pool(each) if all(own or not other for own, other in zip(each, others, strict=True)) else ""
 
 
 CLOSELY = [
@@ -201,10 +209,11 @@ def closely(of: str = "methods") -> str:
     """Of the methods that were measured on most concepts: frame by frame, how it moves, how far it is the same video."""
     everywhere = results_of(of)
     (measured,) = by_completeness({run: everywhere[run] for run in TITLES if run in everywhere}, only_complete=True)
-    rows = []
+    rows, names = [], list(next(iter(measured.values())))
+    of_first = [result["figures"] for result in next(iter(measured.values())).values()]
     for run, concepts in measured.items():
-        figures = [result["figures"] for result in concepts.values()]
-        cells = [pool([each.get(group, {}).get(metric) for each in figures]) for _, group, metric, pool in CLOSELY]
+        figures = [concepts[name]["figures"] for name in names]
+        cells = [_of_all(pool, figures, of_first, group, metric) for _, group, metric, pool in CLOSELY]
         seconds = median(each["all"]["unlearning_seconds"]["edited"]["value"] for each in figures)
         rows.append([TITLES[run], *cells, f"{seconds:.1f}"])
     return table(["method", *(title for title, *_ in CLOSELY), "seconds to unlearn"], rows)
@@ -244,9 +253,10 @@ def against_default(of: str = "methods", default: str = "text-ablation") -> str:
     default_by = results.pop(default)
     rows = []
     for method, concepts in results.items():
-        common, cells = [name for name in concepts if name in default_by], []
+        told = [{name for name, result in by.items() if "by_video" in result} for by in (concepts, default_by)]
+        common, cells = sorted(told[0] & told[1]), []
         for _, group, metric in PAIRED:
-            looks = [[by[name].get("by_video", {}).get(group) for name in common] for by in (concepts, default_by)]
+            looks = [[by[name]["by_video"].get(group) for name in common] for by in (concepts, default_by)]
             pairs = [(one[metric]["edited"], two[metric]["edited"]) for one, two in zip(*looks, strict=True) if one and two]
             cells.append(_disagreement(pairs, wanted="0" if metric == "concept_found" else "1"))
         if any(cells):
