@@ -100,6 +100,13 @@ def test_every_matrix_of_the_first_layers_changes_by_that_rank_and_nothing_else(
         assert torch.linalg.matrix_rank(change.dense()) == rank, name
 
 
+@pytest.mark.parametrize(("concepts", "rank"), [(1, 3), (4, 6), (20, 13), (1_000, None)])
+def test_several_concepts_have_a_higher_rank_as_far_as_matrices_have_one(conditioner, concepts, rank):
+    deltas, _ = text_ablation(conditioner, PAIRS, OTHERS, NEAR, dataclasses.replace(QUICK, steps=1), concepts=concepts)
+    for change in deltas.values():
+        assert change.up.shape[1] == change.down.shape[0] == (rank or min(len(change.up), change.down.shape[1]))
+
+
 def test_by_default_three_fifths_of_the_layers_change_and_at_least_four():
     encoders = {}
     for count in (3, 15):
