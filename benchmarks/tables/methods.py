@@ -147,7 +147,7 @@ def pooled_alone(method: str) -> str:
     results = results_of("methods")
     if method not in results:
         raise FileNotFoundError(f"{method} was not measured")
-    return _compared({method: results[method]})
+    return _compared({method: results[method]}, results["text-ablation"])
 
 
 def comparison(of: str = "methods", *, only_complete: bool = False) -> str:
@@ -168,11 +168,14 @@ def by_completeness(measured: dict[str, dict[str, Any]], only_complete: bool) ->
     return [complete] if only_complete or complete == measured else [complete, measured]
 
 
-def _compared(measured: dict[str, dict[str, Any]]) -> str:
+def _compared(measured: dict[str, dict[str, Any]], like: dict[str, Any] | None = None) -> str:
+    """A row a method, on the concepts that all have; figures are those that were taken as often as `like`, by default the
+    first method, has them.
+    """
     first, *rest = measured.values()
     common = [name for name in first if all(name in concepts for concepts in rest)]
     head = ["method", *(title for title, _, _ in COMPARED), "MB"]
-    rows, of_first = [], [first[name]["figures"] for name in common]
+    rows, of_first = [], [(like or first)[name]["figures"] for name in common]
     for method, concepts in measured.items():
         figures = [concepts[name]["figures"] for name in common]
         cells = [
