@@ -71,6 +71,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())
 
 
+def of_pair(name: str, pair: str) -> str:
+    """What the result of that name is called that is of a pair."""
+    return slug(f"{name} {pair.partition(':')[2]}".strip()).replace("-", "_")
+
+
 def contact_sheet(name: str, rows: list[tuple[str, np.ndarray]], *, label: int = 150, scale: int = 1) -> None:
     """Write docs/images/NAME.jpg: a row of pictures (n, height, width, 3) uint8 beside each label."""
     height = rows[0][1].shape[1] * scale

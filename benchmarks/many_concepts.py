@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import resume, slug, stored_entries, write_entry
+from benchmarks.common import of_pair, resume, stored_entries, write_entry
 from unreel import Concept, Erasure, generate, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
@@ -52,11 +52,6 @@ SEED = 15_000_000
 
 Flags = dict[str, np.ndarray]  # by group, one yes or no an image or video
 Seen = dict[str, Flags]  # by concept, and of what is kept
-
-
-def name_of(pair: str) -> str:
-    """The result that is of a pair."""
-    return slug(f"many concepts {pair.partition(':')[2]}".strip()).replace("-", "_")
 
 
 def kept_prompts() -> list[Prompt]:
@@ -176,7 +171,7 @@ def main(
     size: Annotated[list[int] | None, typer.Option(help="only this many concepts; may be repeated")] = None,
     together: Annotated[bool, typer.Option("--together", help="leave out erasures made apart")] = False,
 ) -> None:
-    bench, name = Bench(load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])), name_of(pair)
+    bench, name = Bench(load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])), of_pair("many concepts", pair)
     options = {"seed": SEED, "images": IMAGES, "kept_images": KEPT_IMAGES, "videos": VIDEOS, "apart": not together}
     same = json.loads(json.dumps(resume(name, bench.pair, bench.judge, options)[1]))  # as it is stored
     left = [count for count in size or SIZES if stored_entries(name).get(str(count), {}).get("made_with") != same]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import resume, slug, stored_entries, write_entry
+from benchmarks.common import of_pair, resume, stored_entries, write_entry
 from unreel import Concept, Pair, load_pair, unlearn
 from unreel.judges import Judge, found, load_judge
 from unreel.methods import configure
@@ -68,34 +68,32 @@ def lessons(pair: Pair, concept: Concept) -> tuple[list[str], torch.Tensor]:
     return named, made_latents(pair, Denoiser.of(pair.t2i), asked, range(SEED - SHOTS, SEED), 0).flatten(0, 1)
 
 
-def unknown_word(pair: Pair, judge: Judge, concept: Concept) -> list[list[bool]]:
-    """What a word that means nothing shows of the concept after each of STEPS, taught its pictures."""
-    named, latents = lessons(pair, concept)
-    texts = [text.replace(concept.name, UNKNOWN) for text in named]
-    return [shown(pair, judge, UNKNOWN, concept).tolist() for _ in relearned(pair, texts, latents)]
-
-
-def forgotten(pair: Pair, judge: Judge, concept: Concept, method: str) -> list[list[bool]]:
-    """The same of its own name, after a method has made the model forget it."""
-    named, latents = lessons(pair, concept)
+def curve(
+    pair: Pair, judge: Judge, concept: Concept, method: str, lesson: tuple[list[str], torch.Tensor]
+) -> list[list[bool]]:
+    """What is shown of the concept after each of STEPS: under its name, after a method has made the model forget it, or
+    under a word that means nothing.
+    """
+    named, latents = lesson
+    if method == NEVER_KNEW:
+        texts = [text.replace(concept.name, UNKNOWN) for text in named]
+        return [shown(pair, judge, UNKNOWN, concept).tolist() for _ in relearned(pair, texts, latents)]
     with unlearn(concept, pair, configure(method, {}, pair.settings)).on(pair.t2i):
         return [shown(pair, judge, concept.name, concept).tolist() for _ in relearned(pair, named, latents)]
 
 
 def main(pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED) -> None:
     loaded, judge = load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])
-    name = slug(f"{NAME} {pair.partition(':')[2]}".strip()).replace("-", "_")
+    name = of_pair(NAME, pair)
     options = {"seed": SEED, "images": IMAGES, "shots": SHOTS, "batch": BATCH, "rate": RATE, "steps": STEPS}
     same = json.loads(json.dumps(resume(name, loaded, judge, options)[1]))  # as it is stored
     for concept in CONCEPTS:
         stored = stored_entries(name).get(concept.name, {})
         rows: dict[str, Any] = dict(stored["shown"]) if stored.get("made_with") == same else {}
-        for method in (NEVER_KNEW, *METHODS):
-            if method in rows:
-                continue
-            rows[method] = (
-                unknown_word(loaded, judge, concept) if method == NEVER_KNEW else forgotten(loaded, judge, concept, method)
-            )
+        left = [method for method in (NEVER_KNEW, *METHODS) if method not in rows]
+        lesson = lessons(loaded, concept) if left else ([], torch.empty(0))
+        for method in left:
+            rows[method] = curve(loaded, judge, concept, method, lesson)
             print(concept.name, method, [round(float(np.mean(flags)), 2) for flags in rows[method]], flush=True)
             write_entry(name, concept.name, {"shown": rows, "made_with": same})
 

@@ -147,7 +147,7 @@ def pooled_alone(method: str) -> str:
     results = results_of("methods")
     if method not in results:
         raise FileNotFoundError(f"{method} was not measured")
-    return _compared({method: results[method]}, results["text-ablation"])
+    return _compared({method: results[method]}, results.get("text-ablation"))
 
 
 def comparison(of: str = "methods", *, only_complete: bool = False) -> str:
@@ -173,9 +173,10 @@ def _compared(measured: dict[str, dict[str, Any]], like: dict[str, Any] | None =
     first method, has them.
     """
     first, *rest = measured.values()
-    common = [name for name in first if all(name in concepts for concepts in rest)]
+    like = like or first
+    common = [name for name in first if all(name in concepts for concepts in (*rest, like))]
     head = ["method", *(title for title, _, _ in COMPARED), "MB"]
-    rows, of_first = [], [(like or first)[name]["figures"] for name in common]
+    rows, of_first = [], [like[name]["figures"] for name in common]
     for method, concepts in measured.items():
         figures = [concepts[name]["figures"] for name in common]
         cells = [

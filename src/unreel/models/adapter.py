@@ -107,8 +107,10 @@ def decodes_in_tiles_only(pipeline: Any) -> bool:
 
 
 def frames_axis(pipeline: Any) -> int | None:
-    """Which axis of what a video pipeline's network writes is along time; None where places and frames are one sequence."""
-    if type(pipeline).__name__ == "LTXPipeline":
+    """Which axis of what a pipeline's network writes is along time; None where places and frames are one sequence, and for
+    an image pipeline.
+    """
+    if frames_argument(pipeline) is None or type(pipeline).__name__ == "LTXPipeline":
         return None
     return 1 if type(pipeline).__name__ in ("CogVideoXPipeline", "Kandinsky5T2VPipeline") else 2
 
@@ -242,7 +244,7 @@ def _require_whole_patches(pipeline: Any, size: tuple[int, int]) -> None:
     """Raises ValueError for a size that leaves parts of a transformer's patches, which not all pipelines look at."""
     patch = network_of(pipeline).config.get("patch_size") or 1
     patch = patch if isinstance(patch, int) else patch[-1]
-    side = patch * next(getattr(pipeline, name) for name in _SCALES if hasattr(pipeline, name))
+    side = patch * next((getattr(pipeline, name) for name in _SCALES if hasattr(pipeline, name)), 1)
     if patch > 1 and any(length % side for length in size):
         raise ValueError(f"height and width have to be divisible by {side}")
 
