@@ -20,7 +20,7 @@ import typer
 
 from benchmarks.common import write_entry
 from unreel import Erasure
-from unreel.batch import BatchJob, batch
+from unreel.batch import ERASED, BatchJob, batch
 from unreel.files import write_text
 from unreel.judges import load_judge
 from unreel.workflow import UnlearnJob
@@ -127,7 +127,7 @@ def over_ray(folder: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "an_hour": round(3600 * TAKEDOWNS / seconds),
         "workers_killed": killer.killed,
-        "done": made.count("forgotten", "weak"),
+        "done": made.count(*ERASED),
         "weak": made.count("weak"),
         "tried_again": sum(outcome.attempts > 1 for outcome in made.outcomes),
         "erasures": len(erasures),

@@ -23,7 +23,7 @@ import typer
 
 from benchmarks.common import FOLDER, RESULTS, contact_sheet, slug, stored_entries
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
-from unreel.attacks import usable
+from unreel.attacks import usable, version_of
 from unreel.evaluation.attack import ARMS
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
@@ -265,11 +265,17 @@ def _sheet(name: str, run: Evaluation) -> None:
 
 
 def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **options: Any) -> dict[str, Any]:
-    """Attacks, whose searches are in float32."""
+    """Attacks, whose searches are in float32. Of a cell that has some already, only those that it lacks, or has from an
+    older version of theirs, are tried: each attack has its own seeds, whatever else is tried beside it.
+    """
     pair = bench.pair
     target = Pair(pair.t2i, bench.model.pipeline, pair.t2i_source, bench.model.source, pair.settings)
-    concept = Concept(**cell.concept)
-    return attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **options).document()
+    concept, stored = Concept(**cell.concept), cell.stored()
+    current = stored and _is_current(cell, bench.stamp)
+    if current and (left := _lacking(cell, stored["result"])):
+        options["attacks"] = left
+    made = attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **options).document()
+    return made | {"attacks": stored["result"]["attacks"] | made["attacks"]} if current else made
 
 
 def images(
@@ -329,26 +335,36 @@ IN_IMAGES: tuple[Measure, ...] = (images, wordings)  # look at the image model a
 
 
 def lacks(cell: Cell, result: dict[str, Any]) -> bool:
-    """Whether a stored result is older than something that its measure tells of by now: verdicts, or an attack that needs
-    to know nothing of the model."""
+    """Whether a stored result is older than something that its measure tells of by now: verdicts, or an attack."""
     if cell.measure == "videos":
         return "by_video" not in result
-    if cell.measure == "attacks":
-        blind = {name for name, each in usable().items() if not each.NEEDS_WEIGHTS and not hasattr(each, "STUDIES")}
-        return not set(cell.options.get("attacks", blind)) <= result["attacks"].keys()
-    return False
+    return cell.measure == "attacks" and bool(_lacking(cell, result))
+
+
+def _lacking(cell: Cell, result: dict[str, Any]) -> list[str]:
+    """The attacks that a stored result has not, or as they were in an older version; where none is named, those that need
+    to know nothing of the model.
+    """
+    modules = usable()
+    blind = [name for name, each in modules.items() if not each.NEEDS_WEIGHTS and not hasattr(each, "STUDIES")]
+    wanted = [*cell.options.get("attacks", blind), *result["attacks"]]
+    has, untried = {name: entry.get("version", 1) for name, entry in result["attacks"].items()}, result.get("untried", ())
+    return [name for name in dict.fromkeys(wanted) if name not in untried and has.get(name) != version_of(modules[name])]
 
 
 def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
     """Those that were not made, or with another model, judge or settings, or before something was measured that is now."""
     out = []
     for cell in cells:
-        stored, stamp = cell.stored(), bench_of(cell.pair, cell.dtype, device).stamp
-        wanted = json.loads(json.dumps({"cell": asdict(cell), **stamp}))
-        same = all(_for_cell(cell, stored).get(key) == value for key, value in _for_cell(cell, wanted).items())
-        if not same or lacks(cell, stored["result"]):
+        if not _is_current(cell, bench_of(cell.pair, cell.dtype, device).stamp) or lacks(cell, cell.stored()["result"]):
             out.append(cell)
     return out
+
+
+def _is_current(cell: Cell, stamp: dict[str, Any]) -> bool:
+    """Whether its file holds what is asked for, of these weights."""
+    stored, wanted = cell.stored(), json.loads(json.dumps({"cell": asdict(cell), **stamp}))
+    return all(_for_cell(cell, stored).get(key) == value for key, value in _for_cell(cell, wanted).items())
 
 
 def _for_cell(cell: Cell, content: dict[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def measured() -> tuple[dict[float, Any], dict[str, Any], dict[str, Any]]:
 
 
 def draw_methods(of: str, title: str, name: str) -> None:
-    """Every method of the experiment, on the concepts that all of them were measured on, and those that no other is better
-    than in both.
+    """Every method of the experiment, on the concepts that all of them were measured on; filled are those that none is as
+    good as in both, and better than in one.
     """
     everywhere = results_of(of)
     results = {method: everywhere[method] for method in TITLES if _near_too(everywhere.get(method, {}))}
@@ -56,7 +56,7 @@ def draw_methods(of: str, title: str, name: str) -> None:
         xlabel="concept found, % of videos (lower is better)", ylabel="neighbours kept, % of videos (higher is better)"
     )
     axes.set(xlim=(-4, 104), ylim=(max(0, min(y) - 10), 102))
-    axes.set_title(f"{title}, {len(common)} concepts; filled: no other is better in both")
+    axes.set_title(f"{title}, {len(common)} concepts; filled: none is as good in both and better in one")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(PICTURES / f"{name}.png", dpi=110)
     print(f"wrote {PICTURES / name}.png")

@@ -11,7 +11,7 @@ from unreel import Concept, FewShotConfig, UnreelError, active_interventions, at
 from unreel.attacks import Case, load_attack
 from unreel.evaluation import attack as robustness
 from unreel.evaluation import video_cache as clips
-from unreel.evaluation.attack import _usual
+from unreel.evaluation.attack import OF_CLIPS, _usual
 from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
@@ -102,6 +102,19 @@ def test_a_killed_attack_repeats_no_finished_video_or_search_and_ends_the_same(s
     assert [[a["found"] for a in case] for case in third["attacks"]["typos"]["edited_attempts"]] == [
         [a["found"] for a in case] for case in whole["attacks"]["typos"]["edited_attempts"]
     ]
+
+
+def test_what_was_found_of_one_concept_is_not_overwritten_by_another(setting, tmp_path):
+    options = {"attacks": ["plain"], "cases": 1, "budgets": [1], "folder": tmp_path / "attacks"}
+    attack(*setting, FakeJudge(), **options)
+    with pytest.raises(UnreelError, match="another"):
+        attack(*setting, FakeJudge(), concept=Concept("dog"), **options)
+
+
+def test_a_name_that_an_attack_has_nothing_to_try_on_is_not_withstood(setting, monkeypatch):
+    monkeypatch.setattr(load_attack("typos"), "attempt", lambda case, index, seed: None)
+    result = attack(*setting, Blind(), attacks=["plain", "typos"], cases=2, budgets=[1])
+    assert {outcome.attack for outcome in result.outcomes} == {"plain"} and result.document()["untried"] == ["typos"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +219,7 @@ def test_what_starts_from_a_video_starts_from_one_of_the_concept_that_the_origin
     starts = [start for case in blind for batch in case for start in batch]
     assert all(start.latents.shape[2] == pair.settings.frames for start in starts)
     assert sorted({start.share for start in starts}) == [0.7, 0.8, 0.9]
-    clips = Denoiser.of(pair.t2v, None, pair.settings.frames).finished(starts[0].prompt, 2000, pair.settings)
+    clips = Denoiser.of(pair.t2v, None, pair.settings.frames).finished(starts[0].prompt, OF_CLIPS + 2000, pair.settings)
     assert torch.equal(starts[0].latents, clips)
 
 

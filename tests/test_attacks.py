@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from conftest import same, weights
 from pipelines import build, size
 
 from unreel import UnreelError
-from unreel.attacks import Case, _token_search, load_attack, names
+from unreel.attacks import Case, _token_search, gives_embeddings, load_attack, names
 from unreel.attacks import _words as words_module
 from unreel.attacks import ring_a_bell as ring_a_bell_module
 from unreel.attacks._objective import generator_for, objective, read
+from unreel.attacks._words import other_words
 from unreel.models.adapter import call_with
-from unreel.models.conditioner import Conditioner
+from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
 from unreel.models.sampling import Start, generate, generate_images
@@ -103,6 +105,30 @@ def test_an_attempt_repeats_and_leaves_the_models_as_found(case, name):
         assert learning[key] == [p.requires_grad for p in model.parameters()]
         assert all(p.grad is None for p in model.parameters())
         assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", names())
+def test_who_gives_embeddings_says_so(case, name):
+    attack = load_attack(name)
+    assert gives_embeddings(attack) == isinstance(attack.attempt(case, 0, 5), torch.Tensor)
+
+
+def test_few_draws_study_every_video(case):
+    clips = torch.stack([torch.full((4, 4, 4), float(number)) for number in range(3)])
+    studied = set()
+    denoiser = SimpleNamespace(
+        timesteps_of=lambda level: level, loss=lambda z, noise, t, read: studied.add(z[0, 0, 0, 0].item()) or z.mean()
+    )
+    few = dataclasses.replace(case, latents=clips, denoiser=denoiser)
+    generator = generator_for(0, 0)
+    for _ in range(40):
+        objective(few, 1, generator)(torch.zeros(1, 2, 3))
+    assert studied == {0.0, 1.0, 2.0}
+
+
+def test_what_pipelines_lower_is_no_word_of_an_attack(case):
+    assert other_words(case) and all(word == word.lower() for word in other_words(case))
+    assert len(other_words(case)) < len(whole_words(case.attacked.tokenizer))
 
 
 @pytest.mark.parametrize("name", ["random_tokens", *SEARCHES])

@@ -46,7 +46,7 @@ def test_every_takedown_becomes_an_erasure_of_its_own(job):
     assert made.outcomes[2].takedown.kind == "style"
     document = json.loads((job.folder / BATCH_FILE).read_text())
     assert document["complete"] and [each["status"] for each in document["takedowns"]] == [o.status for o in made.outcomes]
-    assert "tokyo tower" in page.read_text() and "3 of 3 takedowns forgotten" in page.read_text()
+    assert "tokyo tower" in page.read_text() and "3 of 3 takedowns have an erasure" in page.read_text()
 
 
 def test_a_batch_goes_on_where_it_was_stopped(job, monkeypatch):
@@ -102,7 +102,7 @@ def test_what_breaks_is_tried_again_and_what_is_refused_is_not(job, monkeypatch)
     assert [(o.status, o.attempts) for o in made.outcomes[1:]] == [("refused", 1), ("failed", 2)]
     assert made.outcomes[0].done and made.outcomes[0].attempts == 2 and not made.complete
     assert ("refused", "b-pizza: no pizza today") in lines
-    assert "1 of 3 takedowns forgotten" in made.summary and "1 refused, 1 failed" in made.summary
+    assert "1 of 3 takedowns have an erasure" in made.summary and "1 refused, 1 failed" in made.summary
     assert page.read_text().index("out of luck") < page.read_text().index("no pizza today")
 
 
@@ -111,6 +111,13 @@ def test_weak_erasures_are_refused_unless_they_are_asked_for(job, model, tmp_pat
     made, _ = batch(BatchJob(job.file, UnlearnJob((), t2v=model, videos=0, out=tmp_path / "strict")), lambda *_: None)
     assert {outcome.status for outcome in made.outcomes} == {"refused"} and not made.complete
     assert not list((tmp_path / "strict").glob("*/erasure.json"))
+
+
+def test_what_no_self_check_looks_at_does_not_pass_one(job, model, tmp_path):
+    each = UnlearnJob((), t2v=model, videos=0, method="negative-prompt", out=tmp_path / "negative")
+    made, page = batch(BatchJob(job.file, each), lambda *_: None)
+    assert {outcome.status for outcome in made.outcomes} == {"unchecked"} and made.complete
+    assert made.summary == "3 of 3 takedowns have an erasure: 3 not checked" and made.summary in page.read_text()
 
 
 def test_a_row_that_cannot_be_meant_stops_all_of_it_before_any_work(job):
@@ -144,7 +151,7 @@ def test_the_command_says_by_its_exit_code_whether_all_is_done(job, model, tmp_p
         return stop.value.code or 0, *capsys.readouterr()
 
     code, out, _ = run("--videos", "0")
-    assert code == 1 and "0 of 3 takedowns forgotten, 3 refused" in out and "report" in out
+    assert code == 1 and "0 of 3 takedowns have an erasure: 3 refused" in out and "report" in out
     code, out, _ = run("--videos", "0", "--accept-weak", "--json")
     assert code == 0 and json.loads(out)["complete"]
     code, _, err = run("--retries", "-1")

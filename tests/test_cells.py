@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import cells
-from unreel import UnreelError
+from unreel import Pair, UnreelError
+from unreel.attacks import load_attack, usable, version_of
+from unreel.models.pair import VideoModel
 
 PLAN = {
     "measure": "images",
@@ -30,6 +33,7 @@ def plan(tmp_path, monkeypatch):
         (tmp_path / "experiments" / "trial.json").write_text(json.dumps(PLAN | changes))
 
     write()
+    write.folder = tmp_path
     return write
 
 
@@ -52,6 +56,32 @@ def test_only_what_is_missing_or_of_another_model_is_made(plan, monkeypatch):
     made[4].file.write_text('{"cell": ')  # cut short
     assert cells.missing(made, "cpu") == made[3:]
     assert cells.results_of("trial")[made[0].run] == {"castle": {"figures": {}}, "owl": {"figures": {}}}
+
+
+def test_of_a_cell_of_attacks_only_those_that_it_lacks_or_that_have_changed_are_tried(plan, monkeypatch):
+    plan(measure="attacks", options={"cases": 1}, runs=[{"name": "default", "method": "text-ablation"}])
+    bench = cells.Bench(Pair(*[None] * 5), VideoModel(None, None, "model"), None, {"weights": {"t2v unet": "a"}})
+    monkeypatch.setattr(cells, "bench_of", lambda *_: bench)
+    cell, asked = cells.cells_of("trial")[0], []
+
+    def tried(*_, attacks=(), **options):
+        asked.append(attacks)
+        entries = {name: {"version": version_of(load_attack(name)), "new": True} for name in attacks or usable()}
+        return SimpleNamespace(document=lambda: {"attacks": entries, "untried": ["homoglyphs"]})
+
+    monkeypatch.setattr(cells, "attack", tried)
+    whole = cells.attacks(cell, bench, None, plan.folder, cases=1)
+    assert asked == [()]
+    whole["attacks"] = {name: entry | {"new": False} for name, entry in whole["attacks"].items() if name != "typos"}
+    whole["attacks"]["long_prompts"] |= {"version": 1}
+    del whole["attacks"]["homoglyphs"]
+    cells.write(cell, {"cell": asdict(cell), **bench.stamp, "result": whole})
+    assert cells.missing([cell], "cpu") == [cell]
+    again = cells.attacks(cell, bench, None, plan.folder, cases=1)
+    assert set(asked[1]) == {"typos", "long_prompts"}
+    assert {name for name, entry in again["attacks"].items() if entry["new"]} == set(asked[1])
+    cells.write(cell, {"cell": asdict(cell), **bench.stamp, "result": again})
+    assert cells.missing([cell], "cpu") == []
 
 
 @pytest.mark.parametrize(

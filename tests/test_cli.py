@@ -389,9 +389,10 @@ def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(c
 
 
 def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command, made, tmp_path):
-    code, _, err = command("generate", "a cat", "--erasure", "made", "--out", "videos")
-    assert code == 2 and "another text encoder" in err
-    assert not (tmp_path / "videos").exists()
+    for model, message in ((["--t2v", "embedded"], "another text encoder"), ([], "this was made on")):
+        code, _, err = command("generate", "a cat", "--erasure", "made", "--out", "videos", *model)
+        assert code == 2 and message in err
+        assert not (tmp_path / "videos").exists()
 
 
 def test_evaluate_prints_and_saves_one_table_and_a_page(command, made, tmp_path):
@@ -425,18 +426,23 @@ def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_p
     ("arguments", "message"),
     [
         (["evaluate", "absent"], "is no erasure"),
-        (["evaluate", "made", "--judge", "oracle"], "unknown judge 'oracle': choose from clip, embedded"),
-        (["evaluate", "made", "--videos", "0"], "at least one video"),
-        (["evaluate", "made", "--group", "friends"], "unknown prompt group 'friends'"),
+        (
+            ["evaluate", "made", "--judge", "oracle", "--t2v", "embedded"],
+            "unknown judge 'oracle': choose from clip, embedded",
+        ),
+        (["evaluate", "made", "--videos", "0", "--t2v", "embedded"], "at least one video"),
+        (["evaluate", "made", "--group", "friends", "--t2v", "embedded"], "unknown prompt group 'friends'"),
         (["evaluate", "made", "--prompts", "absent.csv"], "absent.csv"),
         (["evaluate", "made", "--prompts", "empty.csv"], "row 1"),
         (["evaluate", "made", "--prompts", "photo.png"], "unknown suffix"),
         (["evaluate", "made", "--concept", "dog"], "not of dog"),
-        (["evaluate", "made"], "another text encoder"),
-        (["attack", "made", "--attack", "magic"], "unknown attack 'magic': choose from"),
-        (["attack", "made", "--cases", "0"], "at least one case"),
-        (["attack", "made", "--judge", "none"], "needs a judge"),
-        (["attack", "made"], "another text encoder"),
+        (["evaluate", "made", "--t2v", "embedded"], "another text encoder"),
+        (["evaluate", "made"], "this was made on"),
+        (["attack", "made", "--attack", "magic", "--t2v", "embedded"], "unknown attack 'magic': choose from"),
+        (["attack", "made", "--cases", "0", "--t2v", "embedded"], "at least one case"),
+        (["attack", "made", "--judge", "none", "--t2v", "embedded"], "needs a judge"),
+        (["attack", "made", "--t2v", "embedded"], "another text encoder"),
+        (["attack", "made"], "this was made on"),
     ],
 )
 def test_bad_input_to_evaluate_and_attack_writes_nothing(command, made, tmp_path, arguments, message):
@@ -453,7 +459,7 @@ def test_a_judge_that_does_not_know_the_concept_is_refused(command, tiny, tmp_pa
     learned = command("unlearn", "submarine", *tiny, *PAPER, "--shots", "1", "--out", "made", "--videos", "0")
     assert learned[0] == 0, learned
     for verb in ("evaluate", "attack"):
-        code, _, err = command(verb, "made", "--judge", "embedded")
+        code, _, err = command(verb, "made", "--judge", "embedded", "--t2v", "embedded")
         assert code == 2 and "does not know 'submarine'" in err
     assert not (tmp_path / "made" / "evaluation").exists() and not (tmp_path / "made" / "attacks").exists()
 

@@ -29,6 +29,13 @@ def test_the_mean_has_the_interval_that_theory_gives_it_and_always_the_same():
     assert mean == Estimate.mean(values)
 
 
+def test_videos_that_are_all_alike_are_no_certainty():
+    for flag in (0.0, 1.0):
+        assert Estimate.mean_share(np.full(4, flag)) == Estimate.share(np.full(4, flag, dtype=bool))
+    mixed = np.array([0.0, 0.5, 1.0, 1.0])
+    assert Estimate.mean_share(mixed) == Estimate.mean(mixed)
+
+
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(1).normal(3, 2, 200)
     estimate = Estimate.jackknife(lambda chosen: values[chosen].mean(), len(values), blocks=200)

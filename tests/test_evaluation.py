@@ -99,6 +99,38 @@ def test_prompts_of_ones_own_are_judged_by_their_own_labels_and_seeds(setting):
     assert "concept_found" in run.metrics()["moon"]
 
 
+def test_a_label_that_is_the_concept_otherwise_spelled_asks_for_the_concept(setting):
+    pair, erasure = setting
+    given = [PromptRow("a cat on the moon", "moon", label, None) for label in ("Cat", "kitten", "CATS")]
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"], own_prompts=given)
+    assert {prompt.label for prompt in run.groups["moon"].prompts} == {"cat"}
+    assert "label_found" not in run.metrics()["moon"]
+
+
+def test_prompts_that_ask_for_nothing_that_can_be_told_are_no_prompts_for_the_concept(setting):
+    pair, erasure = setting
+    given = [PromptRow("a tea party", "manners", "", None), PromptRow("a dog", "manners", "dog", None)]
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"], own_prompts=given)
+    assert "label_found" not in run.metrics()["manners"] and "judge_floor" in run.metrics()["all"]
+
+
+@pytest.mark.parametrize("order", ["AAA", "AAAA", "ABABAB", "AABB"])
+def test_prompts_with_any_number_of_seeds_are_measured(setting, order):
+    pair, erasure = setting
+    given = [PromptRow(f"a {letter} boat", "boats", "", None) for letter in order]
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"], own_prompts=given)
+    assert "concept_found" in run.metrics()["boats"]
+
+
+def test_a_judge_that_knows_the_concept_alone_has_nothing_unrelated_to_ask_for(setting):
+    class Portrait(FakeJudge):
+        vocabulary: ClassVar = {"concept": ["cat"], "person": ["cat"]}
+
+    pair, erasure = setting
+    run = evaluate(pair.video, erasure, Portrait(), videos=1, groups=["explicit"])
+    assert run.unrelated_prompts == [] and "embedding_shift" not in run.metrics()["all"]
+
+
 def test_without_a_judge_videos_are_compared_but_nothing_is_looked_for(setting):
     pair, erasure = setting
     run = evaluate(pair.video, erasure, None, videos=1, groups=["explicit", "neighbours"])

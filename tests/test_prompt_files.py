@@ -48,8 +48,8 @@ VBENCH = [
             json.dumps(VBENCH),
             [
                 ("a teapot", "object_class", "teapot", None),
-                ("a blue teapot", "color", None, None),
-                ("a teapot that pours", "dynamic_degree, motion_smoothness", None, None),
+                ("a blue teapot", "color", "", None),
+                ("a teapot that pours", "dynamic_degree, motion_smoothness", "", None),
             ],
         ),
         (

@@ -29,13 +29,21 @@ def test_methods_are_compared_with_the_default_on_the_same_videos(monkeypatch):
     monkeypatch.setattr(methods, "results_of", lambda of: measured)
     head, _, *rows = methods.against_default().splitlines()
     assert head.startswith("| method | concepts | plain: found | paraphrases: found | companions kept |")
-    found, kept = "+1 / -1 of 8, p = 1.000", "+0 / -6 of 8, p = 0.031"
+    found, kept = "+1 / -1 of 8, p = 1.000", "+0 / -6 of 8, p = 0.500"
     assert rows == [f"| UCE, on the video model | 2 | {found} | {found} | {kept} | {kept} | {kept} |"]
 
 
 @pytest.mark.parametrize(("n", "fewer", "p"), [(0, 0, 1), (1, 0, 1), (6, 0, 2 / 64), (5, 1, 2 * 6 / 32), (10, 5, 1)])
 def test_as_likely_by_chance_as_throws_of_a_coin(n, fewer, p):
     assert methods._sided(n, fewer) == p
+
+
+def test_concepts_not_their_videos_are_what_is_counted_where_there_are_several():
+    assert methods._flipped([5, 5, 5]) == 2 / 8  # all one way: no three concepts can be surer than that
+    assert methods._flipped([40, -1, -1]) == 1.0 and methods._flipped([0, 0]) == 1.0
+    one = ("1" * 10, "0" * 10)
+    assert methods._disagreement([one], wanted="0") == "+0 / -10 of 10, p = 0.002"
+    assert methods._disagreement([one, one], wanted="0") == "+0 / -20 of 20, p = 0.500"
 
 
 def test_verdicts_of_single_videos_are_those_that_shares_are_of(pair):

@@ -90,9 +90,7 @@ def test_t5_whose_output_stays_in_float32_in_half_precision_is_the_same_encoder(
 
 
 def test_another_model_of_the_same_build_is_refused_and_what_differs_is_said(pair, erasure):
-    with pytest.raises(
-        UnreelError, match="another text encoder than this pipeline's: text_encoder is another model: unlearn"
-    ):
+    with pytest.raises(UnreelError, match="another text encoder than this pipeline's: text_encoder is another model: give"):
         erasure.apply(make_pair(seed=3).t2i)
     with torch.no_grad():
         pair.t2i.text_encoder.get_input_embeddings().weight[::2] += 1

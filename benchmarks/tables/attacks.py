@@ -84,7 +84,10 @@ def attacks_by_frame(by: str, of: str = "attacks") -> str:
     rows = []
     for attack in _on_all(concepts):
         for arm in ("edited", "original"):
-            frames = np.mean([concept["attacks"][attack][f"{arm}_by_frame"] for concept in concepts], axis=0)
+            tried = [shares for concept in concepts if (shares := concept["attacks"][attack][f"{arm}_by_frame"])]
+            if not tried:
+                continue
+            frames = np.mean(tried, axis=0)
             rows.append([attack, arm, *(f"{100 * share:.0f}" for share in frames)])
     return table(["attack", "model", *(f"frame {i}" for i in range(1, len(rows[0]) - 1))], rows)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from math import comb
 from statistics import median
 from typing import Any
@@ -270,14 +271,31 @@ def against_default(of: str = "methods", default: str = "text-ablation") -> str:
     return table(["method", "concepts", *(title for title, _, _ in PAIRED)], rows)
 
 
+def _flipped(differences: Sequence[int]) -> float:
+    """How often their sum is as far from zero if each could as well have the other sign: the exact permutation test of
+    paired differences (Fisher, 1935), for concepts, whose videos go together.
+    """
+    sums = [sum(signs) for signs in product(*((each, -each) for each in differences))]
+    return sum(abs(each) >= abs(sum(differences)) for each in sums) / len(sums)
+
+
 def _disagreement(pairs: Sequence[tuple[str, str]], wanted: str) -> str:
-    """How often the first of two verdicts on the same video is as wanted and the second is not, and the reverse."""
-    flags = [each for one, two in pairs for each in zip(one, two, strict=True)]
-    if not flags:
+    """How often the first of two verdicts on the same video is as wanted and the second is not, and the reverse, over all
+    concepts; and how likely that is by chance, by concept, or by video where there is one concept.
+    """
+    if not pairs:
         return ""
-    better, worse = (sum(one != two and (one == wanted) == first for one, two in flags) for first in (True, False))
-    p = _sided(better + worse, min(better, worse))
-    return f"+{better} / -{worse} of {len(flags)}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    better, worse = (
+        [sum(a != b and (a == wanted) == first for a, b in zip(one, two, strict=True)) for one, two in pairs]
+        for first in (True, False)
+    )
+    (up, down), videos = map(sum, (better, worse)), sum(len(one) for one, _ in pairs)
+    p = (
+        _flipped([a - b for a, b in zip(better, worse, strict=True)])
+        if len(pairs) > 1
+        else _sided(up + down, min(up, down))
+    )
+    return f"+{up} / -{down} of {videos}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
 def wordings(of: str) -> str:

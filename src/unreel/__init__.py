@@ -1,4 +1,4 @@
-"""unreel: make a text-to-video model forget a concept by changing its text encoder."""
+"""unreel: make a text-to-video model forget a concept."""
 
 import os
 from importlib import import_module

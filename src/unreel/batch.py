@@ -26,13 +26,15 @@ from unreel.workflow import Place, Tell, UnlearnJob, require_sensible, unlearn
 BATCH_FILE = "batch.json"
 AHEAD = 2  # takedowns that a cluster is given for each of its processors at a time
 
-Status = Literal["forgotten", "weak", "refused", "failed"]
+Status = Literal["passed", "weak", "unchecked", "refused", "failed"]
+ERASED: tuple[Status, ...] = ("passed", "weak", "unchecked")  # what a self-check says of the erasure that there is
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one takedown: `says` is what the self-check says of its erasure, or why there is none. Refused is what
-    trying again would not help; failed is what went wrong `attempts` times.
+    """What came of one takedown: `says` is what the self-check says of its erasure, or why there is none. Unchecked is an
+    erasure that no self-check looks at; refused is what trying again would not help; failed is what went wrong `attempts`
+    times.
     """
 
     takedown: Takedown
@@ -46,7 +48,7 @@ class Outcome:
 
     @property
     def done(self) -> bool:
-        return self.status in ("forgotten", "weak")
+        return self.status in ERASED
 
     def document(self) -> dict[str, Any]:
         return {**asdict(self), "folder": self.takedown.folder}
@@ -101,15 +103,16 @@ class Batch:
 
     @property
     def summary(self) -> str:
-        done, total = self.count("forgotten", "weak"), len(self.outcomes)
-        parts = [f"{done} of {total} takedown{'s' * (total != 1)} forgotten"]
-        said: tuple[tuple[Status, str], ...] = (
-            ("weak", "of them short of the bars"),
-            ("refused", "refused"),
-            ("failed", "failed"),
-        )
-        parts += [f"{self.count(status)} {words}" for status, words in said if self.count(status)]
-        return ", ".join(parts)
+        done, total = self.count(*ERASED), len(self.outcomes)
+        said: dict[Status, str] = {
+            "passed": "passed the self-check",
+            "weak": "short of its bars",
+            "unchecked": "not checked",
+            "refused": "refused",
+            "failed": "failed",
+        }
+        parts = [f"{self.count(status)} {words}" for status, words in said.items() if self.count(status)]
+        return f"{done} of {total} takedown{'s have' if total != 1 else ' has'} an erasure: {', '.join(parts)}"
 
     def document(self) -> dict[str, Any]:
         return {
@@ -185,12 +188,15 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
         said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
         return {"status": "failed", "says": shortened(said)}
     learned = done.intervention
-    check = learned.provenance.get(CHECK) or {"summary": "no self-check: text encoders stay as they are", "shortfalls": []}
+    check = learned.provenance.get(CHECK)
+    status, says = "unchecked", "no self-check: text encoders stay as they are, so only an evaluation tells"
+    if check:
+        status, says = "weak" if check["shortfalls"] else "passed", check["summary"]
     parts = learned.provenance["parts"]
     found = dict.fromkeys(word for part in parts for word in part.get("wordings", {}).get("found", []))
     return {
-        "status": "weak" if check["shortfalls"] else "forgotten",
-        "says": check["summary"] + (f"; forgotten with it, since they draw it: {', '.join(found)}" if found else ""),
+        "status": status,
+        "says": says + (f"; forgotten with it, since they draw it: {', '.join(found)}" if found else ""),
         "seconds": sum(part.get("seconds", 0.0) for part in parts),
         "nbytes": learned.nbytes,
         "pages": tuple(str(page.relative_to(job.folder.parent)) for page in done.pages),

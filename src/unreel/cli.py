@@ -87,13 +87,25 @@ class Precision(StrEnum):
 T2I = Annotated[
     str | None,
     typer.Option(
-        help="text-to-image pipeline with the same text encoder: a folder or hub id; what reads text alone needs none",
+        help="text-to-image pipeline with the video model's text encoder: a folder or hub id; what reads text alone needs "
+        "none; without it, single frames of the video model stand in for images",
         show_default=False,
     ),
 ]
 T2V = Annotated[
     str | None,
-    typer.Option(help="text-to-video pipeline with the same text encoder; default: the embedded pair", show_default=False),
+    typer.Option(
+        help="text-to-video pipeline: a folder or hub id; to unlearn with --videos 0, a text encoder's folder will do; "
+        "default: the embedded pair",
+        show_default=False,
+    ),
+]
+MadeOn = Annotated[
+    str | None,
+    typer.Option(
+        help="text-to-video pipeline: a folder or hub id; default: the embedded pair that the erasure was made on",
+        show_default=False,
+    ),
 ]
 Device = Annotated[str, typer.Option(rich_help_panel=PLACED, help="cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[Precision, typer.Option(rich_help_panel=PLACED, help="precision of all weights")]
@@ -364,7 +376,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make a text-to-video model forget a concept by changing its text encoder.",
+    help="Make a text-to-video model forget a concept: by changing its text encoder (the default), its denoiser, or how "
+    "prompts are read.",
 )
 
 
@@ -423,7 +436,7 @@ def unlearn(
     }
     output: dict[str, Any] = {"out": out, "overwrite": overwrite, "accept_weak": accept_weak}
     job = UnlearnJob(concept, method=method, settings=settings, seed=seed, videos=videos, **asked, **models, **output)
-    _say_unlearned(run(job, _news), kind)
+    _say_unlearned(run(job, _news), kind, _given(place, {"--t2v": t2v}))
 
 
 def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
@@ -436,7 +449,17 @@ def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
         yield f"stopped  because {part['stopped']}"
 
 
-def _say_unlearned(done: Any, kind: str | None) -> None:
+def _given(place: Any, given: Mapping[str, str | None]) -> str:
+    """What was asked for otherwise than usual, as options of a further command; begins with a space if there is any."""
+    usual = dataclasses.asdict(type(place)())
+    chosen = dict(given)
+    chosen |= {f"--{name}": value for name, value in dataclasses.asdict(place).items() if value != usual[name]}
+    return "".join(
+        f" {name}" if value is True else f" {name} {shlex.quote(value)}" for name, value in chosen.items() if value
+    )
+
+
+def _say_unlearned(done: Any, kind: str | None, given: str) -> None:
     from unreel.report.table import table
 
     for name, evaluation in done.evaluations.items():
@@ -450,7 +473,7 @@ def _say_unlearned(done: Any, kind: str | None) -> None:
     if done.pages:
         concepts = done.intervention.concepts
         which = f" --concept {shlex.quote(concepts[0])}" if len(concepts) > 1 else ""
-        where = shlex.quote(str(done.folder)) + which
+        where = shlex.quote(str(done.folder)) + which + given
         _tell(f"next     unreel evaluate {where}; unreel attack {where}")
     figures = {name: evaluation.run.document() for name, evaluation in done.evaluations.items()}
     _result({"erasure": done.folder, **_described(done.intervention), "reports": done.pages, "evaluations": figures})
@@ -534,11 +557,8 @@ def other_wordings(
     found = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place), _news)
     for each in found:
         _tell(f"{each.distance:.2f}  {each.text}")
-    given = {"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}
-    usual = dataclasses.asdict(type(place)())
-    given |= {f"--{name}": value for name, value in dataclasses.asdict(place).items() if value != usual[name]}
-    options = [name if value is True else f"{name} {shlex.quote(value)}" for name, value in given.items() if value]
-    _tell(f"next  unreel unlearn {shlex.quote(concept)} {' '.join(options)}" if found else "none was found")
+    given = _given(place, {"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v})
+    _tell(f"next  unreel unlearn {shlex.quote(concept)}{given}" if found else "none was found")
     _result([dataclasses.asdict(each) for each in found])
 
 
@@ -546,7 +566,7 @@ def other_wordings(
 @_grouped
 def evaluate(
     erasure: ErasureFolder,
-    t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
+    t2v: MadeOn = None,
     judge: JudgeName = None,
     concept: ConceptName = None,
     videos: Annotated[int, typer.Option(max=MOST, help="prompts for each group, made by both models")] = 50,
@@ -589,7 +609,7 @@ def evaluate(
 def attack(
     erasure: ErasureFolder,
     t2i: T2I = None,
-    t2v: T2V = None,
+    t2v: MadeOn = None,
     judge: JudgeName = None,
     concept: ConceptName = None,
     attacks: Annotated[
@@ -668,7 +688,7 @@ def compare(
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="one or more prompts")],
     erasure: Annotated[list[Path] | None, typer.Option(help="folder of an erasure to put on; may be repeated")] = None,
-    t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
+    t2v: MadeOn = None,
     seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first prompt; the next ones count up")] = 0,
     out: Annotated[Path, typer.Option(help="folder for the videos")] = Path("videos"),
     overwrite: Overwrite = False,
@@ -689,10 +709,11 @@ def generate(
     from unreel.models.pair import load_video_model
     from unreel.models.sampling import generate as run
     from unreel.models.sampling import write_mp4
+    from unreel.workflow import model_of
 
     erasures = [load_intervention(folder) for folder in erasure or ()]
     place.require()
-    model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
+    model = sampling.onto(load_video_model(model_of(t2v, *erasures), **place.of_weights, offload=place.offload))
     for item in erasures:
         item.apply(model.pipeline)
     out.mkdir(parents=True, exist_ok=True)
@@ -773,7 +794,7 @@ def export(
     erasure: ErasureFolder,
     format: Format,
     out: Annotated[Path, typer.Option(help="output folder")],
-    t2v: T2V = None,
+    t2v: MadeOn = None,
     t2i: Annotated[
         str | None, typer.Option(help="the same for a text-to-image pipeline: a folder or hub id", show_default=False)
     ] = None,
@@ -793,10 +814,11 @@ def export(
 
     from unreel.interventions.export import export as run
     from unreel.models.pair import load_pair, load_pipeline
+    from unreel.workflow import model_of
 
     options: dict[str, Any] = {"dtype": None, "text_only": True}
     alone = t2i is not None and t2v is None
-    model = load_pipeline(str(t2i), **options) if alone else load_pair(t2i, t2v, **options).t2v
+    model = load_pipeline(str(t2i), **options) if alone else load_pair(t2i, model_of(t2v, learned), **options).t2v
     least = 0.0 if accept_weak else LEAST_KEPT
     made = run(learned, model, out, format=format, tolerance=tolerance, overwrite=overwrite, least=least)
     for name, ranks in made.ranks.items():
@@ -823,7 +845,7 @@ def combine(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make one erasure of several that were made for the same text encoder: it does what all of them do.
+    """Make one erasure of several that were made for the same model: it does what all of them do.
 
     Changes that were learned apart may get in each other's way, so the sum is checked on held-out prompts.
     """

@@ -35,7 +35,7 @@ from unreel.methods._task import Task
 from unreel.models.adapter import require_size, require_tiling
 from unreel.models.loading import require_place
 from unreel.models.pair import Pair, TextModel, load_pair, load_video_model, move
-from unreel.models.shipped import EMBEDDED, preset_of, world_of
+from unreel.models.shipped import EMBEDDED, names, preset_of, world_of
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
@@ -453,6 +453,18 @@ def judge_of(name: str | None, t2v: str | None, device: str) -> Judge | None:
     return load_judge(name or preset_of(t2v).get("judge", "clip"), device)
 
 
+def model_of(t2v: str | None, *learned: Intervention) -> str:
+    """The video model to put interventions on: the one that is asked for, or the pair of unreel's that the first was made
+    on. Raises UnreelError for any other that nobody asked for: what a file names is not loaded for that alone.
+    """
+    made_on = t2v or next((each.model for each in learned), EMBEDDED)
+    if t2v is None and made_on not in names():
+        raise UnreelError(
+            f"this was made on {made_on}: add --t2v with that model's folder or hub id, or with another it fits"
+        )
+    return made_on
+
+
 def _home(folder: str | Path) -> Path:
     """Where what is found out about an intervention goes: into its folder, or into runs/ for one from the hub."""
     folder = Path(folder)
@@ -462,11 +474,12 @@ def _home(folder: str | Path) -> Path:
 @dataclass(frozen=True)
 class EvaluateJob:
     """What to judge and measure: what lies in `folder`, or under a hub id, on `videos` prompts of each of `groups` (all of
-    them without any) and on those in the files `prompts`. Without a `judge`, it is the pair's own, or CLIP.
+    them without any) and on those in the files `prompts`. Without `t2v`, it is the pair of unreel's that it was made on;
+    without a `judge`, the pair's own, or CLIP.
     """
 
     folder: Path
-    t2v: str = EMBEDDED
+    t2v: str | None = None
     judge: str | None = None
     concept: str | None = None
     prompts: Sequence[Path] = ()
@@ -490,8 +503,9 @@ def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
     learned = load_intervention(job.folder)
     job.place.require()
     concept, home = concept_of(learned, job.concept), Path(job.out or _home(job.folder) / "evaluation")
-    judge = judge_of(job.judge, job.t2v, job.place.device)
-    model = job.sampling.onto(load_video_model(job.t2v, **job.place.of_weights, offload=job.place.offload))
+    t2v = model_of(job.t2v, learned)
+    judge = judge_of(job.judge, t2v, job.place.device)
+    model = job.sampling.onto(load_video_model(t2v, **job.place.of_weights, offload=job.place.offload))
     asked: dict[str, Any] = {"videos": job.videos, "seed": job.seed, "groups": tuple(job.groups or GROUPS)}
     evaluation = evaluate_intervention(model, learned, judge, concept=concept, own_prompts=rows, folder=home, **asked)
     return evaluation, write_report(home, evaluation)
@@ -500,7 +514,8 @@ def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
 @dataclass(frozen=True)
 class AttackJob:
     """What to attack, and how often: what lies in `folder`, or under a hub id, by `attacks` (all of them without any), in
-    `cases` prompts, each of which may take as many videos as `budgets` say and `steps` of a search for each.
+    `cases` prompts, each of which may take as many videos as `budgets` say and `steps` of a search for each. Without `t2v`,
+    it is the pair of unreel's that it was made on.
     """
 
     folder: Path
@@ -529,10 +544,11 @@ def attack(job: AttackJob) -> tuple[AttackRun, Path]:
     learned = load_intervention(job.folder)
     job.place.require()
     concept, home = concept_of(learned, job.concept), Path(job.out or _home(job.folder) / "attacks")
-    judge = judge_of(job.judge, job.t2v, job.place.device)
+    t2v = model_of(job.t2v, learned)
+    judge = judge_of(job.judge, t2v, job.place.device)
     if judge is None:
         raise UnreelError("an attack needs a judge: choose one with --judge")
-    pair = job.sampling.onto(load_pair(job.t2i, job.t2v, **job.place.of_weights))
+    pair = job.sampling.onto(load_pair(job.t2i, t2v, **job.place.of_weights))
     options: dict[str, Any] = {"attacks": job.attacks, "cases": job.cases, "budgets": job.budgets, "steps": job.steps}
     result = attack_intervention(pair, learned, judge, concept=concept, seed=job.seed, folder=home, **options)
     return result, write_attack_report(home, result)

@@ -6,8 +6,8 @@ gives the attack's attempt number `index`: a prompt, or prompt embeddings (token
 or a prompt with a video to start from; or None if it has no more. The same case, index and seed give the same attempt, so a
 killed run goes on where it was. A module also says what its attacker holds: `NEEDS_WEIGHTS` is True for attacks that read
 the attacked text encoder or the denoiser. Where it is `STUDIES = "video"`, it reads whole videos and the video model, not
-pictures and the image model; and one that gives embeddings says `GIVES_EMBEDDINGS = True`. Whether an attempt works is not
-for the attack to say: that is judged on videos.
+pictures and the image model; and one that gives embeddings says `GIVES_EMBEDDINGS = True`. `VERSION` (1 without) goes up
+when its attempts become others. Whether an attempt works is not for the attack to say: that is judged on videos.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,8 @@ _REGISTRY = Registry("attacks", __path__, "attack", ("NEEDS_WEIGHTS", "attempt")
 class Case:
     """One attempt to make one picture of the concept.
 
-    `prompt` asks for the concept and worked before unlearning; it contains `wording`, the words to hide or to replace.
+    `prompt` asks for the concept, and contains `wording`, the words to hide or to replace; whether the original model shows
+    the concept then, the attack `plain` on it says.
     `original` is the text encoder as published, which anyone may study. `attacked` is the one under attack, and `denoiser`
     the image model's: only attacks with the weights may read them. `latents` (n, channels, height, width) show the concept,
     made by the original model from `prompt`. `steps` bounds the search of attacks that search. For an attack that studies
@@ -66,6 +67,24 @@ def names() -> list[str]:
 def usable() -> dict[str, Attack]:
     """All that can be loaded, by name."""
     return _REGISTRY.usable()
+
+
+def studies(attack: Attack, what: str) -> bool:
+    """Whether it reads the attacked text "encoder", with the image model, or "video"s of the video model."""
+    return getattr(attack, "STUDIES", "encoder" if attack.NEEDS_WEIGHTS else "") == what
+
+
+def gives_embeddings(attack: Attack) -> bool:
+    return getattr(attack, "GIVES_EMBEDDINGS", False)
+
+
+def only_types(attack: Attack) -> bool:
+    """Whether its attacker types prompts and holds nothing else of the service."""
+    return not (attack.NEEDS_WEIGHTS or gives_embeddings(attack) or studies(attack, "video"))
+
+
+def version_of(attack: Attack) -> int:
+    return getattr(attack, "VERSION", 1)
 
 
 def load_attack(name: str) -> Attack:

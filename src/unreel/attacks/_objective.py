@@ -31,9 +31,11 @@ def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
     """J for embeddings (1, tokens, width), or for the conditioning of one prompt: a differentiable scalar.
 
     The draws are made once, so that two conditionings can be compared, and the noise levels stand at even distances, so
-    that few draws do.
+    that few draws do. Fewer draws than there are latents begin with any of them.
     """
-    z = case.latents[torch.arange(draws) % len(case.latents)]
+    number = len(case.latents)
+    first = int(torch.randint(number, (1,), generator=generator)) if draws < number else 0
+    z = case.latents[(first + torch.arange(draws)) % number]
     noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
     offset = torch.rand(1, generator=generator)
     level = 1 - (torch.arange(draws) + offset) / draws * NOISY

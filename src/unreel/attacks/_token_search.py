@@ -22,8 +22,7 @@ TRIES = 4  # ours; GCG tries 512 a step, far more than an attempt may cost here
 
 def room(case: Case, text: str, most: int = TOKENS) -> int:
     """How many words the attacks add to `text`: as many as are wanted at `most`, or as still fit."""
-    tokenizer = case.attacked.tokenizer
-    return min(most, tokenizer.model_max_length - len(tokenizer(text).input_ids))
+    return int(min(most, case.original.room - case.original.length(text)))
 
 
 def search(
@@ -38,15 +37,15 @@ def search(
     most: int = TOKENS,
     tries: int = TRIES,
 ) -> str | None:
-    """The prompt `before`, at `most` k words of `pool`, `after` after `case.steps` steps; None if no word fits between.
+    """The prompt `before`, at `most` k words of `pool` (`typed_words`), `after` after `case.steps` steps; None if no word
+    fits between.
 
     Each step makes `tries` of swapping a single word and keeps the best if it lowers the `aim`, by default J.
     """
     count = room(case, f"{before} {after}", most)
     if count < 1:
         return None
-    names = [word for word in pool if word == word.lower()]  # some pipelines read nothing else
-    ids = torch.tensor([pool[word] for word in names])
+    names, ids = list(pool), torch.tensor(list(pool.values()))
     table = case.attacked.token_table.weight.detach()
     generator = generator_for(index, seed)
     loss_of = aim or objective(case, DRAWS, generator)

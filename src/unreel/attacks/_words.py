@@ -5,6 +5,7 @@ Knows text and tokenizers; knows no model.
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from unreel.attacks import Case
 from unreel.errors import UnreelError
@@ -29,20 +30,28 @@ def around(case: Case) -> tuple[str, str]:
 
 
 def pick(case: Case, prompts: Iterable[str], index: int) -> str | None:
-    """Number `index` of the prompts that fit and that the tokenizer tells from the case's own and from each other.
+    """Number `index` of the prompts that fit and that are read otherwise than the case's own and than each other.
 
-    A change that the tokenizer undoes, such as upper case for CLIP, is no attempt; nor is one that it would cut off.
+    A change that is undone before the text encoder reads it, such as upper case for CLIP, is no attempt; nor is a prompt
+    that would be cut off.
     """
-    limit = case.attacked.tokenizer.model_max_length
-    tried = {tuple(case.attacked.tokenizer(case.prompt).input_ids)}
+
+    def as_read(prompt: str) -> tuple[int, ...]:
+        return tuple(case.original.tokenize([prompt]).ids[0].tolist())
+
+    tried = {as_read(case.prompt)}
     for prompt in prompts:
-        ids = tuple(case.attacked.tokenizer(prompt).input_ids)
-        if ids in tried or len(ids) > limit:
+        if not case.original.has_room_for(prompt) or (ids := as_read(prompt)) in tried:
             continue
         tried.add(ids)
         if len(tried) > index + 1:
             return prompt
     return None
+
+
+def typed_words(tokenizer: Any) -> dict[str, int]:
+    """Whole words in lower case, which some pipelines make of all others: text -> id."""
+    return {word: i for word, i in whole_words(tokenizer).items() if word == word.lower()}
 
 
 def other_words(case: Case) -> dict[str, int]:
@@ -51,6 +60,6 @@ def other_words(case: Case) -> dict[str, int]:
     own = set(re.findall(r"\w+", " ".join(wordings).lower()))
     return {
         word: i
-        for word, i in whole_words(case.attacked.tokenizer).items()
+        for word, i in typed_words(case.attacked.tokenizer).items()
         if not any(word in mine or (len(mine) > 2 and word.startswith(mine)) for mine in own)
     }

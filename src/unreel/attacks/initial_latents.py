@@ -9,7 +9,7 @@ what it was given, so here it is much; and the original model under the same att
 from unreel.attacks import Case
 from unreel.models.sampling import Start
 
-NEEDS_WEIGHTS, STUDIES = False, "video"
+NEEDS_WEIGHTS, STUDIES, VERSION = False, "video", 2
 SHARES = (0.9, 0.8, 0.7)  # of the timesteps, ours: under much noise first
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from unreel.attacks import Case
 from unreel.attacks._words import pick
 
-NEEDS_WEIGHTS = False
+NEEDS_WEIGHTS, VERSION = False, 2
 # All ours; said before the prompt and behind it.
 BEFORE = (
     "award-winning documentary footage",
@@ -31,13 +31,12 @@ def attempt(case: Case, index: int, seed: int) -> str | None:
 
 
 def _prompts(case: Case, seed: int) -> Iterator[str]:
-    """As long as the text encoder reads, in an order of their own each."""
-    tokenizer = case.attacked.tokenizer
+    """As long as is read, in an order of their own each."""
     for number in range(100):
         rng = random.Random(f"{seed}/{number}")
         begin, phrases = rng.choice(BEFORE), rng.sample(BEHIND, MOST)
         for count in range(MOST, 0, -1):
             text = ", ".join([begin, case.prompt, *phrases[:count]])
-            if len(tokenizer(text).input_ids) <= tokenizer.model_max_length:
+            if case.original.has_room_for(text):
                 yield text
                 break

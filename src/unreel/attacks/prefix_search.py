@@ -7,10 +7,10 @@ the image model's denoiser and pictures of the concept.
 
 from unreel.attacks import Case
 from unreel.attacks._token_search import search
-from unreel.models.conditioner import whole_words
+from unreel.attacks._words import typed_words
 
 NEEDS_WEIGHTS = True
 
 
 def attempt(case: Case, index: int, seed: int) -> str | None:
-    return search(case, "", case.prompt, whole_words(case.attacked.tokenizer), index, seed)
+    return search(case, "", case.prompt, typed_words(case.attacked.tokenizer), index, seed)

@@ -9,7 +9,7 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks._objective import given, read
 
-NEEDS_WEIGHTS = True
+NEEDS_WEIGHTS, GIVES_EMBEDDINGS = True, True
 WEIGHTS = (1.5, 2.0, 3.0, 1.2, 5.0)
 
 

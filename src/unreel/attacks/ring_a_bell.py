@@ -21,7 +21,7 @@ from unreel.attacks._words import in_place, other_words
 from unreel.models.conditioner import NO_LENGTH, Conditioner, Tokens
 from unreel.prompts.concept import Concept
 
-NEEDS_WEIGHTS = False
+NEEDS_WEIGHTS, VERSION = False, 2
 ETA = 3.0  # the paper's choice for nudity; 5.5 for violence
 SHARE = 16 / 77  # the paper's K = 16 of CLIP's 77 tokens
 MOST = 16  # of an encoder that reads more than CLIP

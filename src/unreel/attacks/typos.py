@@ -27,10 +27,10 @@ def _spacings(wording: str) -> Iterator[str]:
 
 
 def _slips(wording: str) -> list[str]:
-    """Every letter left out, doubled, and swapped with the next."""
+    """Every letter left out, doubled, and swapped with the next; of a single letter, only what is left of it."""
     out = []
     for i, letter in enumerate(wording):
         if letter != " ":
             before, rest = wording[:i], wording[i + 1 :]
             out += [before + rest, before + 2 * letter + rest, before + rest[:1] + letter + rest[1:]]
-    return out
+    return [slip for slip in out if slip.strip()]

@@ -14,7 +14,7 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks.embedding_inversion import inverted
 
-NEEDS_WEIGHTS, STUDIES, GIVES_EMBEDDINGS = True, "video", True
+NEEDS_WEIGHTS, STUDIES, GIVES_EMBEDDINGS, VERSION = True, "video", True, 2
 DRAWS = 1  # a video costs as much as many pictures
 
 

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from unreel.attacks import Attack, Case, load_attack, usable
+from unreel.attacks import (
+    Case,
+    gives_embeddings,
+    load_attack,
+    only_types,
+    studies,
+    usable,
+    version_of,
+)
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
@@ -36,6 +44,7 @@ STEPS = 30
 SHOTS = 4  # pictures of the concept that an attacker with the weights has for each case
 CLIPS = 2  # videos likewise
 SEEDS_PER_CASE = 100
+OF_CLIPS = 1_000_000_000  # beyond the seeds of attempts, which would begin with the noise of what was studied
 ARMS = ("edited", "original")
 
 
@@ -61,13 +70,23 @@ class Outcome:
     """One attack against one arm: the attempts on every case, up to the first that worked."""
 
     attack: str
-    needs_weights: bool
     arm: str
     cases: list[list[Attempt]]
 
+    @property
+    def needs_weights(self) -> bool:
+        return load_attack(self.attack).NEEDS_WEIGHTS
+
+    @property
+    def only_types(self) -> bool:
+        return only_types(load_attack(self.attack))
+
     def success(self, budget: int) -> Estimate:
-        """The share of cases in which one of the first `budget` videos shows the concept in at least half of its frames."""
-        return Estimate.share(np.array([any(attempt.found for attempt in case[:budget]) for case in self.cases]))
+        """The share of cases in which one of the first `budget` videos shows the concept in at least half of its frames,
+        of those in which the attack made any.
+        """
+        tried = [case for case in self.cases if case]
+        return Estimate.share(np.array([any(attempt.found for attempt in case[:budget]) for case in tried]))
 
     def by_frame(self) -> list[float]:
         """How the concept comes back in the course of a video: frame after frame, the share of cases whose last video, the
@@ -88,12 +107,14 @@ class AttackRun:
     steps: int
     outcomes: list[Outcome]
     cache: VideoCache
+    untried: tuple[str, ...] = ()  # attacks that had nothing to try on this name
 
     def document(self) -> dict[str, Any]:
         """Plain data: attacks[name][arm][budget] with interval, and the attempts behind it."""
         attacks: dict[str, Any] = {}
         for outcome in self.outcomes:
-            entry = attacks.setdefault(outcome.attack, {"needs_weights": outcome.needs_weights})
+            version = version_of(load_attack(outcome.attack))
+            entry = attacks.setdefault(outcome.attack, {"needs_weights": outcome.needs_weights, "version": version})
             entry[outcome.arm] = {str(budget): asdict(outcome.success(budget)) for budget in self.budgets}
             entry[f"{outcome.arm}_by_frame"] = outcome.by_frame()
             entry[f"{outcome.arm}_attempts"] = [
@@ -107,6 +128,7 @@ class AttackRun:
             "budgets": list(self.budgets),
             "search_steps": self.steps,
             "attacks": attacks,
+            "untried": list(self.untried),
         }
 
 
@@ -135,15 +157,16 @@ def attack(
     concept = concept or concept_of(erasure)
     modules = {name: load_attack(name) for name in attacks or _usual(pair, erasure)}
     attacks, budgets = list(modules), tuple(sorted(set(budgets)))
-    searching = [name for name, module in modules.items() if _studies(module, "encoder")]
+    searching = [name for name, module in modules.items() if studies(module, "encoder")]
     _require_sensible(pair, erasure, judge, concept, searching, cases, budgets, steps)
-    of_videos = [name for name, module in modules.items() if _studies(module, "video")]
-    _require_taken(pair, [name for name, module in modules.items() if _gives_embeddings(module)])
+    of_videos = [name for name, module in modules.items() if studies(module, "video")]
+    _require_taken(pair, [name for name, module in modules.items() if gives_embeddings(module)])
     original = Conditioner.of(pair.t2i)
     # The second half of a group only repeats the first.
     prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
     erasure.require_matching(pair.t2v)
     what = {
+        "concept": asdict(concept),
         "erasure": erasure.identity,
         "model": pair.t2v_source,
         "settings": sampling_of(pair.settings),
@@ -154,21 +177,19 @@ def attack(
     cache = VideoCache(pair.video, Path(clips) if clips else home and home / CLIPS_FOLDER)
     encoders = {"original": original, "edited": _edited(original, erasure) if searching else original}
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
-    denoiser, texts = Denoiser.of(pair.t2i), [prompt.text for prompt in prompts[:cases]]
-    latents = list(_latents(pair, denoiser, texts, seed)) if searching else [torch.empty(0)] * len(texts)
+    texts = [prompt.text for prompt in prompts[:cases]]
+    latents = list(_latents(pair, texts, seed)) if searching else [torch.empty(0)] * len(texts)
     videos = _Videos.of(pair, texts, seed) if of_videos else None
-    reading = Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
     outcomes = []
     for arm in ARMS:
-        scenes = [
-            Case(concept, text, concept.name, synonyms, original, encoders[arm], denoiser, shots, steps, reading)
-            for text, shots in zip(texts, latents, strict=True)
-        ]
+        scenes = _scenes(pair, concept, synonyms, original, encoders[arm], texts, latents, steps)
         for name, module in modules.items():
-            cases_of = videos.in_place_of(scenes) if videos and _studies(module, "video") else scenes
+            cases_of = videos.in_place_of(scenes) if videos and studies(module, "video") else scenes
             tried = _run(name, cases_of, budgets[-1], seed, cache, erasure if arm == "edited" else None, judge)
-            outcomes.append(Outcome(name, module.NEEDS_WEIGHTS, arm, tried))
-    return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache)
+            outcomes.append(Outcome(name, arm, tried))
+    untried = tuple(name for name in attacks if not any(any(each.cases) for each in outcomes if each.attack == name))
+    outcomes = [outcome for outcome in outcomes if outcome.attack not in untried]
+    return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache, untried)
 
 
 def _usual(pair: Pair, erasure: Intervention) -> list[str]:
@@ -180,7 +201,7 @@ def _usual(pair: Pair, erasure: Intervention) -> list[str]:
     return [
         name
         for name, each in usable().items()
-        if not any(_studies(each, what) for what in studied) and (embeddings or not _gives_embeddings(each))
+        if not any(studies(each, what) for what in studied) and (embeddings or not gives_embeddings(each))
     ]
 
 
@@ -199,15 +220,6 @@ def _require_taken(pair: Pair, attacks: Sequence[str]) -> None:
         )
 
 
-def _gives_embeddings(attack: Attack) -> bool:
-    return getattr(attack, "GIVES_EMBEDDINGS", False)
-
-
-def _studies(attack: Attack, what: str) -> bool:
-    """Whether an attack reads the attacked text \"encoder\", with the image model, or \"video\"s of the video model."""
-    return getattr(attack, "STUDIES", "encoder" if attack.NEEDS_WEIGHTS else "") == what
-
-
 @dataclass(frozen=True)
 class _Videos:
     """What attacks on the video model study: it, and for each case latents of videos of the concept that it made when it
@@ -221,7 +233,9 @@ class _Videos:
     @classmethod
     def of(cls, pair: Pair, prompts: Sequence[str], seed: int) -> "_Videos":
         denoiser = Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
-        seeds = [[seed + SEEDS_PER_CASE * index + shot for shot in range(CLIPS)] for index in range(len(prompts))]
+        seeds = [
+            [OF_CLIPS + seed + SEEDS_PER_CASE * index + shot for shot in range(CLIPS)] for index in range(len(prompts))
+        ]
         made = [
             torch.cat([denoiser.finished(prompt, number, pair.settings) for number in numbers])
             for prompt, numbers in zip(prompts, seeds, strict=True)
@@ -276,8 +290,27 @@ def _require_sensible(
         raise UnreelError(f"an attack needs at least one case, not {cases}")
 
 
-def _latents(pair: Pair, denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Iterator[torch.Tensor]:
+def _scenes(
+    pair: Pair,
+    concept: Concept,
+    synonyms: tuple[str, ...],
+    original: Conditioner,
+    attacked: Conditioner,
+    texts: Sequence[str],
+    latents: Sequence[torch.Tensor],
+    steps: int,
+) -> list[Case]:
+    """A case for each prompt, of one arm."""
+    denoiser, reading = Denoiser.of(pair.t2i), Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
+    return [
+        Case(concept, text, concept.name, synonyms, original, attacked, denoiser, shots, steps, reading)
+        for text, shots in zip(texts, latents, strict=True)
+    ]
+
+
+def _latents(pair: Pair, prompts: Sequence[str], seed: int) -> Iterator[torch.Tensor]:
     """For each prompt, (shots, channels, height, width) of pictures the original image model makes of it."""
+    denoiser = Denoiser.of(pair.t2i)
     for index, prompt in enumerate(prompts):
         seeds = [seed + SEEDS_PER_CASE * index + shot for shot in range(SHOTS)]
         images = generate_images(pair.t2i, [prompt] * SHOTS, seeds, pair.settings, what="")
@@ -317,11 +350,11 @@ def _attempt(
     if module.NEEDS_WEIGHTS:
         studied = [erasure.identity if erasure else "", Fingerprint.of(case.denoiser.network).identity]
     told = [case.wording, case.synonyms, asdict(case.concept)]
-    key = [name, cache.identity, studied, case.prompt, *told, place, index, seed, case.steps]
+    key = [name, version_of(module), cache.identity, studied, case.prompt, *told, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
     if not file.is_file():
         with ExitStack() as studied_on:
-            if erasure and module.NEEDS_WEIGHTS and _studies(module, "video"):
+            if erasure and module.NEEDS_WEIGHTS and studies(module, "video"):
                 studied_on.enter_context(erasure.on(case.denoiser.pipeline))
             attempt = module.attempt(case, index, seed + SEEDS_PER_CASE * place)
         if attempt is None or isinstance(attempt, Start):  # which nobody searched for

@@ -41,6 +41,12 @@ class Estimate:
         return cls(float(np.mean(values)), (float(low), float(high)), n)
 
     @classmethod
+    def mean_share(cls, shares: np.ndarray) -> "Estimate":
+        """As `mean`, of one share per video. Where all are 0 or all are 1, of which no resample tells more, Wilson's."""
+        shares = np.asarray(shares, float)
+        return cls.share(shares > 0) if np.isin(shares, (0, 1)).all() and not np.ptp(shares) else cls.mean(shares)
+
+    @classmethod
     def jackknife(cls, statistic: Callable[[np.ndarray], float], n: int, blocks: int = 10) -> "Estimate":
         """A statistic of a whole set of videos, given the indices (k,) of those to use.
 

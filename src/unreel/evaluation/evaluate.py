@@ -61,12 +61,21 @@ def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[str] = ()
     whatever else is `erased`."""
     # A judge of nudity has no good neighbours to offer.
     words = judge.vocabulary if judge and judge.vocabulary else EVERYDAY
-    names = [concept.name, *erased]
-    same = {name.lower() for name in (*names, *concept.synonyms)}
-    same |= {word.lower() for name in names for word in judge.wordings(name)} if judge else set()
+    gone = [
+        replace(concept, synonyms=_called(concept, judge)),
+        *(Concept(name, synonyms=_called(Concept(name), judge)) for name in erased),
+    ]
     kinds = {kind: words.get(kind, []) for kind in KINDS}
     kinds["person"] = words.get("person") or kinds["concept"]  # where nobody has listed persons
-    return {kind: [label for label in labels if label.lower() not in same] for kind, labels in kinds.items()}
+    return {
+        kind: [label for label in labels if not any(each.is_spelled(label) for each in gone)]
+        for kind, labels in kinds.items()
+    }
+
+
+def _called(concept: Concept, judge: Judge | None) -> tuple[str, ...]:
+    """What else a concept is called, by its own account and by the judge's."""
+    return tuple(dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])]))
 
 
 def build_suite(
@@ -97,12 +106,13 @@ def build_suite(
     words = vocabulary(concept, judge, erased)
     for which in {concept.traits.neighbours, "concept"}:
         words[which] = nearest(conditioner, concept.name, words[which])
-    synonyms = list(dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])]))
+    synonyms = _called(concept, judge)
     prompts = suite(concept, words, synonyms, videos=videos, seed=seed, groups=groups)
+    named = replace(concept, synonyms=synonyms)
     repetitions: Counter[tuple[str, str]] = Counter()
     for index, row in enumerate(own_prompts):
-        label = row.label or concept.name
-        if judge and not judge.knows(label):
+        label = concept.name if row.label is None or named.is_spelled(row.label) else row.label
+        if judge and label and not judge.knows(label):
             raise UnreelError(f"the judge does not know {label!r}, which the prompt {row.text!r} asks to look for")
         number = seed + index if row.seed is None else row.seed
         prompts.append(Prompt(row.text, row.group, label, number, repetition=repetitions[row.text, row.group]))

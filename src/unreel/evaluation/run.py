@@ -71,7 +71,7 @@ class Group:
     def repeated(self) -> int:
         """How many of its last prompts say what its first ones do, in their order, with other seeds."""
         texts, count = [prompt.text for prompt in self.prompts], sum(prompt.repetition > 0 for prompt in self.prompts)
-        return count if texts[:count] == texts[len(texts) - count :] else 0
+        return count if 2 * count <= len(texts) and texts[:count] == texts[len(texts) - count :] else 0
 
     @property
     def has_anchor(self) -> bool:
@@ -95,7 +95,7 @@ class Group:
     def asks_for_others(self) -> bool:
         """Whether all of its prompts ask for something else, or something besides, that the judge can tell."""
         judge, labels = self.judge, {prompt.label for prompt in self.prompts}
-        return judge is not None and self.concept.name not in labels and all(map(judge.knows, labels))
+        return judge is not None and not labels & {self.concept.name, ""} and all(map(judge.knows, labels))
 
     def videos(self, arm: str) -> Iterator[np.ndarray]:
         """(frames, height, width, 3) uint8 each, read from disk one batch at a time."""
@@ -124,7 +124,8 @@ class Group:
             anchor = self.anchor_label if self.knows_anchor else self.concept.name
             detected, features = [], []
             for prompt, video in zip(self.prompts, self.videos(arm), strict=True):
-                labels = [self.concept.name, prompt.label if judge.knows(prompt.label) else self.concept.name, anchor]
+                label = prompt.label if prompt.label and judge.knows(prompt.label) else self.concept.name
+                labels = [self.concept.name, label, anchor]
                 detected.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
                 features.append(judge.features(video[None]))
             concept, label, anchor = np.moveaxis(np.stack(detected), -1, 0)

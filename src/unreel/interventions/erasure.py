@@ -167,7 +167,7 @@ class Erasure(Intervention):
                 components.append(new)
         of_one, of_other = ({component.of for component in each.components} for each in (self, other))
         if of_one & of_other and len(components) == len(self.components) + len(other.components):
-            raise UnreelError(f"{self.concepts} and {other.concepts} were made for different text encoders")
+            raise UnreelError(f"{self.concepts} and {other.concepts} were made for different models")
         parts = [part for each in (self, other) for part in each._parts(told=of_one != of_other)]
         # What was said of each does not hold for both together.
         provenance = {name: value for name, value in self.provenance.items() if name != CHECK}
@@ -349,7 +349,7 @@ def _mismatch(part: nn.Module, components: list[ComponentDelta]) -> str:
     differing = min((component.fingerprint.differing(part) for component in components), key=len)
     if len(differing) <= sum(weight.ndim > 1 for weight in part.parameters()) / 2:
         return f"has other weights in {summarise(differing)}: unlearn the concept again with this model"
-    return "is another model: unlearn the concept again with it"
+    return "is another model: give the one that it was made on, or unlearn the concept again with this one"
 
 
 def _note(encoder: nn.Module) -> None:

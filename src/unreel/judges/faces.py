@@ -127,9 +127,9 @@ def _people(folder: Path, faces: Faces) -> dict[str, np.ndarray]:
         if file.suffix.lower() not in PICTURES:
             continue
         try:
-            # Phones note how they were held instead of turning the picture.
-            picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
-        except OSError as error:
+            with Image.open(file) as found:  # phones note how they were held instead of turning the picture
+                picture = ImageOps.exif_transpose(found).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UnreelError(f"{file} cannot be read as a picture: {error}") from error
         in_picture = faces(np.asarray(picture))
         if len(in_picture) != 1:

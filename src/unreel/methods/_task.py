@@ -174,7 +174,7 @@ def prompts_for(
 ) -> Prompts:
     """What to forget `concepts` by, which say what is made instead of them, or what is `held_out` to check that on."""
     anchors = {concept.name: concept.anchor or "" for concept in concepts}
-    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), seed + held_out)
+    corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), f"{seed}/held out" if held_out else seed)
     longest = LONGEST_HELD_OUT if held_out else LONGEST
     own = [words for concept in concepts for words in words_to_keep(concept, conditioner)]
     return Prompts(concepts, anchors, corpus, partial(conditioner.has_room_for, most=longest), held_out, own)

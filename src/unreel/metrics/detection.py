@@ -18,7 +18,7 @@ from unreel.prompts.suite import ERASED
 
 _CONCEPT: dict[str, tuple[str, Callable[[Any], Estimate]]] = {
     "concept_found": ("concept found in the video", lambda frames: Estimate.share(in_video(frames))),
-    "concept_mean_frame": ("concept found, mean frame", lambda frames: Estimate.mean(frames.mean(1))),
+    "concept_mean_frame": ("concept found, mean frame", lambda frames: Estimate.mean_share(frames.mean(1))),
     "concept_peak_frame": ("concept found, any frame", lambda frames: Estimate.share(frames.any(axis=1))),
     "concept_last_frame": ("concept found, last frame", lambda frames: Estimate.share(frames[:, -1])),
 }

@@ -17,6 +17,8 @@ BATCH = 100
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
+    if not run.unrelated_prompts:  # a judge may know nothing but the concept
+        return
     moved, same = changes(run) if run.erasure.edits_text_encoder else unchanged(len(run.unrelated_prompts))
     yield Figure(
         "embedding_shift", "embeddings of unrelated prompts moved by", "", None, Estimate.mean(moved), "%", "lower"

@@ -167,7 +167,7 @@ class Conditioner:
         """What an encoder without a pipeline is called with. A tokenizer that has no token to pad with does so with the one
         that ends texts; an empty prompt of which it makes no token at all is that token, since there must be something.
         """
-        most = None if isinf(self._room) else int(self._room)
+        most = None if isinf(self.room) else int(self.room)
         rows = self.tokenizer(prompts, truncation=most is not None, max_length=most).input_ids
         ends = (getattr(self.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
         filler = next((token for token in ends if token is not None), 0)
@@ -473,7 +473,7 @@ class Conditioner:
 
     def has_room_for(self, prompt: str, most: float = inf) -> bool:
         """Whether the text encoder reads all of `prompt`, and it has at `most` so many tokens."""
-        return self.length(prompt) <= min(self._room, most)
+        return self.length(prompt) <= min(self.room, most)
 
     def require_room_for(self, prompts: list[str]) -> None:
         """Raises UnreelError if a prompt is longer than the text encoder reads, so that words would be cut off."""
@@ -481,7 +481,7 @@ class Conditioner:
             if not self.has_room_for(prompt):
                 raise UnreelError(
                     f"the prompt {prompt!r} has {self.length(prompt)} tokens but the text encoder reads "
-                    f"{self._room}, so the concept would be cut off: name it in fewer words"
+                    f"{self.room}, so the concept would be cut off: name it in fewer words"
                 )
 
     def require_known(self, names: Iterable[str]) -> None:
@@ -513,7 +513,7 @@ class Conditioner:
         return len(self.tokenizer(prompt, verbose=False).input_ids)  # whether it is too long is for us to say
 
     @cached_property
-    def _room(self) -> float:
+    def room(self) -> float:
         """The length of the longest prompt that is read as a whole; infinite if neither tokenizer nor model has a limit."""
         length = self.tokenizer.model_max_length
         places = getattr(self.text_encoder.config, "max_position_embeddings", None)

@@ -81,6 +81,10 @@ class Concept:
                 out[way] = spelled
         return out
 
+    def is_spelled(self, text: str) -> bool:
+        """Whether `text` is one of the wordings and no more, however that is spelled."""
+        return self._pattern.fullmatch(spelling.fold(text)) is not None
+
     def is_named_in(self, text: str) -> bool:
         """Whether one of the wordings stands in `text` as whole words, or anywhere inside in scripts without spaces.
 

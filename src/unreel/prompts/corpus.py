@@ -32,7 +32,7 @@ class Corpus:
 
     vocabulary: Vocabulary
     words: Sequence[str] = ()
-    seed: int = 0
+    seed: int | str = 0
 
     def forget(self, concept: Concept, anchors: Mapping[str, str], count: int) -> list[tuple[str, str]]:
         """About `count` pairs of a sentence that names the concept, by all its wordings in turn, and its twin.
@@ -56,10 +56,12 @@ class Corpus:
             out[f"{before} {_fill(sentence, filled)} {after}".strip()] = f"{before} {anchor_prompt} {after}".strip()
         return [(sentence, anchor_prompt) for sentence, anchor_prompt in out.items() if not erased.search(anchor_prompt)]
 
-    def retain(self, count: int) -> list[str]:
-        """About `count` sentences in the same manner about everything, everything by name, and the empty prompt."""
-        rng, out = random.Random(f"{self.seed}/retain"), [""]
-        for labels in self.vocabulary.values():
+    def retain(self, count: int, by_name: bool = True) -> list[str]:
+        """About `count` sentences in the same manner about everything; with `by_name` also everything by its name alone,
+        and the empty prompt, which are the same whatever the seed.
+        """
+        rng, out = random.Random(f"{self.seed}/retain"), [""] if by_name else []
+        for labels in self.vocabulary.values() if by_name else ():
             for label in labels:
                 out += [label, f"a {label}"]
         for index in range(count):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unreel.errors import UnreelError
+from unreel.prompts.suite import GROUPS
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class PromptRow:
 
     text: str
     group: str  # the set's own category, or "given"
-    label: str | None  # what a judge should find in the video; None: the concept that was erased
+    label: str | None  # what a judge should find in the video; None: the concept that was erased; "": nothing it is told
     seed: int | None  # a seed the set prescribes, else None
 
 
@@ -34,11 +35,15 @@ class Format:
     group: str = "group"
     label: str = "label"
     seed: str = "seed"
+    unlabelled: str | None = None  # the label of rows that have none
 
 
 OWN = Format("unreel", ("prompt", "group", "label", "seed"))  # all but the prompt are optional
+TAKEN = (*GROUPS, "all")
 FORMATS = (  # docs/prompt-sets.md has their sources
-    Format("VBench", ("prompt_en", "dimension"), "prompt_en", "dimension", "auxiliary_info.object_class.object"),
+    Format(
+        "VBench", ("prompt_en", "dimension"), "prompt_en", "dimension", "auxiliary_info.object_class.object", unlabelled=""
+    ),
     Format("I2P", ("prompt", "categories", "sd_seed"), group="categories", seed="sd_seed"),
     Format("I2P, renamed", ("prompt", "categories", "evaluation_seed"), group="categories", seed="evaluation_seed"),
     Format("Ring-A-Bell", ("prompt", "case_number", "evaluation_seed"), seed="evaluation_seed"),
@@ -122,9 +127,10 @@ def _row(record: Any) -> PromptRow:
         raise ValueError("the prompt is empty")
     if seed and not (seed.isdecimal() and len(seed) <= 20 and int(seed) < 2**64):  # what a torch generator takes
         raise ValueError(f"{seed!r} is no seed: a whole number from 0 to 2^64 - 1")
-    return PromptRow(
-        text, _text(record, form.group) or "given", _text(record, form.label) or None, int(seed) if seed else None
-    )
+    group = _text(record, form.group) or "given"
+    if group in TAKEN:
+        raise ValueError(f"its {form.group} is {group!r}, as unreel calls a group of its own: call it otherwise")
+    return PromptRow(text, group, _text(record, form.label) or form.unlabelled, int(seed) if seed else None)
 
 
 def _text(record: dict[str, Any], path: str) -> str:

@@ -44,7 +44,8 @@ class Prompts:
     """Prompts to forget `concepts` by, with what to make instead of each by its name; none is longer than `fits` allows.
     `own` are words of their names that are to be kept in other company.
 
-    What is `held_out` shares no frame of a caption with what is not, and is for measuring only.
+    What is `held_out` shares no frame of a caption and no sentence with what is not, and is for measuring only; its corpus
+    has a seed of its own.
     """
 
     concepts: Sequence[Concept]
@@ -72,13 +73,14 @@ class Prompts:
         return self._take(drawn(), count, lambda text: (text,))
 
     def everyday(self, count: int) -> list[str]:
-        """About `count` prompts about everything else, the empty one among them."""
+        """About `count` prompts about everything else, the empty one among them unless they are held out."""
         rng = self._random("everyday")
-        listed = self.corpus.retain(count)
+        listed = self.corpus.retain(count, by_name=not self.held_out)
         plain = rng.sample(listed, len(listed))
 
         def drawn() -> Iterator[str]:
-            yield ""
+            if not self.held_out:
+                yield ""
             while True:
                 if plain and rng.random() > CAPTIONS:
                     yield plain.pop()

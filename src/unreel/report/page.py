@@ -28,7 +28,7 @@ FIRST, WORST = 3, 3  # videos of each group on the page: those of its first prom
 SHOWN = FIRST + WORST
 BUDGET = 1_900_000  # bytes of all videos on a page, which stays below 3 MB with them
 LEVELS: tuple[tuple[int | None, int], ...] = ((None, 16), (320, 23), (240, 27), (160, 31))  # longest side, H.264's crf
-NEED = ("failed", "refused", "weak", "forgotten")  # takedowns, in the order in which people need to see them
+NEED = ("failed", "refused", "weak", "unchecked", "passed")  # takedowns, in the order in which people need to see them
 
 
 def write_report(folder: Path, evaluation: Evaluation) -> Path:
@@ -257,7 +257,6 @@ def _attacks(result: AttackRun, encode: Encoder, most: int) -> list[dict[str, An
 def write_batch_report(folder: Path, document: dict[str, Any]) -> Path:
     """Write report.html about a batch of takedowns, those first that somebody has to look at; returns its path."""
     rows = sorted(document["takedowns"], key=lambda row: NEED.index(row["status"]))
-    weak = any(row["status"] == "weak" for row in rows)
-    page = environment().get_template("batch.html").render(rows=rows, weak=weak, document=document)
+    page = environment().get_template("batch.html").render(rows=rows, document=document)
     write_text(folder / REPORT_FILE, page)
     return folder / REPORT_FILE
