@@ -104,7 +104,7 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         (["cat", "--retain-weight", "-1"], "the retain weight must be zero or more"),
         (["cat", "--replace", "a black cat"], "is to be forgotten"),
         (["cat", "--keep", "a black cat"], "both to be forgotten and to be kept"),
-        (["cat", "--images", "."], "text-ablation learns from text alone"),
+        (["cat", "--images", "."], "text-ablation takes no images"),
         (["cat", "--wordings", "absent.txt"], "cannot read absent.txt"),
         (["spinning", "--wordings", "everyday"], "no picture shows 'spinning', a motion"),
         (["cat", "dog", *PAPER], "unlearn one concept and keep nothing by name"),

@@ -12,7 +12,7 @@ from unreel import Concept, UnreelError, active_interventions, attack, evaluate,
 from unreel.evaluation.evaluate import concept_of
 from unreel.interventions import load_intervention
 from unreel.interventions.export import export
-from unreel.interventions.prompt import PromptRewrite
+from unreel.interventions.prompt import PromptRewrite, on_prompts
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig, first_words, others, text_projections
 from unreel.models.conditioner import Conditioner
@@ -36,6 +36,42 @@ def prompt_rewrite(pair, concept, anchor):
 def make_rivals(pair):
     prompts = [negative_prompt(pair, CASTLE), prompt_rewrite(pair, CASTLE, "house")]
     return [*prompts, *(uce(pair, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
+
+
+def test_several_that_change_prompts_go_on_together_and_come_off_in_any_order(pair):
+    """A tenant may have many takedowns by them."""
+    negatives = [negative_prompt(pair, Concept(name)) for name in ("castle", "owl")]
+    rewrites = [prompt_rewrite(pair, Concept(name), anchor) for name, anchor in (("cat", "dog"), ("car", "house"))]
+    asked = []
+
+    class Pipeline:
+        def encode_prompt(self, prompt, negative_prompt=None):
+            asked.append((prompt, negative_prompt))
+
+    pipeline = Pipeline()
+    for each in (*negatives, *rewrites):
+        each.apply(pipeline)
+    assert on_prompts(pipeline) == [*negatives, *rewrites]
+    pipeline.encode_prompt("a cat in a car")
+    pipeline.encode_prompt(["a cat", "a hat"])
+    pipeline.encode_prompt("a boat", negative_prompt="rain")
+    assert asked == [("a dog in a house", "castle, owl"), (["a dog", "a hat"], ["castle, owl"] * 2), ("a boat", "rain")]
+    negatives[0].remove(pipeline)
+    rewrites[1].remove(pipeline)
+    pipeline.encode_prompt("a cat in a car")
+    assert asked[-1] == ("a dog in a car", "owl")
+    for each in (rewrites[0], negatives[1]):
+        each.remove(pipeline)
+    assert not on_prompts(pipeline) and "encode_prompt" not in vars(pipeline)
+
+
+@pytest.mark.parametrize("method", ["safree", "video-eraser"])
+def test_what_projects_goes_on_alone(pair, method):
+    alone, other = unlearn(CASTLE, pair, configure(method, {})), negative_prompt(pair, Concept("owl"))
+    for first, second in ((alone, other), (other, alone)):
+        with first.on(pair.t2v), pytest.raises(UnreelError, match=f"a {method} goes on alone"):
+            second.apply(pair.t2v)
+    assert not on_prompts(pair.t2v)
 
 
 @pytest.mark.parametrize("index", range(4))

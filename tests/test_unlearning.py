@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from conftest import make_pair, same, weights
 
-from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
+from unreel import Concept, FewShotConfig, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.judges import load_judge
 from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
+from unreel.models.pair import Settings
 from unreel.models.sampling import generate_images
 from unreel.prompts.kinds import UNSAFE_COMPANIONS
 from unreel.prompts.suite import ask
@@ -47,7 +48,7 @@ def test_several_concepts_make_one_erasure_with_a_part_for_each(pair):
     ("arguments", "message"),
     [
         (([], None, {}), "at least one concept"),
-        (("cat", None, {"images": "anywhere"}), "learns from text alone"),
+        (("cat", None, {"images": "anywhere"}), "takes no images"),
         (("cat", None, {"keep": ["a black cat"]}), "'a black cat' is both to be forgotten and to be kept"),
         ((Concept("dog", synonyms=("puppy",)), None, {"keep": ["owl", "Puppy"]}), "'Puppy' is both"),
         (("cat", FewShotConfig(), {"keep": ["dog"]}), "keep nothing by name"),
@@ -150,8 +151,14 @@ def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions
     assert kept_now >= kept and kept_now >= 0.9  # measured: 0.6 and 1
 
 
+def test_a_video_pipeline_in_memory_is_a_pair_with_itself(tiny):
+    own = unlearn("cat", tiny.t2v, TextAblationConfig(steps=2))
+    same = unlearn("cat", Pair(tiny.t2v, tiny.t2v, "", "", Settings()), TextAblationConfig(steps=2))
+    assert own.identity == same.identity and own.matches(tiny.t2v) and own.model == "AnimateDiffPipeline"
+
+
 def test_what_is_no_pair_concept_or_list_is_refused_in_words(tiny):
-    with pytest.raises(UnreelError, match="unlearn takes a pair, not a StableDiffusionPipeline"):
+    with pytest.raises(UnreelError, match="this is a StableDiffusionPipeline, no text-to-video pipeline: unreel knows"):
         unlearn("cat", tiny.t2i)
     with pytest.raises(UnreelError, match="concepts are names"):
         unlearn(5, tiny)

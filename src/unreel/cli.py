@@ -167,7 +167,10 @@ Tiling = Annotated[
 JudgeName = Annotated[
     str | None,
     typer.Option(
-        "--judge", help="embedded, clip, nsfw, nudenet, faces, each as NAME or NAME:ARGUMENT, or none", show_default=False
+        "--judge",
+        help="embedded, clip, nsfw, nudenet, faces, each as NAME or NAME:ARGUMENT, or none; default: that of the embedded "
+        "pair; on other models clip to evaluate and attack, and none to unlearn",
+        show_default=False,
     ),
 ]
 Resumed = Annotated[Path | None, typer.Option(help="output folder; a killed run goes on there", show_default=False)]
@@ -218,8 +221,8 @@ Method = Annotated[str, typer.Option(help="how; `unreel methods` lists them")]
 OnTop = Annotated[
     str | None,
     typer.Option(
-        help="a method whose change of what denoises is added, for example uce: reaches other words too, in this one video "
-        "model",
+        help="also change the denoiser of this one video model, with uce, esd, refusal-vector or t2v-unlearning: reaches "
+        "other words too",
         show_default=False,
     ),
 ]
@@ -345,6 +348,10 @@ def _settings_of_methods() -> _Group:
             kind = get_type_hints(config)[setting.name]
             _, uses = settings.setdefault(setting.name, (kind if kind in (bool, int, float) else str, {}))
             uses.setdefault(setting.metadata["help"], []).append(method)
+    for method, module in available().items():  # others that have a setting of that name take it too
+        for each in dataclasses.fields(module.Config):
+            if each.name in settings and "help" not in each.metadata:
+                settings[each.name][1].setdefault("likewise", []).append(method)
     options = {}
     for name, (kind, uses) in settings.items():
         flags = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-...
@@ -569,7 +576,9 @@ def evaluate(
     t2v: MadeOn = None,
     judge: JudgeName = None,
     concept: ConceptName = None,
-    videos: Annotated[int, typer.Option(max=MOST, help="prompts for each group, made by both models")] = 50,
+    videos: Annotated[
+        int, typer.Option(max=MOST, help="prompts for each group, made by both models; 0: those of --prompts only")
+    ] = 50,
     group: Annotated[
         list[str] | None,
         typer.Option(help="only this prompt group; may be repeated (default: all)", show_default=False),
@@ -772,6 +781,7 @@ def serve(
 def run_app(
     t2v: T2V = None,
     t2i: T2I = None,
+    judge: JudgeName = None,
     host: Annotated[str, typer.Option(help="address to listen at; whoever reaches it may use the app")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     share: Annotated[
@@ -786,7 +796,7 @@ def run_app(
     from unreel.web.visit import Host
 
     worker = FirstThread()
-    serve(Host.load(t2v, t2i, place, sampling, worker), worker, host, port, share=share, tell=_tell)
+    serve(Host.load(t2v, t2i, judge, place, sampling, worker), worker, host, port, share=share, tell=_tell)
 
 
 @app.command()
@@ -913,7 +923,9 @@ def methods(as_json: AsJson = False) -> None:
 
     from unreel.methods import available
 
-    about = {name: (method.__doc__ or name).strip().splitlines()[0] for name, method in available().items()}
+    about = {
+        name: " ".join((method.__doc__ or name).strip().split("\n\n")[0].split()) for name, method in available().items()
+    }
     for name, says in about.items():
         _tell(fill(f"{name:<18}{says}", 100, subsequent_indent=" " * 18))
     _result([{"name": name, "needs": available()[name].NEEDS, "about": says} for name, says in about.items()])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,17 +26,20 @@ from unreel.models.pair import Pair
 from unreel.models.weights import is_felt
 from unreel.prompts.concept import Concept
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 def unlearn(
     concepts: Concept | str | Sequence[Concept | str],
-    pair: Pair,
+    pair: "Pair | DiffusionPipeline",
     config: Any = None,
     *,
     images: Path | None = None,
     keep: Sequence[str] = (),
 ) -> Any:
     """Unlearn one concept, or several together, with the method whose settings `config` holds; by default concept
-    ablation in text space. Returns an Intervention, mostly an Erasure.
+    ablation in text space. Returns an Intervention, mostly an Erasure. A text-to-video pipeline is a pair with itself.
 
     The pair's weights are left as they were found. What is on the image model stays on while learning, so the result is
     what to add on top. `images` is a folder of pictures for the few-shot method to use in place of generated ones. `keep`
@@ -45,10 +48,7 @@ def unlearn(
     Raises UnreelError if a concept cannot be spelled or does not fit into the prompt, the method cannot do what is asked,
     the images cannot be read or the numbers break down.
     """
-    if not isinstance(pair, Pair):
-        raise UnreelError(
-            f"unlearn takes a pair, not a {type(pair).__name__}: load_pair(...), or Pair(pipeline, pipeline, ...)"
-        )
+    pair = pair if isinstance(pair, Pair) else Pair.of(pair)
     if isinstance(keep, str) or not isinstance(concepts, (Concept, str, Sequence)):
         raise UnreelError("concepts are names or Concepts, and what to keep is a list of names")
     wanted = [concepts] if isinstance(concepts, (Concept, str)) else list(concepts)
@@ -168,12 +168,16 @@ def require_some_change(erasure: Intervention) -> None:
         why = "".join(f" ({part['stopped']})" for part in erasure.provenance["parts"][:1] if "stopped" in part)
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} changes {what}{why}. Nothing was written: try other "
-            "settings, such as --learning-rate, or write it all the same with --accept-weak"
+            "settings of the method (`unreel unlearn --help` lists them), or write it all the same with --accept-weak"
         )
 
 
-def require_strong(erasure: Intervention) -> None:
-    """Raises UnreelError if the erasure's self-check falls short of the stated bars, or it has none."""
+def require_strong(
+    erasure: Intervention, instead: str = "have something else made instead, or more kept (--replace, --keep)"
+) -> None:
+    """Raises UnreelError if the erasure's self-check falls short of the stated bars, or it has none; `instead` says
+    what to do then.
+    """
     if CHECK not in erasure.provenance:
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} has no self-check: add --accept-weak, or make it again"
@@ -182,5 +186,5 @@ def require_strong(erasure: Intervention) -> None:
     if shortfalls:
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} falls short on held-out prompts: {'; '.join(shortfalls)}. "
-            "Nothing was written: make something else instead with --replace, or write it all the same with --accept-weak"
+            f"Nothing was written: {instead}, or write it all the same with --accept-weak"
         )

@@ -574,6 +574,6 @@ def combine(
             raise UnreelError(f"{error}; the sum is checked on that model: say where it is with --t2v") from error
         total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
         if not accept_weak:
-            require_strong(total)
+            require_strong(total, "unlearn them together, in one command")
     total.save_pretrained(out, overwrite=overwrite)
     return total

@@ -89,7 +89,8 @@ def build_suite(
     own_prompts: Sequence[PromptRow] = (),
     erased: Iterable[str] = (),
 ) -> list[Prompt]:
-    """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups, and all of `own_prompts`.
+    """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups (0: none of those), and all of
+    `own_prompts`.
 
     What is `erased` besides the concept is not asked for.
 
@@ -99,8 +100,8 @@ def build_suite(
     unknown = [group for group in groups if group not in GROUPS]
     if unknown:
         raise UnreelError(f"unknown prompt group {unknown[0]!r}: choose from {', '.join(GROUPS)}")
-    if videos < 1:
-        raise UnreelError(f"an evaluation needs at least one video for each group, not {videos}")
+    if videos < (0 if own_prompts else 1):
+        raise UnreelError(f"an evaluation needs at least one video for each group, or prompts of your own, not {videos}")
     if seed < 0:
         raise UnreelError(f"the seed must be zero or more, not {seed}")
     words = vocabulary(concept, judge, erased)

@@ -17,8 +17,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def card(of: Intervention, source: str = "path/to/this/folder", figures: str = "") -> str:
     about = f"""{of.about}. Made with unreel {_version(of)}. What that did to videos stands in `metrics.json` and
-`report.html` beside this card, and in full in `evaluation/`, if the erasure was evaluated; without them, nobody looked at
-any video."""
+`report.html` beside this card; without them, nobody looked at any video."""
     use = f"""```python
 from unreel import load_intervention
 

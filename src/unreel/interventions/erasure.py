@@ -117,7 +117,7 @@ class Erasure(Intervention):
         return (
             f"{still} still knows the concept. This protects a service that hosts the model, "
             "or a release of the changed weights, against prompts that name the concept, as far as its figures go; "
-            "`unreel attack` tries adversarial ones, with results in `attacks/` if it was run. It does not withstand "
+            "`unreel attack` tries adversarial ones. It does not withstand "
             f"someone who holds all weights and puts the original {held} back, fine-tunes, or searches what text "
             "encoders can write"
         )
@@ -304,8 +304,11 @@ class Erasure(Intervention):
         with tempfile.TemporaryDirectory() as parent, loading(repo_id):
             made = self.save_pretrained(Path(parent) / "erasure")
             for name in (METRICS_FILE, REPORT_FILE):
-                if folder and (Path(folder) / name).is_file():
-                    shutil.copy(Path(folder) / name, made)
+                homes = (
+                    [Path(folder) / "evaluation", Path(folder)] if folder else []
+                )  # the first look, where there is no more
+                if home := next((home for home in homes if (home / name).is_file()), None):
+                    shutil.copy(home / name, made)
             (made / CARD_FILE).write_text(card(self, repo_id, figures_of(made / METRICS_FILE)))
             create_repo(repo_id, private=private, token=token, exist_ok=True)
             message = f"Erasure of {', '.join(self.concepts)}"

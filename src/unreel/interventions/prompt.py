@@ -7,12 +7,12 @@ Embeddings that are given in place of words go through untouched.
 import inspect
 import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unreel.errors import UnreelError
 from unreel.files import write_folder, write_json, write_text
@@ -33,10 +33,11 @@ class PromptIntervention(Intervention):
     provenance: dict[str, Any]
 
     KIND = ""  # in the record
+    STACKS: ClassVar[bool] = True  # whether others can be on the same pipeline
 
     @abstractmethod
-    def change(self, arguments: dict[str, Any]) -> None:
-        """Change what `encode_prompt` is called with, in place."""
+    def change(self, arguments: dict[str, Any], before: Sequence["PromptIntervention"] = ()) -> None:
+        """Change what `encode_prompt` is called with, in place, behind those that have changed it `before`."""
 
     def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
         """Set up what else it does on the pipeline, and `undo` what takes that away; returns what to be in, given what
@@ -74,30 +75,48 @@ class PromptIntervention(Intervention):
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         self.require_matching(pipeline)
         with undisturbed(pipeline):
-            if on_prompts(pipeline):
-                raise UnreelError(f"a {on_prompts(pipeline)[0].KIND} is already on this pipeline: take it off first")
-            encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
-            with ExitStack() as undo:
-                inside = self.prepare(pipeline, undo)
-
-                @wraps(encode)
-                def encode_prompt(*args: Any, **options: Any) -> Any:
-                    arguments = signature.bind(*args, **options).arguments
-                    self.change(arguments)
-                    with inside(arguments):
-                        return encode(**arguments)
-
-                pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
-                setattr(pipeline, _ON, ([self], undo.pop_all()))
+            others = on_prompts(pipeline)
+            if self in others:
+                raise UnreelError(f"this {self.KIND} is already on this pipeline")
+            alone = [each for each in (self, *others) if not each.STACKS]
+            if others and alone:
+                raise UnreelError(
+                    f"a {others[0].KIND} is already on this pipeline, and a {alone[0].KIND} goes on alone: take that off"
+                )
+            if others:
+                getattr(pipeline, _ON)[0].append(self)
+            else:
+                self._begin(pipeline)
         return pipeline
+
+    def _begin(self, pipeline: "DiffusionPipeline") -> None:
+        """Have the pipeline's prompts changed by itself and whatever joins it."""
+        encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
+        on: list[PromptIntervention] = [self]
+        with ExitStack() as undo:
+            inside = self.prepare(pipeline, undo)
+
+            @wraps(encode)
+            def encode_prompt(*args: Any, **options: Any) -> Any:
+                arguments = signature.bind(*args, **options).arguments
+                for i, each in enumerate(on):
+                    each.change(arguments, on[:i])
+                with inside(arguments):
+                    return encode(**arguments)
+
+            pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
+            setattr(pipeline, _ON, (on, undo.pop_all()))
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         with undisturbed(pipeline):
             if self not in on_prompts(pipeline):
                 raise UnreelError(f"this {self.KIND} is not on this pipeline")
-            getattr(pipeline, _ON)[1].close()
-            del pipeline.encode_prompt
-            delattr(pipeline, _ON)
+            on, undo = getattr(pipeline, _ON)
+            on.remove(self)
+            if not on:
+                undo.close()
+                del pipeline.encode_prompt
+                delattr(pipeline, _ON)
         return pipeline
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -148,12 +167,15 @@ class NegativePrompt(PromptIntervention):
         if "negative_prompt" not in inspect.signature(pipeline.encode_prompt).parameters:
             raise UnreelError(f"a {type(pipeline).__name__} takes no negative prompt: choose another method")
 
-    def change(self, arguments: dict[str, Any]) -> None:
+    def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
         own = arguments.get("negative_prompt") or ""  # where nobody gave one, some pipelines hand on an empty text
-        if not any(own):
-            # One for each prompt, and text for text: pipelines insist on both.
-            alone = isinstance(arguments["prompt"], str)
-            arguments["negative_prompt"] = self.text if alone else [self.text] * count_of(arguments)
+        told = ", ".join(each.text for each in before if isinstance(each, NegativePrompt))
+        if {own} - {told, ""} if isinstance(own, str) else set(filter(None, own)) - {told}:
+            return  # the caller's
+        text = ", ".join(filter(None, (told, self.text)))
+        # One for each prompt, and text for text: pipelines insist on both.
+        alone = isinstance(arguments["prompt"], str)
+        arguments["negative_prompt"] = text if alone else [text] * count_of(arguments)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,7 +192,7 @@ class PromptRewrite(PromptIntervention):
         pairs = [f"{', '.join([p['concept'], *p['synonyms']])} as {p['anchor']!r}" for p in self.provenance["parts"]]
         return f"prompt rewrite: {'; '.join(pairs)}"
 
-    def change(self, arguments: dict[str, Any]) -> None:
+    def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
         for name in ("prompt", "prompt_2", "prompt_3"):  # one a text encoder, where there are several
             prompt = arguments.get(name)
             if prompt is not None:

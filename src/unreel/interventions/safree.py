@@ -4,7 +4,7 @@ Knows what a pipeline's network is called with; knows no method.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +28,7 @@ class _Projecting(PromptIntervention):
     """Has what the text encoder writes projected away from the concepts' wordings (projection.py)."""
 
     SETTINGS: ClassVar[tuple[str, ...]] = ("alpha",)
+    STACKS: ClassVar[bool] = False  # a projection away from others' words is not that of each
 
     def setting(self, name: str) -> float:
         """A number of its settings. Raises ValueError for what is none."""
@@ -65,7 +66,7 @@ class VideoEraser(_Projecting):
     KIND = "video-eraser"
     SETTINGS = ("alpha", "guidance_weight", "threshold", "momentum_scale", "momentum")
 
-    def change(self, arguments: dict[str, Any]) -> None:
+    def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
         """Prompts stay as they are."""
 
     def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:

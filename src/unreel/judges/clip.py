@@ -56,7 +56,10 @@ def load(argument: str = "", device: str = "cpu") -> "ClipJudge":
         # Resized by Pillow whether or not torchvision is there: the two differ, and so would the figures.
         images = CLIPImageProcessorPil.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UnreelError(f"cannot load {source} as a CLIP in safetensors: {' '.join(str(error).split())[:300]}") from error
+        raise UnreelError(
+            f"cannot load {source} as a CLIP in safetensors ({' '.join(str(error).split())[:300]}): connect, give a "
+            "folder with --judge clip:FOLDER, or compare by eye with --judge none"
+        ) from error
     if missing := sorted(loading["missing_keys"]):
         raise UnreelError(f"{source} is no whole CLIP: {len(missing)} of its weights are missing, for example {missing[0]}")
     return ClipJudge(model.eval().to(device), tokenizer, images, f"CLIP {source}, one of {len(CLASSES) + 1} classes")

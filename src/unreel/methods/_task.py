@@ -100,7 +100,7 @@ class Task:
 
     def require_no_images(self) -> None:
         if self.images is not None:
-            raise UnreelError(f"{self.method} learns from text alone: give images to --method few-shot")
+            raise UnreelError(f"{self.method} takes no images: give them to --method few-shot")
 
     def require_nothing_instead(self) -> None:
         if any(concept.anchor is not None for concept in self.concepts):

@@ -104,6 +104,13 @@ class Pair:
     settings: Settings = Settings()
     vocabulary: Vocabulary = field(default_factory=lambda: EVERYDAY)
 
+    @classmethod
+    def of(cls, pipeline: "DiffusionPipeline") -> "Pair":
+        """A text-to-video pipeline in memory, as a pair with itself. Raises UnreelError for anything else."""
+        require_makes_videos(pipeline, "this")
+        source = str(getattr(pipeline.config, "_name_or_path", "") or type(pipeline).__name__)
+        return cls(pipeline, pipeline, source, source, settings_of(source, pipeline))
+
     @property
     def video(self) -> VideoModel:
         return VideoModel(self.t2v, self.settings, self.t2v_source)
@@ -388,9 +395,8 @@ def load_pair(
     video_model = load(t2v, "video")
     world = world_of(t2v)
     words = of_world(world) if world else EVERYDAY
-    if not isinstance(video_model, TextModel) and not makes_videos(type(video_model).__name__):
-        names = ", ".join(name for family in FAMILIES for name in family.t2v)
-        raise UnreelError(f"{t2v} is a {type(video_model).__name__}, no text-to-video pipeline: unreel knows {names}")
+    if not isinstance(video_model, TextModel):
+        require_makes_videos(video_model, t2v)
     pair = Pair(image_model or video_model, video_model, t2i or t2v, t2v, settings_of(t2v, video_model), words)
     if t2i is not None:
         pair.require_shared()
@@ -418,6 +424,13 @@ def folders_of(source: str) -> dict[str, Path]:
     if home and "reader" in preset_of(source):  # both read with that
         return {source: reader(preset_of(source)["reader"])}
     return {f"{source} {part}": home / part for part in PARTS} if home else {source: fetch(source)}
+
+
+def require_makes_videos(pipeline: Any, what: str) -> None:
+    """Raises UnreelError for anything that is no text-to-video pipeline that unreel knows."""
+    if not makes_videos(type(pipeline).__name__):
+        names = ", ".join(name for family in FAMILIES for name in family.t2v)
+        raise UnreelError(f"{what} is a {type(pipeline).__name__}, no text-to-video pipeline: unreel knows {names}")
 
 
 def settings_of(t2v: str, pipeline: Any) -> Settings:

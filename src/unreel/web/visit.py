@@ -92,10 +92,12 @@ class Host:
     worker: Executor = field(default_factory=partial(ThreadPoolExecutor, 1))
 
     @staticmethod
-    def load(t2v: str | None, t2i: str | None, place: Place, sampling: Sampling, worker: Executor) -> "Host":
+    def load(
+        t2v: str | None, t2i: str | None, judge: str | None, place: Place, sampling: Sampling, worker: Executor
+    ) -> "Host":
         place.require()
         pair = sampling.onto(load_pair(t2i, t2v, **place.of_weights))
-        return Host(pair, judge_of(None, t2v, place.device), t2v, place, worker)
+        return Host(pair, judge_of(judge, t2v, place.device), t2v, place, worker)
 
 
 class Visit:
