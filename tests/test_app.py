@@ -40,4 +40,4 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["unreel", "app"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 2 and "pip install 'unreel[app]'" in capsys.readouterr().err
+    assert stop.value.code == 2 and "pip install -e '.[app]'" in capsys.readouterr().err

@@ -115,7 +115,7 @@ def test_two_image_models_are_no_pair(folders):
 
 
 def test_half_a_pair_is_refused(folders):
-    with pytest.raises(UnreelError, match="give the text-to-video pipeline too"):
+    with pytest.raises(UnreelError, match="add --t2v: an image model alone is not enough"):
         load_pair(str(folders[0]))
 
 

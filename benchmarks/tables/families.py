@@ -23,6 +23,18 @@ def large_encoder() -> str:
     return table(["method", "peak GiB", "MB of the erasure", "time", "on"], rows) + f"\n\n{note}"
 
 
+def reach() -> str:
+    """Which methods work on which video pipelines, of those that do not work on all."""
+    found = {name: of for name, of in load("reach").items() if name.endswith("Pipeline")}
+    methods = list(next(iter(found.values())))
+    some = [method for method in methods if any(of[method] for of in found.values())]
+    rows = [[f"`{name}`", *("" if of[method] else "yes" for method in some)] for name, of in found.items()]
+    everywhere = ", ".join(f"`{method}`" for method in methods if method not in some)
+    head = ["pipeline", *(f"`{method}`" for method in some)]
+    return f"{table(head, rows)}\n\nOn all of them: {everywhere}."
+
+
 TABLES = {
     "large_encoder": large_encoder,
+    "reach": reach,
 }

@@ -11,7 +11,7 @@ class UnreelError(Exception):
 
 def needs(what: str, packages: str, extra: str) -> UnreelError:
     """The error where packages of an extra are not installed."""
-    return UnreelError(f"{what} needs {packages}: pip install 'unreel[{extra}]', or '.[{extra}]' in a clone")
+    return UnreelError(f"{what} needs {packages}: pip install -e '.[{extra}]' in a clone of unreel")
 
 
 def summarise(names: Iterable[str], most: int = 3) -> str:

@@ -157,7 +157,10 @@ def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> list[_View]
         by_nothing, by_name = denoiser.predict(noisy.expand(2, *z.shape[1:]), t.expand(2), read).float()
         views.append(_View(noisy, t, float((by_nothing - by_name).square().sum())))
     if any(view.unasked == 0 for view in views):
-        raise UnreelError(f"the image model draws the same for {named!r} as when asked for nothing: it does not know it")
+        raise UnreelError(
+            f"the image model draws the same for {named!r} as when asked for nothing: it does not know it, or by "
+            "another spelling or --kind"
+        )
     return views
 
 

@@ -39,7 +39,9 @@ def concept_of(erasure: Intervention, name: str | None = None) -> Concept:
     for part in parts:
         if name is None or name.lower() == part["concept"].lower():
             return Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor"))
-    raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}, not of {name}")
+    raise UnreelError(
+        f"this erasure is of {', '.join(erasure.concepts)}, not of {name}: choose one of these with --concept"
+    )
 
 
 def unrelated_prompts(concept: Concept, judge: Judge | None, erased: Iterable[str]) -> list[str]:

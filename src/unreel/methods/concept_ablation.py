@@ -248,7 +248,9 @@ def ablate(
     either sort, the anchor asks for the same as the concept, or the loss stops being a number.
     """
     if len(pairs) < 2 or len(retain) < 2:
-        raise UnreelError("unlearning needs two pairs and two sentences to retain, one to train and one to measure on")
+        raise UnreelError(
+            "too few prompts fit to train on some and measure on others: raise --forget, or name it in fewer words"
+        )
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     losses: list[float] = []
     measured: list[list[float]] = []

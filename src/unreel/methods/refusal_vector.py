@@ -82,7 +82,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
             f"{type(task.pair.t2v).__name__} has not: choose another method"
         )
     if task.pair.settings.guidance <= 1:
-        raise UnreelError("a refusal vector is read off videos that are made with guidance: choose one of more than 1")
+        raise UnreelError("a refusal vector is read off videos that are made with guidance: give --guidance above 1")
     prompts = task.prompts(task.conditioners[0], config.seed)
     pairs, neutral = prompts.pairs(config.pairs), prompts.everyday(config.neutral)
     if not pairs:

@@ -378,7 +378,9 @@ def load_pair(
     if (t2i is None or t2v is None) and shipped(whole):
         t2i = t2v = whole
     if t2v is None:
-        raise UnreelError("give the text-to-video pipeline too, or it alone; neither for the embedded pair")
+        raise UnreelError(
+            "add --t2v: an image model alone is not enough; a text encoder's folder will do, as --t2v FOLDER --videos 0"
+        )
     for source in (t2i, t2v):
         if source and not shipped(source):
             require_source(source)
