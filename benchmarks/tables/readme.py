@@ -35,9 +35,9 @@ def second_pair() -> str:
         f"On [the second pair](docs/modern-pair.md#unlearning-it), which reads with a language model, the name is "
         f"forgotten too (found in {by_name} % of videos), and neighbours stay ({near} %). **Other words for the same "
         f"thing still draw it ({reworded} %), unless you list them**: with `--synonym`, or with `--wordings "
-        f"phrases.txt`, which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: words of the list {listed} %, "
-        f"words of no list {unheard} %). Or change the denoiser of one video model too: with [`--on-top uce --tokens "
-        f"whole`](docs/guide/hosting.md#which-method) other words go along unlisted ({on_top} %)."
+        f"phrases.txt`, which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: "
+        f"words of the list {listed} %, words of no list {unheard} %). Or change the denoiser of one video model too: with "
+        f"[`--on-top uce --tokens whole`](docs/guide/hosting.md#which-method) other words go along unlisted ({on_top} %)."
     )
 
 
