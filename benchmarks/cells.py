@@ -342,12 +342,15 @@ def lacks(cell: Cell, result: dict[str, Any]) -> bool:
 
 
 def _lacking(cell: Cell, result: dict[str, Any]) -> list[str]:
-    """The attacks that a stored result has not, or as they were in an older version; where none is named, those that need
-    to know nothing of the model.
+    """The attacks that a stored result has not, or as they were in an older version; where none is named, those that are
+    tried unasked: of what studies a text encoder only where something did.
     """
     modules = usable()
-    blind = [name for name, each in modules.items() if not each.NEEDS_WEIGHTS and not hasattr(each, "STUDIES")]
-    wanted = [*cell.options.get("attacks", blind), *result["attacks"]]
+    studied = any(modules[name].NEEDS_WEIGHTS for name in result["attacks"])
+    unasked = [
+        name for name, each in modules.items() if (studied or not each.NEEDS_WEIGHTS) and not hasattr(each, "STUDIES")
+    ]
+    wanted = [*cell.options.get("attacks", unasked), *result["attacks"]]
     has, untried = {name: entry.get("version", 1) for name, entry in result["attacks"].items()}, result.get("untried", ())
     return [name for name in dict.fromkeys(wanted) if name not in untried and has.get(name) != version_of(modules[name])]
 
