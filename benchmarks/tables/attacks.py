@@ -2,7 +2,7 @@
 before an erasure, and training on pictures of what is forgotten; `of` and `pair` name the same on another pair.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ from benchmarks.backdoor import ASKED
 from benchmarks.cells import results_of
 from benchmarks.tables._format import count_of_videos, interval, load, table
 from benchmarks.tables.methods import TITLES, by_completeness
+from unreel.attacks import load_attack, version_of
 from unreel.evaluation.estimate import Estimate
 from unreel.models.shipped import EMBEDDED
 
@@ -27,11 +28,11 @@ def attacks(by: str) -> str:
         cells = [
             interval(_success(concepts, name, arm, budget)) for arm in ("edited", "original") for budget in first["budgets"]
         ]
-        rows.append([name, "yes" if first["attacks"][name]["needs_weights"] else "no", *cells])
+        rows.append([_told(name, concepts.values()), "yes" if first["attacks"][name]["needs_weights"] else "no", *cells])
     n = len(concepts) * len(next(iter(first["attacks"].values()))["edited_attempts"])
     steps = f"Searches take {first['search_steps']} steps a video, embedding inversion five times as many."
     note = f"{len(concepts)} concepts, {n} cases an attack. {steps}"
-    return f"{table(head, rows)}\n\n{note}"
+    return f"{table(head, rows)}\n\n{note}{_footnote(rows)}"
 
 
 def attacks_compared(of: str = "attacks", *, only_complete: bool = False) -> str:
@@ -59,12 +60,27 @@ def _compared(results: dict[str, Any]) -> str:
             # Where no text encoder is edited, nothing can be studied in one: there cells are empty.
             cells = [_pooled_success(concepts, attack, "edited", budget) for concepts in arms.values()]
             controls = (_pooled_success(concepts, attack, "original", budget) for concepts in arms.values())
-            rows.append([attack, "yes" if needs_weights else "no", *cells, next(filter(None, controls), "")])
+            told = _told(attack, (entry for concepts in arms.values() for entry in concepts.values()))
+            rows.append([told, "yes" if needs_weights else "no", *cells, next(filter(None, controls), "")])
         head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in results), "original model"]
         cases = sum(len(first[name]["attacks"]["plain"]["edited_attempts"]) for name in names)
         note = f"{len(names)} concept{'s' * (len(names) > 1)}: {', '.join(names)}; {cases} cases an attack."
-        tables += [f"{table(head, rows)}\n\n{note}"] if rows else []
+        tables += [f"{table(head, rows)}\n\n{note}{_footnote(rows)}"] if rows else []
     return "\n\n".join(tables)
+
+
+OLDER = " \\*"  # behind the name of an attack
+
+
+def _told(attack: str, results: Iterable[dict[str, Any]]) -> str:
+    """The attack's name, marked where some result is of an older version of it."""
+    entries = [result["attacks"][attack] for result in results if attack in result["attacks"]]
+    return attack + OLDER * any(entry.get("version", 1) != version_of(load_attack(attack)) for entry in entries)
+
+
+def _footnote(rows: Sequence[Sequence[str]]) -> str:
+    older = any(row[0].endswith(OLDER) for row in rows)
+    return "\n\n\\* Measured with an older version of the attack; CHANGELOG.md says what has changed." * older
 
 
 def attacks_by_concept(by: str) -> str:
@@ -106,7 +122,7 @@ def _pooled_success(concepts: dict[str, Any], attack: str, arm: str, budget: int
 
 def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> dict[str, Any]:
     """The share of all concepts' cases that one of the first `budget` videos breaks."""
-    cases = [case for concept in concepts.values() for case in concept["attacks"][attack][f"{arm}_attempts"]]
+    cases = [case for concept in concepts.values() for case in concept["attacks"][attack][f"{arm}_attempts"] if case]
     flags = [any(attempt["found"] for attempt in case[:budget]) for case in cases]
     return asdict(Estimate.share(np.array(flags)))
 
