@@ -17,6 +17,9 @@ from unreel.workflow import UnlearnJob
 pytestmark = pytest.mark.usefixtures("hasty")
 
 
+NOTHING_MUCH = {"learning_rate": 1e-4}  # is learned so, by no concept
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
@@ -107,9 +110,10 @@ def test_what_breaks_is_tried_again_and_what_is_refused_is_not(job, monkeypatch)
 
 
 def test_weak_erasures_are_refused_unless_they_are_asked_for(job, model, tmp_path):
-    """Of random weights nobody learns in five steps."""
-    made, _ = batch(BatchJob(job.file, UnlearnJob((), t2v=model, videos=0, out=tmp_path / "strict")), lambda *_: None)
+    each = UnlearnJob((), t2v=model, videos=0, settings=NOTHING_MUCH, out=tmp_path / "strict")
+    made, _ = batch(BatchJob(job.file, each), lambda *_: None)
     assert {outcome.status for outcome in made.outcomes} == {"refused"} and not made.complete
+    assert all("falls short on held-out prompts" in outcome.says for outcome in made.outcomes)
     assert not list((tmp_path / "strict").glob("*/erasure.json"))
 
 
@@ -145,6 +149,7 @@ def test_two_batches_do_not_work_in_one_folder(job):
 def test_the_command_says_by_its_exit_code_whether_all_is_done(job, model, tmp_path, monkeypatch, capsys):
     def run(*more):
         arguments = ["unreel", "batch", job.file, "--t2v", model, "--out", tmp_path / "cli", "-q", *more]
+        arguments += ["--learning-rate", "1e-4"]
         monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
         with pytest.raises(SystemExit) as stop:
             cli.main()

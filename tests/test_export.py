@@ -365,7 +365,8 @@ def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
         (["--format", "onnx"], "unknown format 'onnx': choose from text-encoder, peft, lora, comfyui"),
         (["--format", "peft", "--tolerance", "2"], "a share from 0 to below 1"),
         (["--format", "peft", "--out", "taken"], "taken exists and is no export"),
-        (["--format", "peft"], "made for another text encoder"),
+        (["--format", "peft", "--t2v", "embedded"], "made for another text encoder"),
+        (["--format", "peft"], "this was made on tiny video model: add --t2v"),
         (["--format", "peft", "--t2v", "absent/at/all"], "does not exist"),
     ],
 )
@@ -381,7 +382,7 @@ def test_bad_input_to_export_is_one_line_and_nothing_written(made, command, tmp_
 
 def test_without_peft_the_extra_is_named(made, pair, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UnreelError, match=r"pip install 'unreel\[export\]'"):
+    with pytest.raises(UnreelError, match=r"pip install -e '\.\[export\]'"):
         export(made["text-ablation"], pair.t2i, tmp_path / "out", format="peft")
 
 

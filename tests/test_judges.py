@@ -310,7 +310,7 @@ def test_fixed_judges_know_their_labels_have_no_features_and_no_measured_error(j
 )
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(judge, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UnreelError, match=rf"pip install 'unreel\[{extra}\]'"):
+    with pytest.raises(UnreelError, match=rf"pip install -e '\.\[{extra}\]'"):
         load_judge(judge)
 
 

@@ -166,7 +166,7 @@ def test_what_comes_behind_a_name_of_another_length_stays_where_it_is():
     conditioner = clip()
     pair = PromptPair("a castle tower with a cat", "a house with a cat", "castle tower")
     aim, seen = as_anchors(conditioner, [pair]), []
-    table = next(m for m in conditioner.text_encoder.modules() if getattr(m, "num_embeddings", 0) == conditioner._room)
+    table = next(m for m in conditioner.text_encoder.modules() if getattr(m, "num_embeddings", 0) == conditioner.room)
     hook = table.register_forward_hook(lambda _, args, __: seen.append(args[0].flatten().tolist()))
     as_anchors(conditioner, [pair])
     hook.remove()

@@ -63,10 +63,7 @@ def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[str] = ()
     whatever else is `erased`."""
     # A judge of nudity has no good neighbours to offer.
     words = judge.vocabulary if judge and judge.vocabulary else EVERYDAY
-    gone = [
-        replace(concept, synonyms=_called(concept, judge)),
-        *(Concept(name, synonyms=_called(Concept(name), judge)) for name in erased),
-    ]
+    gone = [_as_called(each, judge) for each in (concept, *map(Concept, erased))]
     kinds = {kind: words.get(kind, []) for kind in KINDS}
     kinds["person"] = words.get("person") or kinds["concept"]  # where nobody has listed persons
     return {
@@ -75,9 +72,12 @@ def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[str] = ()
     }
 
 
-def _called(concept: Concept, judge: Judge | None) -> tuple[str, ...]:
-    """What else a concept is called, by its own account and by the judge's."""
-    return tuple(dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])]))
+def _as_called(concept: Concept, judge: Judge | None) -> Concept:
+    """The concept with all that it is called, by its own account and by the judge's; without its anchor, which a judge may
+    call so too.
+    """
+    synonyms = dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])])
+    return Concept(concept.name, concept.kind, tuple(synonyms))
 
 
 def build_suite(
@@ -109,9 +109,8 @@ def build_suite(
     words = vocabulary(concept, judge, erased)
     for which in {concept.traits.neighbours, "concept"}:
         words[which] = nearest(conditioner, concept.name, words[which])
-    synonyms = _called(concept, judge)
-    prompts = suite(concept, words, synonyms, videos=videos, seed=seed, groups=groups)
-    named = replace(concept, synonyms=synonyms)
+    named = _as_called(concept, judge)
+    prompts = suite(concept, words, named.synonyms, videos=videos, seed=seed, groups=groups)
     repetitions: Counter[tuple[str, str]] = Counter()
     for index, row in enumerate(own_prompts):
         label = concept.name if row.label is None or named.is_spelled(row.label) else row.label

@@ -303,12 +303,11 @@ class Erasure(Intervention):
 
         with tempfile.TemporaryDirectory() as parent, loading(repo_id):
             made = self.save_pretrained(Path(parent) / "erasure")
-            for name in (METRICS_FILE, REPORT_FILE):
-                homes = (
-                    [Path(folder) / "evaluation", Path(folder)] if folder else []
-                )  # the first look, where there is no more
-                if home := next((home for home in homes if (home / name).is_file()), None):
-                    shutil.copy(home / name, made)
+            looks = [Path(folder) / "evaluation", Path(folder)] if folder else []  # an evaluation, else the first look
+            home = next((look for look in looks if (look / METRICS_FILE).is_file()), None)
+            for file in (home / METRICS_FILE, home / REPORT_FILE) if home else ():
+                if file.is_file():
+                    shutil.copy(file, made)
             (made / CARD_FILE).write_text(card(self, repo_id, figures_of(made / METRICS_FILE)))
             create_repo(repo_id, private=private, token=token, exist_ok=True)
             message = f"Erasure of {', '.join(self.concepts)}"
