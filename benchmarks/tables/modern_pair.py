@@ -1,10 +1,10 @@
-"""Tables of docs/modern-pair.md."""
+"""Tables of docs/modern-pair.md and docs/modern-unlearning.md."""
 
 from benchmarks.tables import attacks, embedded_pair, method, methods
 from benchmarks.tables._format import interval, load, table
 from benchmarks.tables.embedded_pair import RECORDS
 
-DOCUMENTS = ("docs/modern-pair.md", "src/unreel/embedded/modern/README.md")
+DOCUMENTS = ("docs/modern-pair.md", "docs/modern-unlearning.md", "src/unreel/embedded/modern/README.md")
 RESULT = "embedded_pair_modern"
 STAGES = ("autoencoder", "image", "words", "video-autoencoder", "video", "judge")
 BARS = {

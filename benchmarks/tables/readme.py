@@ -32,7 +32,7 @@ def second_pair() -> str:
     listed, unheard = (_shares(found, group, "concept_found") for group in ("wordings", "held_out"))
     on_top = _shares(methods["text-ablation-and-uce"], "paraphrases", "concept_found")
     return (
-        f"On [the second pair](docs/modern-pair.md#unlearning-it), which reads with a language model, the name is "
+        f"On [the second pair](docs/modern-unlearning.md), which reads with a language model, the name is "
         f"forgotten too (found in {by_name} % of videos), and neighbours stay ({near} %). **Other words for the same "
         f"thing still draw it ({reworded} %), unless you list them**: with `--synonym`, or with `--wordings "
         f"phrases.txt`, which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: "
