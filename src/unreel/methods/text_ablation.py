@@ -59,7 +59,7 @@ class TextAblationConfig:
     `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
     for those about what is near. The learning rate rises for a twentieth of the steps and falls in a straight line to zero
     from a fifth on. `solve_weight` is lambda of the least squares that say where changes begin, against `solve_retain`
-    everyday prompts; without it all begin at zero. `gradient_checkpointing` computes activations twice instead of keeping
+    everyday prompts, less by the root of the number of concepts; without it all begin at zero. `gradient_checkpointing` computes activations twice instead of keeping
     them, to the same result.
     Raises UnreelError for values that make no sense.
     """
@@ -148,7 +148,7 @@ def text_ablation(
         initial = _initial_distance(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
         if config.solve_weight:
             first = conditioner.layers[: max(1, round(SOLVED * layers))]
-            kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts
+            kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts**0.5
             factors.begin(least_squares(conditioner, first, pairs, kept, weight, rank, config.seed))
         factors.be_blind_to(away)
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
