@@ -59,8 +59,8 @@ class TextAblationConfig:
     `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
     for those about what is near. The learning rate rises for a twentieth of the steps and falls in a straight line to zero
     from a fifth on. `solve_weight` is lambda of the least squares that say where changes begin, against `solve_retain`
-    everyday prompts, less by the root of the number of concepts; without it all begin at zero. `gradient_checkpointing` computes activations twice instead of keeping
-    them, to the same result.
+    everyday prompts, less by the root of the number of concepts; without it all begin at zero. `gradient_checkpointing`
+    computes activations twice instead of keeping them, to the same result.
     Raises UnreelError for values that make no sense.
     """
 
