@@ -60,6 +60,8 @@ def _compared(results: dict[str, Any]) -> str:
             # Where no text encoder is edited, nothing can be studied in one: there cells are empty.
             cells = [_pooled_success(concepts, attack, "edited", budget) for concepts in arms.values()]
             controls = (_pooled_success(concepts, attack, "original", budget) for concepts in arms.values())
+            if not any(cells):  # nor anything where it was not tried on every concept yet
+                continue
             told = _told(attack, (entry for concepts in arms.values() for entry in concepts.values()))
             rows.append([told, "yes" if needs_weights else "no", *cells, next(filter(None, controls), "")])
         head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in results), "original model"]
