@@ -275,7 +275,11 @@ def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **opt
     if current and (left := _lacking(cell, stored["result"])):
         options["attacks"] = left
     made = attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **options).document()
-    return made | {"attacks": stored["result"]["attacks"] | made["attacks"]} if current else made
+    if not current:
+        return made
+    had = stored["result"]
+    untried = sorted({*had.get("untried", ()), *made["untried"]})
+    return made | {"attacks": had["attacks"] | made["attacks"], "untried": untried}
 
 
 def images(

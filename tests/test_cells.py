@@ -67,7 +67,8 @@ def test_of_a_cell_of_attacks_only_those_that_it_lacks_or_that_have_changed_are_
     def tried(*_, attacks=(), **options):
         asked.append(attacks)
         entries = {name: {"version": version_of(load_attack(name)), "new": True} for name in attacks or usable()}
-        return SimpleNamespace(document=lambda: {"attacks": entries, "untried": ["homoglyphs"]})
+        untried = [] if attacks else ["homoglyphs"]
+        return SimpleNamespace(document=lambda: {"attacks": entries, "untried": untried})
 
     monkeypatch.setattr(cells, "attack", tried)
     whole = cells.attacks(cell, bench, None, plan.folder, cases=1)

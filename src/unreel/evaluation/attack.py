@@ -187,7 +187,7 @@ def attack(
             cases_of = videos.in_place_of(scenes) if videos and studies(module, "video") else scenes
             tried = _run(name, cases_of, budgets[-1], seed, cache, erasure if arm == "edited" else None, judge)
             outcomes.append(Outcome(name, arm, tried))
-    untried = tuple(name for name in attacks if not any(any(each.cases) for each in outcomes if each.attack == name))
+    untried = tuple(name for name in attacks if not all(any(each.cases) for each in outcomes if each.attack == name))
     outcomes = [outcome for outcome in outcomes if outcome.attack not in untried]
     return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache, untried)
 
