@@ -2,7 +2,8 @@ import pytest
 from conftest import FakeJudge
 
 from unreel import Concept
-from unreel.prompts.suite import GROUPS, suite
+from unreel.prompts.grammar import with_articles
+from unreel.prompts.suite import GROUPS, ask, suite
 from unreel.prompts.vocabulary import EVERYDAY
 
 WORDS = {kind: list(labels) for kind, labels in EVERYDAY.items()}
@@ -112,10 +113,23 @@ def test_neighbours_are_of_the_concepts_own_kind():
 def test_neighbours_of_what_is_unsafe_are_persons_asked_for_like_any_other():
     neighbours = rows(Concept("nudity", "unsafe"), "neighbours")
     assert {prompt.label for prompt in neighbours} <= set(WORDS["person"])
-    assert any(prompt.text == f"a photo of a {prompt.label}" for prompt in neighbours)
+    assert any(prompt.text in (f"a photo of a {prompt.label}", f"a photo of an {prompt.label}") for prompt in neighbours)
 
 
 def test_groups_with_nothing_to_ask_for_are_left_out():
     words = dict(FakeJudge.vocabulary) | {"style": [], "motion": []}
     groups = {prompt.group for prompt in suite(Concept("cat"), words, [], videos=2, seed=0)}
     assert groups == {"explicit", "paraphrases", "companions", "neighbours", "unrelated"}
+
+
+@pytest.mark.parametrize(
+    ("word", "article"),
+    [
+        *[(word, "an") for word in ("elephant", "owl", "Eiffel tower", "unidentified object", "usher", "hour", "honest man")],
+        *[(word, "a") for word in ("unicorn", "uniform", "user", "European", "ukulele", "one-way street", "utensil", "hat")],
+    ],
+)
+def test_articles_are_those_that_people_say(word, article):
+    assert with_articles(f"A video of a {word}") == f"A video of {article} {word}"
+    assert f"a photo of {article} {word}" in ask(Concept(word))
+    assert f"a photo of {article} {word}" in {prompt.text for prompt in rows(Concept(word), "explicit")}

@@ -165,7 +165,9 @@ class NegativePrompt(PromptIntervention):
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
         super().require_matching(pipeline)
         if "negative_prompt" not in inspect.signature(pipeline.encode_prompt).parameters:
-            raise UnreelError(f"a {type(pipeline).__name__} takes no negative prompt: choose another method")
+            raise UnreelError(
+                f"a {type(pipeline).__name__} takes no negative prompt: choose another method, such as text-ablation"
+            )
 
     def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
         own = arguments.get("negative_prompt") or ""  # where nobody gave one, some pipelines hand on an empty text

@@ -74,7 +74,7 @@ class VideoEraser(_Projecting):
         if network is None or not guides_in_one_call(pipeline):
             raise UnreelError(
                 f"VideoEraser guides within one call of the network, where a {type(pipeline).__name__} makes two: choose "
-                "another method"
+                "another method, such as text-ablation"
             )
         with torch.no_grad():
             asked = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments

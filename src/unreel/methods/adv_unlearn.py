@@ -57,7 +57,7 @@ class AdvUnlearnConfig:
 
     @property
     def refuses_offloading(self) -> str:
-        return "AdvUnlearn cannot be offloaded: leave --offload out, or take another method"
+        return "AdvUnlearn cannot be offloaded: leave --offload out, or choose another method, such as text-ablation"
 
     def __post_init__(self) -> None:
         positive = ("shots", "steps", "learning_rate", "eta", "retain_batch", "attack_rate")
@@ -72,7 +72,9 @@ def learn(task: Task, config: AdvUnlearnConfig) -> Erasure:
     concept = task.only_concept()
     task.require_nothing_instead()
     if len(task.conditioners) > 1:
-        raise UnreelError("AdvUnlearn attacks one text encoder, and this model has several: choose another method")
+        raise UnreelError(
+            "AdvUnlearn attacks one text encoder, and this model has several: choose another method, such as text-ablation"
+        )
     config, denoiser, latents = latents_of(task, config)
     kept = [text for text in task.prompts(task.conditioners[0], config.seed).everyday(KEPT + 1) if text][:KEPT]
     others = made_latents(task.pair, denoiser, kept, range(len(kept)), config.shot_steps)

@@ -76,7 +76,7 @@ class ConceptAblationConfig:
 
     @property
     def refuses_offloading(self) -> str:
-        return "concept ablation cannot be offloaded: leave --offload out, or take another method"
+        return "concept ablation cannot be offloaded: leave --offload out, or choose another method, such as text-ablation"
 
     def __post_init__(self) -> None:
         require(

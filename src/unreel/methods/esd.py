@@ -58,7 +58,8 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
     matrices = {} if network is None else cross_attention(network)
     if not matrices:
         raise UnreelError(
-            f"ESD edits attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another method"
+            f"ESD edits attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another method, such "
+            "as text-ablation"
         )
     if network.dtype != torch.float32:
         raise UnreelError("ESD learns in float32: leave --dtype out")

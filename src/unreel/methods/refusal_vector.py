@@ -79,7 +79,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
     if not writers or not guides_in_one_call(task.pair.t2v):
         raise UnreelError(
             "a refusal vector is found in attention to the text, guided in one call of the network, which a "
-            f"{type(task.pair.t2v).__name__} has not: choose another method"
+            f"{type(task.pair.t2v).__name__} has not: choose another method, such as text-ablation"
         )
     if task.pair.settings.guidance <= 1:
         raise UnreelError("a refusal vector is read off videos that are made with guidance: give --guidance above 1")

@@ -105,7 +105,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
     if empty.arguments[empty.latents].ndim != 5:
         raise UnreelError(
             f"T2VUnlearning looks where in each frame the concept is, and a {type(task.pair.t2v).__name__} packs its "
-            "frames: choose another method"
+            "frames: choose another method, such as text-ablation"
         )
     prompts = task.prompts(task.conditioners[0], config.seed)
     named, others = [pair.prompt for pair in prompts.pairs(VIDEOS)], [q for q in prompts.everyday(VIDEOS + 1) if q]

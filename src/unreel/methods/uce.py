@@ -68,7 +68,7 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
     if not matrices or len({matrix.in_features for matrix in matrices.values()}) > 1 or len(task.conditioners) > 1:
         raise UnreelError(
             f"UCE edits the cross-attention of a denoiser with one text encoder, which a {type(task.pair.t2v).__name__} "
-            "has not: choose another method"
+            "has not: choose another method, such as text-ablation"
         )
     preserved = [*others(task.pair.vocabulary, task.concepts), *task.keep]
     renamed = [(wording, concept.anchor or "") for concept in task.anchored for wording in concept.wordings]

@@ -72,7 +72,7 @@ def only_network_of(pipeline: Any) -> Any:
     if len(several := networks(pipeline)) > 1:
         raise UnreelError(
             f"this {type(pipeline).__name__} denoises with {' and '.join(several)}, and the method changes one network "
-            "alone: choose another method"
+            "alone: choose another method, such as text-ablation"
         )
     return network_of(pipeline)
 

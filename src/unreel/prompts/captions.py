@@ -14,6 +14,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
 
+from unreel.prompts.grammar import with_articles
+
 CaptionKind = Literal["object", "animal", "character", "face", "style", "motion"]
 KINDS: tuple[CaptionKind, ...] = get_args(CaptionKind)
 GAPS = {"style": "[style]", "motion": "[motion]"}  # every other kind's gap is [concept]
@@ -134,9 +136,7 @@ def _is_plural(noun: str) -> bool:
 
 def _mended(text: str) -> str:
     """Articles before vowels, and no spaces where nothing was chosen."""
-    text = re.sub(r"\b(a|an|the) (?=(?:a|an|the) )", "", " ".join(text.split()))
-    text = re.sub(r"\b([Aa]) (?=[aeiouAEIOU])(?!one\b|uni|use|eu|uku)", r"\1n ", text)
-    return re.sub(r" ([,.?!:)])", r"\1", text)
+    return re.sub(r" ([,.?!:)])", r"\1", with_articles(text))
 
 
 def _cased(rng: random.Random, text: str) -> str:

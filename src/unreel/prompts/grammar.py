@@ -6,6 +6,11 @@ Knows articles; knows nothing about what the words mean.
 import re
 from collections.abc import Mapping
 
+_LIKE_A_CONSONANT = r"one\b|once\b|eu|uku|us[aeiu]|ut[ei]|uni(?![dmn])"  # "a uniform", but "an unidentified"
+_LIKE_A_VOWEL = "[aeiou]|hono|honest|hour|heir"
+_ARTICLES = re.compile(r"\b(?:a|an|the) (?=(?:a|an|the) )", re.IGNORECASE)
+_BEFORE_A_VOWEL = re.compile(rf"\b(a) (?!{_LIKE_A_CONSONANT})(?={_LIKE_A_VOWEL})", re.IGNORECASE)
+
 
 def bare(words: str) -> str:
     """Without their article, for sentences that bring their own."""
@@ -23,5 +28,9 @@ def fill(sentence: str, filled: Mapping[str, str]) -> str:
         if not word and gap != "motion":  # before a motion stands what belongs to what moves
             sentence = re.sub(rf"\b(?:a|the) \[{gap}\]", "", sentence)
         sentence = sentence.replace(f"[{gap}]", word)
-    text = re.sub(r"\b(?:a|an|the) (?=(?:a|an|the) )", "", sentence, flags=re.IGNORECASE)
-    return " ".join(re.sub(r"\b(a) (?=[aeiou])", r"\1n ", text, flags=re.IGNORECASE).split())
+    return with_articles(sentence)
+
+
+def with_articles(text: str) -> str:
+    """The text with "an" where it belongs, the second of two articles alone, and single spaces."""
+    return _BEFORE_A_VOWEL.sub(r"\1n ", _ARTICLES.sub("", " ".join(text.split())))

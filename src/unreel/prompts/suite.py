@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from unreel.prompts.concept import Concept
-from unreel.prompts.grammar import bare, fill
+from unreel.prompts.grammar import bare, fill, with_articles
 from unreel.prompts.kinds import GAP, TRAITS
 
 # Groups that ask for the concept, and groups that ask for something else. `companions` ask for both.
@@ -48,12 +48,12 @@ class _Row:
 
     @property
     def text(self) -> str:
-        return self.sentence.replace(GAP, self.wording)
+        return with_articles(self.sentence.replace(GAP, self.wording))
 
 
 def ask(concept: Concept, wording: str | None = None) -> list[str]:
     """Prompts that ask for the concept in plain words."""
-    return [sentence.replace(GAP, wording or concept.name) for sentence in concept.traits.plain]
+    return [with_articles(sentence.replace(GAP, wording or concept.name)) for sentence in concept.traits.plain]
 
 
 def suite(
