@@ -155,7 +155,7 @@ def test_what_goes_wrong_at_the_hub_is_said_in_one_line(folders, monkeypatch, er
         message = "own/model" if type(error) is OSError else message
     else:
         index = json.loads((folders[0] / "model_index.json").read_text())
-        monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _: index)
+        monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _, revision: index)
         monkeypatch.setattr(diffusers.DiffusionPipeline, "download", fail)
     with pytest.raises(UnreelError, match=message) as raised:
         load_pipeline("own/model")
@@ -175,6 +175,15 @@ def cached(folders, tmp_path, monkeypatch):
 
 def test_a_cached_pipeline_loads_offline(cached):
     assert same(weights(load_pipeline("own/model").unet), weights(make_pair().t2i.unet))
+
+
+def test_a_pipeline_of_one_version_is_that_one(cached, folders):
+    older = cached.with_name("old")
+    shutil.copytree(folders[1], older)
+    (cached.parents[1] / "refs" / "v1").write_text("old")
+    assert type(load_pipeline("own/model@v1")) is type(load_pipeline(folders[1])) is not type(load_pipeline("own/model"))
+    with pytest.raises(UnreelError, match="own/model@v2 is not complete in the local cache"):
+        load_pipeline("own/model@v2")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +206,7 @@ def test_an_interrupted_download_is_told_from_a_whole_one(cached, damage, messag
 def test_a_repository_with_pickles_only_is_refused_before_they_are_fetched(folders, monkeypatch):
     index = json.loads((folders[0] / "model_index.json").read_text())
     siblings = [SimpleNamespace(rfilename=name) for name in ("model_index.json", "unet/diffusion_pytorch_model.bin")]
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _: index)
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _, revision: index)
     monkeypatch.setattr(
         "diffusers.pipelines.pipeline_utils.model_info", lambda *_, **__: SimpleNamespace(siblings=siblings)
     )

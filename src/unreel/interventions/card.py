@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unreel.interventions.base import Intervention
+from unreel.models.loading import repository
 
 CARD_FILE = "README.md"
 CHECK = "check"  # what a self-check said, in a record
@@ -44,10 +45,11 @@ def _page(of: Intervention, title: str, library: str, about: str, use: str, figu
         for part in of.provenance["parts"]
     )
     base = of.provenance["encoder"] if of.edits_text_encoder else of.model
-    on_hub = HUB_ID.fullmatch(base) and not Path(base).exists()
+    name, _ = repository(base)
+    on_hub = HUB_ID.fullmatch(name) and not Path(base).exists()
     return f"""---
 library_name: {library}
-tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {base}" if on_hub else ""}
+tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {name}" if on_hub else ""}
 ---
 # {title}: {", ".join(of.concepts)}
 

@@ -24,7 +24,7 @@ from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, CHECK, HUB_ID, card, figures_of
 from unreel.interventions.record import require_record
 from unreel.models.adapter import networks, text_encoders, undisturbed
-from unreel.models.loading import loading
+from unreel.models.loading import loading, repository
 from unreel.models.weights import (
     Delta,
     Fingerprint,
@@ -320,11 +320,12 @@ class Erasure(Intervention):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        if HUB_ID.fullmatch(str(folder)) and not Path(folder).exists():
+        name, version = repository(str(folder))
+        if HUB_ID.fullmatch(name) and not Path(folder).exists():
             from huggingface_hub import snapshot_download
 
             with loading(str(folder)):
-                folder = snapshot_download(str(folder), allow_patterns=[WEIGHTS_FILE, RECORD_FILE, CARD_FILE])
+                folder = snapshot_download(name, revision=version, allow_patterns=[WEIGHTS_FILE, RECORD_FILE, CARD_FILE])
         folder = Path(folder)
         for file in (WEIGHTS_FILE, RECORD_FILE):
             if not (folder / file).is_file():

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from unreel.errors import UnreelError
+from unreel.models.loading import repository
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -48,13 +49,14 @@ def load(argument: str = "", device: str = "cpu") -> "ClipJudge":
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
     source = argument or DEFAULT
+    name, version = repository(source)
     try:
         model, loading = CLIPModel.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            name, revision=version, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-        tokenizer = CLIPTokenizer.from_pretrained(source)
+        tokenizer = CLIPTokenizer.from_pretrained(name, revision=version)
         # Resized by Pillow whether or not torchvision is there: the two differ, and so would the figures.
-        images = CLIPImageProcessorPil.from_pretrained(source)
+        images = CLIPImageProcessorPil.from_pretrained(name, revision=version)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UnreelError(
             f"cannot load {source} as a CLIP in safetensors ({' '.join(str(error).split())[:300]}): connect, give a "

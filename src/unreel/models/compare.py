@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from unreel.errors import UnreelError
-from unreel.models.loading import PICKLES, REFUSED_PICKLE, loading, require_source
+from unreel.models.loading import PICKLES, REFUSED_PICKLE, loading, repository, require_source
 
 INDEX_FILE = "model_index.json"
 VOCABULARY = "tokenizer vocabulary"
@@ -212,7 +212,8 @@ def fetch(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     with loading(source):
-        return Path(snapshot_download(source, allow_patterns=list(_FETCHED)))
+        name, version = repository(source)
+        return Path(snapshot_download(name, revision=version, allow_patterns=list(_FETCHED)))
 
 
 def encoders_of(folder: Path, source: str) -> list[Encoder]:

@@ -29,6 +29,12 @@ def require_place(device: str, dtype: torch.dtype = torch.float32) -> None:
         raise UnreelError(f"device {device!r} cannot compute in {dtype}: try --dtype float32") from error
 
 
+def repository(source: str) -> tuple[str, str]:
+    """What is to be loaded and which version of it: the branch, tag or commit of "owner/name@VERSION", or the newest."""
+    name, _, version = (source, "", "") if Path(source).exists() else source.partition("@")
+    return name, version or "main"
+
+
 def require_source(source: str) -> None:
     """Raises UnreelError for what is neither on disk nor the name of a model on the hub."""
     if Path(source).is_file() and Path(source).suffix in PICKLES:
@@ -38,9 +44,10 @@ def require_source(source: str) -> None:
             f"{source} is a single file, and unreel loads folders: in Python, load it with from_single_file of its class "
             "in diffusers, save_pretrained that into a folder, and give the folder"
         )
-    if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+    if not Path(source).exists() and (source.startswith((".", "/", "~")) or repository(source)[0].count("/") != 1):
         raise UnreelError(
-            f"{source} does not exist: give a folder, a hub id such as owner/name, 'embedded' or 'embedded:modern'"
+            f"{source} does not exist: give a folder, a hub id such as owner/name or owner/name@VERSION, 'embedded' or "
+            "'embedded:modern'"
         )
 
 

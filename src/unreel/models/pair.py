@@ -29,7 +29,7 @@ from unreel.models.compare import (
 )
 from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, known, makes_videos
-from unreel.models.loading import loading, only_our_bars, require_place, require_source
+from unreel.models.loading import loading, only_our_bars, repository, require_place, require_source
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
@@ -213,10 +213,12 @@ def load_pipeline(
     precision = dtype or torch.float32
     require_place(device, precision)
     with loading(source):
-        index = _index(folder) if folder.exists() else diffusers.DiffusionPipeline.load_config(source)
+        name, version = repository(source)
+        remote = diffusers.DiffusionPipeline
+        index = _index(folder) if folder.exists() else remote.load_config(name, revision=version)
         options = dict(given or {}) | _left_out(source, index, text_only)
         if not folder.exists():
-            folder = Path(diffusers.DiffusionPipeline.download(source, use_safetensors=True, **options))
+            folder = Path(remote.download(name, revision=version, use_safetensors=True, **options))
     parts = {name: library for name, (library, _) in components(index).items() if name not in options}
     # Where there are weights by the plain name, those are loaded.
     variants = [variant for variant in _variants(source, folder, parts) if variant]
