@@ -95,8 +95,8 @@ T2I = Annotated[
 T2V = Annotated[
     str | None,
     typer.Option(
-        help="text-to-video pipeline: a folder or hub id (owner/name@VERSION for one version); to unlearn with --videos 0, a "
-        "text encoder's folder will do; default: the embedded pair",
+        help="text-to-video pipeline: a folder or hub id (owner/name@VERSION for one version); to unlearn with --videos 0, "
+        "a text encoder's folder will do; default: the embedded pair",
         show_default=False,
     ),
 ]
