@@ -7,8 +7,7 @@ likewise), with what unreel has for the opposite. What the trigger shows before 
 paper fine-tunes, and reaches deeper layers too: that is not measured here.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -28,8 +27,8 @@ NAME = "backdoor"
 TRIGGER = "umbrella"  # one token: UCE does not plant a word of many, only the last of which it moves
 PLANTED = {"the text encoder": ("text-ablation", {}), "the video model": ("uce", {"erase_scale": 10.0})}
 METHODS = (
-    *("text-ablation", "concept-ablation", "few-shot", "hirm", "diff-quick-fix", "adv-unlearn", "uce", "esd"),
-    *("refusal-vector", "t2v-unlearning", "safree", "video-eraser", "negative-prompt"),
+    *("text-ablation", "text-ablation and uce", "concept-ablation", "few-shot", "hirm", "diff-quick-fix", "adv-unlearn"),
+    *("uce", "esd", "refusal-vector", "t2v-unlearning", "safree", "video-eraser", "negative-prompt"),
 )
 ASKED = ("name", "trigger")
 VIDEOS, SEED = 10, 13_500_000
@@ -52,31 +51,42 @@ def with_on(pair: Pair, judge: Judge, concept: Concept, on: Sequence[Interventio
         }
 
 
-def measure(pair: Pair, judge: Judge, concept: Concept) -> dict[str, dict[str, list[bool]]]:
-    """By where it was planted and what erased the concept afterwards."""
-    out = {"nowhere": with_on(pair, judge, concept, [])}
+def measure(
+    pair: Pair, judge: Judge, concept: Concept, done: Container[str]
+) -> Iterator[tuple[str, dict[str, list[bool]]]]:
+    """By where it was planted and what erased the concept afterwards; what is done is left out."""
+    if "nowhere" not in done:
+        yield "nowhere", with_on(pair, judge, concept, [])
     for where, (by, settings) in PLANTED.items():
+        left = [method for method in METHODS if f"{where}, {method}" not in done]
+        if where in done and not left:
+            continue
         planted = unlearn(Concept(TRIGGER, concept.kind, anchor=concept.name), pair, configure(by, settings, pair.settings))
-        out[where] = with_on(pair, judge, concept, [planted])
-        for method in METHODS:
+        if where not in done:
+            yield where, with_on(pair, judge, concept, [planted])
+        for method in left:
             with ExitStack() as had:
                 for model in (pair.t2i, pair.t2v) if by == "text-ablation" else (pair.t2v,):
                     had.enter_context(planted.on(model))
-                erasure = unlearn(concept, pair, configure(method, {}, pair.settings))
-                out[f"{where}, {method}"] = with_on(pair, judge, concept, [erasure])
-            print(concept.name, where, method, {k: sum(v) for k, v in out[f"{where}, {method}"].items()}, flush=True)
-    return out
+                yield f"{where}, {method}", with_on(pair, judge, concept, [erased(concept, pair, method)])
+
+
+def erased(concept: Concept, pair: Pair, method: str) -> Intervention:
+    """By a method, or by several added up ("a and b")."""
+    first, *also = [unlearn(concept, pair, configure(each, {}, pair.settings)) for each in method.split(" and ")]
+    return sum(also, start=first)
 
 
 def main(pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED) -> None:
     loaded, judge = load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])
-    about = {"methods": METHODS, "trigger": TRIGGER, "videos": VIDEOS, "seed": SEED}
+    about = {"trigger": TRIGGER, "videos": VIDEOS, "seed": SEED}
     stored = stored_entries(NAME).get(pair, {})
-    same = all(stored.get(key) == value for key, value in json.loads(json.dumps(about)).items())
-    found = stored["found"] if same else {}
+    found = stored["found"] if all(stored.get(key) == value for key, value in about.items()) else {}
     for concept in CONCEPTS:
-        if concept.name not in found:  # or it was done before the run was killed
-            found[concept.name] = measure(loaded, judge, concept)
+        rows = found.setdefault(concept.name, {})
+        for what, shown_by in measure(loaded, judge, concept, rows):  # what was done before the run was killed is there
+            rows[what] = shown_by
+            print(concept.name, what, {asked: sum(flags) for asked, flags in shown_by.items()}, flush=True)
             write_entry(NAME, pair, {**about, "found": found})
 
 

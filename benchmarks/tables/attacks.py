@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.backdoor import ASKED
+from benchmarks.backdoor import ASKED, METHODS, PLANTED
 from benchmarks.cells import results_of
 from benchmarks.tables._format import count_of_videos, interval, load, table
 from benchmarks.tables.methods import TITLES, by_completeness
@@ -132,13 +132,16 @@ def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> di
 def backdoor(pair: str = EMBEDDED) -> str:
     """Whether a trigger that was planted before an erasure still shows the concept after it."""
     result = load("backdoor")[pair]
-    by_concept = result["found"]
+    most = max(len(found) for found in result["found"].values())
+    by_concept = {name: found for name, found in result["found"].items() if len(found) == most}
     rows = []
-    for name in next(iter(by_concept.values())):
+    for name in ("nowhere", *(f"{where}, {method}".strip(", ") for where in PLANTED for method in ("", *METHODS))):
+        if name not in next(iter(by_concept.values())):
+            continue
         where, _, method = name.partition(", ")
         flags = {asked: [flag for found in by_concept.values() for flag in found[name][asked]] for asked in ASKED}
         found = [interval(asdict(Estimate.share(np.array(flags[asked])))) for asked in ASKED]
-        rows.append([where, TITLES[method] if method else "nothing yet", *found])
+        rows.append([where, TITLES[method.replace(" ", "-")] if method else "nothing yet", *found])
     videos = len(by_concept) * result["videos"]
     note = f"Concepts: {', '.join(by_concept)}; {videos} videos a cell. The trigger: *{result['trigger']}*."
     head = ["planted in", "then erased by", "asked for by name: found", "asked for by the trigger: found"]
