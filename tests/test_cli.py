@@ -114,7 +114,7 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         (["cat", *PAPER, "--shots", "0"], "shots must be greater than zero"),
         (["cat", *PAPER, "--epochs", "-1"], "epochs must be greater than zero"),
         (["cat", *PAPER, "--learning-rate", "0"], "learning rate must be greater than zero"),
-        (["cat", *PAPER, "--trainable", "most"], "unknown trainable set"),
+        (["cat", *PAPER, "--trainable", "most"], "trainable must be one of"),
         (["cat", "--videos", "-1"], "videos must be zero or more"),
         (["cat", "--device", "cuda:99"], "not available"),
         (["cat", "--t2i", "nowhere/at/all", "--t2v", "."], "does not exist"),

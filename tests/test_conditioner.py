@@ -242,3 +242,51 @@ def test_while_brisk_large_matrices_multiply_in_bfloat16_and_are_then_as_they_we
             raise RuntimeError
         assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())
         assert torch.equal(conditioner.encode(PROMPTS), exact)
+
+
+@pytest.mark.parametrize(
+    "name", [f"{name}Pipeline" for name in ("Wan", "LTX", "HunyuanVideo", "HunyuanVideo15", "SanaVideo", "Kandinsky5T2V")]
+    [f"{family}Pipeline" for family in ("Wan", "LTX", "HunyuanVideo", "HunyuanVideo15", "SanaVideo", "Kandinsky5T2V")],
+)
+def test_tokens_that_the_network_is_given_nothing_of_are_not_seen(name):
+    """Templates around prompts are cropped, and padding is masked, in each pipeline its own way."""
+    conditioner, prompts = Conditioner.of(PIPELINES[name]()), ["a photo of a cat on a table", "a dog"]
+    tokens = conditioner.tokenize(prompts)
+    seen = conditioner.seen(prompts, tokens)
+    with torch.no_grad():
+        written = conditioner.write(tokens)
+
+    def given(changed):
+        return conditioner.given(prompts, written, lambda states: torch.where(changed[..., None], states + 1, states))
+
+    before = given(torch.zeros_like(seen))
+    assert seen.any(1).all() and not (seen & ~tokens.mask).any()
+    assert torch.equal(given(tokens.mask & ~seen), before)
+    for column in seen.any(0).nonzero().flatten():
+        only = torch.zeros_like(seen)
+        only[:, column] = seen[:, column]
+        assert torch.equal((given(only) != before).any(1), seen[:, column])
+
+
+def test_where_one_state_stands_for_a_prompt_all_that_it_is_made_of_is_seen():
+    conditioner = Conditioner.of(PIPELINES["HunyuanVideoPipeline"](), "text_encoder_2")
+    tokens = conditioner.tokenize(PROMPTS)
+    assert torch.equal(conditioner.seen(PROMPTS, tokens), tokens.mask)
+
+
+@pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline"])
+def test_there_is_room_for_a_prompt_behind_a_template_where_padding_goes_to_the_longest(name):
+    conditioner = Conditioner.of(PIPELINES[name]())
+    words = 1
+    while conditioner.has_room_for(" ".join(["a"] * (words + 1))):
+        words += 1
+    longest, longer = (" ".join(["a"] * count) for count in (words, words + 30))
+    assert conditioner.tokenize([longest]).ids.shape[1] - conditioner.tokenize(["a"]).ids.shape[1] == words - 1
+    assert conditioner.tokenize([longer]).ids.shape[1] < conditioner.tokenize(["a"]).ids.shape[1] + words + 29
+
+
+def test_to_find_the_layers_of_one_encoder_no_other_reads_again():
+    pipeline, calls = PIPELINES["HunyuanVideoPipeline"](), []
+    conditioner = Conditioner.of(pipeline, "text_encoder_2")
+    pipeline.text_encoder.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    assert conditioner.layers and len(calls) == 1  # once, to see what it writes

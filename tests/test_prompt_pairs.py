@@ -1,5 +1,7 @@
 """What is measured on was never learned from, what is near is said without the name, and every prompt fits."""
 
+import re
+
 import pytest
 
 from unreel import Concept
@@ -165,3 +167,26 @@ def test_the_same_seed_says_the_same_and_another_something_else():
     first, again, other = (said(prompts(TOWER, seed=seed)) for seed in (0, 0, 1))
     assert first == again
     assert len(set(first) & set(other)) < len(set(first)) / 2
+
+
+def test_several_concepts_have_as_many_prompts_however_many_wordings_each_has():
+    many = Concept("castle", synonyms=tuple(f"fortress {number}" for number in range(12)))
+    pairs = prompts(many, Concept("pizza")).pairs(200)
+    about = [sum(concept.is_named_in(pair.prompt) for pair in pairs) for concept in (many, Concept("pizza"))]
+    assert abs(about[0] - about[1]) <= 0.2 * len(pairs) and min(about) >= 0.35 * len(pairs)
+
+
+@pytest.mark.parametrize("near", [("lighthouse", "windmill"), ()])
+def test_half_of_what_is_near_is_about_what_was_asked_to_be_kept(near):
+    texts = prompts(TOWER).neighbours(near, 120, ["umbrella"])
+    share = sum("umbrella" in text.lower() for text in texts) / len(texts)
+    assert len(texts) == 120 and 0.35 < share < 0.65
+    assert prompts(TOWER).neighbours(near, 120, []) == prompts(TOWER).neighbours(near, 120)
+
+
+def test_a_name_that_stands_for_another_takes_no_article():
+    pairs = prompts(Concept("Santa Claus", "character"), anchor="Mickey Mouse").pairs(60)
+    assert any("Mickey Mouse" in pair.anchor for pair in pairs)
+    for pair in pairs:
+        if re.search(r"\ba Mickey Mouse", pair.anchor, re.IGNORECASE):
+            assert re.search(rf"\b(a|the) {pair.wording}", pair.prompt, re.IGNORECASE)

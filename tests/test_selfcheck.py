@@ -34,7 +34,7 @@ class Sentences:
     def pairs(self, count):
         return self.given[0]
 
-    def neighbours(self, names, count):
+    def neighbours(self, names, count, keep=()):
         return self.given[1]
 
     def everyday(self, count):

@@ -2,12 +2,15 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import same, weights
+from pipelines import PIPELINES
 
 from unreel.models.conditioner import Conditioner
+from unreel.models.pair import load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER, WORLD_FILE
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, kind_of, nearest, of_world, spelled_alike
 
@@ -59,3 +62,37 @@ def test_in_a_world_of_its_own_only_its_words_count():
     world = {"concept": ["santa claus", "owl"], "style": ["ink"], "motion": ["sliding"]}
     assert kind_of("sliding", world) == "motion" and kind_of("surfing", world) == "object"
     assert spelled_alike("Santa Clause", world) == ["santa claus"] and spelled_alike("Darth Vader", world) == []
+
+
+def test_no_word_is_read_twice_to_find_what_is_near(pair, monkeypatch):
+    conditioner, read, known = Conditioner.of(pair.t2i), [], {}
+    nearest(conditioner, "boat", ["train"])  # which finds out how the encoder reads
+    tokenize = Conditioner.tokenize
+    monkeypatch.setattr(Conditioner, "tokenize", lambda self, texts: read.extend(texts) or tokenize(self, texts))
+    orders = [nearest(conditioner, name, ["dog", "tree", "house"], known) for name in ("cat", "castle", "cat")]
+    assert sorted(read) == ["castle", "cat", "dog", "house", "tree"] == sorted(known)
+    assert orders[0] == orders[2] == nearest(conditioner, "cat", ["dog", "tree", "house"])
+
+
+def test_what_is_near_does_not_depend_on_what_is_read_beside_it():
+    """Kandinsky pads to the longest prompt, lets its encoder see that, and gives its network none of it."""
+    conditioner, known = Conditioner.of(PIPELINES["Kandinsky5T2VPipeline"]()), {}
+    nearest(conditioner, "cat", ["a very old golden temple near the river and the sea"], known)
+    alone: dict[str, torch.Tensor] = {}
+    nearest(conditioner, "cat", ["dog"], alone)
+    assert torch.allclose(known["cat"], alone["cat"], atol=1e-5) and not torch.allclose(
+        known["cat"], alone["dog"], atol=1e-3
+    )
+
+
+def test_a_language_model_alone_finds_what_is_near_in_meaning():
+    """Its first token means next to nothing, and a word that is read alone begins with it."""
+    encoder = Path.home() / ".cache/unreel/encoders/smollm2"
+    if not encoder.is_dir():
+        pytest.skip("make encoders fetches it")
+    conditioner = Conditioner.of(load_text_model(encoder))
+    assert conditioner.causal and not conditioner.begins_alike
+    near = {"elephant": {"lion", "bear", "monkey"}, "guitar": {"piano", "violin", "drum"}}
+    for name, like in near.items():
+        others = ["citadel", "emperor", "tsunami", "doorbell", "skirt", "tent", "beach", "bathhouse", "rocket"]
+        assert set(nearest(conditioner, name, [*others, *like])[: len(like)]) == like

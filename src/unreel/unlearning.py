@@ -25,6 +25,7 @@ from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
 from unreel.models.weights import is_felt
 from unreel.prompts.concept import Concept
+from unreel.prompts.vocabulary import Meanings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -101,6 +102,7 @@ def was_asked_for(
     sum of theirs. Of one that was learned from given `images` nobody knows.
     """
     parts, conditioners = learned.provenance["parts"], list(pair.conditioners().values())
+    meanings: Meanings = {}
     made_on = (pair.t2i_source, str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
 
     def same(part: dict[str, Any], config: Any, concept: Concept) -> bool:
@@ -112,7 +114,7 @@ def was_asked_for(
             return concept.anchor is None
         if concept.anchor is None and not method_of(config).__name__.startswith("unreel."):
             return True  # what another package's method makes instead is its own affair
-        return part["anchor"] == anchor_for(concept, concepts, conditioners[0], pair.vocabulary)
+        return part["anchor"] == anchor_for(concept, concepts, conditioners[0], pair.vocabulary, meanings)
 
     return (
         (CHECK in learned.provenance or not learned.edits_text_encoder)
@@ -135,19 +137,21 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
     # As recorded, even where a sum of erasures forgets one's anchor too.
+    meanings: Meanings = {}
     concepts = [
         concept
         if concept.anchor is not None
-        else replace(concept, anchor=anchor_for(concept, concepts, conditioners[0], pair.vocabulary))
+        else replace(concept, anchor=anchor_for(concept, concepts, conditioners[0], pair.vocabulary, meanings))
         for concept in concepts
     ]
     anchored, grades = all("anchor" in part for part in parts), []
+    keep = list(dict.fromkeys(name for part in parts for name in part["settings"].get("keep", ())))
     with pair.readings() as readers:
         for (reader, known), component in product(zip_longest(readers, near), erasure.components):
             if component.fingerprint.fits(reader.text_encoder):
                 prompts = prompts_for(concepts, pair, reader, seed, held_out=True)
                 about = near_to(concepts, reader, pair.vocabulary) if known is None else known
-                grades.append(Exam(reader, prompts, about, anchored=anchored).grade(component.deltas))
+                grades.append(Exam(reader, prompts, about, keep, anchored=anchored).grade(component.deltas))
     if not grades:
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"

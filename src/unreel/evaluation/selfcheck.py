@@ -128,13 +128,23 @@ class Question:
 
 
 class Exam:
-    """Held-out prompts to ask an encoder about as it is now, and then changed."""
+    """Held-out prompts to ask an encoder about as it is now, and then changed. Where something was to be kept, half of the
+    prompts about what is near are about it.
+    """
 
-    def __init__(self, conditioner: Conditioner, prompts: Prompts, near: Sequence[str], *, anchored: bool = True):
+    def __init__(
+        self,
+        conditioner: Conditioner,
+        prompts: Prompts,
+        near: Sequence[str],
+        keep: Sequence[str] = (),
+        *,
+        anchored: bool = True,
+    ):
         self.conditioner = conditioner
         pairs, neighbours, everyday = (
             prompts.pairs(PAIRS),
-            prompts.neighbours(near, NEIGHBOURS),
+            prompts.neighbours(near, NEIGHBOURS, keep),
             prompts.everyday(EVERYDAY_PROMPTS),
         )
         named = [pair.prompt for pair in pairs]

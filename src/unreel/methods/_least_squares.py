@@ -108,9 +108,9 @@ def _add_key_covariance(
     prompts: Sequence[str],
     last: nn.Module,
 ) -> None:
-    """Add to `moments` (in, in), by name, `weight` times the second moments of what `matrices`, of layers up to `last`, are
-    given for a token of `prompts`. The first token of each does not count: that of a causal language model drowns all
-    others and never depends on the prompt (arXiv 2309.17453).
+    """Add to `key_covariance` (in, in), by name, `weight` times the second moments of what `matrices`, of layers up to
+    `last`, are given for a token of `prompts`. The first token of each does not count: that of a causal language model
+    drowns all others and never depends on the prompt (arXiv 2309.17453).
     """
     ordered = sorted(prompts, key=conditioner.length)
     batches = [

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unreel.errors import UnreelError
 
@@ -14,7 +14,12 @@ def option(default: Any, help: str) -> Any:
 
 
 def require(config: Any, *, positive: Sequence[str], or_zero: Sequence[str] = ()) -> None:
-    """Raises UnreelError unless settings are greater than zero, and others zero or more."""
+    """Raises UnreelError unless settings are greater than zero, others zero or more, and those of which a few values make
+    sense have one of these.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal and (value := getattr(config, name)) not in get_args(kind):
+            raise UnreelError(f"{name.replace('_', ' ')} must be one of {', '.join(get_args(kind))}, not {value!r}")
     for name in positive:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
@@ -23,13 +28,3 @@ def require(config: Any, *, positive: Sequence[str], or_zero: Sequence[str] = ()
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
             raise UnreelError(f"the {name.replace('_', ' ')} must be zero or more, not {value}")
-
-
-def finite(value: float, step: int, learning_rate: float) -> float:
-    """A loss, or what else is measured at a step. Raises UnreelError if it is no number any more."""
-    if not math.isfinite(value):
-        raise UnreelError(
-            f"the loss became {value} at step {step}: nothing was kept; lower the learning rate (it was "
-            f"{learning_rate:g}) or use --dtype float32"
-        )
-    return value

@@ -23,7 +23,7 @@ from unreel.prompts import captions
 from unreel.prompts.concept import Concept
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.pairs import PromptPair, Prompts, own_words
-from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, nearest
+from unreel.prompts.vocabulary import EVERYDAY, Meanings, Vocabulary, nearest
 from unreel.versions import versions
 
 TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
@@ -49,6 +49,7 @@ class Task:
     images: Path | None = None
     method: str = "this method"
     _near: dict[int, list[str]] = field(default_factory=dict, repr=False)
+    _meanings: dict[int, Meanings] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.conditioners:
@@ -71,7 +72,8 @@ class Task:
         Raises UnreelError if that is to be forgotten too, or too long.
         """
         first = self.conditioners[0]
-        out = [replace(c, anchor=anchor_for(c, self.concepts, first, self.pair.vocabulary)) for c in self.concepts]
+        words, known = self.pair.vocabulary, self._known(first)
+        out = [replace(c, anchor=anchor_for(c, self.concepts, first, words, known)) for c in self.concepts]
         for concept in out:
             anchor = concept.anchor or ""
             if any(other.is_named_in(anchor) for other in self.concepts):
@@ -83,8 +85,13 @@ class Task:
     def near(self, conditioner: Conditioner) -> list[str]:
         """What a text encoder takes to be most like the concepts, found once."""
         if id(conditioner) not in self._near:
-            self._near[id(conditioner)] = near_to(self.concepts, conditioner, self.pair.vocabulary)
+            known = self._known(conditioner)
+            self._near[id(conditioner)] = near_to(self.concepts, conditioner, self.pair.vocabulary, known)
         return self._near[id(conditioner)]
+
+    def _known(self, conditioner: Conditioner) -> Meanings:
+        """What is known of what words mean to a text encoder as it is before anything is learned."""
+        return self._meanings.setdefault(id(conditioner), {})
 
     def prompts(self, conditioner: Conditioner, seed: int) -> Prompts:
         """What to forget the concepts by, and what to keep."""
@@ -196,16 +203,21 @@ def words_to_keep(concept: Concept, conditioner: Conditioner) -> list[str]:
     return [words for words in words_alone if distance(words) >= far]
 
 
-def near_to(concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> list[str]:
-    """What the text encoder takes to be most like each of the concepts, among things of its kind."""
+def near_to(
+    concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary, known: Meanings | None = None
+) -> list[str]:
+    """What the text encoder takes to be most like each of the concepts, among things of its kind; `known` as `nearest` has
+    it.
+    """
     out: dict[str, None] = {}
+    known = {} if known is None else known
     for concept in concepts:
         names = [
             name
             for name in (*_of_kind(concept, vocabulary), *_looked_at(everyday_of_kind(concept)))
             if not any(other.is_named_in(name) for other in concepts) and conditioner.has_room_for(name)
         ]
-        out |= dict.fromkeys(nearest(conditioner, concept.name, names)[:NEAR])
+        out |= dict.fromkeys(nearest(conditioner, concept.name, names, known)[:NEAR])
     return list(out)
 
 
@@ -224,11 +236,17 @@ def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
     return vocabulary.get(concept.traits.listed, vocabulary["concept"])
 
 
-def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary) -> str:
+def anchor_for(
+    concept: Concept,
+    concepts: Sequence[Concept],
+    conditioner: Conditioner,
+    vocabulary: Vocabulary,
+    known: Meanings | None = None,
+) -> str:
     """What to make instead of `concept`: what it asks for, standing for a motion, or nothing where a pair has a world of
     its own, everyday life for what is unsafe, else something of its kind that is not to be forgotten too: what the text
     encoder takes to be nearest, less the nearest tenth, because what is nearest is easily taken for the concept
-    (benchmarks/anchor_choice.py). Raises UnreelError if there is no such thing.
+    (benchmarks/anchor_choice.py); `known` as `nearest` has it. Raises UnreelError if there is no such thing.
     """
     if concept.anchor is not None:
         return concept.anchor
@@ -240,4 +258,4 @@ def anchor_for(concept: Concept, concepts: Sequence[Concept], conditioner: Condi
     others = [word for word in _of_kind(concept, vocabulary) if not any(other.is_named_in(word) for other in concepts)]
     if not others:
         raise UnreelError(f"there is nothing left to make instead of {concept.name!r}: say what with --replace")
-    return nearest(conditioner, concept.name, others)[len(others) // TOO_NEAR]
+    return nearest(conditioner, concept.name, others, known)[len(others) // TOO_NEAR]

@@ -21,6 +21,7 @@ do not add up with those of the steps before, as they do there.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, cycle, islice
 
 import torch
@@ -28,13 +29,13 @@ from torch.nn.functional import mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
-from unreel.methods._options import finite, option, require
+from unreel.methods._descent import descended
+from unreel.methods._options import option, require
 from unreel.methods._shots import latents_of, made_latents
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Trainable, unused_word
 from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.weights import Delta
-from unreel.progress import track
 
 KEPT = 20  # prompts that images to keep are made of, and five of which are taken in turn
 
@@ -99,10 +100,9 @@ def adv_unlearn(
 ) -> tuple[dict[str, Delta], list[float]]:
     """The changes of the weights that learn, by name, and the loss at every step; the weights are left as they were found.
 
-    Raises UnreelError if the loss stops being a number.
+    Raises UnreelError if the loss, or a weight, stops being a number.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
-    losses: list[float] = []
     with torch.no_grad():
         nothing, *asked = (denoiser.conditioning([text]) for text in ("", *named.prompts))
         as_before = [denoiser.conditioning([text]) for text in kept.prompts]
@@ -114,32 +114,36 @@ def adv_unlearn(
     def one_of(number: int) -> int:
         return int(torch.randint(number, (1,), generator=generator))
 
+    @cache
+    def placeholder(prompt: str) -> tuple[str, int]:
+        return unused_word(conditioner, "", prompt)
+
     turns = cycle(range(len(kept.prompts)))
     with ExitStack() as afterwards:
         weights = afterwards.enter_context(conditioner.learning(which))
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate)
-        for step in track(range(config.steps), "unlearning", "step"):
+
+        def loss(step: int) -> torch.Tensor:
             c, z = one_of(len(asked)), named.latents[one_of(len(named.latents))][None]
             attack = config.attack_steps if step >= config.warm_up else 0
             rounds = (noisy(z) for _ in range(attack))
             with _attacked(
-                conditioner, denoiser, named.prompts[c], asked[c], rounds, config.attack_rate, generator
+                conditioner, denoiser, placeholder, named.prompts[c], asked[c], rounds, config.attack_rate, generator
             ) as read:
                 z_t, t = noisy(z)
                 with torch.no_grad():
                     empty, with_it = (denoiser.predict(z_t, t, words) for words in (nothing, asked[c]))
-                loss = mse_loss(denoiser.predict(z_t, t, read()), empty - config.eta * (with_it - empty))
+                total = mse_loss(denoiser.predict(z_t, t, read()), empty - config.eta * (with_it - empty))
             for turn in islice(turns, config.retain_batch):
                 y_t, s = noisy(kept.latents[turn][None])
                 with torch.no_grad():
                     goal = denoiser.predict(y_t, s, as_before[turn])
                 now = denoiser.predict(y_t, s, denoiser.conditioning([kept.prompts[turn]]))
-                loss = loss + config.retain_weight / config.retain_batch * mse_loss(now, goal)
-            losses.append(finite(loss.item(), step + 1, config.learning_rate))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+                total = total + config.retain_weight / config.retain_batch * mse_loss(now, goal)
+            return total
+
+        losses = descended(optimizer, loss, config.steps)
         return {name: weight.detach() - before[name] for name, weight in weights.items()}, losses
 
 
@@ -147,25 +151,26 @@ def adv_unlearn(
 def _attacked(
     conditioner: Conditioner,
     denoiser: Denoiser,
+    placeholder: Callable[[str], tuple[str, int]],
     prompt: str,
     asked: Conditioning,
     rounds: Iterator[tuple[torch.Tensor, torch.Tensor]],
     rate: float,
     generator: torch.Generator,
 ) -> Iterator[Callable[[], Conditioning]]:
-    """Inside, what it gives reads the prompt behind v, found in as many steps as there are `rounds` of noisy latents and
-    their timesteps; without any, it reads the prompt alone.
+    """Inside, what it gives reads the prompt behind v, in the place of a word that it does not say (`placeholder`), found
+    in as many steps as there are `rounds` of noisy latents and their timesteps; without any, it reads the prompt alone.
     """
     first = next(rounds, None)
     if first is None:
         yield lambda: denoiser.conditioning([prompt])
         return
-    word, placeholder = unused_word(conditioner, "", prompt)
+    word, token = placeholder(prompt)
     table = conditioner.token_table.weight.detach()
     v = table[torch.randint(len(table), (1,), generator=generator)][0].float().clone().requires_grad_()
 
     def put(_: object, args: tuple, rows: torch.Tensor) -> torch.Tensor:
-        return torch.where((args[0] == placeholder)[..., None], v.to(rows.dtype), rows)
+        return torch.where((args[0] == token)[..., None], v.to(rows.dtype), rows)
 
     def read() -> Conditioning:
         return denoiser.conditioning([f"{word} {prompt}"])

@@ -22,13 +22,13 @@ from torch.nn.functional import mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
-from unreel.methods._options import finite, option, require
+from unreel.methods._descent import descended
+from unreel.methods._options import option, require
 from unreel.methods._task import Task
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.weights import Delta, Fingerprint, restored
-from unreel.progress import track
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,11 @@ def negatively_guided(
 ) -> tuple[dict[str, Delta], list[float]]:
     """The changes of the matrices' weights and biases, by name, and the loss at every step; they are left as found.
 
-    Raises UnreelError if the loss stops being a number.
+    Raises UnreelError if the loss, or a weight, stops being a number.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     weights = {f"{name}.{own}": weight for name, matrix in matrices.items() for own, weight in matrix.named_parameters()}
     found = {name: weight.detach().clone() for name, weight in weights.items()}
-    losses: list[float] = []
 
     @contextmanager
     def as_found() -> Iterator[None]:
@@ -98,17 +97,16 @@ def negatively_guided(
         optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate)
         with torch.no_grad():
             nothing, asked_for = denoiser.conditioning([""]), [denoiser.conditioning([prompt]) for prompt in prompts]
-        for step in track(range(config.steps), "unlearning", "step"):
+
+        def loss(_: int) -> torch.Tensor:
             which, seed, at = draw(len(prompts)), draw(2**31), draw(settings.steps)
             named = asked_for[which]
             with as_found():
                 x_t, t = denoiser.on_the_way(prompts[which], seed, at, settings)
                 empty, asked = (denoiser.predict(x_t, t, words) for words in (nothing, named))
-            loss = mse_loss(denoiser.predict(x_t, t, named), empty - config.eta * (asked - empty))
-            losses.append(finite(loss.item(), step + 1, config.learning_rate))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            return mse_loss(denoiser.predict(x_t, t, named), empty - config.eta * (asked - empty))
+
+        losses = descended(optimizer, loss, config.steps)
         return {name: weight.detach() - found[name] for name, weight in weights.items()}, losses
 
 

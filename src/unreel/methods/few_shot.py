@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
+from unreel.methods._descent import finite, require_finite
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import finite, option, require
+from unreel.methods._options import option, require
 from unreel.methods._shots import latents_of
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Trainable
@@ -124,8 +124,7 @@ def few_shot(
                 losses.append(finite(loss, len(losses) + 1, config.learning_rate))
                 optimizer.step()
                 optimizer.zero_grad()
-        if not all(parameter.isfinite().all() for learner in learners for parameter in learner.parameters()):
-            raise UnreelError("a weight stopped being a number: nothing was kept; lower the learning rate")
+        require_finite(parameter for learner in learners for parameter in learner.parameters())
         return [dict(learner.deltas()) for learner in learners], losses
 
 

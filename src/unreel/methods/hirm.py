@@ -27,11 +27,11 @@ from torch import nn
 from torch.nn.functional import mse_loss, normalize
 
 from unreel.interventions.erasure import Erasure
-from unreel.methods._options import finite, option, require
+from unreel.methods._descent import descended
+from unreel.methods._options import option, require
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import Delta
-from unreel.progress import track
 
 STEPS = {"random": (25, 40), "anchor": (15, 30)}  # for things, and for styles
 
@@ -74,10 +74,11 @@ def misdirected(
     conditioner: Conditioner, names: Sequence[str], goals: Sequence[str], steps: int, config: HiRMConfig
 ) -> tuple[dict[str, Delta], list[float]]:
     """The changes of the first layer's weights, by name, with which `names` are led towards `goals` or at random, and the
-    loss at every step. The weights are left as they were found. Raises UnreelError if the loss stops being a number.
+    loss at every step. The weights are left as they were found. Raises UnreelError if the loss, or a weight, stops
+    being a number.
     """
     writer = conditioner.attention_output(conditioner.layers[-1])
-    tokens, losses = conditioner.tokenize(list(names)), []
+    tokens = conditioner.tokenize(list(names))
     with ExitStack() as afterwards:
         written = afterwards.enter_context(_outputs(writer))
         weights = afterwards.enter_context(conditioner.learning("first-layer"))
@@ -95,13 +96,12 @@ def misdirected(
             goal = goal.gather(1, places[..., None].expand(-1, -1, goal.shape[-1]))
         counted = tokens.mask[..., None]
         optimizer = torch.optim.AdamW(weights.values(), config.learning_rate, config.betas, config.eps, config.weight_decay)
-        for step in track(range(steps), "unlearning", "step"):
+
+        def loss(_: int) -> torch.Tensor:
             conditioner.encode_tokens(tokens)
-            loss = mse_loss(written.pop().float() * counted, goal * counted)
-            losses.append(finite(loss.item(), step + 1, config.learning_rate))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            return mse_loss(written.pop().float() * counted, goal * counted)
+
+        losses = descended(optimizer, loss, steps)
         return {name: weight.detach() - before[name] for name, weight in weights.items()}, losses
 
 

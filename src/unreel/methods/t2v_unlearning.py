@@ -27,14 +27,14 @@ from torch.nn.functional import max_pool2d, mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.methods._descent import descended
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import finite, option, require
+from unreel.methods._options import option, require
 from unreel.methods._task import Task
 from unreel.models.adapter import only_network_of, text_writers
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.weights import Delta, Fingerprint
-from unreel.progress import track
 
 SEEN = 0.1  # Receler's threshold, on which the authors' code builds
 VIDEOS = 4  # of the concept and of everything else, each noised anew at every step
@@ -125,10 +125,9 @@ def adapted(
     config: T2VUnlearningConfig,
 ) -> tuple[dict[str, Delta], list[float]]:
     """The changes of `writers`, by weight name, with which prompts that name the concept lead away from it, and the loss at
-    every step. Raises UnreelError if the loss stops being a number.
+    every step. Raises UnreelError if the loss, or a change, stops being a number.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
-    losses: list[float] = []
     with torch.no_grad():
         nothing, *asked = (denoiser.conditioning([prompt]) for prompt in ("", *named, *others))
         texts = enumerate([*named, *others], config.seed)
@@ -143,21 +142,20 @@ def adapted(
     with ExitStack() as afterwards:
         adapters = _Adapters(writers, config.rank, config.seed, made.device, afterwards)
         optimizer = torch.optim.Adam(adapters.parameters(), lr=config.learning_rate)
-        for step in track(range(config.steps), "unlearning", "step"):
+
+        def loss(step: int) -> torch.Tensor:
             c, q = step % len(named), len(named) + step % len(others)
             (x_t, t), (y_t, s) = noisy(c), noisy(q)
             with adapters.off():
                 free, with_it = (denoiser.predict(x_t, t, words) for words in (nothing, asked[c]))
                 kept = denoiser.predict(y_t, s, asked[q])
-            loss = mse_loss(denoiser.predict(x_t, t, asked[c]), free - config.eta * (with_it - free))
+            away = mse_loss(denoiser.predict(x_t, t, asked[c]), free - config.eta * (with_it - free))
             aside = 1 - _seen(with_it - free)
             strays = [(added * _of_tokens(aside, added)).square().mean() for added in adapters.added.values()]
-            loss = loss + config.localise * torch.stack(strays).mean()
-            loss = loss + config.retain_weight * mse_loss(denoiser.predict(y_t, s, asked[q]), kept)
-            losses.append(finite(loss.item(), step + 1, config.learning_rate))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            moved = mse_loss(denoiser.predict(y_t, s, asked[q]), kept)
+            return away + config.localise * torch.stack(strays).mean() + config.retain_weight * moved
+
+        losses = descended(optimizer, loss, config.steps)
         return dict(adapters.deltas()), losses
 
 

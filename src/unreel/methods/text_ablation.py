@@ -28,9 +28,10 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
+from unreel.methods._descent import finite, require_finite
 from unreel.methods._least_squares import least_squares
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import finite, option, require
+from unreel.methods._options import option, require
 from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.memory import checkpointing
@@ -109,7 +110,7 @@ def _learn(task: Task, conditioner: Conditioner, config: TextAblationConfig) -> 
         conditioner,
         prompts.pairs(round(config.forget * more)),
         prompts.everyday(max(config.solve_retain, round(config.retain * more))),
-        prompts.neighbours([*task.near(conditioner), *task.keep], round(config.retain * more)),
+        prompts.neighbours(task.near(conditioner), round(config.retain * more), task.keep),
         config,
         concepts=len(task.concepts),
     )
@@ -162,8 +163,7 @@ def text_ablation(
             factors.blinded()
             optimizer.zero_grad()
             schedule.step()
-        if not all(factor.isfinite().all() for factor in factors.parameters()):
-            raise UnreelError("a change stopped being a number: nothing was kept; lower the learning rate")
+        require_finite(factors.parameters())
         return factors.deltas(), {"losses": losses}
 
 

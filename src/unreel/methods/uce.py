@@ -34,7 +34,7 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
-from unreel.methods._options import option
+from unreel.methods._options import option, require
 from unreel.methods._task import Task
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.conditioner import Conditioner
@@ -52,6 +52,9 @@ class UCEConfig:
     erase_scale: float = 1.0
     preserve_scale: float = 0.0
     lamb: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self, positive=["erase_scale", "lamb"], or_zero=["preserve_scale"])
 
 
 Config, NEEDS, AS_PUBLISHED = UCEConfig, "video", True

@@ -37,7 +37,9 @@ from unreel.models.weights import held_weights, portable, restored
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+PROBED = 8  # tokens whose way to the network is looked at together
 LARGE = 2**17  # weights of a matrix from which on rounding what goes in and out takes less time than it saves
+TOO_LONG = 5000  # words that no pipeline reads in one prompt, unless it reads all
 NO_LENGTH = 10**20  # what transformers takes for no length at all: it says 10^30 where a tokenizer has none
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -53,8 +55,8 @@ class Tokens:
 
     @property
     def mask(self) -> torch.Tensor:
-        """Which tokens the encoder attends to, and so which count: (batch, tokens) bool. Of a prompt that is only padding
-        all count: who attends to nothing else attends to all of it alike.
+        """Which tokens the encoder attends to: (batch, tokens) bool. Of a prompt that is only padding all of them: who
+        attends to nothing else attends to all of it alike.
         """
         mask = self.call.get("attention_mask")
         return (
@@ -291,6 +293,66 @@ class Conditioner:
         with self._known_others.standing_in(), forwarding(self._reader, stand_in):
             return seen_in(encode_prompt(self.pipeline, asked), len(asked))
 
+    def seen(self, prompts: Sequence[str], tokens: Tokens) -> torch.Tensor:
+        """Which of the tokens of `prompts` the encoder attends to and the network is given something of: (prompts, tokens)
+        bool. What pipelines put around prompts is mostly not, nor is padding that the encoder sees and the network does
+        not. All that it attends to where one state stands for a whole prompt.
+        """
+        attended = tokens.mask
+        if self.pipeline is None or self._all_seen:
+            return attended
+        seen = torch.zeros_like(attended)
+        for row, prompt in enumerate(prompts):
+            columns = self._seen_of(prompt)[: attended.shape[1]]
+            seen[row, : len(columns)] = columns
+        seen &= attended
+        return torch.where(seen.any(1, keepdim=True), seen, attended)
+
+    @cached_property
+    def _all_seen(self) -> bool:
+        """Whether the network is given something of every token that the encoder attends to."""
+        return all(bool(self._seen_of(prompt).all()) for prompt in ("a photo", "a photo of a cat at night"))
+
+    def _seen_of(self, prompt: str) -> torch.Tensor:
+        """Of which tokens of a prompt that is read alone the network is given something, which is the same for all prompts
+        of a length: (tokens,) bool.
+        """
+        length = self.length(prompt)
+        if length not in self._seen_by_length:
+            self._seen_by_length[length] = self._tried(prompt)
+        return self._seen_by_length[length]
+
+    @cached_property
+    def _seen_by_length(self) -> dict[int, torch.Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def _tried(self, prompt: str) -> torch.Tensor:
+        """The same, found out by changing the state of one token after the other."""
+        count = self.tokenize([prompt]).ids.shape[1]
+        generator = torch.Generator("cpu").manual_seed(0)
+        states = torch.randn(count, self.token_table.weight.shape[1], generator=generator)
+        seen = []
+        for start in range(0, count, PROBED):
+            some = torch.arange(start, min(start + PROBED, count))
+            changed = states.repeat(1 + len(some), 1, 1)  # the first is as it was
+            changed[torch.arange(1, 1 + len(some)), some] += 1
+            given = self._given_of(prompt, changed)
+            seen.append((given[1:] != given[:1]).any(1))
+        return torch.cat(seen)
+
+    def _given_of(self, prompt: str, states: torch.Tensor) -> torch.Tensor:
+        """What the pipeline gives to its network of `states` (times, tokens, width) where it asks for the same prompt so
+        many times: (times, numbers).
+        """
+        written = mapped(self._something_written, lambda part: part.expand(len(states), *part.shape[1:]))
+        return self.given([prompt] * len(states), written, lambda usual: states.to(usual))
+
+    @cached_property
+    def _something_written(self) -> Any:
+        with torch.no_grad():
+            return self.write(self.tokenize(["a photo"]))
+
     def reads_like(self, other: "Conditioner") -> bool:
         """Whether a network is given the same of what the same text encoder writes, here and in another pipeline."""
         given = [reader.given(["a photo of a cat", "a dog"]).float().cpu() for reader in (self, other)]
@@ -366,6 +428,12 @@ class Conditioner:
         return torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
 
     @cached_property
+    def begins_alike(self) -> bool:
+        """Whether all that is read begins with the same token: one that starts texts, or that of a template."""
+        first = self.tokenize(["a photo of a cat", "two dogs"]).ids[:, 0]
+        return bool(first[0] == first[1])
+
+    @cached_property
     def takes_places(self) -> bool:
         """Whether it can be told at which places the words of a prompt stand, and reads them otherwise at others: encoders
         that add a vector to every place (CLIP, BERT) or turn by it (Llama, Gemma, Qwen), not those of distances (T5).
@@ -427,12 +495,13 @@ class Conditioner:
     @torch.no_grad()
     def _read_from(self, layer: nn.Module) -> bool:
         """Whether what the MLP of `layer` writes makes a difference to what the pipeline gives to its denoiser."""
-        before = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
-        hook = self.mlp_output(layer).register_forward_hook(lambda _, __, output: output.flip(-1))
-        try:
-            after = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
-        finally:
-            hook.remove()
+        with self._known_others.standing_in():
+            before = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
+            hook = self.mlp_output(layer).register_forward_hook(lambda _, __, output: output.flip(-1))
+            try:
+                after = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
+            finally:
+                hook.remove()
         return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
     def mlp_output(self, layer: nn.Module) -> nn.Linear:
@@ -522,8 +591,9 @@ class Conditioner:
             return longest
         asked = self._asked(["a"])
         padded, read = asked.ids.shape[1], int(asked.mask.sum())
-        if padded == read == self.length("a"):
-            return longest  # not padded, so not cut before that either
+        cut = self._asked([" ".join(["a"] * TOO_LONG)]).ids.shape[1]
+        if padded < cut:  # not padded to a length
+            return longest if cut > TOO_LONG else min(longest, cut - (padded - self.length("a")))
         template = read - self.length("a") if read < padded else 0
         return padded - template
 

@@ -51,7 +51,7 @@ class Aim:
 def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = False) -> Aim:
     """The prompts, to be read as the encoder reads them now; `short` leaves out most of the padding."""
     tokens = tokens_of(conditioner, prompts, short=short)
-    return Aim(tokens, conditioner.encode_tokens(tokens), tokens.mask)
+    return Aim(tokens, conditioner.encode_tokens(tokens), conditioner.seen(prompts, tokens))
 
 
 @torch.no_grad()
@@ -89,13 +89,14 @@ def side_by_side(
     """The prompts of `pairs`, their anchor prompts, at the places of what they stand for, and for every token of a prompt
     the column of the anchor prompt's whose meaning it is to take on, and whether it counts: (prompts, tokens) both.
     """
-    tokens = tokens_of(conditioner, [pair.prompt for pair in pairs], short=short)
+    prompts = [pair.prompt for pair in pairs]
+    tokens = tokens_of(conditioner, prompts, short=short)
     anchors = _anchor_tokens(conditioner, pairs, tokens, short)
     rows = list(zip(tokens.ids.tolist(), anchors.ids.tolist(), strict=True))
     aligned = [align(*ids) for ids in rows]
     if conditioner.takes_places:
         anchors = anchors.placed([_counterparts(p, *ids) for p, ids in zip(aligned, rows, strict=True)])
-    counted = tokens.mask
+    counted = conditioner.seen(prompts, tokens)
     if conditioner.causal if from_name is None else from_name:
         first = [end_of_name(conditioner, pair.wording, *ids) for pair, ids in zip(pairs, rows, strict=True)]
         counted = counted & (torch.arange(counted.shape[1]) >= torch.tensor(first)[:, None]).to(counted.device)
@@ -121,7 +122,8 @@ def beginnings(conditioner: Conditioner, tokens: Tokens, pairs: Sequence[PromptP
     alike = (tokens.ids[:count, :width] == anchors[:, :width]).cumprod(1).bool()
     whole = torch.zeros_like(tokens.mask)
     whole[:count, :width] = alike
-    return whole & tokens.mask
+    whole[:count] &= conditioner.seen([pair.prompt for pair in pairs], tokens.rows(slice(count)))
+    return whole
 
 
 def tokens_of(conditioner: Conditioner, prompts: Sequence[str], *, short: bool) -> Tokens:

@@ -18,8 +18,11 @@ def bare(words: str) -> str:
 
 
 def in_place_of(name: str, anchor: str) -> str:
-    """What is said instead of a name: where that has capitals, and so no article of its own, the anchor with one."""
-    return f"a {anchor}" if name != name.lower() and anchor and anchor == bare(anchor) else anchor
+    """What is said instead of a name: where that has capitals, and so no article of its own, the anchor with one, unless
+    that is such a name too.
+    """
+    plain = anchor == bare(anchor) == anchor.lower()
+    return f"a {anchor}" if name != name.lower() and anchor and plain else anchor
 
 
 def fill(sentence: str, filled: Mapping[str, str]) -> str:

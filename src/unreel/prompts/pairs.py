@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import TypeVar
 
 from unreel.prompts import captions, spelling
@@ -21,6 +21,7 @@ HELD_OUT = 5  # of every so many frames of captions one is only measured on
 CAPTIONS = 0.75  # the share of captions among the sentences; the others are about what the model's vocabulary lists
 VARIED = 0.6  # the share of prompts that name the concept in a spelling drawn by chance, not as it was given
 SPELLED = {"capitals": 4, "lower case": 4, "plural": 3}  # how often a spelling is drawn, where others are once
+KEPT = 0.5  # the share of the prompts about what is near that are about what was asked to be kept, if anything was
 TRIES = 40  # how many sentences are drawn for each that is wanted, where few fit
 SMALL_WORDS = {"a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with"}
 
@@ -59,15 +60,19 @@ class Prompts:
         """About `count` prompts that name the concepts in turn, in the spellings in which people write them."""
         return self._take(self._pairs(self._random("pairs"), count), count, lambda pair: (pair.prompt, pair.anchor))
 
-    def neighbours(self, names: Sequence[str], count: int) -> list[str]:
-        """About `count` prompts about `names`, what is near to the concepts, and their own words in other company."""
+    def neighbours(self, names: Sequence[str], count: int, keep: Sequence[str] = ()) -> list[str]:
+        """About `count` prompts about `names`, what is near to the concepts, and their own words in other company; where
+        something else is to be kept, half of the prompts about it.
+        """
         rng = self._random("neighbours")
 
         def drawn() -> Iterator[str]:
-            while self.own or names:
-                if self.own and (not names or rng.random() < 0.65):
+            while self.own or names or keep:
+                if keep and rng.random() < KEPT:
+                    yield self._caption(rng, self._kind(rng.choice(list(self.concepts))), rng.choice(list(keep)))
+                elif self.own and (not names or rng.random() < 0.65):
                     yield self._caption(rng, "object", _in_company(rng, rng.choice(self.own)))
-                else:
+                elif names:
                     yield self._caption(rng, self._kind(rng.choice(list(self.concepts))), rng.choice(list(names)))
 
         return self._take(drawn(), count, lambda text: (text,))
@@ -105,9 +110,9 @@ class Prompts:
         renamed = {w.lower(): self.anchors[c.name] for c in self.concepts for w in c.wordings}
         listed = [(concept, *pair) for concept in self.concepts for pair in self.corpus.forget(concept, renamed, count)]
         rng.shuffle(listed)
-        wordings = [(concept, wording) for concept in self.concepts for wording in concept.wordings]
-        for index in range(TRIES * count):
-            concept, wording = wordings[index % len(wordings)]
+        wordings = {concept.name: cycle(concept.wordings) for concept in self.concepts}
+        for concept in islice(cycle(self.concepts), TRIES * count):
+            wording = next(wordings[concept.name])
             if concept.traits.article and rng.random() < CAPTIONS:
                 yield self._pair(rng, concept, wording)
             elif listed:

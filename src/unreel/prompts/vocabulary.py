@@ -15,6 +15,7 @@ from unreel.prompts import captions
 from unreel.prompts.kinds import Kind
 
 Vocabulary = dict[str, list[str]]
+Meanings = dict[str, torch.Tensor]  # what a text encoder makes of texts: vectors (width)
 
 BATCH = 64  # names read at once
 KINDS = ("concept", "style", "motion")  # what every vocabulary has; one may have persons besides
@@ -56,21 +57,35 @@ def spelled_alike(name: str, vocabulary: Vocabulary) -> list[str]:
     return [listed[word] for word in get_close_matches(name.strip().lower(), listed, cutoff=0.7)]
 
 
-def nearest(conditioner: Conditioner, name: str, names: Sequence[str]) -> list[str]:
-    """`names` ordered from what the text encoder takes to be most like `name` to what it takes to be least like it."""
+def nearest(conditioner: Conditioner, name: str, names: Sequence[str], known: Meanings | None = None) -> list[str]:
+    """`names` ordered from what the text encoder takes to be most like `name` to what it takes to be least like it; what
+    they mean to it is looked up in what is `known`, and added to it.
+    """
     if not names:
         return []
-    with torch.inference_mode():
-        texts = [name, *names]
-        starts = track(range(0, len(texts), BATCH), "looking for what is near", brief=True)
-        vectors = torch.cat([_mean_states(conditioner, texts[start : start + BATCH]) for start in starts])
+    known = {} if known is None else known
+    texts = [name, *names]
+    unknown = [text for text in dict.fromkeys(texts) if text not in known]
+    with torch.no_grad():
+        for start in track(range(0, len(unknown), BATCH), "looking for what is near", brief=True):
+            some = unknown[start : start + BATCH]
+            known |= zip(some, _meanings(conditioner, some), strict=True)
+        vectors = torch.stack([known[text] for text in texts])
         centred = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
         order = (centred[1:] @ centred[0]).argsort(descending=True)
     return [names[i] for i in order.tolist()]
 
 
-def _mean_states(conditioner: Conditioner, texts: list[str]) -> torch.Tensor:
-    """The mean over what the encoder writes for each text: (texts, width)."""
+def _meanings(conditioner: Conditioner, texts: list[str]) -> torch.Tensor:
+    """The mean over what the network sees of what the encoder writes for each text: (texts, width).
+
+    To encoders that read from left to right, the first token of all means next to nothing (arXiv 2309.17453). Where that
+    would be one of a text's own, it stands in a sentence, and its last token, which has read all of it, for all of it.
+    """
+    if conditioner.causal and not conditioner.begins_alike:
+        tokens = conditioner.tokenize([f"a photo of a {text}" for text in texts])
+        last = tokens.mask.sum(1) - 1
+        return conditioner.encode_tokens(tokens).float()[torch.arange(len(texts), device=last.device), last]
     tokens = conditioner.tokenize(texts)
-    mask = tokens.mask[..., None]
-    return (conditioner.encode_tokens(tokens).float() * mask).sum(1) / mask.sum(1)
+    seen = conditioner.seen(texts, tokens)[..., None]
+    return (conditioner.encode_tokens(tokens).float() * seen).sum(1) / seen.sum(1)
