@@ -245,7 +245,6 @@ def test_while_brisk_large_matrices_multiply_in_bfloat16_and_are_then_as_they_we
 
 
 @pytest.mark.parametrize(
-    "name", [f"{name}Pipeline" for name in ("Wan", "LTX", "HunyuanVideo", "HunyuanVideo15", "SanaVideo", "Kandinsky5T2V")]
     [f"{family}Pipeline" for family in ("Wan", "LTX", "HunyuanVideo", "HunyuanVideo15", "SanaVideo", "Kandinsky5T2V")],
 )
 def test_tokens_that_the_network_is_given_nothing_of_are_not_seen(name):
