@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from conftest import make_pair, same, weights
 
 from unreel import Concept, UnreelError, active_interventions, generate, unlearn
 from unreel.first_thread import FirstThread
+from unreel.interventions.prompt import PromptRewrite
+from unreel.interventions.safree import VideoEraser
+from unreel.methods.video_eraser import VideoEraserConfig
 from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish, serve
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")
@@ -95,6 +99,40 @@ def test_each_tenant_gets_its_own_erasures_whoever_else_asks(model, folder, serv
     for each in active_interventions(model.pipeline):
         each.remove(model.pipeline)
     assert same(before, weights(model.pipeline.text_encoder))
+
+
+def rewrite(concept, anchor):
+    return PromptRewrite({"parts": [{"concept": concept, "synonyms": [], "anchor": anchor}]})
+
+
+FIRST, SECOND = rewrite("a robot", "a cat"), rewrite("a cat", "a dog")
+
+
+def video_eraser(concept):
+    return VideoEraser({"parts": [{"concept": concept, "synonyms": [], "settings": asdict(VideoEraserConfig())}]})
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted"),
+    [
+        ([SECOND], [FIRST, SECOND]),
+        ([SECOND, FIRST], [FIRST, SECOND]),
+        ([video_eraser("robot")], ["cat", video_eraser("robot")]),
+        (["cat", video_eraser("robot")], [video_eraser("robot")]),
+        (["cat", "pizza", FIRST], [FIRST, "robot"]),
+    ],
+)
+def test_what_a_request_gets_does_not_depend_on_those_before_it(model, folder, before, wanted):
+    service = Service(model, Shelf(folder))
+    before, wanted = ([service.shelf.take(e) if isinstance(e, str) else e for e in some] for some in (before, wanted))
+    made = {}
+    for when, earlier in (("alone", []), ("after another", before)):
+        with service.with_on(earlier):
+            pass
+        made[when] = service._made(Wish("a robot in the snow", 3), wanted)
+        with service.with_on([]):
+            assert not active_interventions(model.pipeline)
+    assert np.array_equal(made["alone"], made["after another"])
 
 
 def test_it_speaks_http(served, model):

@@ -25,6 +25,7 @@ from unreel.errors import UnreelError, shortened, summarise
 from unreel.first_thread import FirstThread
 from unreel.interventions import active_interventions, load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
+from unreel.interventions.prompt import PromptIntervention
 from unreel.models.adapter import undisturbed
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import encode_mp4, generate
@@ -213,16 +214,21 @@ class Service:
 
     @contextmanager
     def with_on(self, wanted: Sequence[Intervention]) -> Iterator[None]:
-        """Inside, exactly `wanted` is on, for nobody else."""
+        """Inside, exactly `wanted` is on, for nobody else, whatever was on before.
+
+        Changes of weights add up in any order. What changes prompts comes behind them and does not: each sees what those
+        before it have made of a prompt, and may have read the concept with the weights as they were.
+        """
         pipeline = self.model.pipeline
         with undisturbed(pipeline):
-            on = active_interventions(pipeline)
-            for each in on:
-                if each not in wanted:
-                    each.remove(pipeline)
-            for each in wanted:
-                if each not in on:
-                    each.apply(pipeline)
+            on, prompts_on = _by_kind(active_interventions(pipeline))
+            weights, prompts = _by_kind(wanted)
+            gone, new = [each for each in on if each not in weights], [each for each in weights if each not in on]
+            anew = gone or new or prompts_on != prompts
+            for each in [*(prompts_on if anew else ()), *gone]:
+                each.remove(pipeline)
+            for each in [*new, *(prompts if anew else ())]:
+                each.apply(pipeline)
             yield
 
     def video(self, wish: Wish) -> np.ndarray:
@@ -243,6 +249,12 @@ class Service:
     def _made(self, wish: Wish, wanted: Sequence[Intervention]) -> np.ndarray:
         with self.with_on(wanted):
             return generate(self.model.pipeline, [wish.prompt], [wish.seed], self.model.settings, what="")[0]
+
+
+def _by_kind(interventions: Sequence[Intervention]) -> tuple[list[Intervention], list[Intervention]]:
+    """Those that change weights, and those that change prompts."""
+    prompts: list[Intervention] = [each for each in interventions if isinstance(each, PromptIntervention)]
+    return [each for each in interventions if not isinstance(each, PromptIntervention)], prompts
 
 
 class _Handler(BaseHTTPRequestHandler):
