@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,7 +189,8 @@ def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(m
     assert [each.concepts for each in service.wanted(Wish("a cat", tenant="a"))] == [["pizza"]]
     policy(tmp_path, a=["robot"])
     assert [each.concepts for each in service.wanted(Wish("a cat", tenant="a"))] == [["pizza"], ["robot"]]
-    for broken in ("{", "[]", '{"all": "pizza"}', '{"tenants": {"a": [1]}}'):
+    misspelt = '{"All": ["pizza"], "tenants": {"a": []}}'
+    for broken in ("{", "[]", '{"all": "pizza"}', '{"tenants": {"a": [1]}}', misspelt, '{"a": ["pizza"]}', "[" * 100_000):
         rules.file.write_text(broken)
         with pytest.raises(UnreelError, match="is no policy"):
             service.wanted(Wish("a cat", tenant="a"))
@@ -197,6 +199,50 @@ def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(m
         service.wanted(Wish("a cat", tenant="a"))
     with pytest.raises(UnreelError, match="has no erasure gone"):
         Service(model, Shelf(folder), rules)
+
+
+def test_a_policy_is_utf8_wherever_it_is_read(tmp_path):
+    file = tmp_path / "policy.json"
+    file.write_bytes('{"tenants": {"københavn": ["pizza"]}}'.encode())
+    code = "import sys; from unreel.service import Policy; print(Policy(sys.argv[1]).names)"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, file], env=environment, capture_output=True, text=True)
+    assert done.stdout == "{'pizza'}\n", done.stderr
+
+
+def test_a_policy_that_changes_while_many_ask_is_the_last_one_for_all(tmp_path, monkeypatch):
+    """One thread has read the old file, and goes on as soon as another has kept a first part of the new one, if it can."""
+    policy(tmp_path, a=["robot"])
+    has_read, has_kept, is_done, read = threading.Event(), threading.Event(), threading.Event(), Path.read_text
+
+    class Slow(Policy):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if threading.current_thread().name == "late" and not has_kept.is_set():
+                has_kept.set()
+                is_done.wait(60)
+
+        def ask(self):
+            self.erasures_of("a")
+            is_done.set()
+
+    def slow_read(file, *args, **options):
+        text = read(file, *args, **options)
+        if threading.current_thread().name == "early":
+            has_read.set()
+            has_kept.wait(1)  # which never comes where the other has to wait
+        return text
+
+    monkeypatch.setattr(Path, "read_text", slow_read)
+    rules = Slow(tmp_path / "policy.json")
+    early, late = (threading.Thread(target=rules.ask, name=name) for name in ("early", "late"))
+    early.start()
+    assert has_read.wait(60)
+    policy(tmp_path, a=["robot", "tokyo-tower"])
+    late.start()
+    early.join()
+    late.join()
+    assert rules.erasures_of("a") == ["pizza", "robot", "tokyo-tower"]
 
 
 def test_a_new_erasure_is_found_and_memory_is_bounded(folder, tmp_path):

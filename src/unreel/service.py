@@ -101,8 +101,8 @@ class Policy:
     """
 
     file: str | Path
-    _changed: tuple[int, int] = (0, 0)
-    _rules: Mapping[str, Any] = field(default_factory=dict)
+    _read: tuple[tuple[int, int], Mapping[str, Any]] = ((0, 0), {})  # what tells that the file has changed, and its rules
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def erasures_of(self, tenant: str) -> list[str]:
         """Their names. Raises UnreelError for a tenant that is not listed: nobody else's erasures are a guess."""
@@ -118,17 +118,28 @@ class Policy:
         return {*rules["all"], *(name for own in rules["tenants"].values() for name in own)}
 
     def _current(self) -> Mapping[str, Any]:
-        try:
-            about = Path(self.file).stat()
-            if (about.st_mtime_ns, about.st_size) != self._changed:
-                rules = json.loads(Path(self.file).read_text())
-                self._rules = {"all": _names(rules.get("all", [])), "tenants": _tenants(rules.get("tenants", {}))}
-                self._changed = about.st_mtime_ns, about.st_size
-        except (OSError, ValueError, AttributeError) as error:
-            raise UnreelError(
-                f'{self.file} is no policy, {{"all": [names], "tenants": {{tenant: [names]}}}}: {error}'
-            ) from error
-        return self._rules
+        with self._lock:
+            try:
+                about = Path(self.file).stat()
+                changed = about.st_mtime_ns, about.st_size
+                if changed != self._read[0]:
+                    # In one piece: no rules may stand beside what tells of others, or they would be kept for good.
+                    self._read = changed, _rules(Path(self.file).read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise UnreelError(
+                    f'{self.file} is no policy, {{"all": [names], "tenants": {{tenant: [names]}}}}: {error}'
+                ) from error
+            return self._read[1]
+
+
+def _rules(text: str) -> dict[str, Any]:
+    """What a policy says. Raises ValueError for anything that would be passed over: erasures would be off in silence."""
+    rules = json.loads(text)
+    if not isinstance(rules, dict):
+        raise ValueError("it is no object")
+    if unknown := sorted(rules.keys() - {"all", "tenants"}):
+        raise ValueError(f"it has no place for {summarise(map(repr, unknown))}")
+    return {"all": _names(rules.get("all", [])), "tenants": _tenants(rules.get("tenants", {}))}
 
 
 def _names(value: Any) -> list[str]:
