@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -246,8 +248,6 @@ def test_a_policy_that_changes_while_many_ask_is_the_last_one_for_all(tmp_path, 
 
 
 def test_a_new_erasure_is_found_and_memory_is_bounded(folder, tmp_path):
-    import shutil
-
     home = shutil.copytree(folder, tmp_path / "shelf")
     shutil.rmtree(home / "cat")
     shelf = Shelf(home, megabytes=0)
@@ -258,6 +258,43 @@ def test_a_new_erasure_is_found_and_memory_is_bounded(folder, tmp_path):
     shelf.take("robot")
     assert list(shelf._loaded) == ["robot"]
     assert shelf.take("robot") is shelf.take("robot")
+
+
+def test_what_is_listed_is_what_is_there_now_and_whole(model, folder, served, tmp_path, capfd):
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    shutil.copytree(folder / "cat", home / ".cat-k2j4")  # as a write that was killed leaves it
+    server = Server(Service(model, Shelf(home)), "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_address[1]
+    assert json.loads(ask(port, "GET", "/erasures")[2]) == sorted(NAMES)
+    assert b"no erasure '.cat-k2j4'" in ask(port, body={"prompt": "a cat", "erasures": [".cat-k2j4"]})[2]
+    shutil.rmtree(home / "cat")
+    assert json.loads(ask(port, "GET", "/erasures")[2]) == sorted(set(NAMES) - {"cat"})
+    assert json.loads(ask(port, "GET", "/health")[2])["erasures"] == 3
+    shutil.rmtree(home)
+    assert ask(port, "GET", "/health")[0] == 500 and "cannot look into" in capfd.readouterr().err
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("meanwhile", ["it is looked for in memory", "it is loaded"])
+def test_an_erasure_that_goes_while_it_is_taken_is_an_unknown_one(folder, tmp_path, monkeypatch, meanwhile):
+    from unreel import service
+
+    shelf, load = Shelf(shutil.copytree(folder, tmp_path / "shelf")), service.load_intervention
+
+    def gone(*_):
+        """As another thread finds out."""
+        shutil.rmtree(shelf.folder / "cat", ignore_errors=True)
+        shelf._folders = {}
+
+    if meanwhile == "it is loaded":
+        monkeypatch.setattr(service, "load_intervention", lambda folder: gone() or load(folder))
+    else:
+        shelf._lock = MagicMock()
+        shelf._lock.__enter__.side_effect = gone
+    with pytest.raises(UnreelError, match=r"^there is no erasure 'cat'$"):
+        shelf.take("cat")
 
 
 def test_what_the_operator_has_to_mend_is_no_news_for_tenants(served, tmp_path, capfd):
@@ -271,8 +308,6 @@ def test_what_the_operator_has_to_mend_is_no_news_for_tenants(served, tmp_path, 
 
 
 def test_an_erasure_that_was_made_again_is_the_one_that_is_put_on(folder, tmp_path):
-    import shutil
-
     home = shutil.copytree(folder, tmp_path / "shelf")
     shelf = Shelf(home)
     before = shelf.take("cat")

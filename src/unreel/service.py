@@ -58,30 +58,45 @@ class Shelf:
         self.look()
 
     def look(self) -> None:
-        """See what is there now."""
-        folders = {each.name: each for each in sorted(self.folder.iterdir()) if (each / RECORD_FILE).is_file()}
+        """See what is there now. Raises UnreelError if that cannot be seen."""
+        try:
+            # Names that begin with a dot are those of folders that are being written, or were when it was killed.
+            there = [each for each in sorted(self.folder.iterdir()) if not each.name.startswith(".")]
+        except OSError as error:
+            raise UnreelError(f"cannot look into {self.folder}: {error.strerror}") from error
+        folders = {each.name: each for each in there if (each / RECORD_FILE).is_file()}
         with self._lock:
             self._folders = folders
             self._loaded = OrderedDict((name, one) for name, one in self._loaded.items() if name in folders)
 
     @property
     def names(self) -> list[str]:
+        """Of what is there now."""
+        self.look()
         return list(self._folders)
 
     def take(self, name: str) -> Intervention:
         """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
+        unknown = UnreelError(f"there is no erasure {shortened(repr(name))}")
         if name not in self._folders:
             self.look()  # it may be new
         try:
-            made = (self._folders[name] / RECORD_FILE).stat().st_mtime_ns
+            # Once, since another thread may look any time; and as nothing that the hub has, should it be gone by then.
+            folder = self._folders[name].absolute()
+            made = (folder / RECORD_FILE).stat().st_mtime_ns
         except (KeyError, OSError):
-            raise UnreelError(f"there is no erasure {shortened(repr(name))}") from None
+            raise unknown from None
         with self._lock:
             known, loaded = self._loaded.get(name, (0, None))
             if loaded and known == made:
                 self._loaded.move_to_end(name)
                 return loaded
-        loaded = load_intervention(self._folders[name])
+        try:
+            loaded = load_intervention(folder)
+        except (UnreelError, OSError):
+            if (folder / RECORD_FILE).is_file():
+                raise
+            raise unknown from None
         with self._lock:
             self._loaded[name] = made, loaded
             self._loaded.move_to_end(name)
@@ -274,12 +289,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         service = self.server.service
-        if self.path == "/health":
-            self._json(HTTPStatus.OK, {"model": service.model.source, "erasures": len(service.shelf.names)})
-        elif self.path == "/erasures" and not service.policy:  # a tenant need not know of others
-            self._json(HTTPStatus.OK, service.shelf.names)
-        else:
-            self._nothing_there()
+        try:
+            if self.path == "/health":
+                self._json(HTTPStatus.OK, {"model": service.model.source, "erasures": len(service.shelf.names)})
+            elif self.path == "/erasures" and not service.policy:  # a tenant need not know of others
+                self._json(HTTPStatus.OK, service.shelf.names)
+            else:
+                self._nothing_there()
+        except UnreelError as error:
+            self._to_mend(error, "the erasures could not be read")
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -312,8 +330,12 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(error, RefusedError) or not self.server.service.policy:
             self._json(HTTPStatus.BAD_REQUEST, {"error": shortened(str(error))})
         else:
-            print(f"unreel: {shortened(str(error))}", file=sys.stderr, flush=True)
-            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": MENDED_HERE})
+            self._to_mend(error, MENDED_HERE)
+
+    def _to_mend(self, error: UnreelError, told: str) -> None:
+        """`told` is what whoever asked is told."""
+        print(f"unreel: {shortened(str(error))}", file=sys.stderr, flush=True)
+        self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": told})
 
     def _json(self, status: HTTPStatus, document: Any, headers: Mapping[str, str] | None = None) -> None:
         self._send(status, "application/json", json.dumps(document).encode() + b"\n", headers)
