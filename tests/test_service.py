@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import MagicMock
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -157,6 +159,7 @@ def test_it_speaks_http(served, model):
         ({"prompt": "a cat", "sed": 1}, "a request is an object"),
         ({"prompt": " "}, "the prompt is a text"),
         ({"prompt": ["a cat"]}, "the prompt is a text"),
+        (b'{"prompt": "a \\ud800 cat"}', "the prompt is a text"),
         ({"prompt": "a cat", "seed": -1}, "the seed is a whole number"),
         ({"prompt": "a cat", "seed": True}, "the seed is a whole number"),
         ({"prompt": "a cat", "erasures": "pizza"}, "erasures are a list"),
@@ -169,6 +172,37 @@ def test_it_speaks_http(served, model):
 def test_what_cannot_be_meant_is_answered_in_one_line(served, body, says):
     status, _, content = ask(served(), body=body)
     assert status == 400 and says in json.loads(content)["error"] and content.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("announced", "waits", "says"),
+    [("9" * 5000, False, "at most 65536"), ("-1", False, "at most 65536"), ("100", False, "ends"), ("100", True, "ends")],
+)
+def test_a_body_that_is_not_as_long_as_it_says_is_refused(served, monkeypatch, announced, waits, says):
+    """At once if the connection ends, else when patience does."""
+    monkeypatch.setattr("unreel.service._Handler.timeout", 0.5)
+    with socket.create_connection(("127.0.0.1", served()), 60) as connection:
+        connection.sendall(f'POST /videos HTTP/1.1\r\nContent-Length: {announced}\r\n\r\n{{"prompt": "a"}}'.encode())
+        if not waits:
+            connection.shutdown(socket.SHUT_WR)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 400 and says in json.loads(answer.read())["error"]
+
+
+def test_it_speaks_ipv6(model, folder):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with Server(Service(model, Shelf(folder)), "::1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert server.url == f"http://[::1]:{server.server_address[1]}"
+        with urlopen(f"{server.url}/health") as answer:
+            assert json.load(answer)["erasures"] == 4
+        with pytest.raises(UnreelError, match=r"^cannot serve at \[::1\]:\d+: Address already in use$"):
+            Server(server.service, "::1", server.server_address[1])
+        server.shutdown()
 
 
 def test_a_tenant_learns_nothing_of_others(served, tmp_path):

@@ -772,7 +772,7 @@ def serve(
     worker = FirstThread()
     service = Service(model, shelf, Policy(policy) if policy else None, waiting, worker)
     with suppress(KeyboardInterrupt), Server(service, host, port) as server:
-        _tell(f"serving  {t2v} with {len(shelf.names)} erasures at http://{host}:{server.server_address[1]}")
+        _tell(f"serving  {t2v} with {len(shelf.names)} erasures at {server.url}")
         serve_from(server, worker)
 
 

@@ -7,6 +7,7 @@ what stands before it does, and names the tenant.
 
 import json
 import signal
+import socket
 import sys
 import threading
 from collections import OrderedDict
@@ -169,6 +170,11 @@ def _tenants(value: Any) -> dict[str, list[str]]:
     return {tenant: _names(names) for tenant, names in value.items()}
 
 
+def _is_text(letters: str) -> bool:
+    """Whether no half of a pair of surrogates stands alone in it, which JSON can say and no tokenizer reads."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in letters)
+
+
 @dataclass(frozen=True)
 class Wish:
     """What one request asks for; `tenant` where a policy decides, else the names of `erasures`."""
@@ -188,7 +194,7 @@ class Wish:
         if not isinstance(wish, dict) or not set(wish) <= {"prompt", "seed", "tenant", "erasures"}:
             raise RefusedError("a request is an object with prompt and, optionally, seed and tenant or erasures")
         prompt, seed = wish.get("prompt"), wish.get("seed", 0)
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not isinstance(prompt, str) or not prompt.strip() or not _is_text(prompt):
             raise RefusedError("the prompt is a text that is not empty")
         if type(seed) is not int or not 0 <= seed <= LAST_SEED:
             raise RefusedError("the seed is a whole number from 0 on")
@@ -196,7 +202,7 @@ class Wish:
             raise RefusedError("the tenant is a text")
         try:
             return Wish(prompt, seed, wish.get("tenant"), tuple(_names(wish.get("erasures", []))))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RefusedError("erasures are a list of names") from None
 
 
@@ -300,16 +306,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._to_mend(error, "the erasures could not be read")
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
         if self.path != "/videos":
             self._nothing_there()
             return
-        if not length.isdecimal() or int(length) > LONGEST_BODY:
-            self._json(HTTPStatus.BAD_REQUEST, {"error": f"POST /videos takes JSON of at most {LONGEST_BODY} bytes"})
-            return
         try:
             service = self.server.service
-            frames = service.video(Wish.read(self.rfile.read(int(length))))
+            frames = service.video(Wish.read(self._body()))
             self._send(HTTPStatus.OK, "video/mp4", encode_mp4(frames, service.model.settings.fps))
         except (BusyError, CancelledError):
             self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many requests wait: try again"}, {"Retry-After": "5"})
@@ -320,6 +322,19 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception:
             self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": MENDED_HERE})
             raise
+
+    def _body(self) -> bytes:
+        """Of the request. Raises RefusedError unless it is as long as was said, and that is no more than what is taken."""
+        length = self.headers.get("Content-Length", "").lstrip("0")
+        if not length.isdecimal() or len(length) > len(str(LONGEST_BODY)) or int(length) > LONGEST_BODY:
+            raise RefusedError(f"POST /videos takes JSON of at most {LONGEST_BODY} bytes")
+        try:
+            body = self.rfile.read(int(length))
+        except TimeoutError:
+            body = b""
+        if len(body) < int(length):
+            raise RefusedError(f"the request ends before the {length} bytes that it was to have")
+        return body
 
     def _nothing_there(self) -> None:
         there = ["GET /health", *(() if self.server.service.policy else ("GET /erasures",)), "POST /videos"]
@@ -360,10 +375,18 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, service: Service, host: str, port: int) -> None:
         self.service = service
+        is_ipv6 = ":" in host
+        self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        self._host = f"[{host}]" if is_ipv6 else host  # as addresses have it
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise UnreelError(f"cannot serve at {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise UnreelError(f"cannot serve at {self._host}:{port}: {why}") from error
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self.server_address[1]}"
 
 
 def serve(server: Server, worker: FirstThread) -> None:
