@@ -23,6 +23,7 @@ from unreel import Concept, UnreelError, active_interventions, generate, unlearn
 from unreel.first_thread import FirstThread
 from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
+from unreel.methods import configure
 from unreel.methods.video_eraser import VideoEraserConfig
 from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish, serve
 
@@ -237,13 +238,32 @@ def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(m
         Service(model, Shelf(folder), rules)
 
 
+def test_a_policy_that_can_never_be_met_is_refused_at_the_start(model, folder, tmp_path):
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    for name in ("one", "other"):
+        unlearn(Concept(name), make_pair(), configure("safree", {})).save_pretrained(home / name)
+    Service(model, Shelf(home), policy(tmp_path, a=["one"], b=["other", "cat"]))
+    assert not active_interventions(model.pipeline)
+    with pytest.raises(UnreelError, match=r"^no video can be made for tenant 'c' of .*policy.json: a safree is already on"):
+        Service(model, Shelf(home), policy(tmp_path, a=["one"], c=["one", "other"]))
+    assert not active_interventions(model.pipeline)
+
+
+def test_the_command_reads_the_policy_before_it_loads_the_model(folder, command, tmp_path, monkeypatch):
+    monkeypatch.setattr("unreel.models.pair.load_video_model", lambda *_, **__: pytest.fail("it was loaded"))
+    code, _, said = command("serve", folder, "--policy", tmp_path / "nowhere.json")
+    assert code == 2 and "nowhere.json is no policy" in said
+    code, _, said = command("serve", folder, "--policy", policy(tmp_path, a=["gone"]).file)
+    assert code == 2 and "has no erasure gone" in said
+
+
 def test_a_policy_is_utf8_wherever_it_is_read(tmp_path):
     file = tmp_path / "policy.json"
     file.write_bytes('{"tenants": {"københavn": ["pizza"]}}'.encode())
-    code = "import sys; from unreel.service import Policy; print(Policy(sys.argv[1]).names)"
+    code = "import sys; from unreel.service import Policy; print(ascii(Policy(sys.argv[1]).tenants))"
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", code, file], env=environment, capture_output=True, text=True)
-    assert done.stdout == "{'pizza'}\n", done.stderr
+    assert done.stdout == "['k\\xf8benhavn']\n", done.stderr
 
 
 def test_a_policy_that_changes_while_many_ask_is_the_last_one_for_all(tmp_path, monkeypatch):

@@ -766,11 +766,13 @@ def serve(
     from unreel.service import Policy, Server, Service, Shelf
     from unreel.service import serve as serve_from
 
-    shelf = Shelf(erasures, megabytes)
+    shelf, rules = Shelf(erasures, megabytes), Policy(policy) if policy else None
+    if rules:
+        rules.require(shelf)  # before the model is loaded, which takes long
     place.require()
     model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
     worker = FirstThread()
-    service = Service(model, shelf, Policy(policy) if policy else None, waiting, worker)
+    service = Service(model, shelf, rules, waiting, worker)
     with suppress(KeyboardInterrupt), Server(service, host, port) as server:
         _tell(f"serving  {t2v} with {len(shelf.names)} erasures at {server.url}")
         serve_from(server, worker)

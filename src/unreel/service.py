@@ -30,6 +30,7 @@ from unreel.interventions.prompt import PromptIntervention
 from unreel.models.adapter import undisturbed
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import encode_mp4, generate
+from unreel.progress import track
 
 LONGEST_BODY = 2**16  # bytes of a request
 LAST_SEED = 2**62
@@ -133,6 +134,15 @@ class Policy:
         rules = self._current()
         return {*rules["all"], *(name for own in rules["tenants"].values() for name in own)}
 
+    @property
+    def tenants(self) -> list[str]:
+        return list(self._current()["tenants"])
+
+    def require(self, shelf: Shelf) -> None:
+        """Raises UnreelError if it cannot be read, or speaks of erasures that are not on the shelf."""
+        if missing := sorted(self.names - set(shelf.names)):
+            raise UnreelError(f"{shelf.folder} has no erasure {summarise(missing)}, of which the policy speaks")
+
     def _current(self) -> Mapping[str, Any]:
         with self._lock:
             try:
@@ -226,9 +236,25 @@ class Service:
         self._places = threading.BoundedSemaphore(waiting)
         if active_interventions(model.pipeline):
             raise UnreelError("the model has erasures on already: serve the original one")
-        missing = sorted((policy.names if policy else set()) - set(shelf.names))
-        if missing:
-            raise UnreelError(f"{shelf.folder} has no erasure {summarise(missing)}, of which the policy speaks")
+        if policy:
+            policy.require(shelf)
+            self._try(policy)
+
+    def _try(self, policy: Policy) -> None:
+        """Each set of erasures goes on once. Raises UnreelError for one that cannot: none of its tenant's videos could be
+        made.
+        """
+        sets = {tuple(policy.erasures_of(tenant)): tenant for tenant in policy.tenants}
+        try:
+            for names, tenant in track(list(sets.items()), "trying the policy", "set", brief=True):
+                try:
+                    with self.with_on(self._taken(names)):
+                        pass
+                except UnreelError as error:
+                    raise UnreelError(f"no video can be made for tenant {tenant!r} of {policy.file}: {error}") from error
+        finally:
+            with self.with_on([]):
+                pass
 
     def wanted(self, wish: Wish) -> list[Intervention]:
         """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
@@ -242,6 +268,9 @@ class Service:
             if wish.tenant is not None:
                 raise RefusedError("there is no policy for tenants here: name erasures")
             names = wish.erasures
+        return self._taken(names)
+
+    def _taken(self, names: Sequence[str]) -> list[Intervention]:
         return list(dict.fromkeys(self.shelf.take(name) for name in names))
 
     @contextmanager
