@@ -82,6 +82,28 @@ def test_pages_and_files_can_be_taken_along(visit):
     assert "erasure.safetensors" in zipfile.ZipFile(packed).namelist()
 
 
+def test_the_same_concept_in_another_spelling_is_another_erasure(visit):
+    forget(visit, "Tokyo Tower")
+    forget(visit, "tokyo  tower ")
+    forget(visit, "Tokyo Tower")
+    assert list(visit.erasures) == ["Tokyo Tower", "tokyo  tower (2)", "Tokyo Tower (2)"]
+
+
+def test_no_erasure_is_where_pages_or_files_of_another_are(visit):
+    """Whatever words concepts have in common with what is made of others."""
+    names = ["cat", "cat attacks", "cat evaluation", "cat text-encoder"]
+    for name in names:
+        forget(visit, name)
+    before = {name: visit._taken(name).identity for name in names}
+    packed = last(visit.download("cat text-encoder", "erasure")).file.read_bytes()
+    last(visit.attack("cat", 1))
+    last(visit.evaluate("cat", 2))
+    exported = last(visit.download("cat", "text-encoder")).file
+    assert {name: visit._taken(name).identity for name in names} == before
+    assert exported.read_bytes() != packed == last(visit.download("cat text-encoder", "erasure")).file.read_bytes()
+    assert "model.safetensors" in str(zipfile.ZipFile(exported).namelist())
+
+
 @pytest.mark.parametrize(
     ("start", "says"),
     [
@@ -130,7 +152,7 @@ def test_visitors_share_nothing_but_the_model(host):
     alone = Visit(host)
     forget(alone, "dog")
     for visit, name in ((visits[1], "dog"), (alone, "dog")):
-        assert (visit.folder / "dog" / "erasure.safetensors").is_file() and list(visit.erasures) == [name]
+        assert (visit.folder / "erasures" / "dog" / "erasure.safetensors").is_file() and list(visit.erasures) == [name]
     taken = [visit._taken("dog").identity for visit in (visits[1], alone)]
     assert taken[0] == taken[1]
     for visit in [*visits, alone]:

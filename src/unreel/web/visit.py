@@ -137,7 +137,7 @@ class Visit:
                 raise UnreelError(f"from 1 to {MOST_VIDEOS} videos are shown")
             name = self._new_name(concept)
             job = UnlearnJob([concept], kind, synonyms, anchor, keep, method, t2v=self.host.t2v, place=self.host.place)
-            job = replace(job, videos=0, on_top=on_top, accept_weak=accept_weak, out=self.folder / file_name(name))
+            job = replace(job, videos=0, on_top=on_top, accept_weak=accept_weak, out=self._home(name))
             done = unlearn(
                 job, lambda sort, news: seen.lines.append(f"{sort}: {news}"), load=lambda *_, **__: self.host.pair
             )
@@ -148,11 +148,16 @@ class Visit:
         return self._run(work)
 
     def _new_name(self, concept: str) -> str:
+        """As it was typed, and told apart from those that there are, of which other spellings may be the same folder."""
         name, number = concept.strip(), 1
-        while name in self.erasures:
+        while self._home(name).exists():
             number += 1
             name = f"{concept.strip()} ({number})"
         return name
+
+    def _home(self, name: str) -> Path:
+        """The folder of an erasure; what is made of it lies in others, so that no name can be that of another's page."""
+        return self.folder / "erasures" / file_name(name)
 
     def _look(self, learned: Intervention, videos: int, seen: Seen) -> None:
         """Videos of the concept and of what is near, one after the other."""
@@ -228,7 +233,7 @@ class Visit:
             if format != "erasure":
                 if not isinstance(learned, Erasure):
                     raise UnreelError("only erasures, which change weights, can be exported")
-                folder = self.folder / f"{folder.name}-{file_name(format)}"
+                folder = self.folder / "exports" / f"{folder.name}-{file_name(format)}"
                 export(learned, self.host.pair.t2v, folder, format=format, overwrite=True)
             seen.file = Path(shutil.make_archive(str(folder), "zip", folder))
             seen.lines.append(f"{seen.file.name}: {seen.file.stat().st_size / 1e6:.2f} MB")
@@ -242,7 +247,7 @@ class Visit:
 
     def _page(self, name: str, what: str) -> Path:
         """A folder for a page about an erasure of this visit; the last one of the same kind is gone."""
-        home = self.folder / f"{self.erasures[name].name}-{what}"
+        home = self.folder / what / self.erasures[name].name
         shutil.rmtree(home, ignore_errors=True)
         return home
 
