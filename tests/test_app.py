@@ -1,5 +1,13 @@
 """What the app's page is made of: nothing that a visitor could misuse."""
 
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from urllib.request import Request, urlopen
+
 import pytest
 from conftest import FakeJudge, make_pair
 
@@ -9,11 +17,11 @@ from unreel.workflow import Place
 
 
 @pytest.fixture(scope="module")
-def blocks():
+def blocks(tmp_path_factory):
     pytest.importorskip("gradio")
     from unreel.web.app import App
 
-    return App(Host(make_pair(), FakeJudge(), "tiny", Place())).blocks
+    return App(Host(make_pair(), FakeJudge(), "tiny", Place()), tmp_path_factory.mktemp("visits")).blocks
 
 
 def test_jobs_wait_for_each_other_and_are_no_programming_interface(blocks):
@@ -32,9 +40,39 @@ def test_nothing_typed_is_shown_as_markup(blocks):
     assert len(files) == 4 and not any(widget.interactive for widget in files if type(widget).__name__ == "File")
 
 
-def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
-    import sys
+def press(url, button, *values):
+    """Have a button's job done for a visitor, as their browser does."""
+    page = json.load(urlopen(f"{url}/config"))
+    labels = {each["id"]: each["props"].get("value") for each in page["components"]}
+    job = next(each["id"] for each in page["dependencies"] if labels[each["targets"][0][0]] == button)
+    asked = json.dumps({"data": [None, *values], "fn_index": job, "session_hash": "somebody"}).encode()
+    urlopen(Request(f"{url}/gradio_api/queue/join", asked, {"Content-Type": "application/json"}))
+    with urlopen(f"{url}/gradio_api/queue/data?session_hash=somebody") as news:
+        assert any(b"process_completed" in line for line in news)
 
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_that_visitors_made_outlives_the_app(models, tmp_path, told):
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["app", "--t2v", models / "t2v", "--t2i", models / "t2i", "--judge", "none"]
+    command += ["--port", port, "--steps", 2, "--frames", 4]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "unreel.cli", *map(str, command)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+    )
+    url = process.stdout.readline().split()[-1].rstrip("/")
+    press(url, "Make both videos", "a cat", 3, [])
+    assert len(list(tmp_path.glob("**/unreel-visit-*/*.mp4"))) == 2
+    process.send_signal(told)
+    assert process.wait(600) == 0
+    assert not list(tmp_path.glob("unreel-*")) and not list(tmp_path.rglob("*.mp4"))
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "unreel.web.app", raising=False)
     monkeypatch.setattr(sys, "argv", ["unreel", "app"])

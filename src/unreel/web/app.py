@@ -4,9 +4,11 @@ Knows widgets; everything that happens is `visit`'s. What people type is shown a
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, get_args
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is collected
@@ -32,10 +34,10 @@ UPLOAD = "1kb"  # nothing is to be uploaded
 
 
 class App:
-    """The widgets of one page, and what each of its buttons does."""
+    """The widgets of one page, and what each of its buttons does. What visitors make is kept within `visits`."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, host: Host, visits: Path) -> None:
+        self.host, self.visits = host, visits
         with gradio.Blocks(title="unreel", delete_cache=(HOUR, HOUR)) as self.blocks:
             self.visit = gradio.State(None, time_to_live=HOUR, delete_callback=_leave)
             # Of the erasures that the visitor has made, which grow.
@@ -130,7 +132,7 @@ class App:
         lists = [self.on, self.measured, self.taken] if adds else []
 
         def run(visit: Visit | None, *values: Any) -> Iterator[list[Any]]:
-            visit = visit or Visit(self.host)
+            visit = visit or Visit(self.host, self.visits)
             for seen in job(visit, *values):
                 yield [visit, *(_shown(widget, seen) for widget in said), *(_listed(widget, visit) for widget in lists)]
 
@@ -178,11 +180,15 @@ def _leave(visit: Visit | None) -> None:
 def serving(host: Host, address: str, port: int | None, *, share: bool = False) -> Iterator[str]:
     """Where the app can be opened while the block lasts; `port` None takes a free one.
 
-    Only what visitors made themselves is ever sent to them. Raises UnreelError where nothing can be served.
+    Only what visitors made themselves is ever sent to them, and nothing of it is left behind. Raises UnreelError where
+    nothing can be served.
     """
-    with tempfile.TemporaryDirectory(prefix="unreel-app-") as cache:
-        os.environ["GRADIO_TEMP_DIR"] = cache
-        blocks = App(host).blocks.queue(max_size=WAITING, default_concurrency_limit=1)
+    # A job that nobody waits for any more may still write, which is no reason to fail.
+    with tempfile.TemporaryDirectory(prefix="unreel-app-", ignore_cleanup_errors=True) as home:
+        sent, visits = Path(home) / "sent", Path(home) / "visits"  # gradio sends whatever lies in the one
+        visits.mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(sent)
+        blocks = App(host, visits).blocks.queue(max_size=WAITING, default_concurrency_limit=1)
         options: dict[str, Any] = {"max_file_size": UPLOAD, "ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
         options["footer_links"] = []
         try:
@@ -198,7 +204,8 @@ def serving(host: Host, address: str, port: int | None, *, share: bool = False) 
 def serve(
     host: Host, worker: FirstThread, address: str, port: int, *, share: bool = False, tell: Callable[[str], None] = print
 ) -> None:
-    """Until it is interrupted; the host's `worker` computes in this thread."""
+    """Until it is interrupted, or told to stop (SIGTERM); the host's `worker` computes in this thread."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does, so that nothing is left behind
     with serving(host, address, port, share=share) as where, suppress(KeyboardInterrupt):
         tell(f"serving  {where}")
         worker.run()

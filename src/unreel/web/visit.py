@@ -101,11 +101,13 @@ class Host:
 
 
 class Visit:
-    """One visitor's erasures, by name, and the jobs that they start. A job at a time."""
+    """One visitor's erasures, by name, and the jobs that they start. A job at a time. All of it lies in a folder within
+    `within`, by default where temporary files go.
+    """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, within: Path | None = None) -> None:
         self.host = host
-        self.folder = Path(tempfile.mkdtemp(prefix="unreel-visit-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="unreel-visit-", dir=within))
         self.erasures: dict[str, Path] = {}
         self.stop = threading.Event()
 
