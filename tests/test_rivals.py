@@ -248,6 +248,34 @@ def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair
     rival.remove(pair.t2v)
 
 
+@pytest.mark.parametrize(
+    ("concept", "prompt", "wanted"),
+    [
+        *(
+            ("Santa Claus", f"a {name} in snow", "a house in snow")
+            for name in ("santa  claus", "santa\nclaus", "SANTA\tCLAUS")
+        ),
+        *(("santa claus", f"a {name}", "a house") for name in ("santa\u00a0claus", "\u017fanta clau\u017f")),
+        ("santa  claus", "a Santa Claus", "a house"),
+        ("Pok\u00e9mon", "a poke\u0301mon", "a house"),
+        ("Poke\u0301mon", "a POK\u00c9MON", "a house"),
+        ("\u0130stanbul", "in \u0130stanbul", "in house"),
+        ("michael", "a photo of m\u0131chael", "a photo of house"),
+        ("santa claus", "cafe\u0301,  santaclaus\n", "cafe\u0301,  santaclaus\n"),  # which does not name it
+    ],
+)
+def test_a_rewrite_finds_a_name_in_whatever_way_text_encoders_read_it(pair, concept, prompt, wanted):
+    assert prompt_rewrite(pair, Concept(concept), "house").rewritten(prompt) == wanted
+
+
+def test_a_rewrite_of_a_name_within_a_name_asks_for_the_anchor_of_each(pair):
+    parts = [
+        prompt_rewrite(pair, Concept(name), anchor).provenance for name, anchor in (("car", "boat"), ("car  park", "owl"))
+    ]
+    rival = PromptRewrite({**parts[0], "parts": [part for each in parts for part in each["parts"]]})
+    assert rival.rewritten("a Car in a CAR PARK") == "a boat in a owl"
+
+
 @pytest.mark.parametrize("tokens", ["last", "all", "whole"])
 def test_uce_changes_nothing_but_how_the_denoiser_reads_text(pair, tokens):
     before = weights(pair.t2v.unet)

@@ -6,6 +6,7 @@ Embeddings that are given in place of words go through untouched.
 
 import inspect
 import re
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -201,13 +202,19 @@ class PromptRewrite(PromptIntervention):
                 arguments[name] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
 
     def rewritten(self, prompt: str) -> str:
-        anchors = {
-            wording.lower(): part["anchor"]
+        anchors = [
+            (r"\s+".join(map(re.escape, _composed(wording).split())), part["anchor"])
             for part in self.provenance["parts"]
             for wording in (part["concept"], *part["synonyms"])
-        }
-        # Longer names first: one may stand in another.
-        names = "|".join(map(re.escape, sorted(anchors, key=len, reverse=True)))
+        ]
+        anchors.sort(key=lambda each: len(each[0]), reverse=True)  # longer names first: one may stand in another
+        # A group for each: a name is also found in letters that lower() does not make its own, such as a dotless i.
+        names = "|".join(f"({name})" for name, _ in anchors)
         named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
-        changed, times = named.subn(lambda name: anchors[name[0].lower()], prompt)
+        changed, times = named.subn(lambda found: anchors[(found.lastindex or 0) - 1][1], _composed(prompt))
         return " ".join(changed.split()) if times else prompt  # an empty anchor leaves two spaces
+
+
+def _composed(text: str) -> str:
+    """With every letter and its accents as one: text encoders read both ways of writing them alike."""
+    return unicodedata.normalize("NFC", text)
