@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -224,6 +228,22 @@ def dense(erasure):
         name: change.up.double() @ change.down.double() if isinstance(change, LowRank) else change
         for name, change in erasure.deltas.items()
     }
+
+
+SAVE = "import sys; from unreel import Erasure; Erasure.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+
+
+def test_names_in_every_script_are_saved_whatever_the_locale_is(low_rank, tmp_path):
+    record = low_rank[0].provenance
+    named = replace(low_rank[0], provenance={**record, "parts": [{**record["parts"][0], "concept": "ピカチュウ"}]})
+    folder = named.save_pretrained(tmp_path / "here")
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE, folder, tmp_path / "there"], env=plain, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ピカチュウ" in (tmp_path / "there" / "README.md").read_text(encoding="utf-8")
+    assert Erasure.from_pretrained(tmp_path / "there").concepts == ["ピカチュウ"]
 
 
 def test_low_rank_changes_are_saved_and_loaded_bit_for_bit(low_rank, tmp_path):

@@ -164,7 +164,7 @@ def _asked(job: UnlearnJob) -> str:
 def _stored(folder: Path) -> dict[Takedown, Outcome]:
     """What an earlier run has recorded; of a broken record, nothing: folders are looked into anyway."""
     try:
-        document = json.loads((folder / BATCH_FILE).read_text())
+        document = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
         outcomes = [Outcome.from_document(each) for each in document["takedowns"]]
     except (OSError, ValueError, KeyError, TypeError, UnreelError):
         return {}

@@ -187,7 +187,7 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
     file = folder / RUN_FILE
     if file.is_file():
         try:
-            stored = json.loads(file.read_text())
+            stored = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             stored = None
         if not isinstance(stored, dict):

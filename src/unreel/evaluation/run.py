@@ -237,7 +237,7 @@ class Run:
         """What was saved in a folder. Raises UnreelError for what is missing, broken or another's."""
         file = Path(folder) / METRICS_FILE
         try:
-            stored = json.loads(file.read_text())
+            stored = json.loads(file.read_text(encoding="utf-8"))
             about = stored.pop("metrics", {})
             figures = [
                 _figure(metric, "" if group == "all" else group, estimates, about.get(metric, {"title": metric}))

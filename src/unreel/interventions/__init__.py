@@ -29,7 +29,7 @@ def load_intervention(folder: str | Path) -> Intervention:
     if not file.is_file():
         return Erasure.from_pretrained(folder)
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         kind = record.pop(KIND, None)
         if kind is None:
             return Erasure.from_pretrained(folder)

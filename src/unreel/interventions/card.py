@@ -84,7 +84,7 @@ def figures_of(file: Path) -> str:
     """What a card says of an evaluation's figures; nothing without them."""
     if not file.is_file():
         return ""
-    document = json.loads(file.read_text())
+    document = json.loads(file.read_text(encoding="utf-8"))
 
     def cell(estimates: dict[str, dict[str, Any]] | None) -> str:
         if not estimates:

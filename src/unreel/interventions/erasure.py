@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError, summarise
-from unreel.files import write_folder
+from unreel.files import write_folder, write_json, write_text
 from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, CHECK, HUB_ID, card, figures_of
 from unreel.interventions.record import require_record
@@ -285,8 +285,8 @@ class Erasure(Intervention):
                 for component, one in zip(self.components, prints, strict=True)
             ]
             document = {**first, **({_OTHERS_KEY: others} if others else {}), **self.provenance}
-            (partial / RECORD_FILE).write_text(json.dumps(document, indent=2) + "\n")
-            (partial / CARD_FILE).write_text(card(self))
+            write_json(partial / RECORD_FILE, document)
+            write_text(partial / CARD_FILE, card(self))
 
         return write_folder(Path(folder), fill, RECORD_FILE, overwrite=overwrite)
 
@@ -308,7 +308,7 @@ class Erasure(Intervention):
             for file in (home / METRICS_FILE, home / REPORT_FILE) if home else ():
                 if file.is_file():
                     shutil.copy(file, made)
-            (made / CARD_FILE).write_text(card(self, repo_id, figures_of(made / METRICS_FILE)))
+            write_text(made / CARD_FILE, card(self, repo_id, figures_of(made / METRICS_FILE)))
             create_repo(repo_id, private=private, token=token, exist_ok=True)
             message = f"Erasure of {', '.join(self.concepts)}"
             upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token)
@@ -332,7 +332,7 @@ class Erasure(Intervention):
                 raise UnreelError(f"{folder} is no erasure, which changes weights: it has no {file}")
         try:
             tensors = load_file(folder / WEIGHTS_FILE)
-            provenance = json.loads((folder / RECORD_FILE).read_text())
+            provenance = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
             provenance.pop("encoder_identity")
             first = {name: provenance.pop(name) for name in ("structure", _COMPONENT_KEY) if name in provenance}
             others = provenance.pop(_OTHERS_KEY, [])

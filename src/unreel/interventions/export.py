@@ -310,7 +310,7 @@ def _write_peft(folder: Path, model: Any, layers: Layers) -> None:
         home = folder if len(text_encoders(model)) == 1 else folder / component
         home.mkdir(exist_ok=True)
         LoraConfig(**_lora_config(matrices), inference_mode=True).save_pretrained(str(home))
-        config = json.loads((home / "adapter_config.json").read_text())
+        config = json.loads((home / "adapter_config.json").read_text(encoding="utf-8"))
         # A set to peft, which would write it in another order every time.
         write_json(home / "adapter_config.json", config | {"target_modules": sorted(config["target_modules"])})
         save_file(

@@ -36,12 +36,12 @@ def load(argument: str = "", device: str = "cpu") -> "EmbeddedJudge":
     if not (folder / "judge" / "judge.safetensors").is_file() or not (folder / "world.json").is_file():
         raise UnreelError(f"{folder} holds no embedded judge: it needs judge/judge.safetensors and world.json")
     try:
-        world = json.loads((folder / "world.json").read_text())
+        world = json.loads((folder / "world.json").read_text(encoding="utf-8"))
         network = JudgeNetwork(len(world["concepts"]), len(world["styles"]), len(world["motions"]) + 1, world["frames"])
         weights = load_file(folder / "judge" / "judge.safetensors")
         network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         quality = folder / "judge" / "quality.json"
-        error = json.loads(quality.read_text()) if quality.exists() else {}
+        error = json.loads(quality.read_text(encoding="utf-8")) if quality.exists() else {}
         judge = EmbeddedJudge(network.eval().to(device), world, error)
         judge.try_out()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as broken:

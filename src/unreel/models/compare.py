@@ -133,7 +133,7 @@ class Group:
 
 def read_json(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UnreelError(f"{file} is not valid JSON ({error}): fetch the model again") from error
     if not isinstance(document, dict):

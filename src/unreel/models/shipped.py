@@ -38,10 +38,10 @@ def preset_of(t2v: str | None) -> dict[str, Any]:
     have instead of their own settings. Empty for pairs that do not ship with unreel.
     """
     folder = shipped(EMBEDDED if t2v is None else t2v)
-    return json.loads((folder / PRESET_FILE).read_text()) if folder else {}
+    return json.loads((folder / PRESET_FILE).read_text(encoding="utf-8")) if folder else {}
 
 
 def world_of(t2v: str | None) -> dict[str, Any] | None:
     """All that there is in the world of a pair, the first one by default; None for pairs that know the world at large."""
     folder = shipped(EMBEDDED if t2v is None else t2v)
-    return json.loads((folder / WORLD_FILE).read_text()) if folder else None
+    return json.loads((folder / WORLD_FILE).read_text(encoding="utf-8")) if folder else None

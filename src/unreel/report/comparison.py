@@ -63,7 +63,7 @@ def _edited(run: Run, metric: str, group: str) -> Estimate | None:
 def _videos(home: Path) -> dict[tuple[str, str, int, str], Path]:
     """Of what the index names, the files that lie in the folder of videos itself; a broken index is as none."""
     try:
-        entries = json.loads((home / VIDEOS / INDEX_FILE).read_text())
+        entries = json.loads((home / VIDEOS / INDEX_FILE).read_text(encoding="utf-8"))
         named = {(e["group"], e["prompt"], int(e["seed"]), e["arm"]): home / VIDEOS / Path(e["file"]).name for e in entries}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
