@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from unreel import UnreelError
-from unreel.files import file_name, read_tensors, write_tensors, write_text
+from unreel.files import file_name, read_tensors, require_new, write_folder, write_tensors, write_text
 
 TEXTS = (
     "C++",
@@ -77,3 +78,51 @@ def test_tensors_come_back_and_others_are_refused(tmp_path):
     for name, missing in (("file", "b"), ("nothing", "a")):
         with pytest.raises(UnreelError, match=f"{name} is missing or broken"):
             read_tensors(tmp_path / name, (missing,))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One of a sort, holding "before"."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "marker.json").write_text("before")
+    return tmp_path / "x"
+
+
+def fill(partial):
+    (partial / "marker.json").write_text("after")
+
+
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    assert write_folder(tmp_path / "link", fill, "marker.json", overwrite=True) == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink() and (folder / "marker.json").read_text() == "after"
+    assert {file.name for file in tmp_path.iterdir()} == {"x", "link"}
+
+
+@pytest.mark.parametrize("where", [".", "..", "../x", "mount", "x" * 250, "x" * 300])
+def test_what_cannot_be_replaced_or_named_so_is_refused_before_any_work(folder, where, monkeypatch):
+    (folder / "inside").mkdir()
+    monkeypatch.chdir(folder / "inside" if where == ".." else folder)
+    if where == "mount":
+        (folder / "mount").mkdir()
+        monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mount")
+    with pytest.raises(UnreelError, match=r"cannot be replaced|File name too long") as raised:
+        require_new(Path(where), True, "marker.json")
+    assert "\n" not in str(raised.value) and (folder / "marker.json").read_text() == "before"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(16, "busy")])
+@pytest.mark.parametrize("fails", [1, 2])
+def test_an_interrupt_while_a_folder_is_replaced_leaves_what_was_there(folder, tmp_path, monkeypatch, error, fails):
+    rename, renamed = Path.rename, []
+
+    def stopped(path, target):
+        renamed.append(path)
+        if len(renamed) == fails:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises((KeyboardInterrupt, UnreelError)):
+        write_folder(folder, fill, "marker.json", overwrite=True)
+    assert (folder / "marker.json").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["x"]

@@ -4,6 +4,7 @@ they mean.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -72,47 +73,78 @@ def require_new(folder: Path, overwrite: bool, marker: str) -> None:
     """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created.
 
     Only a folder of the same sort is ever replaced, which the file `marker` tells, or an empty one, so that a slip of the
-    hand loses nothing else.
+    hand loses nothing else. Of a link, it is the folder that it leads to.
     """
-    if folder.exists() and not overwrite:
-        raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
-    if folder.exists() and not (folder / marker).is_file() and (folder.is_file() or any(folder.iterdir())):
-        kind = Path(marker).stem
-        raise UnreelError(f"{folder} exists and is no {kind}, so --overwrite does not replace it: choose another folder")
-    parent = folder.absolute().parent
+    home = _real(folder)
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent):
+        _require_replaceable(folder, home, overwrite, marker)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_beside(home), dir=home.parent):
             pass
     except OSError as error:
-        raise UnreelError(f"cannot write to {parent}: {error.strerror}") from error
+        raise UnreelError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _require_replaceable(folder: Path, home: Path, overwrite: bool, marker: str) -> None:
+    if not home.exists():
+        return
+    if home.is_mount() or Path.cwd().is_relative_to(home):
+        which = "a mount point" if home.is_mount() else "where this command runs"
+        raise UnreelError(f"{folder} is {which}, which cannot be replaced: choose another folder, such as one in it")
+    if not overwrite:
+        raise UnreelError(f"{folder} exists: choose another folder, or replace it with --overwrite")
+    if not (home / marker).is_file() and (home.is_file() or any(home.iterdir())):
+        kind = Path(marker).stem
+        raise UnreelError(f"{folder} exists and is no {kind}, so --overwrite does not replace it: choose another folder")
+
+
+def _real(folder: Path) -> Path:
+    """Where it lies, whatever links lead there: what is renamed is the folder, not a link to it."""
+    return Path(os.path.realpath(folder))
+
+
+def _beside(home: Path) -> str:
+    """How the names of temporary folders for it begin."""
+    return f".{home.name}-"
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, overwrite: bool = False) -> Path:
-    """Fill a temporary folder beside `folder`, then rename it: a killed or failed write leaves nothing behind.
+    """Fill a temporary folder beside `folder`, then rename it: a write that fails or is interrupted leaves nothing behind
+    and all as it was. One that is killed may leave a hidden folder `.NAME-*` there; where it was killed between the two
+    renames that replace a folder, one of them is what was replaced.
 
     Raises UnreelError as `require_new` does, and if it cannot be written.
     """
     from safetensors import SafetensorError
 
     require_new(folder, overwrite, marker)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
+    home = _real(folder)
+    partial = Path(tempfile.mkdtemp(prefix=_beside(home), dir=home.parent))
     try:
         fill(partial)
         for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
             file.chmod(0o755 if file.is_dir() else 0o644)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=partial.parent))
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            partial.rename(folder)
+        _put(partial, home)
     except (OSError, SafetensorError) as error:
         raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _put(partial: Path, home: Path) -> None:
+    """Rename a folder, in place of what is there; that stays if it fails."""
+    if not home.exists():
+        partial.rename(home)
+        return
+    old = Path(tempfile.mkdtemp(prefix=_beside(home), dir=home.parent))
+    try:
+        home.rename(old)
+        partial.rename(home)
+    finally:
+        if not home.exists():
+            old.rename(home)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(file: Path, content: bytes) -> None:
