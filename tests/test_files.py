@@ -1,5 +1,6 @@
 """Files appear whole or not at all. Names after texts: readable, one for each, and never a way out of the folder."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,15 @@ def test_an_interrupt_while_a_folder_is_replaced_leaves_what_was_there(folder, t
     with pytest.raises((KeyboardInterrupt, UnreelError)):
         write_folder(folder, fill, "marker.json", overwrite=True)
     assert (folder / "marker.json").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes in the way of Unix")
+@pytest.mark.parametrize(("mask", "modes"), [(0o077, (0o700, 0o600)), (0o027, (0o750, 0o640)), (0o022, (0o755, 0o644))])
+def test_a_folder_is_as_private_as_its_owner_has_files_made(tmp_path, mask, modes):
+    before = os.umask(mask)
+    try:
+        made = write_folder(tmp_path / "x", fill, "marker.json")
+        assert os.umask(mask) == mask  # left as it was
+    finally:
+        os.umask(before)
+    assert tuple(file.stat().st_mode & 0o777 for file in (made, made / "marker.json")) == modes

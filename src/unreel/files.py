@@ -123,13 +123,20 @@ def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, ove
     try:
         fill(partial)
         for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
-            file.chmod(0o755 if file.is_dir() else 0o644)
+            file.chmod((0o755 if file.is_dir() else 0o644) & ~_umask())
         _put(partial, home)
     except (OSError, SafetensorError) as error:
         raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _umask() -> int:
+    """What others may not do with files of this process. Only setting it reads it: to private, for that moment."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _put(partial: Path, home: Path) -> None:
