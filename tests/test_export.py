@@ -3,7 +3,9 @@
 import copy
 import json
 import re
+import shutil
 import sys
+from fnmatch import fnmatch
 
 import diffusers
 import huggingface_hub
@@ -21,11 +23,13 @@ from unreel import (
     TextAblationConfig,
     UnreelError,
     active_interventions,
+    load_intervention,
     load_pair,
     unlearn,
 )
 from unreel.interventions.erasure import ComponentDelta
 from unreel.interventions.export import EXPORT_FILE, export, file_name, low_rank
+from unreel.methods import configure
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel, load_text_model
@@ -474,9 +478,12 @@ def hub(monkeypatch, tmp_path):
     """A hub of folders."""
     home = tmp_path / "hub"
 
-    def upload_folder(*, repo_id, folder_path, commit_message, token):
-        for file in folder_path.iterdir():
-            (home / repo_id / file.name).write_bytes(file.read_bytes())
+    def upload_folder(*, repo_id, folder_path, commit_message, token, delete_patterns):
+        there = home / repo_id
+        for name in [str(file.relative_to(there)) for file in there.rglob("*") if file.is_file()]:
+            if any(fnmatch(name, pattern) for pattern in delete_patterns):
+                (there / name).unlink()
+        shutil.copytree(folder_path, there, dirs_exist_ok=True)
 
     def create_repo(repo_id, *, private, token, exist_ok):
         assert exist_ok
@@ -509,6 +516,54 @@ def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measu
         .joinpath("README.md")
         .read_text()
     )
+
+
+def looked_at(folder, concept, found):
+    """What an evaluation leaves in a folder."""
+    share = {"value": found, "ci": [0.0, 0.1], "n": 50}
+    figures = {"explicit": {"concept_found": {"original": share, "edited": share}}}
+    document = {"concept": concept, "figures": figures, "judge": {"name": "a judge"}, "model": "embedded"}
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(document))
+    (folder / "report.html").write_text(concept)
+
+
+def test_a_first_look_at_several_concepts_goes_with_them_and_no_figures_of_another_upload_stay(made, hub, tmp_path):
+    first = made["text-ablation"]
+    parts = [part | {"concept": name} for name in ("robot", "toy car") for part in first.provenance["parts"]]
+    both = Erasure(first.components, {**first.provenance, "parts": parts})
+    folder = both.save_pretrained(tmp_path / "both")
+    looked_at(folder / "robot", "robot", 0.5)
+    looked_at(folder / "toy-car", "toy car", 0.25)
+    both.push_to_hub("owner/both", folder=folder)
+    card, there = (hub / "owner" / "both" / "README.md").read_text(), hub / "owner" / "both"
+    assert "## Figures of robot" in card and "50 → 50" in card and "## Figures of toy car" in card and "25 → 25" in card
+    assert [(there / name / "report.html").read_text() for name in ("robot", "toy-car")] == ["robot", "toy car"]
+    (there / "LICENSE").write_text("of whoever owns it")
+    first.push_to_hub("owner/both")
+    left = {str(file.relative_to(there)) for file in there.rglob("*") if file.is_file()}
+    assert left == {"erasure.safetensors", "erasure.json", "README.md", "LICENSE"}
+
+
+def test_figures_that_cannot_be_read_are_one_line_and_nothing_is_uploaded(made, hub, tmp_path):
+    folder = made["text-ablation"].save_pretrained(tmp_path / "cat")
+    for broken in ("[]", "{", '{"figures": 5}', '{"figures": {"explicit": {"concept_found": {"edited": {"ci": []}}}}}'):
+        (folder / "metrics.json").write_text(broken)
+        with pytest.raises(UnreelError, match=r"metrics.json is broken .*: evaluate again, or delete it") as raised:
+            made["text-ablation"].push_to_hub("owner/no-cats", folder=folder)
+        assert "\n" not in str(raised.value)
+    assert not hub.exists()
+
+
+@pytest.mark.parametrize("method", ["negative-prompt", "prompt-rewrite"])
+def test_what_changes_no_weights_is_pushed_and_loaded_again_too(pair, hub, method):
+    made = unlearn(Concept("cat", anchor="dog" if method == "prompt-rewrite" else None), pair, configure(method, {}))
+    made.push_to_hub("owner/no-cats")
+    for name in ("owner/no-cats", "owner/no-cats@v1"):
+        again = load_intervention(name)
+        assert type(again) is type(made) and again == made
+    with pytest.raises(UnreelError, match="is no erasure, which changes weights"):
+        Erasure.from_pretrained("owner/no-cats")
 
 
 def test_what_the_hub_refuses_is_one_line(made, monkeypatch):

@@ -676,7 +676,7 @@ def compare(
 
     Compare what was measured on the same prompts, seeds and judge; the page says what was not.
     """
-    from unreel.interventions.erasure import REPORT_FILE
+    from unreel.interventions.base import REPORT_FILE
     from unreel.report.comparison import Compared, differences, write_comparison
     from unreel.report.verdict import verdict
 

@@ -25,9 +25,9 @@ from unreel.evaluation.evaluate import evaluate as evaluate_intervention
 from unreel.evaluation.run import Evaluation
 from unreel.files import alone_in, file_name, require_new
 from unreel.interventions import load_intervention
-from unreel.interventions.base import RECORD_FILE, Intervention
+from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
 from unreel.interventions.card import CHECK
-from unreel.interventions.erasure import REPORT_FILE, Erasure
+from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge, load_judge
 from unreel.methods import DEFAULT, configure, load_method
 from unreel.methods._shots import require_offloadable

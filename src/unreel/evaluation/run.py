@@ -16,8 +16,7 @@ from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.video_cache import Batch, VideoCache
 from unreel.files import write_json
-from unreel.interventions.base import Intervention
-from unreel.interventions.erasure import METRICS_FILE
+from unreel.interventions.base import METRICS_FILE, Intervention
 from unreel.judges import Judge
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner

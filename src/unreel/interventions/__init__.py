@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unreel.errors import UnreelError
-from unreel.interventions.base import KIND, RECORD_FILE, Intervention
+from unreel.interventions.base import KIND, RECORD_FILE, Intervention, fetched
 from unreel.interventions.erasure import Erasure, active_on
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, PromptRewrite, on_prompts
 from unreel.interventions.record import require_record
@@ -25,7 +25,8 @@ def load_intervention(folder: str | Path) -> Intervention:
 
     Raises UnreelError for what cannot be fetched, is broken, or is of no kind that unreel knows.
     """
-    file = Path(folder) / RECORD_FILE
+    folder = fetched(folder)
+    file = folder / RECORD_FILE
     if not file.is_file():
         return Erasure.from_pretrained(folder)
     try:

@@ -3,6 +3,8 @@
 Knows pipelines as things to be on; knows nothing about what is changed in them.
 """
 
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
+from unreel.files import file_name, write_text
+from unreel.interventions.card import CARD_FILE, HUB_ID, card, figures_of
 from unreel.models.adapter import undisturbed
+from unreel.models.loading import loading, repository
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 RECORD_FILE = "erasure.json"  # in the folder of every intervention
+WEIGHTS_FILE = "erasure.safetensors"  # in the folders of those that change weights
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"  # where one was evaluated, or looked at
 KIND = "intervention"  # in the record of those that change no weights, what they are
 
 
@@ -58,6 +65,45 @@ class Intervention(ABC):
     @abstractmethod
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write it with its record and a model card; the folder appears complete or not at all."""
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, folder: str | Path | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to the hub, to be loaded with `load_intervention(repo_id)`; returns where it
+        is.
+
+        `folder` is where it was saved: the figures and reports that lie there, if it was evaluated or looked at, go with
+        it, and those of an earlier upload go. Raises UnreelError if the hub cannot be reached or refuses.
+        """
+        from huggingface_hub import create_repo, upload_folder
+
+        looks = self._looks(Path(folder)) if folder else {}
+        several = len(self.concepts) > 1
+        figures = "".join(figures_of(look / METRICS_FILE, several) for look in looks.values())
+        with tempfile.TemporaryDirectory() as parent, loading(repo_id):
+            made = self.save_pretrained(Path(parent) / "erasure")
+            for name, look in looks.items():
+                (made / name).mkdir(exist_ok=True)
+                for file in filter(Path.is_file, (look / METRICS_FILE, look / REPORT_FILE)):
+                    shutil.copy(file, made / name)
+            write_text(made / CARD_FILE, card(self, repo_id, figures))
+            create_repo(repo_id, private=private, token=token, exist_ok=True)
+            message = f"Erasure of {', '.join(self.concepts)}"
+            former = [WEIGHTS_FILE, *(f"{home}{file}" for home in ("", "*/") for file in (METRICS_FILE, REPORT_FILE))]
+            upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token, delete_patterns=former)
+        return f"https://huggingface.co/{repo_id}"
+
+    def _looks(self, folder: Path) -> dict[str, Path]:
+        """Where figures lie in its folder, by where they go on the hub: those of an evaluation or else of the first look;
+        and of several concepts, those of the first look at each.
+        """
+        names = map(file_name, self.concepts)
+        places = [("", folder / "evaluation"), ("", folder), *((name, folder / name) for name in names)]
+        found: dict[str, Path] = {}
+        for name, look in places:
+            if (look / METRICS_FILE).is_file() and look not in found.values():
+                found.setdefault(name, look)
+        return found
 
     @property
     @abstractmethod
@@ -113,3 +159,15 @@ class Intervention(ABC):
 
     def __hash__(self) -> int:
         return hash(self.identity)
+
+
+def fetched(folder: str | Path) -> Path:
+    """Where an intervention lies that is in a folder, or on the hub under an id. Raises UnreelError if that has none."""
+    name, version = repository(str(folder))
+    if Path(folder).exists() or not HUB_ID.fullmatch(name):
+        return Path(folder)
+    from huggingface_hub import snapshot_download
+
+    with loading(str(folder)):
+        files = [WEIGHTS_FILE, RECORD_FILE, CARD_FILE]
+        return Path(snapshot_download(name, revision=version, allow_patterns=files))

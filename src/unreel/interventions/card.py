@@ -6,19 +6,22 @@ Knows records and stored figures; knows no weights.
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unreel.interventions.base import Intervention
+from unreel.errors import UnreelError
 from unreel.models.loading import repository
+
+if TYPE_CHECKING:
+    from unreel.interventions.base import Intervention
 
 CARD_FILE = "README.md"
 CHECK = "check"  # what a self-check said, in a record
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def card(of: Intervention, source: str = "path/to/this/folder", figures: str = "") -> str:
+def card(of: "Intervention", source: str = "path/to/this/folder", figures: str = "") -> str:
     about = f"""{of.about}. Made with unreel {_version(of)}. What that did to videos stands in `metrics.json` and
-`report.html` beside this card; without them, nobody looked at any video."""
+`report.html` beside this card, or in folders beside it; without them, no videos of it are told of here."""
     use = f"""```python
 from unreel import load_intervention
 
@@ -29,16 +32,16 @@ erasure.remove(pipeline)  # bit for bit the original again
     return _page(of, "Erasure", "unreel", about, use, figures)
 
 
-def export_card(of: Intervention, library: str, about: str, use: str) -> str:
+def export_card(of: "Intervention", library: str, about: str, use: str) -> str:
     """The card of a file that loads without unreel; `library` is the hub's name for what loads it."""
     return _page(of, "Export of an erasure", library, f"{of.about}. Exported with unreel {_version(of)}. {about}", use)
 
 
-def _version(of: Intervention) -> str:
+def _version(of: "Intervention") -> str:
     return of.provenance["versions"]["unreel"]
 
 
-def _page(of: Intervention, title: str, library: str, about: str, use: str, figures: str = "") -> str:
+def _page(of: "Intervention", title: str, library: str, about: str, use: str, figures: str = "") -> str:
     rows = "\n".join(
         f"- **{part['concept']}** ({part['kind']}{_also(part)}): {part['method']}, {_instead(part)}"
         + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
@@ -69,7 +72,7 @@ tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}bas
 """
 
 
-def _checked(of: Intervention) -> str:
+def _checked(of: "Intervention") -> str:
     """What a card says of the self-check."""
     check = of.provenance.get(CHECK)
     if not check:
@@ -80,12 +83,19 @@ def _checked(of: Intervention) -> str:
     return f"Self-check on prompts that nothing was learned from: {check['summary']}.{weak}"
 
 
-def figures_of(file: Path) -> str:
-    """What a card says of an evaluation's figures; nothing without them."""
-    if not file.is_file():
-        return ""
-    document = json.loads(file.read_text(encoding="utf-8"))
+def figures_of(file: Path, several: bool = False) -> str:
+    """What a card says of an evaluation's figures, and of which concept if there are `several`; nothing without a judge's.
+    Raises UnreelError if they cannot be read.
+    """
+    try:
+        return _figures(json.loads(file.read_text(encoding="utf-8")), several)
+    except OSError as error:
+        raise UnreelError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise UnreelError(f"{file} is broken ({error}): evaluate again, or delete it") from error
 
+
+def _figures(document: dict[str, Any], several: bool) -> str:
     def cell(estimates: dict[str, dict[str, Any]] | None) -> str:
         if not estimates:
             return ""
@@ -105,8 +115,9 @@ def figures_of(file: Path) -> str:
         "| prompts | concept found, % | what else was asked for found, % |",
         "| --- | --- | --- |",
     ]
+    of = f" of {document['concept']}" if several else ""
     note = f"Without → with the erasure [95 % interval], judged by the {document['judge']['name']}, on {document['model']}."
-    return "\n".join(["", "## Figures", "", *head, *rows, "", note, ""])
+    return "\n".join(["", f"## Figures{of}", "", *head, *rows, "", note, ""])
 
 
 def _also(part: dict[str, Any]) -> str:

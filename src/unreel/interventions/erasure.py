@@ -5,8 +5,6 @@ Knows text encoders and denoising networks as named tensors; knows nothing about
 
 import hashlib
 import json
-import shutil
-import tempfile
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,11 +18,10 @@ from torch import nn
 
 from unreel.errors import UnreelError, summarise
 from unreel.files import write_folder, write_json, write_text
-from unreel.interventions.base import RECORD_FILE, Intervention
-from unreel.interventions.card import CARD_FILE, CHECK, HUB_ID, card, figures_of
+from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention, fetched
+from unreel.interventions.card import CARD_FILE, CHECK, card
 from unreel.interventions.record import require_record
 from unreel.models.adapter import networks, text_encoders, undisturbed
-from unreel.models.loading import loading, repository
 from unreel.models.weights import (
     Delta,
     Fingerprint,
@@ -41,8 +38,6 @@ from unreel.models.weights import (
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-WEIGHTS_FILE = "erasure.safetensors"
-METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 _SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "component"
 TEXT_ENCODER, NETWORK = "text encoder", "network"  # what a component delta is of
 CHANGES = "changes"  # in the record of a sum, which of the two a concept's part changes
@@ -290,43 +285,13 @@ class Erasure(Intervention):
 
         return write_folder(Path(folder), fill, RECORD_FILE, overwrite=overwrite)
 
-    def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None, folder: str | Path | None = None
-    ) -> str:
-        """Upload weights, provenance and model card to the hub, to be loaded with `from_pretrained(repo_id)`; returns where
-        they are.
-
-        `folder` is where the erasure was saved: the figures and the report that lie there, if it was evaluated, go with it.
-        Raises UnreelError if the hub cannot be reached or refuses.
-        """
-        from huggingface_hub import create_repo, upload_folder
-
-        with tempfile.TemporaryDirectory() as parent, loading(repo_id):
-            made = self.save_pretrained(Path(parent) / "erasure")
-            looks = [Path(folder) / "evaluation", Path(folder)] if folder else []  # an evaluation, else the first look
-            home = next((look for look in looks if (look / METRICS_FILE).is_file()), None)
-            for file in (home / METRICS_FILE, home / REPORT_FILE) if home else ():
-                if file.is_file():
-                    shutil.copy(file, made)
-            write_text(made / CARD_FILE, card(self, repo_id, figures_of(made / METRICS_FILE)))
-            create_repo(repo_id, private=private, token=token, exist_ok=True)
-            message = f"Erasure of {', '.join(self.concepts)}"
-            upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token)
-        return f"https://huggingface.co/{repo_id}"
-
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
         """Load an erasure from a folder or a hub id. Raises UnreelError for what cannot be fetched or is broken."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        name, version = repository(str(folder))
-        if HUB_ID.fullmatch(name) and not Path(folder).exists():
-            from huggingface_hub import snapshot_download
-
-            with loading(str(folder)):
-                folder = snapshot_download(name, revision=version, allow_patterns=[WEIGHTS_FILE, RECORD_FILE, CARD_FILE])
-        folder = Path(folder)
+        folder = fetched(folder)
         for file in (WEIGHTS_FILE, RECORD_FILE):
             if not (folder / file).is_file():
                 raise UnreelError(f"{folder} is no erasure, which changes weights: it has no {file}")

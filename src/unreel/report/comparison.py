@@ -16,7 +16,7 @@ from unreel.errors import UnreelError, summarise
 from unreel.evaluation.estimate import Estimate
 from unreel.evaluation.run import Run
 from unreel.files import write_text
-from unreel.interventions.erasure import METRICS_FILE, REPORT_FILE
+from unreel.interventions.base import METRICS_FILE, REPORT_FILE
 from unreel.report import plots
 from unreel.report.page import BUDGET, INDEX_FILE, VIDEOS, environment
 from unreel.report.table import COLUMNS, TITLES, cell

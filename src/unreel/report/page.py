@@ -15,7 +15,7 @@ from unreel.evaluation.attack import ARMS, AttackRun
 from unreel.evaluation.estimate import Figure
 from unreel.evaluation.run import Evaluation, Group
 from unreel.files import file_name, write_bytes, write_json, write_text
-from unreel.interventions.erasure import REPORT_FILE
+from unreel.interventions.base import REPORT_FILE
 from unreel.models.sampling import encode_mp4
 from unreel.report import plots
 from unreel.report.table import COLUMNS, TITLES, attack_rows, cell
