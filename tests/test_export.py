@@ -439,7 +439,7 @@ def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, t
     made["few-shot"].save_pretrained(tmp_path / "b")
     arguments = ["combine", "a", "b", "--out", "both"]
     code, _, err = command(*arguments)
-    assert code == 2 and "tiny image model does not exist" in err and "say where it is with --t2v" in err
+    assert code == 2 and "this was made on tiny video model: add --t2v" in err
     arguments += tiny[2:]
     bars(monkeypatch, -1.0)
     code, _, err = command(*arguments)
@@ -455,6 +455,15 @@ def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, t
     code, out, err = command(*arguments, "--overwrite")
     assert code == 0 and "weak" not in out, err
     assert "Falls short" not in (tmp_path / "both" / "README.md").read_text()
+
+
+def test_a_sum_is_checked_on_no_model_that_nobody_but_its_file_names(made, command, models, monkeypatch):
+    for name, erasure in zip("ab", made.values(), strict=True):
+        record = erasure.provenance | {"encoder": str(models / "t2v"), "model": str(models / "t2v")}
+        Erasure(erasure.components, record).save_pretrained(name)
+    monkeypatch.setattr("unreel.workflow.load_pair", None)  # to load anything would fail
+    code, _, err = command("combine", "a", "b", "--out", "both", "--accept-weak")
+    assert code == 2 and f"this was made on {models / 't2v'}: add --t2v" in err
 
 
 def test_an_export_that_keeps_too_little_is_refused(made, command, tiny, tmp_path, monkeypatch):

@@ -850,7 +850,9 @@ def combine(
     out: Annotated[Path, typer.Option(help="output folder")],
     t2v: Annotated[
         str | None,
-        typer.Option(help="model to check the sum on (default: the one that the first was made on)", show_default=False),
+        typer.Option(
+            help="model to check the sum on (default: the embedded pair that they were made on)", show_default=False
+        ),
     ] = None,
     overwrite: Overwrite = False,
     accept_weak: AcceptWeak = False,

@@ -559,8 +559,8 @@ def combine(
 ) -> Erasure:
     """Write one erasure of several that were made for the same model, checked as a whole on held-out prompts.
 
-    `t2v` is the model to check it on, by default the one that the first was made on. Raises UnreelError if they do not go
-    together or fall short together; then nothing is written.
+    `t2v` is the model to check it on, by default the pair of unreel's that it was made on. Raises UnreelError if they do
+    not go together or fall short together; then nothing is written.
     """
     require_new(out, overwrite, RECORD_FILE)
     parts = [Erasure.from_pretrained(folder) for folder in folders]
@@ -568,10 +568,7 @@ def combine(
         raise UnreelError("give at least two erasures, each of them once")
     total = reduce(add, parts)
     if total.edits_text_encoder:  # what else an erasure changes, nothing that encoders write tells of
-        try:
-            pair = load_pair(t2v=t2v or total.provenance["encoder"], text_only=True)
-        except UnreelError as error:
-            raise UnreelError(f"{error}; the sum is checked on that model: say where it is with --t2v") from error
+        pair = load_pair(t2v=model_of(t2v, total), text_only=True)
         total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
         if not accept_weak:
             require_strong(total, "unlearn them together, in one command")
