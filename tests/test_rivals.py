@@ -125,6 +125,15 @@ def test_a_card_names_the_model_that_an_erasure_is_for(pair, tmp_path):
     assert "`its/images`" in both.about and "`its/videos`" in both.about and both.concepts == ["castle"]
 
 
+def test_a_sum_names_the_text_encoder_and_the_network_that_its_parts_change(pair):
+    alone = replace(pair, t2i_source="its/videos/text_encoder", t2v_source="its/videos/text_encoder")
+    texts = unlearn("castle", alone, configure("text-ablation", {"steps": 1}))
+    denoised = uce(replace(pair, t2i_source="its/images", t2v_source="its/videos"), CASTLE, "house", ["cat"])
+    for both in (texts + denoised, denoised + texts):
+        assert both.model == "its/videos" and both.provenance["encoder"] == "its/videos/text_encoder"
+        assert "denoises in `its/videos`" in both.about
+
+
 @pytest.mark.parametrize("index", range(4))
 def test_rivals_are_attacked_like_erasures_but_for_what_studies_the_edited_encoder(pair, index):
     rival, concept = make_rivals(pair)[index], Concept("cat")

@@ -166,6 +166,11 @@ class Erasure(Intervention):
         parts = [part for each in (self, other) for part in each._parts(told=of_one != of_other)]
         # What was said of each does not hold for both together.
         provenance = {name: value for name, value in self.provenance.items() if name != CHECK}
+        # What reads and what denoises may be of two models: each is named by whoever changes it.
+        if not self.edits_text_encoder and other.edits_text_encoder:
+            provenance["encoder"] = other.provenance["encoder"]
+        if not self.edits_network and other.edits_network:
+            provenance["model"] = other.model
         return Erasure(tuple(components), {**provenance, "parts": parts})
 
     def _parts(self, told: bool) -> list[dict[str, Any]]:
