@@ -452,8 +452,10 @@ def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, t
     assert written["shortfalls"] and written["residual"] is None  # few-shot aims at no anchor
     assert "Falls short" in (tmp_path / "both" / "README.md").read_text()
     bars(monkeypatch, float("inf"))
+    (tmp_path / "both" / "evaluation").mkdir()
     code, out, err = command(*arguments, "--overwrite")
     assert code == 0 and "weak" not in out, err
+    assert "replaces both, with its evaluation" in out and not (tmp_path / "both" / "evaluation").exists()
     assert "Falls short" not in (tmp_path / "both" / "README.md").read_text()
 
 

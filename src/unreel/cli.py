@@ -866,7 +866,7 @@ def combine(
     from unreel.workflow import combine as run
     from unreel.workflow import say_check
 
-    total = run(erasure, out, t2v=t2v, overwrite=overwrite, accept_weak=accept_weak)
+    total = run(erasure, out, _news, t2v=t2v, overwrite=overwrite, accept_weak=accept_weak)
     say_check(total, _news)
     _tell(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
     _result({"erasure": out, **_described(total)})

@@ -376,11 +376,16 @@ def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[bool]:
     if job.resume and (job.folder / RECORD_FILE).is_file():
         yield True
         return
-    require_new(job.folder, job.overwrite, RECORD_FILE)
-    lost = [name for name in ("evaluation", "attacks") if (job.folder / name).exists()]
-    if lost and job.overwrite:
-        tell("replaces", f"{job.folder}, with its {' and '.join(lost)}")
+    _require_new(job.folder, job.overwrite, tell)
     yield False
+
+
+def _require_new(folder: Path, overwrite: bool, tell: Tell) -> None:
+    """As `require_new`; says what goes with what is replaced."""
+    require_new(folder, overwrite, RECORD_FILE)
+    lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
+    if lost and overwrite:
+        tell("replaces", f"{folder}, with its {' and '.join(lost)}")
 
 
 def _prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[Pair, Judge | None]:
@@ -555,14 +560,20 @@ def attack(job: AttackJob) -> tuple[AttackRun, Path]:
 
 
 def combine(
-    folders: Sequence[Path], out: Path, *, t2v: str | None = None, overwrite: bool = False, accept_weak: bool = False
+    folders: Sequence[Path],
+    out: Path,
+    tell: Tell = _nobody,
+    *,
+    t2v: str | None = None,
+    overwrite: bool = False,
+    accept_weak: bool = False,
 ) -> Erasure:
     """Write one erasure of several that were made for the same model, checked as a whole on held-out prompts.
 
     `t2v` is the model to check it on, by default the pair of unreel's that it was made on. Raises UnreelError if they do
     not go together or fall short together; then nothing is written.
     """
-    require_new(out, overwrite, RECORD_FILE)
+    _require_new(out, overwrite, tell)
     parts = [Erasure.from_pretrained(folder) for folder in folders]
     if len({part.identity for part in parts}) < max(2, len(parts)):
         raise UnreelError("give at least two erasures, each of them once")
