@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import make_pair
@@ -84,6 +86,28 @@ def test_what_is_asked_for_otherwise_is_not_taken_for_done(job, tmp_path):
     made, _ = batch(job, lambda *_: None)
     assert made.outcomes[0].status == "refused" and not made.complete
     assert "holds another erasure" in made.outcomes[0].says
+    folder = job.folder / "a-tokyo-tower"
+    assert made.outcomes[0].says.endswith(f": delete {folder}, or give the row a ticket of its own")
+    shutil.rmtree(folder)
+    assert batch(job, lambda *_: None)[0].complete
+
+
+def test_what_another_table_asked_for_in_the_same_folder_stays_on_record(job, tmp_path):
+    first, _ = batch(job, lambda *_: None)
+    (tmp_path / "us").mkdir()
+    table = tmp_path / "us" / job.file.name
+    table.write_text("concept,kind,ticket\nowl,,D\npizza,object,B\n")
+    shutil.rmtree(job.folder / "c-ink")  # whoever deletes an erasure wants it off the record
+    for _ in range(2):
+        made, page = batch(replace(job, file=table), lambda *_: None)
+        assert made.complete and [outcome.takedown.ticket for outcome in made.outcomes] == ["D", "B"]
+        document = json.loads((job.folder / BATCH_FILE).read_text())
+        assert [each["folder"] for each in document["others"]] == ["a-tokyo-tower"]
+        assert "2 of 2 takedowns" in made.summary and "Not in this table" in page.read_text()
+    lines, tell = news()
+    again, page = batch(replace(job, file=job.file), tell)
+    assert again.outcomes[:2] == first.outcomes[:2] and ("goes on", "2 of 3 are done") in lines
+    assert [outcome.takedown.ticket for outcome in again.others] == ["D"]
 
 
 def test_what_breaks_is_tried_again_and_what_is_refused_is_not(job, monkeypatch):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from unreel.progress import Work, drawn
 from unreel.prompts.takedowns import Takedown, read_takedowns
 from unreel.report.page import write_batch_report
 from unreel.versions import versions
-from unreel.workflow import Place, Tell, UnlearnJob, require_sensible, unlearn
+from unreel.workflow import Place, TakenError, Tell, UnlearnJob, require_sensible, unlearn
 
 BATCH_FILE = "batch.json"
 AHEAD = 2  # takedowns that a cluster is given for each of its processors at a time
@@ -38,7 +38,7 @@ class Outcome:
     """
 
     takedown: Takedown
-    asked: str  # of everything that decides the erasure: what was asked for otherwise is done anew
+    asked: str  # of everything that decides the erasure: what was asked for otherwise is not taken for done
     status: Status
     says: str
     attempts: int = 1
@@ -90,9 +90,12 @@ class BatchJob:
 
 @dataclass(frozen=True)
 class Batch:
-    """The outcomes of takedowns in the order of their file."""
+    """The outcomes of takedowns in the order of their file; `others` are those in the same folder that it does not list,
+    whose erasures another file asked for, or this one before.
+    """
 
     outcomes: list[Outcome]
+    others: list[Outcome] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -119,6 +122,7 @@ class Batch:
             "summary": self.summary,
             "complete": self.complete,
             "takedowns": [outcome.document() for outcome in self.outcomes],
+            "others": [outcome.document() for outcome in self.others],
             "versions": versions(),
         }
 
@@ -140,18 +144,20 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
     with alone_in(job.folder, job.folder):
         stored = _stored(job.folder)
         outcomes = {t: stored[t] for t in jobs if t in stored and stored[t].done and stored[t].asked == _asked(jobs[t])}
+        listed = {takedown.folder for takedown in jobs}
+        others = [outcome for outcome in stored.values() if outcome.takedown.folder not in listed]
         left = {takedown: each for takedown, each in jobs.items() if takedown not in outcomes}
         if outcomes:
             tell("goes on", f"{len(outcomes)} of {len(jobs)} are done")
         with drawn(Work("takedowns", "takedown", len(jobs), len(outcomes))) as bar:
             for outcome in run(job, left):
                 outcomes[outcome.takedown] = outcome
-                made = Batch([outcomes[takedown] for takedown in jobs if takedown in outcomes])
+                made = Batch([outcomes[takedown] for takedown in jobs if takedown in outcomes], others)
                 write_json(job.folder / BATCH_FILE, made.document())
                 if not outcome.done:
                     tell(outcome.status, f"{outcome.takedown.folder}: {outcome.says}")
                 bar.update()
-        made = Batch([outcomes[takedown] for takedown in jobs])
+        made = Batch([outcomes[takedown] for takedown in jobs], others)
         return made, write_batch_report(job.folder, made.document())
 
 
@@ -165,7 +171,7 @@ def _stored(folder: Path) -> dict[Takedown, Outcome]:
     """What an earlier run has recorded; of a broken record, nothing: folders are looked into anyway."""
     try:
         document = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
-        outcomes = [Outcome.from_document(each) for each in document["takedowns"]]
+        outcomes = [Outcome.from_document(each) for each in [*document["takedowns"], *document.get("others", [])]]
     except (OSError, ValueError, KeyError, TypeError, UnreelError):
         return {}
     return {outcome.takedown: outcome for outcome in outcomes if (folder / outcome.takedown.folder).is_dir()}
@@ -181,6 +187,9 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
     """Unlearn one takedown; returns the fields of its outcome. What cannot be helped is refused, what breaks has failed."""
     try:
         done = unlearn(job, load=_kept_pair)
+    except TakenError:
+        way = f"delete {job.folder}, or give the row a ticket of its own"
+        return {"status": "refused", "says": shortened(f"{job.folder} holds another erasure: {way}")}
     except UnreelError as error:
         return {"status": "refused", "says": shortened(str(error))}
     except Exception as error:  # whatever it is, the other takedowns are none the worse for it

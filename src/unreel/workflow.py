@@ -57,6 +57,10 @@ def _nobody(sort: str, news: str) -> None:
     pass
 
 
+class TakenError(UnreelError):
+    """The folder that a job goes on in holds another erasure than it asks for."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where to compute, and in which precision."""
@@ -198,7 +202,7 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
             learned = load_intervention(job.folder)
             asked = _as_found(concepts, job, learned)
             if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.keep):
-                raise UnreelError(
+                raise TakenError(
                     f"{job.folder} holds another erasure{'' if job.resume else ', whose videos are not finished'}: choose "
                     "another folder with --out, or replace it with --overwrite"
                 )
