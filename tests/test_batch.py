@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import make_pair
@@ -185,6 +188,18 @@ def test_the_command_says_by_its_exit_code_whether_all_is_done(job, model, tmp_p
     assert code == 0 and json.loads(out)["complete"]
     code, _, err = run("--retries", "-1")
     assert code == 2 and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("where", ["127.0.0.1", "[::1]", "127.0.0.1:none"])
+def test_where_no_cluster_answers_that_is_said_at_once_and_nothing_written(job, monkeypatch, scheme, where):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: pytest.fail("Ray would try for minutes")))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"{scheme}{where}:{taken.getsockname()[1]}"
+        with pytest.raises(UnreelError, match=re.escape(f"there is no Ray cluster at {address!r}: ")) as raised:
+            batch(replace(job, ray=address), lambda *_: None)
+    assert "\n" not in str(raised.value) and not job.folder.exists()
 
 
 def test_workers_of_a_cluster_may_die(job, monkeypatch):

@@ -5,8 +5,10 @@ Knows that a takedown is done, refused or failed, and how often to try again; ho
 
 import hashlib
 import json
+import socket
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +26,7 @@ from unreel.versions import versions
 from unreel.workflow import Place, TakenError, Tell, UnlearnJob, require_sensible, unlearn
 
 BATCH_FILE = "batch.json"
+PATIENCE = 5  # seconds to wait for a cluster to answer
 AHEAD = 2  # takedowns that a cluster is given for each of its processors at a time
 
 Status = Literal["passed", "weak", "unchecked", "refused", "failed"]
@@ -139,6 +142,12 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
         require_sensible(each)
     if job.retries < 0:
         raise UnreelError("retries must be zero or more")
+    with _cluster(job.ray):
+        return _worked_through(job, jobs, tell)
+
+
+def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Tell) -> tuple[Batch, Path]:
+    """As `batch`, of a job that can be meant, by whatever there is to compute with."""
     run = _over_ray if job.ray else _here
     claim(job.folder, {"what": "takedowns"})  # and no folder of anything else
     with alone_in(job.folder, job.folder):
@@ -221,35 +230,58 @@ def _here(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Outcom
         yield Outcome(takedown, _asked(each), attempts=attempts, **fields)
 
 
-def _over_ray(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Outcome]:
-    """Over a cluster, as they are done. A worker that dies costs an attempt; it is asked for no more than it can hold."""
+@contextmanager
+def _cluster(address: str) -> Iterator[None]:
+    """Inside, this process is connected to the Ray cluster at `address`, unless that is empty. Raises UnreelError, in
+    seconds, where nobody listens.
+    """
+    if not address:
+        yield
+        return
     try:
         import ray
     except ImportError:
         raise needs("--ray", "Ray", "ray") from None
     try:
-        ray.init(address=job.ray, log_to_driver=False)
-    except (ConnectionError, ValueError) as error:
-        raise UnreelError(f"there is no Ray cluster at {job.ray!r}: {shortened(str(error))}") from None
+        _require_listening(address)
+        ray.init(address=address, log_to_driver=False)
+    except (OSError, ValueError, OverflowError) as error:
+        raise UnreelError(f"there is no Ray cluster at {address!r}: {shortened(str(error))}") from None
     try:
-        gpus = int(not job.each.place.device.startswith(("cpu", "mps")))
-        run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(attempt)
-        most = max(1, int(ray.cluster_resources().get("CPU", 1))) * AHEAD
-        waiting = [(takedown, 1) for takedown in reversed(list(left))]
-        running: dict[Any, tuple[Takedown, int]] = {}
-        while waiting or running:
-            while waiting and len(running) < most:
-                takedown, number = waiting.pop()
-                running[run.remote(left[takedown])] = takedown, number
-            (ended,), _ = ray.wait(list(running), num_returns=1)
-            takedown, number = running.pop(ended)
-            try:
-                fields = ray.get(ended)
-            except ray.exceptions.RayError as error:
-                fields = {"status": "failed", "says": f"its worker died: {shortened(str(error))}"}
-            if fields["status"] == "failed" and number <= job.retries:
-                waiting.append((takedown, number + 1))
-                continue
-            yield Outcome(takedown, _asked(left[takedown]), attempts=number, **fields)
+        yield
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Raises OSError, ValueError or OverflowError if it is that of a machine, and nobody listens there: Ray itself would
+    try for minutes.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:  # not "local" or "auto"
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+
+
+def _over_ray(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Outcome]:
+    """Over a cluster, as they are done. A worker that dies costs an attempt; it is asked for no more than it can hold."""
+    import ray
+
+    gpus = int(not job.each.place.device.startswith(("cpu", "mps")))
+    run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(attempt)
+    most = max(1, int(ray.cluster_resources().get("CPU", 1))) * AHEAD
+    waiting = [(takedown, 1) for takedown in reversed(list(left))]
+    running: dict[Any, tuple[Takedown, int]] = {}
+    while waiting or running:
+        while waiting and len(running) < most:
+            takedown, number = waiting.pop()
+            running[run.remote(left[takedown])] = takedown, number
+        (ended,), _ = ray.wait(list(running), num_returns=1)
+        takedown, number = running.pop(ended)
+        try:
+            fields = ray.get(ended)
+        except ray.exceptions.RayError as error:
+            fields = {"status": "failed", "says": f"its worker died: {shortened(str(error))}"}
+        if fields["status"] == "failed" and number <= job.retries:
+            waiting.append((takedown, number + 1))
+            continue
+        yield Outcome(takedown, _asked(left[takedown]), attempts=number, **fields)
