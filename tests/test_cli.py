@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -7,14 +8,16 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
+import typer
 from conftest import bars, same, weights
 from diffusers import DiffusionPipeline
 from pipelines import PIPELINES
 
-from unreel import Erasure, __version__, load_pair, unlearning, workflow
+from unreel import Erasure, __version__, cli, load_pair, unlearning, workflow
 from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
 from unreel.evaluation import video_cache as clips
@@ -22,6 +25,7 @@ from unreel.files import alone_in
 from unreel.methods import text_ablation
 from unreel.models.families import FAMILIES
 from unreel.prompts.suite import GROUPS
+from unreel.workflow import Place
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -367,6 +371,20 @@ def test_quiet_draws_no_bars_and_says_the_same(tiny, tmp_path):
     assert loud.returncode == quiet.returncode == 0, loud.stderr + quiet.stderr
     assert "unlearning" in loud.stderr and quiet.stderr == ""
     assert quiet.stdout == loud.stdout.replace("loud", "quiet")
+
+
+def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
+    record = {"parts": [{"concept": "cat", "kind": "object", "synonyms": [], "method": "m"}]}
+    learned = SimpleNamespace(provenance=record, concepts=["cat"], nbytes=0, identity="x")
+    done = SimpleNamespace(intervention=learned, folder=Path("made"), evaluations={}, pages=[Path("report.html")])
+    cli._say_unlearned(done, None, Place("cuda", "bfloat16", offload=True), "a model")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
+    commands = [shlex.split(each) for each in line.removeprefix("next").split(";")]
+    assert [each[:3] for each in commands] == [["unreel", "evaluate", "made"], ["unreel", "attack", "made"]]
+    for each in commands:
+        options = [name for param in typer.main.get_command(cli.app).commands[each[1]].params for name in param.opts]
+        assert {name for name in each if name.startswith("--")} <= set(options)
+    assert "--offload" in commands[0] and commands[1][3:] == ["--t2v", "a model", "--device", "cuda", "--dtype", "bfloat16"]
 
 
 def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(command, tmp_path, monkeypatch):

@@ -370,6 +370,8 @@ def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
         (["--format", "peft", "--tolerance", "2"], "a share from 0 to below 1"),
         (["--format", "peft", "--out", "taken"], "taken exists and is no export"),
         (["--format", "peft", "--t2v", "embedded"], "made for another text encoder"),
+        (["--format", "peft", "--t2i", "embedded"], "made for another text encoder"),
+        (["--format", "peft", "--t2i", "embedded:none"], "no pair ships as 'embedded:none'"),
         (["--format", "peft"], "this was made on tiny video model: add --t2v"),
         (["--format", "peft", "--t2v", "absent/at/all"], "does not exist"),
     ],

@@ -443,7 +443,7 @@ def unlearn(
     }
     output: dict[str, Any] = {"out": out, "overwrite": overwrite, "accept_weak": accept_weak}
     job = UnlearnJob(concept, method=method, settings=settings, seed=seed, videos=videos, **asked, **models, **output)
-    _say_unlearned(run(job, _news), kind, _given(place, {"--t2v": t2v}))
+    _say_unlearned(run(job, _news), kind, place, t2v)
 
 
 def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
@@ -466,7 +466,7 @@ def _given(place: Any, given: Mapping[str, str | None]) -> str:
     )
 
 
-def _say_unlearned(done: Any, kind: str | None, given: str) -> None:
+def _say_unlearned(done: Any, kind: str | None, place: Any, t2v: str | None) -> None:
     from unreel.report.table import table
 
     for name, evaluation in done.evaluations.items():
@@ -480,8 +480,9 @@ def _say_unlearned(done: Any, kind: str | None, given: str) -> None:
     if done.pages:
         concepts = done.intervention.concepts
         which = f" --concept {shlex.quote(concepts[0])}" if len(concepts) > 1 else ""
-        where = shlex.quote(str(done.folder)) + which + given
-        _tell(f"next     unreel evaluate {where}; unreel attack {where}")
+        where, model = shlex.quote(str(done.folder)) + which, {"--t2v": t2v}
+        attacked = _given(dataclasses.replace(place, offload=False), model)  # what searches through a model holds all of it
+        _tell(f"next     unreel evaluate {where}{_given(place, model)}; unreel attack {where}{attacked}")
     figures = {name: evaluation.run.document() for name, evaluation in done.evaluations.items()}
     _result({"erasure": done.folder, **_described(done.intervention), "reports": done.pages, "evaluations": figures})
 
@@ -826,11 +827,14 @@ def export(
 
     from unreel.interventions.export import export as run
     from unreel.models.pair import load_pair, load_pipeline
+    from unreel.models.shipped import shipped
     from unreel.workflow import model_of
 
     options: dict[str, Any] = {"dtype": None, "text_only": True}
-    alone = t2i is not None and t2v is None
-    model = load_pipeline(str(t2i), **options) if alone else load_pair(t2i, model_of(t2v, learned), **options).t2v
+    if t2i is None or t2v is not None:
+        model = load_pair(t2i, model_of(t2v, learned), **options).t2v
+    else:
+        model = load_pair(t2i, **options).t2i if shipped(t2i) else load_pipeline(t2i, **options)
     least = 0.0 if accept_weak else LEAST_KEPT
     made = run(learned, model, out, format=format, tolerance=tolerance, overwrite=overwrite, least=least)
     for name, ranks in made.ranks.items():
