@@ -180,7 +180,11 @@ def named(tensors, end):
         lambda tensors, _: tensors.update({named(tensors, ":up"): torch.ones(16, 3, dtype=torch.int64)}),
         lambda tensors, _: tensors.update({named(tensors, ":up"): torch.ones(16, 3, dtype=torch.bool)}),
         lambda tensors, _: tensors.update({named(tensors, ":up"): torch.full((16, 3), float("nan"))}),
+        lambda tensors, _: tensors.update({named(tensors, ":up"): torch.ones(16, 3).to(torch.float8_e4m3fn)}),
         lambda tensors, _: tensors.pop("fingerprint"),
+        lambda tensors, _: tensors.update(fingerprint=tensors["fingerprint"].to(torch.int64)),
+        lambda tensors, _: tensors.update(fingerprint=tensors["fingerprint"] > 0),
+        lambda tensors, _: tensors.update(fingerprint=tensors["fingerprint"].sum()),
         lambda _, record: record.pop("parts"),
         lambda _, record: record.update(parts=[]),
         lambda _, record: record.update(parts="cat"),
@@ -202,6 +206,7 @@ def named(tensors, end):
         lambda _, record: record.update(versions={}),
         lambda _, record: record.pop("encoder"),
         lambda _, record: record.pop("structure"),
+        lambda _, record: record.update(structure=5),
     ],
 )
 def test_a_damaged_erasure_is_refused_in_one_line(low_rank, tmp_path, harm):

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "component"
 TEXT_ENCODER, NETWORK = "text encoder", "network"  # what a component delta is of
 CHANGES = "changes"  # in the record of a sum, which of the two a concept's part changes
+PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that changes are stored in
 _UP, _DOWN = ":up", ":down"
 _SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
 
@@ -345,7 +346,7 @@ def _component_deltas(tensors: dict[str, torch.Tensor], built: list[dict[str, An
     for i, one in reversed(list(enumerate(built))):  # the first one's tensors are those that are left
         own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
         own = {name.removeprefix(_numbered(i, "")): tensor for name, tensor in own.items()}
-        fingerprint, of = Fingerprint(one["structure"], own.pop(_SAMPLES_KEY)), one.get(_COMPONENT_KEY, TEXT_ENCODER)
+        fingerprint, of = _fingerprint(one["structure"], own.pop(_SAMPLES_KEY)), one.get(_COMPONENT_KEY, TEXT_ENCODER)
         if of not in (TEXT_ENCODER, NETWORK):
             raise ValueError(f"it changes a {of!r}")
         _require_sound(own)
@@ -353,12 +354,19 @@ def _component_deltas(tensors: dict[str, torch.Tensor], built: list[dict[str, An
     return tuple(components)
 
 
+def _fingerprint(structure: Any, samples: torch.Tensor) -> Fingerprint:
+    """As it was stored. Raises ValueError for what is none."""
+    if not isinstance(structure, str) or not samples.is_floating_point() or samples.ndim != 1:
+        raise ValueError("its fingerprint is not made of numbers")
+    return Fingerprint(structure, samples)
+
+
 def _require_sound(tensors: dict[str, torch.Tensor]) -> None:
     """Raises ValueError unless these are the tensors of a change."""
     if not tensors:
         raise ValueError("it changes nothing")
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if tensor.dtype not in PRECISIONS or not tensor.isfinite().all():
             raise ValueError(f"{name} is not made of numbers")
         base = name.removesuffix(_UP).removesuffix(_DOWN)
         if base != name:
