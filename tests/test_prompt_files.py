@@ -121,6 +121,7 @@ def test_exact_repetitions_are_kept_once_and_the_order_stays(write):
         ("a.json", '[{"prompt": "a kite", "seed": -1}]', "row 1: '-1' is no seed"),
         ("a.json", '[{"prompt": "a kite", "seed": 18446744073709551616}]', "row 1: '18446744073709551616' is no seed"),
         ("a.csv", "", "no row 1"),
+        ("a.csv", "prompt,prompt\na kite,an owl\n", "more than one column prompt.*keep one of them"),
         ("a.csv", "prompt,seed\n", "no row 1: nothing follows the column names"),
         ("a.csv", "prompt;seed\na kite;1\n", "row 1: the fields 'prompt;seed' are of no known format"),
         ("a.csv", '"a kite\nat dusk"\nan owl\n', r"row 1: the fields 'a kite\\nat dusk' are of no known format"),

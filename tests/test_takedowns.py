@@ -45,6 +45,7 @@ def test_folders_of_different_takedowns_differ():
     [
         ("a.csv", "concept\n", "row 1"),
         ("a.csv", "name,kind\npizza,object\n", "row 1: name is no column: there are concept, kind"),
+        ("a.csv", "concept,keep,keep\npizza,castle,\n", "more than one column keep, of which the last would count"),
         ("a.csv", "kind\nobject\n", "row 1: it has no column concept"),
         ("a.csv", "concept,kind\npizza,object\nink,stile\n", "row 2: 'stile' is no kind: choose from object"),
         ("a.csv", "concept\npizza\n...\n", "row 2: '...' says nothing"),

@@ -93,6 +93,10 @@ def _csv(text: str, what: str) -> list[tuple[int, Any]]:
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     records = []
     try:
+        names = [name for name in table.fieldnames or () if name]  # spreadsheets leave empty ones behind
+        for name in names:
+            if names.count(name) > 1:
+                raise csv.Error(f"it has more than one column {name}, of which the last would count: keep one of them")
         for number, record in enumerate(table, 1):
             if None in record or None in record.values():
                 raise csv.Error(f"row {number} does not have as many fields as there are columns")
