@@ -63,6 +63,8 @@ def test_nothing_that_visitors_made_outlives_the_app(models, tmp_path, told):
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        # What a shell starts in the background ignores SIGINT, and so would what that starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     url = process.stdout.readline().split()[-1].rstrip("/")
     press(url, "Make both videos", "a cat", 3, [])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from unreel.methods.adv_unlearn import _attacked
 from unreel.methods.diff_quick_fix import SENTENCES
 from unreel.methods.t2v_unlearning import _of_tokens, _seen
 from unreel.models.adapter import cross_attention, encode_prompt, frames_argument, made_by, network_of, set_up
-from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.conditioner import Conditioner, Tokens, unused_word
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
 from unreel.models.weights import dense
@@ -221,7 +222,8 @@ def test_adv_unlearn_changes_the_first_layer_and_its_attack_lowers_what_the_atta
     for steps in (1, 60):
         rounds = iter([(z, t)] * steps)
         draws = torch.Generator().manual_seed(0)
-        with _attacked(conditioner, denoiser, "a photo of a castle", asked, rounds, 0.02, draws) as read:
+        said = partial(unused_word, conditioner, "")
+        with _attacked(conditioner, denoiser, said, "a photo of a castle", asked, rounds, 0.02, draws) as read:
             losses.append(float((denoiser.predict(z, t, read()) - wanted).square().mean()))
     assert losses[1] < losses[0]
     assert not conditioner.token_table._forward_hooks
