@@ -2,15 +2,15 @@
 
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import same, weights
 from pipelines import PIPELINES
 
+from unreel import Concept
+from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER, WORLD_FILE
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, kind_of, nearest, of_world, spelled_alike
 
@@ -85,12 +85,10 @@ def test_what_is_near_does_not_depend_on_what_is_read_beside_it():
     )
 
 
-def test_a_language_model_alone_finds_what_is_near_in_meaning():
+def test_a_language_model_alone_finds_what_is_near_in_meaning(smollm2):
     """Its first token means next to nothing, and a word that is read alone begins with it."""
-    encoder = Path.home() / ".cache/unreel/encoders/smollm2"
-    if not encoder.is_dir():
-        pytest.skip("make encoders fetches it")
-    conditioner = Conditioner.of(load_text_model(encoder))
+    conditioner, elephant = Conditioner.of(smollm2), Concept("elephant")
+    assert anchor_for(elephant, [elephant], conditioner, EVERYDAY) == "cat"
     assert conditioner.causal and not conditioner.begins_alike
     near = {"elephant": {"lion", "bear", "monkey"}, "guitar": {"piano", "violin", "drum"}}
     for name, like in near.items():

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unreel.errors import UnreelError, shortened, summarise
+from unreel.errors import UnreelError, is_text, shortened, summarise
 from unreel.files import file_name, require_new
 
 SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
@@ -973,7 +973,7 @@ def main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        if any("\ud800" <= letter <= "\udfff" for argument in sys.argv for letter in argument):
+        if not all(map(is_text, sys.argv)):
             raise UnreelError("an argument is not UTF-8 text")
         sys.exit(app(standalone_mode=False))
     except UnreelError as error:

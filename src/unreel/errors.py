@@ -26,3 +26,8 @@ def shortened(message: str) -> str:
     line = " ".join(message.split())
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
+
+
+def is_text(letters: str) -> bool:
+    """Whether no half of a pair of surrogates stands in it, which arguments and JSON can hold and no file or tokenizer."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in letters)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from unreel.errors import UnreelError, shortened, summarise
+from unreel.errors import UnreelError, is_text, shortened, summarise
 from unreel.first_thread import FirstThread
 from unreel.interventions import active_interventions, load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
@@ -180,11 +180,6 @@ def _tenants(value: Any) -> dict[str, list[str]]:
     return {tenant: _names(names) for tenant, names in value.items()}
 
 
-def _is_text(letters: str) -> bool:
-    """Whether no half of a pair of surrogates stands alone in it, which JSON can say and no tokenizer reads."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in letters)
-
-
 @dataclass(frozen=True)
 class Wish:
     """What one request asks for; `tenant` where a policy decides, else the names of `erasures`."""
@@ -204,7 +199,7 @@ class Wish:
         if not isinstance(wish, dict) or not set(wish) <= {"prompt", "seed", "tenant", "erasures"}:
             raise RefusedError("a request is an object with prompt and, optionally, seed and tenant or erasures")
         prompt, seed = wish.get("prompt"), wish.get("seed", 0)
-        if not isinstance(prompt, str) or not prompt.strip() or not _is_text(prompt):
+        if not isinstance(prompt, str) or not prompt.strip() or not is_text(prompt):
             raise RefusedError("the prompt is a text that is not empty")
         if type(seed) is not int or not 0 <= seed <= LAST_SEED:
             raise RefusedError("the seed is a whole number from 0 on")

@@ -3,8 +3,9 @@
 Knows names and types; knows nothing about what they mean.
 """
 
-import re
 from typing import Any
+
+from unreel.errors import is_text
 
 LARGEST = 1e300  # what is no smaller is no figure
 
@@ -62,5 +63,5 @@ def _has(value: Any, shape: Shape) -> bool:
     if shape is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
     if shape is str:
-        return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)  # which no file can hold
+        return isinstance(value, str) and is_text(value)
     return isinstance(value, shape)
