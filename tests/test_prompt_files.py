@@ -115,6 +115,7 @@ def test_exact_repetitions_are_kept_once_and_the_order_stays(write):
             r"row 1: the fields 'text' are of no known format \(unreel: prompt.*VBench.*I2P.*Bell",
         ),
         ("a.json", '[{"prompt": "a kite", "lable": "kite"}]', "row 1: the fields 'prompt', 'lable' are of no known format"),
+        ("a.json", '[{"prompt": "a kite", "seed": 1, "seed": 2}]', "a.json: it has 'seed' twice.*keep one of them"),
         ("a.json", "[{}]", r"the fields \(none\)"),
         ("a.json", '[{"prompt": "a kite", "seed": 1.5}]', "row 1: its seed is neither text nor a whole number: 1.5"),
         ("a.json", '[{"prompt": "a kite", "seed": true}]', "row 1: its seed is neither"),

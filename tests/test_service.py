@@ -156,6 +156,7 @@ def test_it_speaks_http(served, model):
     [
         (b"{", "no JSON"),
         (b"[" * 5000, "no JSON"),
+        (b'{"prompt": "a cat", "tenant": "a", "tenant": "b"}', "no JSON: it has 'tenant' twice"),
         ([], "a request is an object"),
         ({"prompt": "a cat", "sed": 1}, "a request is an object"),
         ({"prompt": " "}, "the prompt is a text"),
@@ -227,7 +228,11 @@ def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(m
     policy(tmp_path, a=["robot"])
     assert [each.concepts for each in service.wanted(Wish("a cat", tenant="a"))] == [["pizza"], ["robot"]]
     misspelt = '{"All": ["pizza"], "tenants": {"a": []}}'
-    for broken in ("{", "[]", '{"all": "pizza"}', '{"tenants": {"a": [1]}}', misspelt, '{"a": ["pizza"]}', "[" * 100_000):
+    twice = '{"tenants": {"a": ["pizza"], "a": []}}'
+    for broken in (
+        *("{", "[]", '{"all": "pizza"}', '{"tenants": {"a": [1]}}', misspelt, '{"a": ["pizza"]}', "[" * 100_000),
+        *(twice, '{"all": ["pizza"], "all": [], "tenants": {"a": []}}'),
+    ):
         rules.file.write_text(broken)
         with pytest.raises(UnreelError, match="is no policy"):
             service.wanted(Wish("a cat", tenant="a"))
@@ -255,6 +260,10 @@ def test_the_command_reads_the_policy_before_it_loads_the_model(folder, command,
     assert code == 2 and "nowhere.json is no policy" in said
     code, _, said = command("serve", folder, "--policy", policy(tmp_path, a=["gone"]).file)
     assert code == 2 and "has no erasure gone" in said
+    Path("twice.json").write_text('{"tenants": {"a": ["pizza"], "b": [], "a": ["robot"]}}')
+    code, out, said = command("serve", folder, "--policy", "twice.json")
+    assert code == 2 and not out and said.count("\n") == 1
+    assert "twice.json is no policy" in said and "it has 'a' twice, of which the last would count: keep one of them" in said
 
 
 def test_a_policy_is_utf8_wherever_it_is_read(tmp_path):

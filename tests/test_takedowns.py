@@ -52,6 +52,7 @@ def test_folders_of_different_takedowns_differ():
         ("a.csv", "concept,replace\npizza,a slice of pizza\n", "row 1: 'a slice of pizza' names 'pizza'"),
         ("a.csv", "concept\npizza\nPizza\n", "rows 1 and 2 are the same takedown: give each a ticket"),
         ("a.json", '{"concept": "pizza"}', "not a list of takedowns"),
+        ("a.json", '[{"concept": "pizza", "keep": ["castle"], "keep": []}]', "'keep' twice, of which the last would count"),
         ("a.json", '["pizza"]', "row 1: it is no object with a concept"),
         ("a.json", '[{"concept": ["a", "b"]}]', "row 1: its concept is one text, not 2"),
         ("a.json", '[{"concept": "pizza", "keep": [{}]}]', "row 1: its keep is neither a text nor a list of texts"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, shortened
 
 LOCK_FILE = ".lock"
 LONGEST_NAME = 60  # letters, of what a text gives a file; bytes are at most four times as many
@@ -168,6 +168,22 @@ def write_text(file: Path, text: str) -> None:
 def write_json(file: Path, document: Any) -> None:
     """Write atomically."""
     write_text(file, json.dumps(document, indent=2) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says that others have written. Raises ValueError for a name that stands twice in an object, of which the
+    last would count in silence.
+    """
+    return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"it has {shortened(repr(name))} twice, of which the last would count: keep one of them")
+        fields[name] = value
+    return fields
 
 
 def tensor_file(folder: Path, key: Any, prefix: str = "") -> Path:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from unreel.errors import UnreelError, is_text, shortened, summarise
+from unreel.files import parse_json
 from unreel.first_thread import FirstThread
 from unreel.interventions import active_interventions, load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
@@ -160,7 +161,7 @@ class Policy:
 
 def _rules(text: str) -> dict[str, Any]:
     """What a policy says. Raises ValueError for anything that would be passed over: erasures would be off in silence."""
-    rules = json.loads(text)
+    rules = parse_json(text)
     if not isinstance(rules, dict):
         raise ValueError("it is no object")
     if unknown := sorted(rules.keys() - {"all", "tenants"}):
@@ -193,7 +194,7 @@ class Wish:
     def read(body: bytes) -> "Wish":
         """From JSON. Raises UnreelError for what cannot be meant."""
         try:
-            wish = json.loads(body)
+            wish = parse_json(body)
         except (ValueError, RecursionError) as error:
             raise RefusedError(f"the request is no JSON: {shortened(str(error))}") from None
         if not isinstance(wish, dict) or not set(wish) <= {"prompt", "seed", "tenant", "erasures"}:

@@ -5,13 +5,13 @@ Knows files and the names of their fields; knows nothing about models or judges,
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unreel.errors import UnreelError
+from unreel.files import parse_json
 from unreel.prompts.suite import GROUPS
 
 
@@ -83,7 +83,7 @@ def read_records(file: Path, what: str, suffixes: Sequence[str] = ()) -> list[tu
 
 
 def _json(text: str, what: str) -> list[tuple[int, Any]]:
-    records = json.loads(text)
+    records = parse_json(text)
     if not isinstance(records, list) or not records:
         raise ValueError(f"its JSON is not a list of {what}, or an empty one")
     return list(enumerate(records, 1))
