@@ -554,6 +554,13 @@ def test_an_error_does_not_echo_all_that_was_said(command, tmp_path):
     assert code == 2 and len(err.splitlines()[-1]) < LONGEST + 20 and "name it in fewer words" in err
 
 
+@pytest.mark.parametrize("name", ["", *(info.name or info.callback.__name__ for info in cli.app.registered_commands)])
+def test_flags_read_like_flags(command, name):
+    """`<bool>` behind one would ask for a value, which no flag takes."""
+    code, out, _ = command(*filter(None, [name]), "--help")
+    assert code == 0 and "--help" in out and "bool" not in out.lower()
+
+
 @pytest.mark.parametrize("argument", ["--help", "families"])
 def test_help_and_families_need_none_of_the_heavy_imports(argument):
     program = f"import sys; from unreel import cli; sys.argv = ['unreel', {argument!r}]\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from unreel.errors import UnreelError, is_text, shortened, summarise
 from unreel.files import file_name, require_new
@@ -363,17 +363,33 @@ def _settings_of_methods() -> _Group:
     return _Group(lambda **chosen: {name: value for name, value in chosen.items() if value is not None}, options)
 
 
+def _plainly(params: list[Any]) -> list[Any]:
+    """The options, whose flags take no value and show none in --help: some releases of typer put <bool> behind them."""
+    for each in params:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return params
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plainly(super().get_params(ctx))
+
+
 class _Commands(TyperGroup):
     """Gives commands that unlearn the options of all methods when one is called, and not before: to know them takes
     seconds.
     """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plainly(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if name in LEARNING:
             _quieten(bool({"--quiet", "-q"} & set(rest)))  # before what draws bars is imported
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            alone.command(name)(_grouped(inspect.unwrap(LEARNING[name]), settings=_settings_of_methods()))
+            alone.command(name, cls=_Command)(_grouped(inspect.unwrap(LEARNING[name]), settings=_settings_of_methods()))
             command = typer.main.get_command(alone)
         return name, command, rest
 
@@ -956,6 +972,9 @@ def families(as_json: AsJson = False) -> None:
     _tell("From one frame: methods that need images can take single frames that the video pipeline makes.")
     _result([dataclasses.asdict(family) for family in FAMILIES])
 
+
+for _registered in app.registered_commands:
+    _registered.cls = _Command
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # what typer raises for options and arguments, whoever defines it
 
