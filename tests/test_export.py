@@ -531,11 +531,43 @@ def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measu
     )
 
 
-def looked_at(folder, concept, found):
+def test_a_card_says_the_same_wherever_it_is_written_and_nothing_of_where_models_lie(made, hub, tmp_path, monkeypatch):
+    """A folder may be called like a hub id, there or where the model was loaded from."""
+    (tmp_path / "there" / "owner" / "base").mkdir(parents=True)
+    lies = {"owner/base@v2": "owner/base@v2", "./owner/base": "base", "/home/somebody/base": "base", ".": "a folder"}
+    for number, (source, told) in enumerate(lies.items()):
+        erasure = Erasure(made["text-ablation"].components, {**made["text-ablation"].provenance, "encoder": source})
+        folder, cards = erasure.save_pretrained(tmp_path / f"made {number}"), set()
+        looked_at(folder, "cat", 0.5, source)
+        for where in (tmp_path, tmp_path / "there"):
+            monkeypatch.chdir(where)
+            erasure.push_to_hub("owner/no-cats", folder=folder)
+            cards.add((hub / "owner" / "no-cats" / "README.md").read_text())
+        (card,) = cards
+        assert f"the text encoder of `{told}`" in card and f", on {told}." in card
+        assert ("\nbase_model: owner/base\n---" in card) == (told == source)
+        assert told == source or not re.search(r"somebody|owner/base|base_model", card)
+
+
+def test_a_folder_that_is_called_like_a_hub_id_is_told_from_one_in_records(models, command, hasty, tmp_path):
+    shutil.copytree(models / "t2v", tmp_path / "owner" / "base")
+    asked = ["--t2v", "owner/base", "--out", "made", "--accept-weak", "--frames", 2, "--steps", 1]
+    code, _, err = command("unlearn", "cat", *asked, "--videos", 1, "--judge", "none")
+    assert code == 0, err
+    learned, card = Erasure.from_pretrained(tmp_path / "made"), (tmp_path / "made" / "README.md").read_text()
+    assert (learned.provenance["encoder"], learned.model) == ("./owner/base", "./owner/base")
+    assert json.loads((tmp_path / "made" / "metrics.json").read_text())["model"] == "./owner/base"
+    assert "of `base`" in card and "owner" not in card
+    (tmp_path / "made" / ".clips").mkdir()  # as where it was killed
+    code, out, err = command("unlearn", "cat", *asked, "--videos", 1, "--judge", "none")
+    assert code == 0 and "goes on  with the erasure in made" in out, err
+
+
+def looked_at(folder, concept, found, model="embedded"):
     """What an evaluation leaves in a folder."""
     share = {"value": found, "ci": [0.0, 0.1], "n": 50}
     figures = {"explicit": {"concept_found": {"original": share, "edited": share}}}
-    document = {"concept": concept, "figures": figures, "judge": {"name": "a judge"}, "model": "embedded"}
+    document = {"concept": concept, "figures": figures, "judge": {"name": "a judge"}, "model": model}
     folder.mkdir(exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(document))
     (folder / "report.html").write_text(concept)

@@ -136,6 +136,10 @@ def test_a_broken_embedded_judge_is_refused_in_one_line(tmp_path, broken):
     assert "\n" not in str(refusal.value)
 
 
+def test_clip_s_name_which_cards_tell_does_not_say_where_it_lies(clip, clip_folder):
+    assert clip.name == f"CLIP {clip_folder.name}, one of {len(CLASSES) + 1} classes"
+
+
 def test_clip_knows_every_word_but_none(clip, noise):
     assert clip.knows("a submarine") and not clip.knows(" ")
     assert clip.error == {} and clip.vocabulary == {} and clip.wordings("cat") == []

@@ -21,6 +21,7 @@ from unreel.interventions.erasure import CHANGES, TEXT_ENCODER, Erasure
 from unreel.methods import DEFAULT, configure, method_of, name_of
 from unreel.methods._task import Task, anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
+from unreel.models.loading import recorded
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
 from unreel.models.weights import is_felt
@@ -103,7 +104,7 @@ def was_asked_for(
     """
     parts, conditioners = learned.provenance["parts"], list(pair.conditioners().values())
     meanings: Meanings = {}
-    made_on = (pair.t2i_source, str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
+    made_on = (recorded(pair.t2i_source), str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
 
     def same(part: dict[str, Any], config: Any, concept: Concept) -> bool:
         wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))

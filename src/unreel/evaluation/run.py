@@ -20,6 +20,7 @@ from unreel.interventions.base import METRICS_FILE, Intervention
 from unreel.judges import Judge
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
+from unreel.models.loading import recorded
 from unreel.models.pair import VideoModel
 from unreel.prompts.concept import Concept
 from unreel.prompts.grammar import bare
@@ -174,7 +175,7 @@ class Evaluation:
             judge={"name": judge.name, "error": judge.error} if judge else None,
             figures=self.figures,
             erasure=self.erasure.identity,
-            model=self.model.source,
+            model=recorded(self.model.source),
             sampling=self.model.settings.sampling,
             dtype=str(network_of(self.model.pipeline).dtype).removeprefix("torch."),
             versions=versions(),

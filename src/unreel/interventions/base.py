@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
 from unreel.files import file_name, write_text
-from unreel.interventions.card import CARD_FILE, HUB_ID, card, figures_of
+from unreel.interventions.card import CARD_FILE, card, figures_of
 from unreel.models.adapter import undisturbed
-from unreel.models.loading import loading, repository
+from unreel.models.loading import HUB_ID, loading, repository
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

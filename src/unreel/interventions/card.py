@@ -4,19 +4,17 @@ Knows records and stored figures; knows no weights.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
-from unreel.models.loading import repository
+from unreel.models.loading import is_hub_id, shown
 
 if TYPE_CHECKING:
     from unreel.interventions.base import Intervention
 
 CARD_FILE = "README.md"
 CHECK = "check"  # what a self-check said, in a record
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def card(of: "Intervention", source: str = "path/to/this/folder", figures: str = "") -> str:
@@ -48,11 +46,10 @@ def _page(of: "Intervention", title: str, library: str, about: str, use: str, fi
         for part in of.provenance["parts"]
     )
     base = of.provenance["encoder"] if of.edits_text_encoder else of.model
-    name, _ = repository(base)
-    on_hub = HUB_ID.fullmatch(name) and not Path(base).exists()
+    base_model = f"\nbase_model: {base.partition('@')[0]}" if is_hub_id(base) else ""
     return f"""---
 library_name: {library}
-tags: [concept-erasure, unlearning, text-to-video, text-to-image]{f"{chr(10)}base_model: {name}" if on_hub else ""}
+tags: [concept-erasure, unlearning, text-to-video, text-to-image]{base_model}
 ---
 # {title}: {", ".join(of.concepts)}
 
@@ -116,7 +113,8 @@ def _figures(document: dict[str, Any], several: bool) -> str:
         "| --- | --- | --- |",
     ]
     of = f" of {document['concept']}" if several else ""
-    note = f"Without → with the erasure [95 % interval], judged by the {document['judge']['name']}, on {document['model']}."
+    judge, model = document["judge"]["name"], shown(document["model"])
+    note = f"Without → with the erasure [95 % interval], judged by the {judge}, on {model}."
     return "\n".join(["", f"## Figures{of}", "", *head, *rows, "", note, ""])
 
 

@@ -22,6 +22,7 @@ from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention, f
 from unreel.interventions.card import CARD_FILE, CHECK, card
 from unreel.interventions.record import require_record
 from unreel.models.adapter import networks, text_encoders, undisturbed
+from unreel.models.loading import shown
 from unreel.models.weights import (
     Delta,
     Fingerprint,
@@ -94,13 +95,13 @@ class Erasure(Intervention):
 
     @property
     def about(self) -> str:
-        encoder = self.provenance["encoder"]
+        encoder, model = shown(self.provenance["encoder"]), shown(self.model)
         if self.edits_text_encoder and self.edits_network:
-            what = f"the text encoder of `{encoder}` and for what denoises in `{self.model}`, to make that one model"
+            what = f"the text encoder of `{encoder}` and for what denoises in `{model}`, to make that one model"
         elif self.edits_text_encoder:
             what = f"the text encoder of `{encoder}`, to make the models that share it"
         else:
-            what = f"what denoises in `{self.model}`, to make that one model"
+            what = f"what denoises in `{model}`, to make that one model"
         return f"Weight changes for {what} forget the concept"
 
     @property

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from unreel.errors import UnreelError
-from unreel.models.loading import repository
+from unreel.models.loading import repository, shown
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -64,7 +64,7 @@ def load(argument: str = "", device: str = "cpu") -> "ClipJudge":
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise UnreelError(f"{source} is no whole CLIP: {len(missing)} of its weights are missing, for example {missing[0]}")
-    return ClipJudge(model.eval().to(device), tokenizer, images, f"CLIP {source}, one of {len(CLASSES) + 1} classes")
+    return ClipJudge(model.eval().to(device), tokenizer, images, f"CLIP {shown(source)}, one of {len(CLASSES) + 1} classes")
 
 
 @dataclass(frozen=True)

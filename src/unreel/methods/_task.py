@@ -16,6 +16,7 @@ import torch
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.loading import recorded
 from unreel.models.pair import Pair
 from unreel.models.reading import as_anchors
 from unreel.models.weights import Delta, Fingerprint, held_weights, is_quantized
@@ -145,8 +146,8 @@ class Task:
         ]
         first = self.conditioners[0]
         return {
-            "encoder": self.pair.t2i_source,
-            "model": self.pair.t2v_source,
+            "encoder": recorded(self.pair.t2i_source),
+            "model": recorded(self.pair.t2v_source),
             "device": str(first.device),
             "dtype": str(first.text_encoder.dtype).removeprefix("torch."),
             "versions": versions(),

@@ -3,6 +3,7 @@
 Knows the errors of torch, safetensors and the hub; knows no models.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from unreel.errors import UnreelError
 from unreel.models.memory import no_memory
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SINGLE = (".safetensors", ".sft", ".gguf")  # whole models in one file
 
 
@@ -33,6 +35,21 @@ def repository(source: str) -> tuple[str, str]:
     """What is to be loaded and which version of it: the branch, tag or commit of "owner/name@VERSION", or the newest."""
     name, _, version = (source, "", "") if Path(source).exists() else source.partition("@")
     return name, version or "main"
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether it reads like owner/name or owner/name@VERSION, whatever folders there are where one stands."""
+    return HUB_ID.fullmatch(source.partition("@")[0]) is not None
+
+
+def recorded(source: str) -> str:
+    """What to call a model that was loaded, in records, which are read elsewhere: no folder is called like a hub id."""
+    return f"./{source}" if is_hub_id(source) and Path(source).exists() else source
+
+
+def shown(source: str) -> str:
+    """What cards call a model: by its hub id, or by the last part of its folder's path, the rest of which is private."""
+    return source if is_hub_id(source) else Path(source).name.strip(".") or "a folder"
 
 
 def require_source(source: str) -> None:
