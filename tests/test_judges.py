@@ -6,10 +6,12 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
@@ -133,6 +135,17 @@ def test_a_broken_embedded_judge_is_refused_in_one_line(tmp_path, broken):
         next(tmp_path.rglob(broken)).write_bytes(b"broken")
     with pytest.raises(UnreelError, match=f"the embedded judge in {tmp_path} is broken: ") as refusal:
         load_judge(f"embedded:{tmp_path}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_clip_that_the_hub_keeps_back_says_how_to_log_in(monkeypatch):
+    def fail(*_, **__):
+        raise GatedRepoError("the hub said so", response=SimpleNamespace(headers={}, request=None, status_code=401))
+
+    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", fail)
+    wanted = "own/clip is gated: ask for access at .*own/clip, then log in with `hf auth login`, or set HF_TOKEN"
+    with pytest.raises(UnreelError, match=wanted) as refusal:
+        load_judge("clip:own/clip")
     assert "\n" not in str(refusal.value)
 
 

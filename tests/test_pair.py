@@ -119,16 +119,24 @@ def test_half_a_pair_is_refused(folders):
         load_pair(str(folders[0]))
 
 
-def of_hub(kind, message="the hub said so"):
-    return kind(message, response=SimpleNamespace(headers={}, request=None))
+def of_hub(kind, message="the hub said so", status=None):
+    return kind(message, response=SimpleNamespace(headers={}, request=None, status_code=status))
+
+
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN$"
 
 
 FROM_THE_HUB = [
-    (of_hub(errors.GatedRepoError), "own/model is gated: ask for access at https://huggingface.co/own/model"),
     (
-        of_hub(errors.RepositoryNotFoundError),
-        "there is no folder own/model, and the hub has none, or it is private",
+        of_hub(errors.GatedRepoError, status=401),
+        f"own/model is gated: ask for access at https://huggingface.co/own/model, then {LOG_IN}",
     ),
+    (
+        of_hub(errors.RepositoryNotFoundError, status=401),
+        f"there is no folder own/model, and the hub has none, or it is private: check the name, or {LOG_IN}",
+    ),
+    (of_hub(errors.HfHubHTTPError, "no such token", 401), f"the hub wants a token that it knows for own/model: {LOG_IN}"),
+    (errors.LocalTokenNotFoundError("none"), f"the hub wants a token that it knows for own/model: {LOG_IN}"),
     (of_hub(errors.RemoteEntryNotFoundError), "own/model lacks what it should hold"),
     (of_hub(errors.HfHubHTTPError, "429 too many requests"), "the hub refuses own/model"),
     (
@@ -160,6 +168,15 @@ def test_what_goes_wrong_at_the_hub_is_said_in_one_line(folders, monkeypatch, er
     with pytest.raises(UnreelError, match=message) as raised:
         load_pipeline("own/model")
     assert "\n" not in str(raised.value)
+
+
+def test_where_to_ask_for_access_is_the_page_of_the_model_whatever_version_is_wanted(monkeypatch):
+    def fail(*_, **__):
+        raise of_hub(errors.GatedRepoError, status=403)
+
+    monkeypatch.setattr("diffusers.configuration_utils.hf_hub_download", fail)
+    with pytest.raises(UnreelError, match=r"own/model@v1 is gated: ask for access at https://huggingface.co/own/model, "):
+        load_pipeline("own/model@v1")
 
 
 @pytest.fixture

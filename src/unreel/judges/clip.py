@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from unreel.errors import UnreelError
-from unreel.models.loading import repository, shown
+from unreel.models.loading import at_the_hub, repository, shown
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -58,9 +58,10 @@ def load(argument: str = "", device: str = "cpu") -> "ClipJudge":
         # Resized by Pillow whether or not torchvision is there: the two differ, and so would the figures.
         images = CLIPImageProcessorPil.from_pretrained(name, revision=version)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = at_the_hub(source, error) or " ".join(str(error).split())[:300]
         raise UnreelError(
-            f"cannot load {source} as a CLIP in safetensors ({' '.join(str(error).split())[:300]}): connect, give a "
-            "folder with --judge clip:FOLDER, or compare by eye with --judge none"
+            f"cannot load {source} as a CLIP in safetensors ({reason}): give a folder with --judge clip:FOLDER, or compare "
+            "by eye with --judge none"
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise UnreelError(f"{source} is no whole CLIP: {len(missing)} of its weights are missing, for example {missing[0]}")

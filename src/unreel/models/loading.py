@@ -6,6 +6,7 @@ Knows the errors of torch, safetensors and the hub; knows no models.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from unreel.models.memory import no_memory
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SINGLE = (".safetensors", ".sft", ".gguf")  # whole models in one file
+
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def require_place(device: str, dtype: torch.dtype = torch.float32) -> None:
@@ -89,7 +92,7 @@ def loading(
     except (OSError, ValueError, RuntimeError, ImportError, MemoryError, SafetensorError, *of_hub) as error:
         if no_memory(error):
             raise UnreelError(_too_large(source, device, dtype, size)) from error
-        raise UnreelError(_at_the_hub(source, error) or _other(source, error)) from error
+        raise UnreelError(at_the_hub(source, error) or _other(source, error)) from error
 
 
 @contextmanager
@@ -126,7 +129,7 @@ def _too_large(source: str, device: str, dtype: torch.dtype, size: float | None)
     return f"{source} does not fit into the memory of {device}{needs}: try {' or '.join(ways or ['a smaller model'])}"
 
 
-def _at_the_hub(source: str, error: BaseException) -> str | None:
+def at_the_hub(source: str, error: BaseException) -> str | None:
     """What to do about an error of the hub, None for any other."""
     from huggingface_hub import errors
 
@@ -136,16 +139,16 @@ def _at_the_hub(source: str, error: BaseException) -> str | None:
         return any(isinstance(each, kinds) for each in chain)
 
     if met(errors.GatedRepoError):
-        return f"{source} is gated: ask for access at https://huggingface.co/{source}, then log in with `hf auth login`"
+        return f"{source} is gated: ask for access at https://huggingface.co/{repository(source)[0]}, then {LOG_IN}"
     if met(errors.RepositoryNotFoundError):
-        return (
-            f"there is no folder {source}, and the hub has none, or it is private: check the name, or log in with "
-            "`hf auth login`"
-        )
+        return f"there is no folder {source}, and the hub has none, or it is private: check the name, or {LOG_IN}"
     if met(errors.OfflineModeIsEnabled):
         return f"{source} is not complete in the local cache, and HF_HUB_OFFLINE forbids to fetch it: unset it"
     if met(errors.RemoteEntryNotFoundError):
         return f"{source} lacks what it should hold: {_reason(error)}"
+    codes = [getattr(getattr(each, "response", None), "status_code", None) for each in chain]
+    if met(errors.LocalTokenNotFoundError) or HTTPStatus.UNAUTHORIZED in codes:
+        return f"the hub wants a token that it knows for {source}: {LOG_IN}"
     if met(errors.HfHubHTTPError):
         return f"the hub refuses {source}: {_reason(error)}"
     if met(errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError, errors.HTTPError, ConnectionError):
