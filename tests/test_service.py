@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import make_pair, same, weights
 
-from unreel import Concept, UnreelError, active_interventions, generate, unlearn
+from unreel import Concept, Erasure, UnreelError, active_interventions, generate, unlearn
 from unreel.first_thread import FirstThread
 from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
@@ -252,6 +252,15 @@ def test_a_policy_that_can_never_be_met_is_refused_at_the_start(model, folder, t
     with pytest.raises(UnreelError, match=r"^no video can be made for tenant 'c' of .*policy.json: a safree is already on"):
         Service(model, Shelf(home), policy(tmp_path, a=["one"], c=["one", "other"]))
     assert not active_interventions(model.pipeline)
+
+
+def test_a_large_policy_is_tried_erasure_by_erasure(model, folder, tmp_path, monkeypatch):
+    """Not set by set: how many tenants there are, and how many erasures all of them have, costs nothing."""
+    tried, apply = [], Erasure.apply
+    monkeypatch.setattr(Erasure, "apply", lambda erasure, on: tried.append(*erasure.concepts) or apply(erasure, on))
+    own = [["robot"], ["robot", "cat"], ["cat"], ["tokyo-tower", "robot"], []]
+    Service(model, Shelf(folder), policy(tmp_path, **{f"tenant-{i}": own[i % len(own)] for i in range(40)}))
+    assert sorted(tried) == ["cat", "pizza", "robot", "tokyo tower"] and not active_interventions(model.pipeline)
 
 
 def test_the_command_reads_the_policy_before_it_loads_the_model(folder, command, tmp_path, monkeypatch):

@@ -237,20 +237,31 @@ class Service:
             self._try(policy)
 
     def _try(self, policy: Policy) -> None:
-        """Each set of erasures goes on once. Raises UnreelError for one that cannot: none of its tenant's videos could be
-        made.
+        """Each erasure goes on once, however many tenants have it, and each set of those that change prompts: whatever else
+        goes on alone goes on with any other. Raises UnreelError for what cannot: none of its tenant's videos could be made.
         """
-        sets = {tuple(policy.erasures_of(tenant)): tenant for tenant in policy.tenants}
+        own = {tenant: policy.erasures_of(tenant) for tenant in policy.tenants}
+        tenants = {name: tenant for tenant, names in own.items() for name in names}
         try:
-            for names, tenant in track(list(sets.items()), "trying the policy", "set", brief=True):
-                try:
-                    with self.with_on(self._taken(names)):
-                        pass
-                except UnreelError as error:
-                    raise UnreelError(f"no video can be made for tenant {tenant!r} of {policy.file}: {error}") from error
+            prompts = [
+                name
+                for name, tenant in track(list(tenants.items()), "trying the policy", "erasure", brief=True)
+                if _by_kind(self._tried([name], tenant, policy))[1]
+            ]
+            sets = {tuple(name for name in names if name in prompts): tenant for tenant, names in own.items()}
+            for names, tenant in sets.items():
+                self._tried(names, tenant, policy)
         finally:
             with self.with_on([]):
                 pass
+
+    def _tried(self, names: Sequence[str], tenant: str, policy: Policy) -> list[Intervention]:
+        try:
+            wanted = self._taken(names)
+            with self.with_on(wanted):
+                return wanted
+        except UnreelError as error:
+            raise UnreelError(f"no video can be made for tenant {tenant!r} of {policy.file}: {error}") from error
 
     def wanted(self, wish: Wish) -> list[Intervention]:
         """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
