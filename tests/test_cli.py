@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -411,6 +412,65 @@ def test_generate_refuses_an_erasure_of_another_model_and_writes_nothing(command
         code, _, err = command("generate", "a cat", "--erasure", "made", "--out", "videos", *model)
         assert code == 2 and message in err
         assert not (tmp_path / "videos").exists()
+
+
+THREE = ["generate", "a cat", "a dog", "an owl"]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_generate_writes_each_video_as_soon_as_it_is_made_and_goes_on_when_it_was_killed(
+    command, tiny, tmp_path, monkeypatch, batch
+):
+    load, write, sample = workflow.load_video_model, workflow.write_mp4, workflow.sample
+    made, options = [], [*tiny[2:], "--steps", 1, "--frames", 2]
+
+    def several_at_once(*sources, **how):
+        model = load(*sources, **how)
+        return replace(model, settings=replace(model.settings, batch=batch))
+
+    def killed(*rest):
+        if len(list(Path("killed").iterdir())) == 1:
+            raise KeyboardInterrupt
+        write(*rest)
+
+    monkeypatch.setattr(workflow, "load_video_model", several_at_once)
+    monkeypatch.setattr(
+        workflow, "sample", lambda on, prompts, *rest, **how: made.extend(prompts) or sample(on, prompts, *rest, **how)
+    )
+    code, out, err = command(*THREE, *options, "--out", "whole")
+    assert code == 0 and out.split() == ["whole/a-cat-0.mp4", "whole/a-dog-1.mp4", "whole/an-owl-2.mp4"], err
+    monkeypatch.setattr(workflow, "write_mp4", killed)
+    code, out, err = command(*THREE, *options, "--out", "killed")
+    assert (
+        code
+        and "Traceback" not in err
+        and out.split() == ["killed/a-cat-0.mp4"]
+        and [file.name for file in Path("killed").iterdir()] == ["a-cat-0.mp4"]
+    )
+    monkeypatch.setattr(workflow, "write_mp4", write)
+    made.clear()
+    code, out, err = command(*THREE, *options, "--out", "killed", "--json")
+    assert code == 0 and made == (["a dog", "an owl"] if batch == 1 else ["a cat", "a dog", "an owl"]), err
+    assert [row["file"] for row in json.loads(out)] == ["killed/a-cat-0.mp4", "killed/a-dog-1.mp4", "killed/an-owl-2.mp4"]
+    assert ("goes on  1 of 3 videos are made" in err) == (batch == 1)
+    for file in Path("whole").iterdir():
+        assert file.read_bytes() == Path("killed", file.name).read_bytes()
+
+
+def test_generate_goes_on_with_nothing_that_was_made_otherwise(command, made, tmp_path, monkeypatch):
+    options = ["--out", "videos", *made[1:3], "--steps", 1, "--frames", 2]
+    assert command(*THREE, *options)[0] == 0
+    Path("videos", "an-owl-2.mp4").unlink()
+    before = {file: file.read_bytes() for file in Path("videos").iterdir()}
+    for other in (["--erasure", "made"], ["--steps", 2], ["--fps", 9], ["--dtype", "bfloat16"]):
+        code, out, err = command(*THREE, *options, *other)
+        assert code == 2 and not out and "videos/a-cat-0.mp4 exists: choose another --out" in err
+    monkeypatch.setattr(workflow, "load_video_model", lambda *_, **__: pytest.fail("it was loaded"))
+    Path("videos", "a-dog-1.mp4").write_text("of somebody else's")
+    code, _, err = command(*THREE, *options)
+    assert code == 2 and "videos/a-dog-1.mp4 exists" in err
+    before[Path("videos", "a-dog-1.mp4")] = b"of somebody else's"
+    assert before == {file: file.read_bytes() for file in Path("videos").iterdir()}
 
 
 def test_evaluate_prints_and_saves_one_table_and_a_page(command, made, tmp_path):

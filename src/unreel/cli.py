@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from unreel.errors import UnreelError, is_text, shortened, summarise
-from unreel.files import file_name, require_new
+from unreel.files import require_new
 
 SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
 MOST = 100_000  # videos, steps, frames: more would never end
@@ -723,33 +723,18 @@ def generate(
     sampling: Any = SAMPLING,
     place: Any = PLACE,
 ) -> None:
-    """Generate videos from prompts, with any number of erasures on."""
-    if not all(text.strip() for text in prompt):
-        raise UnreelError("a prompt is empty")
-    files = [out / f"{file_name(text)}-{seed + i}.mp4" for i, text in enumerate(prompt)]
-    taken = [file for file in files if file.exists()]
-    if taken and not overwrite:
-        raise UnreelError(f"{taken[0]} exists: choose another --out or --seed, or replace it with --overwrite")
+    """Generate videos from prompts, with any number of erasures on.
 
-    from unreel.interventions import load_intervention
-    from unreel.models.pair import load_video_model
-    from unreel.models.sampling import generate as run
-    from unreel.models.sampling import write_mp4
-    from unreel.workflow import model_of
+    Each is written as soon as it is made. Run it again to go on where it was stopped.
+    """
+    from unreel.workflow import GenerateJob
+    from unreel.workflow import generate as run
 
-    erasures = [load_intervention(folder) for folder in erasure or ()]
-    place.require()
-    model = sampling.onto(load_video_model(model_of(t2v, *erasures), **place.of_weights, offload=place.offload))
-    for item in erasures:
-        item.apply(model.pipeline)
-    out.mkdir(parents=True, exist_ok=True)
-    clips = run(model.pipeline, list(prompt), [seed + i for i in range(len(prompt))], model.settings)
-    for file, clip in zip(files, clips, strict=True):
-        write_mp4(file, clip, model.settings.fps)
+    job = GenerateJob(prompt, erasure or (), t2v, seed, sampling, out, overwrite, place)
+    for file in run(job, _news):
         _tell(file)
-    _result(
-        [{"prompt": text, "seed": seed + i, "file": file} for i, (text, file) in enumerate(zip(prompt, files, strict=True))]
-    )
+    rows = zip(job.prompts, job.seeds, job.files, strict=True)
+    _result([{"prompt": text, "seed": number, "file": file} for text, number, file in rows])
 
 
 @app.command()

@@ -1,4 +1,5 @@
-"""Whole jobs as functions: unlearn and look, evaluate, attack. The command line calls them, and so may an app or a sweep.
+"""Whole jobs as functions: unlearn and look, evaluate, attack, generate. The command line calls them, and so may an app or
+a sweep.
 
 Knows what belongs together and in which order; leaves every part of it to others, says what happens through `tell`, and
 draws how far it is as `unreel.progress` is told to.
@@ -23,6 +24,7 @@ from unreel.evaluation.attack import attack as attack_intervention
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
 from unreel.evaluation.run import Evaluation
+from unreel.evaluation.video_cache import Batch, VideoCache
 from unreel.files import alone_in, file_name, require_new
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
@@ -34,8 +36,11 @@ from unreel.methods._shots import require_offloadable
 from unreel.methods._task import Task
 from unreel.models.adapter import require_size, require_tiling
 from unreel.models.loading import require_place
-from unreel.models.pair import Pair, TextModel, load_pair, load_video_model, move
+from unreel.models.pair import Pair, TextModel, VideoModel, load_pair, load_video_model, move
+from unreel.models.sampling import comment_of, write_mp4
+from unreel.models.sampling import generate as sample
 from unreel.models.shipped import EMBEDDED, names, preset_of, world_of
+from unreel.progress import Work, drawn
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
@@ -48,6 +53,7 @@ from unreel.wordings import Wording, find_wordings, require_drawn
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
 FIRST_SEED = 1000  # of its videos
 EVERYDAY_WORDS = "everyday"  # to look for other words among, in place of a list
+NOTE = "unreel generate: "  # in a video's file, before a short name for all that decided it
 CLIPS = ".clips"  # in an erasure's folder until all videos of a first look are made
 
 Tell = Callable[[str, str], None]  # of what sort a piece of news is, in one word, and the news
@@ -561,6 +567,86 @@ def attack(job: AttackJob) -> tuple[AttackRun, Path]:
     options: dict[str, Any] = {"attacks": job.attacks, "cases": job.cases, "budgets": job.budgets, "steps": job.steps}
     result = attack_intervention(pair, learned, judge, concept=concept, seed=job.seed, folder=home, **options)
     return result, write_attack_report(home, result)
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """Which videos to write into the folder `out`: one of each of `prompts`, whose seeds count up from `seed`, with what
+    lies in `folders`, or under hub ids, on. Without `t2v`, it is the pair of unreel's that the first was made on.
+    """
+
+    prompts: Sequence[str]
+    folders: Sequence[Path] = ()
+    t2v: str | None = None
+    seed: int = 0
+    sampling: Sampling = Sampling()
+    out: Path = Path("videos")
+    overwrite: bool = False
+    place: Place = Place()
+
+    def __post_init__(self) -> None:
+        _require_lists(prompts=self.prompts, folders=self.folders)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [self.seed + i for i in range(len(self.prompts))]
+
+    @property
+    def files(self) -> list[Path]:
+        return [
+            Path(self.out) / f"{file_name(text)}-{seed}.mp4" for text, seed in zip(self.prompts, self.seeds, strict=True)
+        ]
+
+
+def generate(job: GenerateJob, tell: Tell = _nobody) -> Iterator[Path]:
+    """Write each video as soon as it is made; returns the files that are written, one after the other.
+
+    The same job goes on where it was stopped: what decided a video is noted in its file. Raises UnreelError, before
+    anything is made, for what cannot be, and for files that are there otherwise.
+    """
+    if not all(text.strip() for text in job.prompts):
+        raise UnreelError("a prompt is empty")
+    there = [] if job.overwrite else [file for file in job.files if file.exists()]
+    finished = len(there) == len(job.files)
+    for file in there:
+        if finished or not comment_of(file).startswith(NOTE):
+            raise _taken(file)
+    learned = [load_intervention(folder) for folder in job.folders]
+    job.place.require()
+    t2v = model_of(job.t2v, *learned)
+    model = job.sampling.onto(load_video_model(t2v, **job.place.of_weights, offload=job.place.offload))
+    for each in learned:
+        each.apply(model.pipeline)
+    files = iter(job.files)
+    # Whose names tell everything that decides pixels; nothing is kept in it.
+    batches = VideoCache(model, job.out).batches(job.prompts, job.seeds)
+    asked = [(batch, [next(files) for _ in batch.prompts]) for batch in batches]
+    notes = {file: f"{NOTE}{batch.file.stem}, {model.settings.fps} a second" for batch, own in asked for file in own}
+    for file in there:
+        if comment_of(file) != notes[file]:
+            raise _taken(file)
+    left = [(batch, own) for batch, own in asked if not set(own) <= set(there)]
+    done = len(notes) - sum(len(own) for _, own in left)
+    if done:
+        tell("goes on", f"{done} of {len(notes)} videos are made")
+    return _written(model, left, notes, done)
+
+
+def _taken(file: Path) -> UnreelError:
+    return UnreelError(f"{file} exists: choose another --out or --seed, or replace it with --overwrite")
+
+
+def _written(
+    model: VideoModel, left: Sequence[tuple[Batch, list[Path]]], notes: Mapping[Path, str], done: int
+) -> Iterator[Path]:
+    """Writes the videos of the batches that are left into their files, with what is to be noted in each."""
+    with drawn(Work("generating videos", "video", len(notes), done)) as bar:
+        for batch, files in left:
+            videos = sample(model.pipeline, batch.prompts, batch.seeds, model.settings, what="")
+            for file, frames in zip(files, videos, strict=True):
+                write_mp4(file, frames, model.settings.fps, notes[file])
+                bar.update()
+                yield file
 
 
 def combine(

@@ -135,13 +135,14 @@ def generate(
         undisturbed(pipeline),
         set_up(pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options,
     ):
-        return _bytes(np.concatenate([out.frames for out in _batches(pipeline, prompts, seeds, settings, what, **options)]))
+        return np.concatenate([_bytes(out.frames) for out in _batches(pipeline, prompts, seeds, settings, what, **options)])
 
 
-def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf: int = 16) -> bytes:
+def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf: int = 16, comment: str = "") -> bytes:
     """Frames (frames, height, width, 3) uint8 as an H.264 yuv420p file in memory, small ones enlarged in whole steps.
 
-    Larger ones are shrunk until their `longest` side is so many pixels; a larger `crf` is a smaller file.
+    Larger ones are shrunk until their `longest` side is so many pixels; a larger `crf` is a smaller file. The
+    `comment` stands in it besides the pictures.
     """
     import av
 
@@ -155,6 +156,7 @@ def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf:
         # On several threads, or with frames that are predicted from later ones, the same frames would not always become the
         # same bytes.
         options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0"}
+        container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
@@ -174,9 +176,20 @@ def _shrunk(frames: np.ndarray, longest: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])
 
 
-def write_mp4(file: Path, frames: np.ndarray, fps: int) -> None:
+def write_mp4(file: Path, frames: np.ndarray, fps: int, comment: str = "") -> None:
     """Write atomically."""
-    write_bytes(file, encode_mp4(frames, fps))
+    write_bytes(file, encode_mp4(frames, fps, comment=comment))
+
+
+def comment_of(file: Path) -> str:
+    """What stands in a video file besides its pictures; empty if nothing does, and for what is no video."""
+    import av
+
+    try:
+        with av.open(str(file)) as container:
+            return container.metadata.get("comment", "")
+    except (OSError, av.FFmpegError):
+        return ""
 
 
 def load_images(folder: Path, size: tuple[int, int]) -> np.ndarray:
