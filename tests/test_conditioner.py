@@ -265,10 +265,20 @@ def test_tokens_that_the_network_is_given_nothing_of_are_not_seen(family):
         assert torch.equal((given(only) != before).any(1), seen[:, column])
 
 
-def test_where_one_state_stands_for_a_prompt_all_that_it_is_made_of_is_seen():
-    conditioner = Conditioner.of(PIPELINES["HunyuanVideoPipeline"](), "text_encoder_2")
-    tokens = conditioner.tokenize(PROMPTS)
-    assert torch.equal(conditioner.seen(PROMPTS, tokens), tokens.mask)
+POOLED = [("HunyuanVideoPipeline", "text_encoder_2"), ("Kandinsky5T2VPipeline", "text_encoder_2"), ("FluxPipeline", "text_encoder")]
+
+
+@pytest.mark.parametrize(("family", "component"), POOLED)
+def test_where_one_state_stands_for_a_prompt_all_that_it_is_made_of_is_seen_and_that_is_tried_once(
+    family, component, monkeypatch
+):
+    """The network is given no token of a prompt of any length: there is nothing to find out of each."""
+    conditioner, tried, own = Conditioner.of(PIPELINES[family](), component), [], Conditioner._tried
+    monkeypatch.setattr(Conditioner, "_tried", lambda *args: tried.append(args) or own(*args))
+    for text in ("a", "a dog", "a photo of a cat next to a dog on a table"):
+        tokens = conditioner.tokenize([text, *PROMPTS])
+        assert torch.equal(conditioner.seen([text, *PROMPTS], tokens), tokens.mask)
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline"])

@@ -310,8 +310,11 @@ class Conditioner:
 
     @cached_property
     def _all_seen(self) -> bool:
-        """Whether the network is given something of every token that the encoder attends to."""
-        return all(bool(self._seen_of(prompt).all()) for prompt in ("a photo", "a photo of a cat at night"))
+        """Whether the network is given something of every token that the encoder attends to, or of none, but one state for
+        all of them.
+        """
+        short, long = "a photo", "a photo of a cat at night"
+        return not self._seen_of(short).any() or all(bool(self._seen_of(prompt).all()) for prompt in (short, long))
 
     def _seen_of(self, prompt: str) -> torch.Tensor:
         """Of which tokens of a prompt that is read alone the network is given something, which is the same for all prompts
