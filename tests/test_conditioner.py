@@ -265,7 +265,11 @@ def test_tokens_that_the_network_is_given_nothing_of_are_not_seen(family):
         assert torch.equal((given(only) != before).any(1), seen[:, column])
 
 
-POOLED = [("HunyuanVideoPipeline", "text_encoder_2"), ("Kandinsky5T2VPipeline", "text_encoder_2"), ("FluxPipeline", "text_encoder")]
+POOLED = [
+    ("HunyuanVideoPipeline", "text_encoder_2"),
+    ("Kandinsky5T2VPipeline", "text_encoder_2"),
+    ("FluxPipeline", "text_encoder"),
+]
 
 
 @pytest.mark.parametrize(("family", "component"), POOLED)

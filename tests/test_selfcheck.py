@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_pair, same, weights
+from pipelines import build
 from readers import bert, words_tokenizer
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
@@ -15,6 +16,7 @@ from unreel.evaluation import selfcheck
 from unreel.evaluation.selfcheck import Exam, SelfCheck
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
+from unreel.models.adapter import encode_prompt
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import LowRank, changed
 from unreel.prompts.pairs import PromptPair
@@ -168,6 +170,24 @@ def test_a_method_without_anchors_is_asked_for_no_way(conditioner):
 def test_where_nothing_is_near_nothing_is_said_of_it(conditioner):
     found = Exam(conditioner, Sentences(near=()), []).grade({})
     assert found.neighbours is None and "near" not in str(found)
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "text_encoder_2"])
+def test_of_what_guidance_leads_away_from_only_what_the_network_is_given_is_measured(component):
+    """Of one encoder no template, of the other one state for all of it."""
+    pipeline = build("Kandinsky5T2VPipeline")
+    reader = Conditioner.of(pipeline, component)
+
+    @torch.no_grad()
+    def given():
+        return encode_prompt(pipeline, [reader.negative_prompt])[component == "text_encoder_2"]
+
+    change = torch.randn(reader.token_table.weight.shape, generator=torch.Generator().manual_seed(0)) / 50
+    before, exam = given(), Exam(reader, Sentences(), [])
+    found = exam.grade({table(reader): change})
+    with changed(reader.text_encoder, {table(reader): change}):
+        assert found.away == pytest.approx(float((given() - before).norm() / before.norm()), rel=1e-4)
+    assert found.away > 0.01
 
 
 BARS = {

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from unreel.models.conditioner import Conditioner
-from unreel.models.reading import as_guided_from, at_places, side_by_side
+from unreel.models.reading import at_places, side_by_side
 from unreel.models.weights import Delta, changed
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair, Prompts
@@ -103,6 +103,21 @@ class Question:
         return cls(given, given())
 
     @classmethod
+    def away(cls, conditioner: Conditioner) -> "Question | None":
+        """About what guidance leads away from; None where an empty prompt stands for it."""
+        if conditioner.negative_prompt:
+            return cls.about(conditioner, [conditioner.negative_prompt])
+        tokens = conditioner.guided_from()
+        if tokens is None:
+            return None
+
+        @torch.no_grad()
+        def given() -> torch.Tensor:
+            return (conditioner.encode_tokens(tokens) * tokens.mask[..., None]).flatten(1)[None]
+
+        return cls(given, given())
+
+    @classmethod
     @torch.no_grad()
     def naming(cls, conditioner: Conditioner, pairs: Sequence[PromptPair]) -> "Question":
         prompts = [pair.prompt for pair in pairs]
@@ -151,14 +166,14 @@ class Exam:
         self.named = _batches(conditioner, *((pairs, Question.naming) if anchored else (named, Question.about)))
         self.neighbours = _batches(conditioner, neighbours, Question.about)
         self.everyday = _batches(conditioner, everyday, Question.about)
-        self.away = as_guided_from(conditioner)
+        self.away = Question.away(conditioner)
 
     def grade(self, deltas: Mapping[str, Delta]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
         parts = (self.named, self.neighbours, self.everyday)
         with changed(self.conditioner.text_encoder, deltas):
             answers = iter([question.given() for question in track(list(chain(*parts)), "checking", brief=True)])
-            away = self._away_moved()
+            away = None if self.away is None else float(self.away.moved(self.away.given())[0])
         asked = [list(zip(part, islice(answers, len(part)), strict=True)) for part in parts]
         moved, near, everyday = (_joined(question.moved(now) for question, now in part) for part in asked)
         residual = _joined(question.left(now) for question, now in asked[0])
@@ -172,13 +187,6 @@ class Exam:
             everyday=float(np.median(everyday)),
             away=away,
         )
-
-    @torch.no_grad()
-    def _away_moved(self) -> float | None:
-        if self.away is None:
-            return None
-        written = self.conditioner.encode_tokens(self.away.tokens)
-        return float((self.away.distances(written) / self.away.squares).sqrt())
 
 
 def _worst(residual: np.ndarray, initial: np.ndarray) -> float:

@@ -192,19 +192,25 @@ class Conditioner:
             )
         return Tokens(call.pop("input_ids"), call)
 
+    @cached_property
+    def negative_prompt(self) -> str:
+        """What guidance leads away from where nobody says what, in the pipeline's own words; empty where it has none."""
+        return "" if self.pipeline is None else own_negative_prompt(self.pipeline)
+
     def guided_from(self) -> Tokens | None:
-        """What the pipeline calls this text encoder with for what guidance leads away from in every video, its own negative
-        prompt, where it reads that otherwise than an empty prompt: in words of its own, or without a chat's template, an
-        instruction or a mask. None where it does not, and where there is no such thing.
+        """What the pipeline calls this text encoder with for what guidance leads away from in every video, where it reads
+        that otherwise than an empty prompt: in words of its own, or without a chat's template, an instruction or a mask.
+        None where it does not, and where there is no such thing.
         """
         if self.pipeline is None:
             return None
+        if self.negative_prompt:
+            return self.tokenize([self.negative_prompt])
         called = self.text_encoder if self.called is None else self.called
         with torch.no_grad(), self._others.standing_in():
             calls = calls_of(called, lambda: encode_prompt(self.pipeline, ["a photo"], guided=True))
         if len(calls) < 2:  # it asks for that as for another prompt, if at all
-            own = own_negative_prompt(self.pipeline)
-            return self.tokenize([own]) if own else None
+            return None
         tokens, empty = Tokens(calls[-1].pop("input_ids"), calls[-1]).trimmed(), self.tokenize([""])
         same = torch.equal(tokens.ids, empty.ids) and torch.equal(tokens.mask, empty.mask)
         return None if same else tokens

@@ -71,13 +71,6 @@ def as_anchors(
     return Aim(tokens, at_places(states, aligned), counted)
 
 
-@torch.no_grad()
-def as_guided_from(conditioner: Conditioner) -> Aim | None:
-    """What guidance leads away from, to be read as the encoder reads it now; None where an empty prompt stands for it."""
-    tokens = conditioner.guided_from()
-    return None if tokens is None else Aim(tokens, conditioner.encode_tokens(tokens), tokens.mask)
-
-
 def at_places(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Of `states` (prompts, tokens, width) those at `places` (prompts, tokens)."""
     return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
