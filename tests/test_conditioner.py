@@ -10,6 +10,7 @@ from readers import bert, bytes_tokenizer, llama, t5, words_tokenizer
 
 from unreel import Concept, UnreelError, unlearn
 from unreel.methods.text_ablation import TextAblationConfig
+from unreel.models.adapter import mapped
 from unreel.models.conditioner import Conditioner, Tokens, whole_words
 from unreel.models.pair import Pair, TextModel
 
@@ -283,6 +284,24 @@ def test_where_one_state_stands_for_a_prompt_all_that_it_is_made_of_is_seen_and_
         tokens = conditioner.tokenize([text, *PROMPTS])
         assert torch.equal(conditioner.seen([text, *PROMPTS], tokens), tokens.mask)
     assert len(tried) == 1
+
+
+def test_nothing_that_was_written_is_kept_to_find_out_what_is_seen():
+    """Of a large encoder, the hidden states of one prompt are megabytes, and a template makes it a long one."""
+    conditioner = Conditioner.of(PIPELINES["HunyuanVideoPipeline"]())
+    tokens = conditioner.tokenize(["a photo of a cat"])
+    assert not conditioner.seen(["a photo of a cat"], tokens).all()
+    kept, own = [], [value for name, value in vars(conditioner).items() if name.startswith("_")]
+    mapped([list(value.values()) if type(value) is dict else value for value in own], kept.append)
+    assert len(kept) > 2 and all(part.is_meta or part.dtype == torch.bool for part in kept)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_is_given_without_a_pipeline_takes_words_to_pieces_once(written, monkeypatch):
+    conditioner, asked, own = bert(words_tokenizer()), [], Conditioner.tokenize
+    states = conditioner.write(conditioner.tokenize(NAMES)) if written else None
+    monkeypatch.setattr(Conditioner, "tokenize", lambda *args: asked.append(args) or own(*args))
+    assert conditioner.given(NAMES, states).any() and len(asked) == 1
 
 
 @pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline"])

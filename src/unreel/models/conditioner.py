@@ -279,11 +279,12 @@ class Conditioner:
         as `change` makes them.
         """
         asked = list(prompts)
-        if written is None:
-            written = self.write(self.tokenize(asked))
         change = change or (lambda states: states)
-        if self.pipeline is None:
-            return (change(self._last_read(written)) * self.tokenize(asked).mask[..., None]).flatten(1)
+        if written is None or self.pipeline is None:
+            tokens = self.tokenize(asked)
+            written = self.write(tokens) if written is None else written
+            if self.pipeline is None:
+                return (change(self._last_read(written)) * tokens.mask[..., None]).flatten(1)
 
         def stand_in(*args: Any, **options: Any) -> Any:
             width = ids_of(args, options).shape[1]
@@ -354,13 +355,15 @@ class Conditioner:
         """What the pipeline gives to its network of `states` (times, tokens, width) where it asks for the same prompt so
         many times: (times, numbers).
         """
-        written = mapped(self._something_written, lambda part: part.expand(len(states), *part.shape[1:]))
+        ones = torch.ones((), device=self.device)  # in place of all else that it writes
+        written = mapped(self._outline, lambda part: ones.to(part.dtype).expand(len(states), *part.shape[1:]))
         return self.given([prompt] * len(states), written, lambda usual: states.to(usual))
 
     @cached_property
-    def _something_written(self) -> Any:
-        with torch.no_grad():
-            return self.write(self.tokenize(["a photo"]))
+    @torch.no_grad()
+    def _outline(self) -> Any:
+        """What the text encoder gives back for a prompt, in shape alone."""
+        return mapped(self.write(self.tokenize(["a photo"])), lambda part: torch.empty_like(part, device="meta"))
 
     def reads_like(self, other: "Conditioner") -> bool:
         """Whether a network is given the same of what the same text encoder writes, here and in another pipeline."""
