@@ -11,7 +11,6 @@ from unreel import UnreelError
 from unreel.methods import _least_squares as module
 from unreel.methods._least_squares import least_squares
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import TextModel
 from unreel.models.reading import as_anchors, as_read
 from unreel.models.weights import changed
 from unreel.prompts.pairs import PromptPair
@@ -128,9 +127,8 @@ def test_what_is_no_number_is_refused():
         module._solution(torch.full((4, 3), torch.nan), torch.ones(4, 2), torch.eye(3), 2, torch.Generator())
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5", "bert", "gemma2"])
-def test_only_layers_that_add_what_their_matrices_write_are_solved_for(kind):
-    """BERT and Gemma 2 put norms behind: what is to be added there is not what is missing."""
+def reader(kind):
+    """An encoder of the sort with random weights, whose padding counts."""
     tokenizer = make_pair().t2i.tokenizer
     shape = {**SHAPE, "vocab_size": len(tokenizer)}
     encoders = {
@@ -144,7 +142,29 @@ def test_only_layers_that_add_what_their_matrices_write_are_solved_for(kind):
         ),
     }
     torch.manual_seed(0)
-    model = TextModel(tokenizer, encoders[kind]().eval())
-    conditioner = Conditioner(model.tokenizer, model.text_encoder)
-    deltas = solved(conditioner, layers=3)
+    return Conditioner(tokenizer, encoders[kind]().eval())
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5", "bert", "gemma2"])
+def test_only_layers_that_add_what_their_matrices_write_are_solved_for(kind):
+    """BERT and Gemma 2 put norms behind: what is to be added there is not what is missing."""
+    deltas = solved(reader(kind), layers=3)
     assert len(deltas) == (6 if kind in ("llama", "t5") else 0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("bound", [1, 70, module.TOKENS])
+def test_no_more_tokens_are_read_at_once_than_the_bound_says_and_what_is_found_is_the_same(kind, bound, monkeypatch):
+    """Of a large encoder behind a long template, all prompts at once would take most of a card's memory."""
+    conditioner, sizes = reader(kind), []
+    whole = solved(conditioner, layers=3)
+    hook = conditioner.token_table.register_forward_hook(lambda _, args, __: sizes.append(args[0].shape))
+    monkeypatch.setattr(module, "TOKENS", bound)
+    parts = solved(conditioner, layers=3)
+    hook.remove()
+    assert all(prompts * tokens <= bound or prompts == 1 for prompts, tokens in sizes)
+    assert (len(PAIRS) in {prompts for prompts, _ in sizes}) == (bound > 70)
+    assert list(parts) == list(whole)
+    for name, change in whole.items():  # least squares make more of how sums are rounded
+        assert (parts[name].dense() - change.dense()).norm() < 5e-3 * change.dense().norm()
+    assert left(conditioner, parts) == pytest.approx(left(conditioner, whole), rel=5e-3)

@@ -1,4 +1,5 @@
-"""Where low-rank changes begin: least squares on the matrices through which layers write, one after the other, in one pass.
+"""Where low-rank changes begin: least squares on the matrices through which layers write, one after the other, in one pass,
+or in one for each of them where prompts are too many to be read at once.
 
 Of the family of ROME and MEMIT (Meng et al., arXiv 2202.05262 and 2210.07229). With k(p) what enters a matrix at a token of
 a prompt p that names the concept, s(p) the sum that it writes to, p' its anchor prompt, q a prompt to be kept, and s_0 of
@@ -13,7 +14,7 @@ and Llama do: where a norm comes after (BERT, Gemma 2) nothing is changed.
 Knows layers and prompts; knows nothing about what the changes are for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ from unreel.prompts.pairs import PromptPair
 
 ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
 BATCH = 64  # prompts at once
+TOKENS = 2**13  # at once, padding included, unless a single prompt has more
 RIDGE = 0.01  # as a share of the mean square of what enters a matrix
 SUMS = 4 * torch.finfo(torch.float32).eps  # what sums of float32 may be off by, as a share of their largest eigenvalue
 ADDED = 0.05  # by how much of what it adds a layer may miss the sum of what its matrices write
@@ -39,13 +41,14 @@ ADDED = 0.05  # by how much of what it adds a layer may miss the sum of what its
 
 @dataclass
 class Layer:
-    """A layer that adds what two matrices write to what enters it: first attention's, then the MLP's. `goals` say what the
-    sum is to be after each, for every token that counts: (tokens, width). `total` is that sum, while the layer is read.
+    """A layer that adds what two matrices write to what enters it: first attention's, then the MLP's. `goals` say of every
+    batch what the sum is to be after each, for every token that counts: (tokens, width). `total` is that sum, while the
+    layer is read.
     """
 
     module: nn.Module
     writers: tuple[nn.Linear, nn.Linear]
-    goals: tuple[torch.Tensor, torch.Tensor]
+    goals: list[tuple[torch.Tensor, torch.Tensor]]
     total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
@@ -66,7 +69,8 @@ def least_squares(
     The weights are left as they were found. Raises UnreelError if the equations have no finite solution.
     """
     tokens, anchors, aligned, naming = side_by_side(conditioner, pairs, short=True)
-    plain = _plain(conditioner, layers, anchors, lambda states: at_places(states, aligned)[naming])
+    batches = _batches(len(pairs), max(tokens.ids.shape[1], anchors.ids.shape[1]))
+    plain = _plain(conditioner, layers, [(anchors.rows(some), aligned[some], naming[some]) for some in batches])
     if not plain:
         return {}
     names = {module: portable(f"{name}.weight") for name, module in conditioner.text_encoder.named_modules()}
@@ -76,6 +80,7 @@ def least_squares(
         _add_key_covariance(key_covariance, weight * retain_weight, conditioner, matrices, prompts, layers[-1])
     generator = torch.Generator("cpu").manual_seed(seed)
     deltas: dict[str, LowRank] = {}
+    read: list[tuple[torch.Tensor, torch.Tensor]] = []  # what enters the next matrix, and what is missing behind it
 
     def enter(layer: Layer, _: nn.Module, args: tuple, kwargs: dict) -> None:
         layer.total = hidden_states(args, kwargs)
@@ -83,9 +88,16 @@ def least_squares(
     def solve(name: str, layer: Layer, matrix: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
         """Find the change of a matrix, and let it write as changed."""
         entering, total = args[0].float(), layer.total + output
-        missing = layer.goals[layer.writers.index(matrix)].float() - total[naming].float()
-        own = min(rank, *matrix.weight.shape)
-        deltas[name] = change = _solution(entering[naming], missing, key_covariance.pop(name), own, generator)
+        if name not in deltas:
+            counted, goal = naming[batches[len(read)]], layer.goals[len(read)][layer.writers.index(matrix)]
+            read.append((entering[counted], goal.float() - total[counted].float()))
+            if len(read) == len(batches):
+                own, (given, missing) = min(rank, *matrix.weight.shape), map(torch.cat, zip(*read, strict=True))
+                read.clear()
+                deltas[name] = _solution(given, missing, key_covariance.pop(name), own, generator)
+            if len(batches) > 1:  # what comes behind, the others are to read with the change too
+                raise _EnoughError
+        change = deltas[name]
         more = (entering @ change.down.T @ change.up.T).to(output)
         layer.total = total + more
         return output + more
@@ -96,8 +108,16 @@ def least_squares(
             hooks.callback(hook.remove)
             for matrix in layer.writers:
                 hooks.callback(matrix.register_forward_hook(partial(solve, names[matrix], layer)).remove)
-        _read(conditioner, tokens, layers[-1], hooks)
+        while len(deltas) < len(matrices):
+            for some in batches:
+                _read(conditioner, tokens.rows(some), layers[-1])
     return deltas
+
+
+def _batches(prompts: int, width: int) -> list[slice]:
+    """Which of so many prompts, each of `width` tokens, are read at once: all of them where they are short and few."""
+    most = max(1, TOKENS // width)
+    return [slice(start, start + most) for start in range(0, prompts, most)]
 
 
 def _add_key_covariance(
@@ -113,9 +133,8 @@ def _add_key_covariance(
     drowns all others and never depends on the prompt (arXiv 2309.17453).
     """
     ordered = sorted(prompts, key=conditioner.length)
-    batches = [
-        tokens_of(conditioner, ordered[start : start + BATCH], short=True) for start in range(0, len(ordered), BATCH)
-    ]
+    read = [tokens_of(conditioner, ordered[start : start + BATCH], short=True) for start in range(0, len(ordered), BATCH)]
+    batches = [tokens.rows(some) for tokens in read for some in _batches(*tokens.ids.shape)]
     masks = [tokens.mask & (torch.arange(tokens.ids.shape[1], device=tokens.ids.device) > 0) for tokens in batches]
     share = weight / max(1, sum(int(counted.sum()) for counted in masks))
     for tokens, counted in track(list(zip(batches, masks, strict=True)), "least squares", brief=True):
@@ -127,7 +146,7 @@ def _add_key_covariance(
         with ExitStack() as hooks:
             for name, matrix in matrices.items():
                 hooks.callback(matrix.register_forward_hook(partial(add, name)).remove)
-            _read(conditioner, tokens, last, hooks)
+            _read(conditioner, tokens, last)
 
 
 def _solution(
@@ -157,23 +176,27 @@ def _solution(
 
 
 def _plain(
-    conditioner: Conditioner, layers: Sequence[nn.Module], anchors: Tokens, own: Callable[[torch.Tensor], torch.Tensor]
+    conditioner: Conditioner,
+    layers: Sequence[nn.Module],
+    batches: Sequence[tuple[Tokens, torch.Tensor, torch.Tensor]],
 ) -> list[Layer]:
-    """Those of `layers` that add what two matrices write; of what that is for the prompts `anchors`, `own` takes what the
-    tokens of others are to take on.
+    """Those of `layers` that add what two matrices write. Every one of `batches` has anchor prompts, for every token of
+    others the place in them whose sum it is to take on, and whether it counts.
     """
     width = conditioner.token_table.weight.shape[1]
     outputs: dict[nn.Linear, torch.Tensor] = {}
     entered: dict[nn.Module, torch.Tensor] = {}
-    summing = []
+    summing: dict[nn.Module, Layer] = {}
 
     def leave(module: nn.Module, _: tuple, output: Any) -> None:
         before, after = entered.pop(module), first(output)
+        places, counted = batch[1:]
         last = conditioner.mlp_output(module)
         for matrix in [matrix for matrix in outputs if matrix is not last]:
             total = before + outputs[matrix]
             if (total + outputs[last] - after).norm() <= ADDED * (after - before).norm():
-                summing.append(Layer(module, (matrix, last), (own(total), own(after))))
+                goals = (at_places(total, places)[counted], at_places(after, places)[counted])
+                summing.setdefault(module, Layer(module, (matrix, last), [])).goals.append(goals)
                 break
         outputs.clear()
 
@@ -188,8 +211,9 @@ def _plain(
                     hook = matrix.register_forward_hook(lambda module, _, output: outputs.__setitem__(module, output))
                     hooks.callback(hook.remove)
             hooks.callback(layer.register_forward_hook(leave).remove)
-        _read(conditioner, anchors, layers[-1], hooks)
-    return summing
+        for batch in batches:
+            _read(conditioner, batch[0], layers[-1])
+    return [layer for layer in summing.values() if len(layer.goals) == len(batches)]
 
 
 def hidden_states(args: tuple, kwargs: dict) -> torch.Tensor:
@@ -206,15 +230,18 @@ class _EnoughError(Exception):
     """All layers of interest have been read."""
 
 
-def _read(conditioner: Conditioner, tokens: Tokens, last: nn.Module, hooks: ExitStack) -> None:
+def _read(conditioner: Conditioner, tokens: Tokens, last: nn.Module) -> None:
     """Read up to the layer `last`."""
 
     def stop(*_: Any) -> None:
         raise _EnoughError
 
-    hooks.callback(last.register_forward_hook(stop).remove)
-    with suppress(_EnoughError):
-        conditioner.encode_tokens(tokens)
+    hook = last.register_forward_hook(stop)
+    try:
+        with suppress(_EnoughError):
+            conditioner.encode_tokens(tokens)
+    finally:
+        hook.remove()
 
 
 def _leading(matrix: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:
