@@ -8,6 +8,7 @@ from unreel import Concept
 from unreel.attacks import synonyms
 from unreel.prompts import corpus, kinds
 from unreel.prompts.corpus import Corpus
+from unreel.prompts.grammar import with_articles
 from unreel.prompts.vocabulary import EVERYDAY
 
 SMALL = {"concept": ["castle", "owl", "oak tree"], "style": ["ink", "oil painting"], "motion": ["running", "zooming in"]}
@@ -136,8 +137,19 @@ def test_what_is_kept_holds_everything_by_name_and_the_empty_prompt_once_each():
     assert len(set(sentences)) == len(sentences) > 900
     assert "" in sentences
     for label in (label for labels in EVERYDAY.values() for label in labels):
-        assert label in sentences and f"a {label}" in sentences
+        assert label in sentences and with_articles(f"a {label}") in sentences
     assert any("zebra" in sentence for sentence in sentences)  # words at random belong to what is kept
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_articles_of_what_is_kept_by_name_change_no_draw(seed, monkeypatch):
+    """Of what was drawn, in whatever order, published figures were measured."""
+    said = Corpus(EVERYDAY, WORDS, seed).retain(900)
+    monkeypatch.setattr(corpus, "with_articles", lambda text: text)
+    drawn = Corpus(EVERYDAY, WORDS, seed).retain(900)
+    changed = [(a, b) for a, b in zip(drawn, said, strict=True) if a != b]
+    assert len(changed) > 5 and all(a.startswith("a ") and b == f"an {a[2:]}" for a, b in changed)
+    assert "an owl" in said and "a owl" not in said
 
 
 def test_sentences_that_measure_are_never_trained_on():

@@ -13,7 +13,7 @@ from string import ascii_lowercase
 from unreel.prompts.concept import Concept
 from unreel.prompts.grammar import bare as _bare
 from unreel.prompts.grammar import fill as _fill
-from unreel.prompts.grammar import in_place_of
+from unreel.prompts.grammar import in_place_of, with_articles
 from unreel.prompts.kinds import OBJECT_TEMPLATES, STYLE_TEMPLATES, UNSAFE_TEMPLATES
 from unreel.prompts.vocabulary import Vocabulary
 
@@ -70,7 +70,10 @@ class Corpus:
             before, after = self._chatter(rng)
             out.append(f"{before} {_fill(sentence, filled)} {after}".strip())
         out += [self._noise(rng, rng.randint(1, 2 * MOST_CHATTER)) for _ in range(count // 3)]
-        return list(dict.fromkeys(out))
+        unique = dict.fromkeys(out)
+        # Articles change nothing of what is drawn: where "an owl" is in already, "a owl" stays as it is.
+        named = {f"a {label}": with_articles(f"a {label}") for labels in self.vocabulary.values() for label in labels}
+        return [text if (said := named.get(text, text)) in unique else said for text in unique]
 
     def _chatter(self, rng: random.Random) -> tuple[str, str]:
         if rng.random() > CHATTER:
