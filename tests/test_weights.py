@@ -465,6 +465,41 @@ def test_whatever_is_loaded_in_place_of_the_weights_while_an_erasure_is_on_stays
         pair.t2i.text_encoder.load_state_dict(weights(make_pair().t2i.text_encoder))
 
 
+def added_meanwhile(pair, erasure, shares, size=3.0):
+    """While the erasure is on, `shares` of its changes and something else of that size, by matrix in turn, are added to the
+    weights, as a LoRA is fused; returns what was added.
+    """
+    held, draw = held_weights(pair.t2i.text_encoder), torch.Generator().manual_seed(1)
+    added = {}
+    for index, (name, change) in enumerate(erasure.components[0].deltas.items()):
+        change = change.dense()
+        other = torch.randn(change.shape, generator=draw, dtype=change.dtype)
+        other -= (other * change).sum() / change.square().sum() * change  # goes neither with the erasure nor against it
+        added[name] = shares[index % len(shares)] * change + size * change.norm() / other.norm() * other
+        with torch.no_grad():
+            held[name] += added[name].to(held[name])
+    return added
+
+
+@pytest.mark.parametrize("shares", [(0.3, -0.4), (-1.0, 0.1, 0.1), (-2.0, 1.5)])
+def test_of_a_lora_that_goes_against_an_erasure_in_some_matrices_all_is_left(pair, erasure, shares):
+    original = {name: weight.double() for name, weight in held_weights(pair.t2i.text_encoder).items()}
+    erasure.apply(pair.t2i)
+    added = added_meanwhile(pair, erasure, shares)
+    erasure.remove(pair.t2i)
+    for name, weight in held_weights(pair.t2i.text_encoder).items():
+        torch.testing.assert_close(weight.double(), original[name] + added.get(name, 0), rtol=1e-5, atol=1e-5)
+
+
+def test_what_takes_an_erasure_back_as_a_whole_is_taken_for_other_weights_and_stays(pair, erasure):
+    """Nothing tells a LoRA that undoes it from a model that was put in place: what is there is left alone."""
+    erasure.apply(pair.t2i)
+    added_meanwhile(pair, erasure, (-1.0,))
+    there = weights(pair.t2i.text_encoder)
+    erasure.remove(pair.t2i)
+    assert same(there, weights(pair.t2i.text_encoder)) and active_interventions(pair.t2i) == []
+
+
 def test_of_two_encoders_one_that_differs_is_not_left_out_silently(pair):
     """It goes on with a warning where a LoRA may have been fused, and the whole erasure is refused where it is another."""
     one, other = (make_pair(seed=seed).t2i.text_encoder for seed in (0, 5))

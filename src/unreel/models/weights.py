@@ -414,17 +414,26 @@ def _applied(module: nn.Module) -> Any:
 def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
     """What somebody else has done to weights since they were set last, such as fusing a LoRA or loading others in their
     place, becomes part of the base.
+
+    Nearer to what was there before than to that with the changes, they were put back or put in its place, not added to it.
+    All of them say so together: a large LoRA may well go against the changes in one matrix. One that takes back more than
+    half of all changes leaves what may be other weights in their place just as well, and is taken for that.
     """
-    for name in names:
-        weight, mark = weights[name], applied.marks.get(name)
-        if mark is None or torch.equal(mark.to(weight), _mark(weight)):
-            continue
-        residue, base = (doubled(value.to(weight)) for value in (applied.sum(name, weight.device), applied.base[name]))
-        added, now = doubled(weight) - residue, doubled(weight)
-        # Nearer to what was there before than to that with the changes: put back or put in its place, not added to it.
-        replaced = (now - base).norm() < added.norm()
-        applied.base[name] = (now if replaced else base + added).to(weight.device, weight.dtype)
-        applied.marks[name] = _mark(weight)
+    touched = [name for name in names if name in applied.marks and not _is_as_left(applied, name, weights[name])]
+
+    def added(name: str, changes: bool) -> torch.Tensor:
+        weight = weights[name]
+        return doubled(weight) - doubled((applied.sum(name, weight.device) if changes else applied.base[name]).to(weight))
+
+    to_base, to_sum = (sum(float(added(name, on).square().sum()) for name in touched) for on in (False, True))
+    for name in touched:
+        weight, base = weights[name], applied.base[name]
+        now = doubled(weight) if to_base < to_sum else doubled(base.to(weight)) + added(name, True)
+        applied.base[name], applied.marks[name] = now.to(weight.device, weight.dtype), _mark(weight)
+
+
+def _is_as_left(applied: _Applied, name: str, weight: torch.Tensor) -> bool:
+    return torch.equal(applied.marks[name].to(weight), _mark(weight))
 
 
 def _renew(
