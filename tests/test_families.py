@@ -169,6 +169,36 @@ def test_a_layer_that_a_pipeline_leaves_unread_is_neither_learned_nor_checked(pi
             hook.remove()
 
 
+POOLING = {  # encoders whose last layer gives the network one state for a prompt, while those of tokens come from before it
+    "StableDiffusionXLPipeline": {"text_encoder_2"},
+    "AnimateDiffSDXLPipeline": {"text_encoder_2"},
+    "StableDiffusion3Pipeline": {"text_encoder", "text_encoder_2"},
+}
+
+
+@torch.no_grad()
+def test_states_of_tokens_are_learned_by_as_the_network_is_given_them(pipeline):
+    """Not as a layer above makes them into something else."""
+    for name, reader in Conditioner.all_of(pipeline).items():
+        tokens = reader.tokenize(PROMPTS)
+
+        def read(reader=reader, tokens=tokens):
+            return [reader.token_states(tokens), *(part for part in tensors(pipeline) if part.ndim == 3)]
+
+        before, given = read(), reader.given(PROMPTS)
+        above = reader.layers[len(reader.token_layers) :]
+        assert len(above) == (name in POOLING.get(type(pipeline).__name__, ()))
+        for layer in above:
+            hook = reader.mlp_output(layer).register_forward_hook(lambda _, __, output: 0 * output)
+            assert all(map(torch.equal, before, read())) and not torch.equal(given, reader.given(PROMPTS))
+            hook.remove()
+        if not above:
+            assert torch.equal(before[0], reader.encode_tokens(tokens))
+        hook = reader.mlp_output(reader.token_layers[-1]).register_forward_hook(lambda _, __, output: 0 * output)
+        assert not torch.equal(before[0], read()[0])
+        hook.remove()
+
+
 @pytest.mark.parametrize("which", ["mlp-final-attn", "mlp-attn"])
 def test_gradients_of_the_loss_reach_exactly_the_chosen_layers(pipeline, which):
     if type(pipeline).__name__ == DISTILLED:

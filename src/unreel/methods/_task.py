@@ -197,7 +197,7 @@ def words_to_keep(concept: Concept, conditioner: Conditioner) -> list[str]:
     def distance(instead: str) -> float:
         about = [PromptPair(text.format(concept.name), text.format(instead), concept.name) for text in ALONE]
         aim = as_anchors(conditioner, about)
-        return float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum())
+        return float(aim.distances(conditioner.token_states(aim.tokens)).sum())
 
     words_alone = own_words(concept)
     far = READ_AS * distance(concept.anchor or "") if words_alone else 0.0

@@ -139,7 +139,7 @@ def text_ablation(
     steps = round((config.steps or STEPS * min(2.0, max(1.0, SHALLOW / len(conditioner.layers)))) * concepts**0.5)
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
-    matrices = conditioner.first_matrices(layers)
+    matrices = conditioner.first_matrices(min(layers, len(conditioner.token_layers)))
     away = _given_for_guidance(conditioner, matrices)
     with ExitStack() as afterwards:
         afterwards.enter_context(conditioner.brisk())
@@ -148,7 +148,7 @@ def text_ablation(
         factors = Factors(matrices, rank, config.seed, conditioner.device, afterwards)
         initial = _initial_distance(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
         if config.solve_weight:
-            first = conditioner.layers[: max(1, round(SOLVED * layers))]
+            first = conditioner.token_layers[: max(1, round(SOLVED * layers))]
             kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts**0.5
             factors.begin(least_squares(conditioner, first, pairs, kept, weight, rank, config.seed))
         factors.be_blind_to(away)
@@ -273,7 +273,7 @@ def _cut(ordered: list[Any], count: int) -> list[list[Any]]:
 def _initial_distance(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
     """The mean squared distance of a token that counts from its aim, before anything has changed."""
     aims = [lesson.aim(lesson.forget).rows(slice(lesson.naming)) for lesson in lessons]
-    total = sum(float(aim.distances(conditioner.encode_tokens(aim.tokens)).sum()) for aim in aims)
+    total = sum(float(aim.distances(conditioner.token_states(aim.tokens)).sum()) for aim in aims)
     if total <= ROUNDING * sum(float(aim.squares.sum()) for aim in aims):
         raise UnreelError(
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
@@ -283,7 +283,7 @@ def _initial_distance(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> f
 
 def _backward(conditioner: Conditioner, lesson: _Lesson, initial: float, weights: tuple[float, float]) -> float:
     """Add the gradients of the loss on one lesson; returns how much of the way is left."""
-    written = conditioner.encode_tokens(lesson.tokens)
+    written = conditioner.token_states(lesson.tokens)
     residual = lesson.aim(lesson.forget).distances(written).sum() / (initial * int(lesson.forget.sum()))
     everyday, near = (_moved(lesson.aim(counted), written) for counted in (lesson.everyday, lesson.near))
     (residual + weights[0] * everyday + weights[1] * near).backward()

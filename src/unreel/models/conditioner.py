@@ -260,6 +260,14 @@ class Conditioner:
         """All that the text encoder gives back for tokens, as transformers names it."""
         return self._reader(tokens.ids, **tokens.call)
 
+    def token_states(self, tokens: Tokens) -> torch.Tensor:
+        """Tokens -> the states of theirs that the network is given (batch, tokens, width): what `encode_tokens` gives, but
+        where the last layers give it no more than one state for a whole prompt, as those of SDXL's and SD3's CLIP.
+        """
+        written = self.write(tokens)
+        pooling = 0 if getattr(written, "hidden_states", None) is None else len(self.layers) - len(self.token_layers)
+        return written.hidden_states[-1 - self._unread - pooling] if pooling else self._last_read(written)
+
     def _states(self, tokens: Tokens) -> torch.Tensor:
         return self._last_read(self.write(tokens))
 
@@ -487,11 +495,19 @@ class Conditioner:
         Some pipelines read a hidden layer and leave those above unread. Raises UnreelError for an encoder without layers.
         """
         layers = self._all_layers
-        while layers and self.pipeline is not None and not self._read_from(layers[-1]):
+        while layers and self.pipeline is not None and not self._reach(layers[-1]):
             layers = layers[:-1]
         if not layers:
             raise UnreelError(f"{type(self.text_encoder).__name__} has no layers that unreel knows: it is not supported")
         return layers
+
+    @cached_property
+    def token_layers(self) -> list[nn.Module]:
+        """Those of `layers` that states of tokens come out of which the denoiser gets to see; all where it sees none."""
+        layers = self.layers
+        if self.pipeline is None or 3 in self._reach(layers[-1]) or 3 not in self._reach(layers[0]):
+            return layers
+        return layers[: max(place + 1 for place, layer in enumerate(layers) if 3 in self._reach(layer))]
 
     @property
     def _all_layers(self) -> list[nn.Module]:
@@ -505,8 +521,10 @@ class Conditioner:
         return len(layers) - len(self.layers) if layers else 0
 
     @torch.no_grad()
-    def _read_from(self, layer: nn.Module) -> bool:
-        """Whether what the MLP of `layer` writes makes a difference to what the pipeline gives to its denoiser."""
+    def _reach(self, layer: nn.Module) -> set[int]:
+        """To how many dimensions of what the pipeline gives to its denoiser what the MLP of `layer` writes makes a
+        difference: 3 are states of tokens, 2 a state for a whole prompt.
+        """
         with self._known_others.standing_in():
             before = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
             hook = self.mlp_output(layer).register_forward_hook(lambda _, __, output: output.flip(-1))
@@ -514,7 +532,7 @@ class Conditioner:
                 after = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
             finally:
                 hook.remove()
-        return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        return {a.ndim for a, b in zip(before, after, strict=True) if not torch.equal(a, b)}
 
     def mlp_output(self, layer: nn.Module) -> nn.Linear:
         """The matrix through which a layer's MLP writes: the widest one that comes down to the layer's own width.

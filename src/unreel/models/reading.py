@@ -51,7 +51,7 @@ class Aim:
 def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = False) -> Aim:
     """The prompts, to be read as the encoder reads them now; `short` leaves out most of the padding."""
     tokens = tokens_of(conditioner, prompts, short=short)
-    return Aim(tokens, conditioner.encode_tokens(tokens), conditioner.seen(prompts, tokens))
+    return Aim(tokens, conditioner.token_states(tokens), conditioner.seen(prompts, tokens))
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def as_anchors(
     `from_name` says whether that is so; by default it is of encoders that read from left to right.
     """
     tokens, anchors, aligned, counted = side_by_side(conditioner, pairs, short=short, from_name=from_name)
-    states = conditioner.encode_tokens(anchors)
+    states = conditioner.token_states(anchors)
     return Aim(tokens, at_places(states, aligned), counted)
 
 
