@@ -1,8 +1,8 @@
 """How many concepts fit into one erasure: `python -m benchmarks.scale`, for 1 to 2,000 of them on SmolLM2.
 
 Everyday words of all kinds, unlearned together from text alone, and the self-check on five draws of held-out prompts: what
-is left of the way to the anchors, and how far what is near and everything else moved. Every size is written when it is
-done.
+is left of the way to the anchors, on average and of each concept, and how far what is near and everything else moved. Every
+size is written when it is done.
 """
 
 import random
@@ -15,7 +15,7 @@ import typer
 from benchmarks.common import machine, write_entry
 from benchmarks.encoders import encoder
 from unreel import Concept, load_pair, unlearn
-from unreel.evaluation.selfcheck import Exam
+from unreel.evaluation.selfcheck import MOST_RESIDUAL, Exam
 from unreel.methods._task import near_to, prompts_for
 from unreel.prompts import captions
 
@@ -49,9 +49,12 @@ def main(
         for seed in DRAWS:
             prompts = prompts_for(anchored, pair, conditioner, seed, held_out=True)
             grades.append(asdict(Exam(conditioner, prompts, near).grade(erasure.deltas)))
+        lefts = [grade.pop("by_concept") or {chosen[0].name: grade["residual"]} for grade in grades]
+        left = [mean(draw[each.name] for draw in lefts if each.name in draw) for each in chosen]
         figures = {
             name: round(mean(grade[name] for grade in grades), 4) for name in grades[0] if grades[0][name] is not None
         }
+        figures |= {"worst_concept": round(max(left), 4), "behind": sum(not share <= MOST_RESIDUAL for share in left)}
         cost = {"seconds": round(sum(part["seconds"] for part in parts), 1), "megabytes": round(erasure.nbytes / 1e6, 2)}
         print(count, figures, cost, flush=True)
         write_entry(NAME, str(count), {**figures, **cost, "check": erasure.provenance["check"], "machine": machine(device)})

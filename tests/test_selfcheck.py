@@ -30,6 +30,8 @@ PAIRS = [PromptPair(text.format("castle"), text.format("house"), "castle") for t
 class Sentences:
     """Prompts that are written down."""
 
+    concepts = ("castle",)
+
     def __init__(self, pairs=PAIRS, near=("a tower", "a church"), everyday=("", "a cat", "a photo of a dog in a park")):
         self.given = list(pairs), list(near), list(everyday)
 

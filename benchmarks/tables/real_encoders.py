@@ -111,14 +111,21 @@ def scale() -> str:
     rows = [
         [
             f"{int(count):,}",
-            *(percent(entry[name]) for name in ("residual", "residual_worst", "neighbours", "everyday")),
+            *(percent(entry[name]) for name in ("residual", "worst_concept")),
+            f"{entry['behind']:,}",
+            *(percent(entry[name]) for name in ("neighbours", "everyday")),
             f"{entry['seconds']:,.0f}",
             f"{entry['megabytes']:.1f}",
         ]
         for count, entry in load("scale").items()
     ]
-    head = ["concepts in one erasure", "way left", "worst tenth of prompts", "what is near moved", "everyday prompts moved"]
-    return table([*head, "seconds", "MB"], rows)
+    head = [
+        "concepts in one erasure",
+        "way left",
+        "way left of the worst concept",
+        "concepts of which more than half is left",
+    ]
+    return table([*head, "what is near moved", "everyday prompts moved", "seconds", "MB"], rows)
 
 
 TABLES = {

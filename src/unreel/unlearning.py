@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unreel.cost import Cost
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, summarise
 from unreel.evaluation.selfcheck import Exam, SelfCheck
 from unreel.interventions.base import Intervention
 from unreel.interventions.card import CHECK
@@ -190,6 +190,6 @@ def require_strong(
     shortfalls = erasure.provenance[CHECK]["shortfalls"]
     if shortfalls:
         raise UnreelError(
-            f"the erasure of {', '.join(erasure.concepts)} falls short on held-out prompts: {'; '.join(shortfalls)}. "
+            f"the erasure of {summarise(erasure.concepts, 5)} falls short on held-out prompts: {'; '.join(shortfalls)}. "
             f"Nothing was written: {instead}, or write it all the same with --accept-weak"
         )

@@ -5,13 +5,15 @@ Knows text encoders and prompts; knows no pixels, and nothing about how the eras
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
+from math import isnan
 from typing import Any
 
 import numpy as np
 import torch
 
+from unreel.errors import summarise
 from unreel.models.conditioner import Conditioner
 from unreel.models.reading import at_places, side_by_side
 from unreel.models.weights import Delta, changed
@@ -19,6 +21,8 @@ from unreel.progress import track
 from unreel.prompts.pairs import PromptPair, Prompts
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
+EACH = 8  # prompts about each of several concepts, where PAIRS are fewer
+NAMED = 5  # how many concepts that fall short are named
 BATCH = 24
 WORST = 0.1  # the share of prompts that stand for the worst
 
@@ -30,8 +34,9 @@ MOST_RESIDUAL, MOST_RESIDUAL_OF_WORST, MOST_NEIGHBOURS_MOVED, MOST_EVERYDAY_MOVE
 class SelfCheck:
     """Figures of one text encoder on held-out prompts, all of them shares.
 
-    `residual` is how much of the squared distance to the anchor prompts remains, and `residual_worst` the mean over the
-    worst tenth of prompts; None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
+    `residual` is how much of the squared distance to the anchor prompts remains, of several concepts the mean of what
+    remains of each (`by_concept`, empty for one): their ways differ in length. `residual_worst` is the mean over the worst
+    tenth of prompts; both are None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
     `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
     || T'(q) - T(q) || / || T(q) ||, where T(q) is what the network is given of what the encoder writes. `away` is the same
     of what guidance leads away from; None where an empty prompt, which is an everyday one, stands for it.
@@ -43,10 +48,13 @@ class SelfCheck:
     neighbours: float | None
     everyday: float
     away: float | None = None
+    by_concept: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def shortfalls(self) -> list[str]:
-        """What falls short of the stated bars, in words; empty if nothing does."""
+        """What falls short of the stated bars, in words; empty if nothing does. Of several concepts, each is to reach its
+        own: what one keeps would be lost among the others.
+        """
         bars = (
             (self.residual, MOST_RESIDUAL, "of the way to the anchor is left"),
             (self.residual_worst, MOST_RESIDUAL_OF_WORST, "of the way is left on the worst tenth of prompts"),
@@ -55,7 +63,17 @@ class SelfCheck:
             (self.away, MOST_EVERYDAY_MOVED, "is how far what guidance leads away from moved"),
         )
         # Whatever is no number falls short too.
-        return [f"{_percent(v)} {what} (bar: {_percent(bar)})" for v, bar, what in bars if v is not None and not v <= bar]
+        short = [f"{_percent(v)} {what} (bar: {_percent(bar)})" for v, bar, what in bars if v is not None and not v <= bar]
+        behind = sorted(
+            ((left, name) for name, left in self.by_concept.items() if not left <= MOST_RESIDUAL),
+            key=lambda row: (isnan(row[0]), row[0]),
+            reverse=True,
+        )
+        if behind:
+            named = summarise([f"{name} {_percent(left)}" for left, name in behind], NAMED)
+            way = f"of the way to its anchor is left (bar: {_percent(MOST_RESIDUAL)})"
+            short.append(f"of {len(behind)} of {len(self.by_concept)} concepts too much {way}: {named}")
+        return short
 
     def __str__(self) -> str:
         near = "" if self.neighbours is None else f"what is near moved by {_percent(self.neighbours)}, "
@@ -69,8 +87,10 @@ class SelfCheck:
 
     def document(self) -> dict[str, Any]:
         """As plain data, in words too."""
-        figures = {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
-        return {**figures, "summary": str(self), "shortfalls": self.shortfalls}
+        figures = asdict(self)
+        each = {name: round(left, 4) for name, left in figures.pop("by_concept").items()}
+        figures = {name: None if value is None else round(value, 4) for name, value in figures.items()}
+        return {**figures, **({"by_concept": each} if each else {}), "summary": str(self), "shortfalls": self.shortfalls}
 
     @classmethod
     def worst_of(cls, checks: "Sequence[SelfCheck]") -> "SelfCheck":
@@ -81,7 +101,12 @@ class SelfCheck:
             return float(np.max(values)) if values else None  # what is no number is worse than any
 
         moved = float(np.min([check.moved for check in checks]))
-        return cls(most("residual"), most("residual_worst"), moved, most("neighbours"), most("everyday"), most("away"))
+        each = {
+            name: float(np.max([check.by_concept[name] for check in checks if name in check.by_concept]))
+            for name in chain(*(check.by_concept for check in checks))
+        }
+        figures = (most(name) for name in ("neighbours", "everyday", "away"))
+        return cls(most("residual"), most("residual_worst"), moved, *figures, each)
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,7 @@ class Question:
     given: Callable[[], torch.Tensor]
     before: torch.Tensor
     goal: torch.Tensor | None = None
+    concepts: Sequence[str] = ()  # what each prompt that names one is about
 
     @classmethod
     def about(cls, conditioner: Conditioner, prompts: Sequence[str]) -> "Question":
@@ -131,7 +157,7 @@ class Question:
 
         written = conditioner.write(anchors)
         goal = conditioner.given(prompts, written, lambda states: at_places(states, aligned) * counted[..., None])
-        return cls(given, given(), goal)
+        return cls(given, given(), goal, [pair.concept for pair in pairs])
 
     def left(self, given: torch.Tensor) -> np.ndarray:
         """The squared distance from the goal, one a prompt: (prompts,); of none where there is no goal."""
@@ -158,7 +184,7 @@ class Exam:
     ):
         self.conditioner = conditioner
         pairs, neighbours, everyday = (
-            prompts.pairs(PAIRS),
+            prompts.pairs(max(PAIRS, EACH * len(prompts.concepts))),
             prompts.neighbours(near, NEIGHBOURS, keep),
             prompts.everyday(EVERYDAY_PROMPTS),
         )
@@ -179,14 +205,26 @@ class Exam:
         residual = _joined(question.left(now) for question, now in asked[0])
         initial = _joined(question.left(question.before) for question in self.named)
         anchored = bool(initial.any())
+        concepts = [concept for question in self.named for concept in question.concepts]
+        shares = _shares(concepts, residual, initial) if anchored else {}
         return SelfCheck(
-            residual=float(residual.sum() / initial.sum()) if anchored else None,
+            residual=float(np.mean(list(shares.values()))) if anchored else None,
             residual_worst=_worst(residual, initial) if anchored else None,
             moved=float(np.median(moved)) if len(moved) else 0.0,
             neighbours=float(np.median(near)) if len(near) else None,
             everyday=float(np.median(everyday)),
             away=away,
+            by_concept=shares if len(shares) > 1 else {},
         )
+
+
+def _shares(concepts: Sequence[str], residual: np.ndarray, initial: np.ndarray) -> dict[str, float]:
+    """By concept, what is left of its way."""
+    about, tiny = np.array(concepts), np.finfo(np.float64).tiny
+    return {
+        name: float(residual[about == name].sum() / max(tiny, initial[about == name].sum()))
+        for name in dict.fromkeys(concepts)
+    }
 
 
 def _worst(residual: np.ndarray, initial: np.ndarray) -> float:

@@ -5,7 +5,7 @@ that is asked here of the text encoder's last hidden states, so that neither ima
 that names the concept, p' its anchor prompt, q a prompt that does not, T_0 the encoder as found, and T_theta the same with
 a low-rank change (LoRA, arXiv 2106.09685) of every matrix of its first layers,
 
-    theta* = argmin_theta  E_p || T_theta(p) - T_0(p') ||^2 / E_p || T_0(p) - T_0(p') ||^2
+    theta* = argmin_theta  E_p [ || T_theta(p) - T_0(p') ||^2 / E_{p of the same concept} || T_0(p) - T_0(p') ||^2 ]
                            + lambda  E_q || T_theta(q) - T_0(q) ||^2 / E_q || T_0(q) ||^2
 
 over the tokens that count (see reading.py); the last term twice, for everyday prompts q and with its own weight for those
@@ -16,11 +16,13 @@ layers (Basu et al., arXiv 2310.13730); that early ones change while the last on
 Knows sentences and text encoders; knows no pixels.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice
+from statistics import median
 from typing import Any
 
 import torch
@@ -106,9 +108,13 @@ def learn(task: Task, config: TextAblationConfig) -> Erasure:
 
 def _learn(task: Task, conditioner: Conditioner, config: TextAblationConfig) -> tuple[dict[str, LowRank], dict[str, Any]]:
     prompts, more = task.prompts(conditioner, config.seed), len(task.concepts) ** 0.5  # as many more as steps
+    pairs = prompts.pairs(round(config.forget * more))
+    about = {pair.concept for pair in pairs}
+    if silent := [concept.name for concept in task.concepts if concept.name not in about]:
+        raise UnreelError(f"no prompt that names {silent[0]!r} fits into this text encoder: name it in fewer words")
     return text_ablation(
         conditioner,
-        prompts.pairs(round(config.forget * more)),
+        pairs,
         prompts.everyday(max(config.solve_retain, round(config.retain * more))),
         prompts.neighbours(task.near(conditioner), round(config.retain * more), task.keep),
         config,
@@ -146,7 +152,7 @@ def text_ablation(
         few = everyday[: round(config.retain * concepts**0.5)]
         lessons = _lessons(conditioner, pairs, few, neighbours, config)  # with nothing changed yet
         factors = Factors(matrices, rank, config.seed, conditioner.device, afterwards)
-        initial = _initial_distance(conditioner, lessons[: -(-GUIDES // config.forget_batch)])
+        ways = _ways(conditioner, lessons if concepts > 1 else lessons[: -(-GUIDES // config.forget_batch)])
         if config.solve_weight:
             first = conditioner.token_layers[: max(1, round(SOLVED * layers))]
             kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts**0.5
@@ -157,7 +163,7 @@ def text_ablation(
         if config.gradient_checkpointing:
             afterwards.enter_context(checkpointing(conditioner.layers))
         for lesson in track(islice(cycle(lessons), steps), "unlearning", "step", total=steps):
-            loss = _backward(conditioner, lesson, initial, (config.retain_weight, config.near_weight))
+            loss = _backward(conditioner, lesson, ways, (config.retain_weight, config.near_weight))
             losses.append(finite(loss, len(losses) + 1, config.learning_rate))
             optimizer.step()
             factors.blinded()
@@ -211,7 +217,12 @@ class _Lesson:
     forget: torch.Tensor
     everyday: torch.Tensor
     near: torch.Tensor
-    naming: int  # how many prompts are to forget by
+    concepts: Sequence[str]  # what each of the prompts to forget by is about
+
+    @property
+    def naming(self) -> int:
+        """How many prompts are to forget by."""
+        return len(self.concepts)
 
     def aim(self, counted: torch.Tensor) -> Aim:
         return Aim(self.tokens, self.states, counted)
@@ -260,7 +271,7 @@ def _lesson(
         forget=whole.counted & (row < naming),
         everyday=whole.counted & (row >= naming) & (row < more) | before,
         near=whole.counted & (row >= more),
-        naming=naming,
+        concepts=[pair.concept for pair in pairs],
     )
 
 
@@ -270,21 +281,34 @@ def _cut(ordered: list[Any], count: int) -> list[list[Any]]:
 
 
 @torch.no_grad()
-def _initial_distance(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> float:
-    """The mean squared distance of a token that counts from its aim, before anything has changed."""
-    aims = [lesson.aim(lesson.forget).rows(slice(lesson.naming)) for lesson in lessons]
-    total = sum(float(aim.distances(conditioner.token_states(aim.tokens)).sum()) for aim in aims)
-    if total <= ROUNDING * sum(float(aim.squares.sum()) for aim in aims):
+def _ways(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> dict[str, float]:
+    """By concept, the mean squared distance of a token that counts from its aim, before anything has changed: how long its
+    way to the anchor is. None counts as shorter than half of what is usual.
+    """
+    distances, squares, tokens = defaultdict[str, float](float), 0.0, Counter[str]()
+    for lesson in lessons:
+        aim = lesson.aim(lesson.forget).rows(slice(lesson.naming))
+        rows = aim.distances(conditioner.token_states(aim.tokens)).tolist(), aim.counted.sum(1).tolist()
+        for concept, distance, counted in zip(lesson.concepts, *rows, strict=True):
+            distances[concept] += distance
+            tokens[concept] += counted
+        squares += float(aim.squares.sum())
+    if sum(distances.values()) <= ROUNDING * squares:
         raise UnreelError(
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )
-    return total / sum(int(aim.counted.sum()) for aim in aims)
+    ways = {concept: distance / max(1, tokens[concept]) for concept, distance in distances.items()}
+    return {concept: max(way, median(ways.values()) / 2) for concept, way in ways.items()}
 
 
-def _backward(conditioner: Conditioner, lesson: _Lesson, initial: float, weights: tuple[float, float]) -> float:
-    """Add the gradients of the loss on one lesson; returns how much of the way is left."""
+def _backward(conditioner: Conditioner, lesson: _Lesson, ways: Mapping[str, float], weights: tuple[float, float]) -> float:
+    """Add the gradients of the loss on one lesson; returns how much of the way is left. The way of each concept counts as
+    much as that of any other: distances to the anchors differ, and the longest would be all that is learned.
+    """
     written = conditioner.token_states(lesson.tokens)
-    residual = lesson.aim(lesson.forget).distances(written).sum() / (initial * int(lesson.forget.sum()))
+    distances = lesson.aim(lesson.forget).distances(written)[: lesson.naming]
+    whole = torch.tensor([ways[concept] for concept in lesson.concepts]).to(distances)
+    residual = (distances / whole).sum() / int(lesson.forget.sum())
     everyday, near = (_moved(lesson.aim(counted), written) for counted in (lesson.everyday, lesson.near))
     (residual + weights[0] * everyday + weights[1] * near).backward()
     return float(residual.detach())

@@ -33,11 +33,14 @@ Drawn = TypeVar("Drawn")
 
 @dataclass(frozen=True)
 class PromptPair:
-    """A prompt that names a concept as `wording`, and the same with the anchor in its place."""
+    """A prompt that names a concept as `wording`, and the same with the anchor in its place; `concept` is the concept's name,
+    where there are several.
+    """
 
     prompt: str
     anchor: str
     wording: str
+    concept: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Prompts:
             elif listed:
                 concept, prompt, anchor = listed.pop()
                 named = next((w for w in concept.wordings if w.lower() in prompt.lower()), wording)
-                yield PromptPair(prompt, anchor, named)
+                yield PromptPair(prompt, anchor, named, concept.name)
 
     def _pair(self, rng: random.Random, concept: Concept, wording: str) -> PromptPair:
         variants = concept.variants(wording)
@@ -133,7 +136,7 @@ class Prompts:
             instead = spelling.pluralised(bare(anchor))
         elif form == "possessive" and anchor:
             instead = spelling.possessive(instead)
-        return PromptPair(fill(text, {gap: variants[form]}), fill(text, {gap: instead}), variants[form])
+        return PromptPair(fill(text, {gap: variants[form]}), fill(text, {gap: instead}), variants[form], concept.name)
 
     def _caption(self, rng: random.Random, kind: CaptionKind, filling: str) -> str:
         gap = captions.GAPS.get(kind, "[concept]")[1:-1]
