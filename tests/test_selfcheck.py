@@ -153,6 +153,37 @@ def test_the_worst_tenth_is_a_tenth(conditioner):
     assert found.residual == pytest.approx(by_hand(conditioner, deltas, Sentences(pairs))[0], rel=1e-3)
 
 
+TWO = [PromptPair(text.format(word), text.format("house"), word, word) for text in TEMPLATES for word in ("castle", "cat")]
+
+
+def test_of_several_concepts_one_that_stays_falls_short_whatever_becomes_of_the_others(conditioner):
+    found = Exam(conditioner, Sentences(TWO), []).grade(swapped(conditioner))
+    assert found.by_concept == {"castle": pytest.approx(0, abs=1e-9), "cat": pytest.approx(1)}
+    assert found.residual == pytest.approx(0.5)  # each counts the same, whatever their ways
+    assert "of 1 of 2 concepts too much of the way to its anchor is left (bar: 50 %): cat 100 %" in found.shortfalls
+    assert found.document()["by_concept"] == {"castle": 0.0, "cat": 1.0}
+
+
+def test_several_concepts_are_asked_about_in_so_many_prompts_that_each_has_some(conditioner):
+    asked = []
+
+    class Many(Sentences):
+        concepts = tuple(f"concept {i}" for i in range(100))
+
+        def pairs(self, count):
+            asked.append(count)
+            return TWO
+
+    Exam(conditioner, Many(), [])
+    assert asked == [100 * selfcheck.EACH]
+
+
+def test_of_many_concepts_that_stay_the_worst_are_named():
+    left = {f"concept {i}": i / 10 for i in range(10)} | {"broken": math.nan}
+    (shortfall,) = SelfCheck(0.2, 0.3, 0.5, None, 0.01, by_concept=left).shortfalls
+    assert shortfall.startswith("of 5 of 11 concepts") and ": broken nan %, concept 9 90 %, concept 8 80 %" in shortfall
+
+
 def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_moved(conditioner):
     """Its own way is next to nothing, so that any distance is a multiple of it."""
     exam = Exam(conditioner, Sentences(), [])
@@ -222,6 +253,8 @@ def test_of_several_encoders_the_worst_of_each_figure_counts(turned):
     checks = [SelfCheck(0.2, 0.9, 0.5, None, 0.01, 0.03), SelfCheck(0.3, 0.4, 0.1, 0.2, 0.02)]
     checks = checks[::-1] if turned else checks
     assert SelfCheck.worst_of(checks) == SelfCheck(0.3, 0.9, 0.1, 0.2, 0.02, 0.03)
+    several = [replace(check, by_concept={"castle": left}) for check, left in zip(checks, (0.3, 0.1), strict=True)]
+    assert SelfCheck.worst_of(several).by_concept == {"castle": 0.3}
     broken = SelfCheck.worst_of([*checks, SelfCheck(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)])
     assert len(broken.shortfalls) == 5
     plain = SelfCheck(None, None, 0.5, None, 0.01)

@@ -11,6 +11,7 @@ from conftest import make_pair, same, weights
 
 from unreel import Concept, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.interventions.card import CHECK
+from unreel.methods import _task
 from unreel.methods import text_ablation as module
 from unreel.methods._low_rank import Factors
 from unreel.methods._task import words_to_keep
@@ -208,6 +209,32 @@ def test_for_several_concepts_there_are_more_steps_but_fewer_than_each_would_tak
     erasure = unlearn([Concept("castle"), Concept("cat"), Concept("robot")], pair, config)
     (losses,) = {tuple(part["losses"]) for part in erasure.provenance["parts"]}
     assert erasure.concepts == ["castle", "cat", "robot"] and 4 < len(losses) < 12
+
+
+def test_the_way_of_each_concept_counts_as_much_as_any_other(conditioner):
+    """Were they added up, the longest would be most of what is learned. Of one that is where it is to be, and one that is
+    not, the share of their tokens is left, however far either has to go.
+    """
+    turned = [dataclasses.replace(pair, prompt=pair.anchor, anchor=pair.prompt, wording="house") for pair in PAIRS]
+    pairs = [dataclasses.replace(pair, concept=pair.wording) for pair in (*PAIRS, *turned)]
+    (lesson,) = module._lessons(conditioner, pairs, [], [], dataclasses.replace(QUICK, forget_batch=len(pairs)))
+    about = torch.tensor([name == "castle" for name in lesson.concepts])
+    with torch.no_grad():
+        written = conditioner.token_states(lesson.tokens)
+    far = torch.where(about[:, None, None], written + 30 * (lesson.states - written), lesson.states)
+    there = torch.where(about[:, None, None], written, lesson.states)
+    ways = module._ways(conditioner, [dataclasses.replace(lesson, states=far)])
+    left = module._backward(conditioner, dataclasses.replace(lesson, states=there), ways, (0.0, 0.0))
+    tokens = lesson.forget.sum(1)
+    assert ways["castle"] > 100 * ways["house"]
+    assert left == pytest.approx(float(tokens[~about].sum() / tokens.sum()))
+
+
+def test_of_several_concepts_each_has_something_to_be_learned_from(pair, monkeypatch):
+    """A prompt that a text encoder has room for may still be too long to learn from."""
+    monkeypatch.setattr(_task, "LONGEST", 12)
+    with pytest.raises(UnreelError, match=r"^no prompt that names 'cat cat .* fits .*: name it in fewer words"):
+        unlearn([Concept("castle"), Concept("cat " * 12)], pair, QUICK)
 
 
 def test_it_is_refused_where_there_is_nothing_to_learn_from_or_nothing_to_learn(conditioner):

@@ -36,8 +36,8 @@ class SelfCheck:
 
     `residual` is how much of the squared distance to the anchor prompts remains, of several concepts the mean of what
     remains of each (`by_concept`, empty for one): their ways differ in length. `residual_worst` is the mean over the worst
-    tenth of prompts; both are None where the method aims at no anchor. `moved` is how far prompts that name the concept moved,
-    `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
+    tenth of prompts; both are None where the method aims at no anchor. `moved` is how far prompts that name the concept
+    moved, `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
     || T'(q) - T(q) || / || T(q) ||, where T(q) is what the network is given of what the encoder writes. `away` is the same
     of what guidance leads away from; None where an empty prompt, which is an everyday one, stands for it.
     """
@@ -105,8 +105,8 @@ class SelfCheck:
             name: float(np.max([check.by_concept[name] for check in checks if name in check.by_concept]))
             for name in chain(*(check.by_concept for check in checks))
         }
-        figures = (most(name) for name in ("neighbours", "everyday", "away"))
-        return cls(most("residual"), most("residual_worst"), moved, *figures, each)
+        figures = {name: most(name) for name in ("residual", "residual_worst", "neighbours", "everyday", "away")}
+        return cls(moved=moved, by_concept=each, **figures)
 
 
 @dataclass(frozen=True)

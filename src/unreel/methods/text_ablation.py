@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -298,7 +298,7 @@ def _ways(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> dict[str, flo
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )
     ways = {concept: distance / max(1, tokens[concept]) for concept, distance in distances.items()}
-    return {concept: max(way, median(ways.values()) / 2) for concept, way in ways.items()}
+    return {concept: max(way, median_low(ways.values()) / 2) for concept, way in ways.items()}
 
 
 def _backward(conditioner: Conditioner, lesson: _Lesson, ways: Mapping[str, float], weights: tuple[float, float]) -> float:

@@ -33,8 +33,8 @@ Drawn = TypeVar("Drawn")
 
 @dataclass(frozen=True)
 class PromptPair:
-    """A prompt that names a concept as `wording`, and the same with the anchor in its place; `concept` is the concept's name,
-    where there are several.
+    """A prompt that names a concept as `wording`, and the same with the anchor in its place; `concept` is the concept's own
+    name, where there are several.
     """
 
     prompt: str
