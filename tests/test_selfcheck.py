@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -178,6 +179,30 @@ def test_several_concepts_are_asked_about_in_so_many_prompts_that_each_has_some(
     assert asked == [100 * selfcheck.EACH]
 
 
+def test_of_many_prompts_few_batches_are_kept_at_once_to_the_same_result(conditioner, monkeypatch):
+    """Each without the changes and then with them, however they are cut."""
+    deltas, sentences = swapped(conditioner), Sentences(TWO, ("a tower", "a dog"), ("", "a cat", "a castle in a park"))
+    monkeypatch.setattr(selfcheck, "BATCH", 2)
+    expected, kept, most = Exam(conditioner, sentences, []).grade(deltas), [], []
+
+    class Watched(selfcheck.Question):
+        def marks(self, given):
+            most.append(len(kept))
+            kept.remove(self)
+            return super().marks(given)
+
+    def watched(ask):
+        question = ask()
+        if question is not None:
+            kept.append(Watched(question.given, question.before, question.goal, question.concepts))
+            return kept[-1]
+
+    monkeypatch.setattr(selfcheck, "AT_ONCE", 3)
+    exam = Exam(conditioner, sentences, [])
+    exam.asks = [[partial(watched, ask) for ask in batches] for batches in exam.asks]
+    assert exam.grade(deltas) == expected and max(most) == 3 and not kept
+
+
 def test_of_many_concepts_that_stay_the_worst_are_named():
     left = {f"concept {i}": i / 10 for i in range(10)} | {"broken": math.nan}
     (shortfall,) = SelfCheck(0.2, 0.3, 0.5, None, 0.01, by_concept=left).shortfalls
@@ -187,9 +212,9 @@ def test_of_many_concepts_that_stay_the_worst_are_named():
 def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_moved(conditioner):
     """Its own way is next to nothing, so that any distance is a multiple of it."""
     exam = Exam(conditioner, Sentences(), [])
-    first = exam.named[0]
+    first = exam.asks[0][0]()
     near = first.before[1].lerp(first.goal, 1e-3)
-    exam.named[0] = replace(first, goal=torch.cat([near[:1], first.goal[1:]]))
+    exam.asks[0][0] = lambda: replace(first, goal=torch.cat([near[:1], first.goal[1:]]))
     found = exam.grade(swapped(conditioner))
     assert 1 < found.residual_worst < 100  # though it is a million times its own way
 

@@ -4,9 +4,10 @@ its network.
 Knows text encoders and prompts; knows no pixels, and nothing about how the erasure was made.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from functools import partial
+from itertools import chain
 from math import isnan
 from typing import Any
 
@@ -17,13 +18,13 @@ from unreel.errors import summarise
 from unreel.models.conditioner import Conditioner
 from unreel.models.reading import at_places, side_by_side
 from unreel.models.weights import Delta, changed
-from unreel.progress import track
+from unreel.progress import Work, drawn
 from unreel.prompts.pairs import PromptPair, Prompts
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
 EACH = 8  # prompts about each of several concepts, where PAIRS are fewer
 NAMED = 5  # how many concepts that fall short are named
-BATCH = 24
+BATCH, AT_ONCE = 24, 8  # prompts that are read at once, and batches of them without the changes, and then with them
 WORST = 0.1  # the share of prompts that stand for the worst
 
 # What an erasure may fall short by: shares of the way left, and medians of what others moved by.
@@ -159,6 +160,10 @@ class Question:
         goal = conditioner.given(prompts, written, lambda states: at_places(states, aligned) * counted[..., None])
         return cls(given, given(), goal, [pair.concept for pair in pairs])
 
+    def marks(self, given: torch.Tensor) -> "Marks":
+        """Of what the network is given with changes on."""
+        return Marks(self.left(given), self.left(self.before), self.moved(given), self.concepts)
+
     def left(self, given: torch.Tensor) -> np.ndarray:
         """The squared distance from the goal, one a prompt: (prompts,); of none where there is no goal."""
         return np.zeros(0) if self.goal is None else _squares(given[1] - self.goal)
@@ -168,8 +173,27 @@ class Question:
         return (_squares(given[0] - self.before[0]) / _squares(self.before[0])) ** 0.5
 
 
+@dataclass(frozen=True)
+class Marks:
+    """What is `left` of the `way` of prompts to their anchor prompts, squared distances, and how far they `moved`:
+    (prompts,), or of none where there is no way; and what each is about.
+    """
+
+    left: np.ndarray
+    way: np.ndarray
+    moved: np.ndarray
+    concepts: Sequence[str]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Marks]") -> "Marks":
+        left, way, moved = (
+            np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)]) for name in ("left", "way", "moved")
+        )
+        return cls(left, way, moved, [concept for part in parts for concept in part.concepts])
+
+
 class Exam:
-    """Held-out prompts to ask an encoder about as it is now, and then changed. Where something was to be kept, half of the
+    """Held-out prompts to ask an encoder about as it is, and then changed. Where something was to be kept, half of the
     prompts about what is near are about it.
     """
 
@@ -183,47 +207,55 @@ class Exam:
         anchored: bool = True,
     ):
         self.conditioner = conditioner
-        pairs, neighbours, everyday = (
-            prompts.pairs(max(PAIRS, EACH * len(prompts.concepts))),
-            prompts.neighbours(near, NEIGHBOURS, keep),
-            prompts.everyday(EVERYDAY_PROMPTS),
-        )
-        named = [pair.prompt for pair in pairs]
-        self.named = _batches(conditioner, *((pairs, Question.naming) if anchored else (named, Question.about)))
-        self.neighbours = _batches(conditioner, neighbours, Question.about)
-        self.everyday = _batches(conditioner, everyday, Question.about)
-        self.away = Question.away(conditioner)
+        pairs = prompts.pairs(max(PAIRS, EACH * len(prompts.concepts)))
+        named = (Question.naming, pairs) if anchored else (Question.about, [pair.prompt for pair in pairs])
+        neighbours = Question.about, prompts.neighbours(near, NEIGHBOURS, keep)
+        everyday = Question.about, prompts.everyday(EVERYDAY_PROMPTS)
+        # Sort by sort.
+        self.asks = [_batches(conditioner, ask, sentences) for ask, sentences in (named, neighbours, everyday)]
+        self.asks.append([partial(Question.away, conditioner)])
 
     def grade(self, deltas: Mapping[str, Delta]) -> SelfCheck:
         """With the changes on; the weights are left as they were found."""
-        parts = (self.named, self.neighbours, self.everyday)
-        with changed(self.conditioner.text_encoder, deltas):
-            answers = iter([question.given() for question in track(list(chain(*parts)), "checking", brief=True)])
-            away = None if self.away is None else float(self.away.moved(self.away.given())[0])
-        asked = [list(zip(part, islice(answers, len(part)), strict=True)) for part in parts]
-        moved, near, everyday = (_joined(question.moved(now) for question, now in part) for part in asked)
-        residual = _joined(question.left(now) for question, now in asked[0])
-        initial = _joined(question.left(question.before) for question in self.named)
-        anchored = bool(initial.any())
-        concepts = [concept for question in self.named for concept in question.concepts]
-        shares = _shares(concepts, residual, initial) if anchored else {}
+        named, near, everyday, away = map(Marks.joined, self._marks(deltas))
+        anchored = bool(named.way.any())
+        shares = _shares(named) if anchored else {}
         return SelfCheck(
             residual=float(np.mean(list(shares.values()))) if anchored else None,
-            residual_worst=_worst(residual, initial) if anchored else None,
-            moved=float(np.median(moved)) if len(moved) else 0.0,
-            neighbours=float(np.median(near)) if len(near) else None,
-            everyday=float(np.median(everyday)),
-            away=away,
+            residual_worst=_worst(named.left, named.way) if anchored else None,
+            moved=float(np.median(named.moved)) if len(named.moved) else 0.0,
+            neighbours=float(np.median(near.moved)) if len(near.moved) else None,
+            everyday=float(np.median(everyday.moved)),
+            away=float(away.moved[0]) if len(away.moved) else None,
             by_concept=shares if len(shares) > 1 else {},
         )
 
+    def _marks(self, deltas: Mapping[str, Delta]) -> list[list[Marks]]:
+        """Sort by sort. What the network is given of many prompts takes far more memory than an encoder's changes: so few
+        batches are read without them that it can be kept, and then with them.
+        """
+        marks: list[list[Marks]] = [[] for _ in self.asks]
+        asks = [(sort, ask) for sort, batches in zip(marks, self.asks, strict=True) for ask in batches]
+        with drawn(Work("checking", "batch", 2 * len(asks), brief=True)) as bar:
+            for start in range(0, len(asks), AT_ONCE):
+                asked = []
+                for sort, ask in asks[start : start + AT_ONCE]:
+                    asked.append((sort, ask()))
+                    bar.update()
+                with changed(self.conditioner.text_encoder, deltas):
+                    for sort, question in asked:
+                        if question is not None:
+                            sort.append(question.marks(question.given()))
+                        bar.update()
+        return marks
 
-def _shares(concepts: Sequence[str], residual: np.ndarray, initial: np.ndarray) -> dict[str, float]:
+
+def _shares(named: Marks) -> dict[str, float]:
     """By concept, what is left of its way."""
-    about, tiny = np.array(concepts), np.finfo(np.float64).tiny
+    about, tiny = np.array(named.concepts), np.finfo(np.float64).tiny
     return {
-        name: float(residual[about == name].sum() / max(tiny, initial[about == name].sum()))
-        for name in dict.fromkeys(concepts)
+        name: float(named.left[about == name].sum() / max(tiny, named.way[about == name].sum()))
+        for name in dict.fromkeys(named.concepts)
     }
 
 
@@ -239,15 +271,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
 
 
-def _batches(conditioner: Conditioner, sentences: Sequence[Any], ask: Callable[..., Question]) -> list[Question]:
+def _batches(
+    conditioner: Conditioner, ask: Callable[..., Question], sentences: Sequence[Any]
+) -> list[Callable[[], Question | None]]:
+    """What asks about some of the sentences, of about the same length, one after the other."""
     ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
-    starts = track(range(0, len(ordered), BATCH), "reading what to check", brief=True)
-    return [ask(conditioner, ordered[start : start + BATCH]) for start in starts]
+    return [partial(ask, conditioner, ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH)]
 
 
 def _squares(rows: torch.Tensor) -> np.ndarray:
     return rows.float().square().sum(1).double().cpu().numpy()
-
-
-def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0), *parts])
