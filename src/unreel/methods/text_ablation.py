@@ -59,11 +59,12 @@ class TextAblationConfig:
     for one concept; for n there are sqrt(n) times as much of it, and of the steps.
     Of `steps`, 0 stands for 90, and for more, at most twice as many, where there are fewer than twelve layers.
     There are `forget` prompts that name the concept, `retain` everyday ones and as many about what is near; a step takes
-    `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts, `near_weight`
-    for those about what is near. The learning rate rises for a twentieth of the steps and falls in a straight line to zero
-    from a fifth on. `solve_weight` is lambda of the least squares that say where changes begin, against `solve_retain`
-    everyday prompts, less by the root of the number of concepts; without it all begin at zero. `gradient_checkpointing`
-    computes activations twice instead of keeping them, to the same result.
+    `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts,
+    `near_weight` for those about what is near; for n concepts both are divided by the fourth root of n. The learning
+    rate rises for a twentieth of the steps and falls in a straight line to zero from a fifth on. `solve_weight` is
+    lambda of the least squares that say where changes begin, against `solve_retain` everyday prompts, less by the root
+    of the number of concepts; without it all begin at zero. `gradient_checkpointing` computes activations twice instead
+    of keeping them, to the same result.
     Raises UnreelError for values that make no sense.
     """
 
@@ -162,8 +163,10 @@ def text_ablation(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         if config.gradient_checkpointing:
             afterwards.enter_context(checkpointing(conditioner.layers))
+        # A step reads of each of several concepts less, and of all the rest as much as of one.
+        weights = (config.retain_weight / concepts**0.25, config.near_weight / concepts**0.25)
         for lesson in track(islice(cycle(lessons), steps), "unlearning", "step", total=steps):
-            loss = _backward(conditioner, lesson, ways, (config.retain_weight, config.near_weight))
+            loss = _backward(conditioner, lesson, ways, weights)
             losses.append(finite(loss, len(losses) + 1, config.learning_rate))
             optimizer.step()
             factors.blinded()
