@@ -21,6 +21,7 @@ from unreel.models.shipped import preset_of
 # Runs in the order of the comparison; most are methods with their defaults.
 TITLES = {
     "text-ablation": "text ablation",
+    "text-ablation-nothing": "text ablation, nothing instead",
     "concept-ablation": "concept ablation with early stopping",
     "few-shot": "the paper's few-shot",
     "few-shot-slower": "the same at two thirds of its rate",
