@@ -161,7 +161,7 @@ def test_of_several_concepts_one_that_stays_falls_short_whatever_becomes_of_the_
     found = Exam(conditioner, Sentences(TWO), []).grade(swapped(conditioner))
     assert found.by_concept == {"castle": pytest.approx(0, abs=1e-9), "cat": pytest.approx(1)}
     assert found.residual == pytest.approx(0.5)  # each counts the same, whatever their ways
-    assert "of 1 of 2 concepts too much of the way to its anchor is left (bar: 50 %): cat 100 %" in found.shortfalls
+    assert "1 of 2 concepts keep too much of the way to their anchors (bar: 50 %): cat 100 %" in found.shortfalls
     assert found.document()["by_concept"] == {"castle": 0.0, "cat": 1.0}
 
 
@@ -206,7 +206,8 @@ def test_of_many_prompts_few_batches_are_kept_at_once_to_the_same_result(conditi
 def test_of_many_concepts_that_stay_the_worst_are_named():
     left = {f"concept {i}": i / 10 for i in range(10)} | {"broken": math.nan}
     (shortfall,) = SelfCheck(0.2, 0.3, 0.5, None, 0.01, by_concept=left).shortfalls
-    assert shortfall.startswith("of 5 of 11 concepts") and ": broken nan %, concept 9 90 %, concept 8 80 %" in shortfall
+    assert shortfall.startswith("5 of 11 concepts keep too much of the way to their anchors (bar: 50 %)")
+    assert ": broken nan %, concept 9 90 %, concept 8 80 %" in shortfall
 
 
 def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_moved(conditioner):

@@ -606,10 +606,10 @@ def generate(job: GenerateJob, tell: Tell = _nobody) -> Iterator[Path]:
     """
     if not all(text.strip() for text in job.prompts):
         raise UnreelError("a prompt is empty")
-    there = [] if job.overwrite else [file for file in job.files if file.exists()]
+    there = {} if job.overwrite else {file: comment_of(file) for file in job.files if file.exists()}
     finished = len(there) == len(job.files)
-    for file in there:
-        if finished or not comment_of(file).startswith(NOTE):
+    for file, comment in there.items():
+        if finished or not comment.startswith(NOTE):
             raise _taken(file)
     learned = [load_intervention(folder) for folder in job.folders]
     job.place.require()
@@ -622,8 +622,8 @@ def generate(job: GenerateJob, tell: Tell = _nobody) -> Iterator[Path]:
     batches = VideoCache(model, job.out).batches(job.prompts, job.seeds)
     asked = [(batch, [next(files) for _ in batch.prompts]) for batch in batches]
     notes = {file: f"{NOTE}{batch.file.stem}, {model.settings.fps} a second" for batch, own in asked for file in own}
-    for file in there:
-        if comment_of(file) != notes[file]:
+    for file, comment in there.items():
+        if comment != notes[file]:
             raise _taken(file)
     left = [(batch, own) for batch, own in asked if not set(own) <= set(there)]
     done = len(notes) - sum(len(own) for _, own in left)

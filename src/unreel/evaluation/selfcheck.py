@@ -72,8 +72,8 @@ class SelfCheck:
         )
         if behind:
             named = summarise([f"{name} {_percent(left)}" for left, name in behind], NAMED)
-            way = f"of the way to its anchor is left (bar: {_percent(MOST_RESIDUAL)})"
-            short.append(f"of {len(behind)} of {len(self.by_concept)} concepts too much {way}: {named}")
+            keep = f"keep too much of the way to their anchors (bar: {_percent(MOST_RESIDUAL)})"
+            short.append(f"{len(behind)} of {len(self.by_concept)} concepts {keep}: {named}")
         return short
 
     def __str__(self) -> str:
@@ -252,11 +252,9 @@ class Exam:
 
 def _shares(named: Marks) -> dict[str, float]:
     """By concept, what is left of its way."""
-    about, tiny = np.array(named.concepts), np.finfo(np.float64).tiny
-    return {
-        name: float(named.left[about == name].sum() / max(tiny, named.way[about == name].sum()))
-        for name in dict.fromkeys(named.concepts)
-    }
+    names, which = np.unique(named.concepts, return_inverse=True)
+    left, way = (np.bincount(which, weights=squares) for squares in (named.left, named.way))
+    return dict(zip(names.tolist(), (left / np.maximum(way, np.finfo(np.float64).tiny)).tolist(), strict=True))
 
 
 def _worst(residual: np.ndarray, initial: np.ndarray) -> float:

@@ -301,7 +301,8 @@ def _ways(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> dict[str, flo
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )
     ways = {concept: distance / max(1, tokens[concept]) for concept, distance in distances.items()}
-    return {concept: max(way, median_low(ways.values()) / 2) for concept, way in ways.items()}
+    shortest = median_low(ways.values()) / 2
+    return {concept: max(way, shortest) for concept, way in ways.items()}
 
 
 def _backward(conditioner: Conditioner, lesson: _Lesson, ways: Mapping[str, float], weights: tuple[float, float]) -> float:
