@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import MagicMock
 from urllib.request import urlopen
@@ -25,6 +25,7 @@ from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure
 from unreel.methods.video_eraser import VideoEraserConfig
+from unreel.models.weights import LowRank
 from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish, serve
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")
@@ -261,6 +262,31 @@ def test_a_large_policy_is_tried_erasure_by_erasure(model, folder, tmp_path, mon
     own = [["robot"], ["robot", "cat"], ["cat"], ["tokyo-tower", "robot"], []]
     Service(model, Shelf(folder), policy(tmp_path, **{f"tenant-{i}": own[i % len(own)] for i in range(40)}))
     assert sorted(tried) == ["cat", "pizza", "robot", "tokyo tower"] and not active_interventions(model.pipeline)
+
+
+def louder(erasure, factor):
+    """The same changes, so many times as large."""
+    components = [
+        replace(one, deltas={name: LowRank(change.up * factor, change.down) for name, change in one.deltas.items()})
+        for one in erasure.components
+    ]
+    return replace(erasure, components=tuple(components))
+
+
+@pytest.mark.parametrize(("factor", "times"), [(0.001, 0), (100, 1)])
+def test_erasures_that_break_the_rest_together_are_told_the_operator_once(model, folder, tmp_path, capfd, factor, times):
+    home = tmp_path / "shelf"
+    for name in ("cat", "robot", "pizza"):
+        louder(Shelf(folder).take(name), factor).save_pretrained(home / name)
+    service = Service(model, Shelf(home), policy(tmp_path, alone=[], some=["cat", "robot"]))
+    for tenant in ("alone", "some", "alone", "some"):
+        with service.with_on(service.wanted(Wish("a cat", tenant=tenant))):
+            pass
+    with service.with_on([]):
+        pass
+    said = capfd.readouterr().err
+    assert said.count("3 erasures that were made apart are on together and move everyday prompts by") == times
+    assert said.count("unlearn them together, in one command: pizza, cat, robot") == times
 
 
 def test_the_command_reads_the_policy_before_it_loads_the_model(folder, command, tmp_path, monkeypatch):

@@ -23,15 +23,18 @@ from typing import Any
 import numpy as np
 
 from unreel.errors import UnreelError, is_text, shortened, summarise
+from unreel.evaluation.selfcheck import MOST_EVERYDAY_MOVED
 from unreel.files import parse_json
 from unreel.first_thread import FirstThread
 from unreel.interventions import active_interventions, load_intervention
 from unreel.interventions.base import RECORD_FILE, Intervention
+from unreel.interventions.erasure import Erasure
 from unreel.interventions.prompt import PromptIntervention
 from unreel.models.adapter import undisturbed
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import encode_mp4, generate
 from unreel.progress import track
+from unreel.unlearning import Everyday
 
 LONGEST_BODY = 2**16  # bytes of a request
 LAST_SEED = 2**62
@@ -232,6 +235,7 @@ class Service:
         self._places = threading.BoundedSemaphore(waiting)
         if active_interventions(model.pipeline):
             raise UnreelError("the model has erasures on already: serve the original one")
+        self._everyday, self._weighed = Everyday(model), set[frozenset[str]]()
         if policy:
             policy.require(shelf)
             self._try(policy)
@@ -297,7 +301,25 @@ class Service:
                 each.remove(pipeline)
             for each in [*new, *(prompts if anew else ())]:
                 each.apply(pipeline)
+            if new:
+                self._weigh(weights)
             yield
+
+    def _weigh(self, on: Sequence[Intervention]) -> None:
+        """Tells the operator, once of a set that is on, where erasures that were made apart break the rest together."""
+        apart = [each for each in on if isinstance(each, Erasure) and each.edits_text_encoder]
+        these = frozenset(each.identity for each in apart)
+        if len(these) < 2 or these in self._weighed:
+            return
+        self._weighed.add(these)
+        moved = self._everyday.moved()
+        if not moved <= MOST_EVERYDAY_MOVED:
+            concepts = summarise([concept for each in apart for concept in each.concepts])
+            _tell_operator(
+                f"{len(apart)} erasures that were made apart are on together and move everyday prompts by "
+                f"{100 * moved:.0f} % (bar: {100 * MOST_EVERYDAY_MOVED:.0f} %), so that everything else may look wrong; "
+                f"unlearn them together, in one command: {concepts}"
+            )
 
     def video(self, wish: Wish) -> np.ndarray:
         """(frames, height, width, 3) uint8. Raises BusyError if too many wait, UnreelError for what cannot be made."""
@@ -323,6 +345,10 @@ def _by_kind(interventions: Sequence[Intervention]) -> tuple[list[Intervention],
     """Those that change weights, and those that change prompts."""
     prompts: list[Intervention] = [each for each in interventions if isinstance(each, PromptIntervention)]
     return [each for each in interventions if not isinstance(each, PromptIntervention)], prompts
+
+
+def _tell_operator(what: str) -> None:
+    print(f"unreel: {what}", file=sys.stderr, flush=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -385,7 +411,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _to_mend(self, error: UnreelError, told: str) -> None:
         """`told` is what whoever asked is told."""
-        print(f"unreel: {shortened(str(error))}", file=sys.stderr, flush=True)
+        _tell_operator(shortened(str(error)))
         self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": told})
 
     def _json(self, status: HTTPStatus, document: Any, headers: Mapping[str, str] | None = None) -> None:

@@ -10,11 +10,12 @@ from itertools import product, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from unreel.cost import Cost
 from unreel.errors import UnreelError, summarise
-from unreel.evaluation.selfcheck import Exam, SelfCheck
+from unreel.evaluation.selfcheck import BATCH, Exam, Question, SelfCheck
 from unreel.interventions.base import Intervention
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import CHANGES, TEXT_ENCODER, Erasure
@@ -23,7 +24,7 @@ from unreel.methods._task import Task, anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.loading import recorded
 from unreel.models.memory import enough_memory
-from unreel.models.pair import Pair
+from unreel.models.pair import Pair, VideoModel
 from unreel.models.weights import is_felt
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import Meanings
@@ -158,6 +159,23 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
             f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"
         )
     return SelfCheck.worst_of(grades)
+
+
+class Everyday:
+    """Everyday prompts, as a video model's text encoders read them with nothing on yet. Erasures that were made apart add
+    up, and so does what each moves by the way.
+    """
+
+    def __init__(self, model: VideoModel) -> None:
+        pair = model.alone
+        self._asked = [
+            Question.about(reader, prompts_for((), pair, reader, 0, held_out=True).everyday(BATCH))
+            for reader in pair.conditioners().values()
+        ]
+
+    def moved(self) -> float:
+        """How far what is on now moves them: the median over prompts, of the worst encoder."""
+        return float(np.max([0.0, *(np.median(asked.moved(asked.given())) for asked in self._asked)]))
 
 
 def require_some_change(erasure: Intervention) -> None:

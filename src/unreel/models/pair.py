@@ -92,6 +92,11 @@ class VideoModel:
     settings: Settings = Settings()
     source: str = ""
 
+    @property
+    def alone(self) -> "Pair":
+        """As a pair with itself."""
+        return Pair(self.pipeline, self.pipeline, self.source, self.source, self.settings, _vocabulary_of(self.source))
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -397,14 +402,18 @@ def load_pair(
 
     image_model = None if t2i is None else load(t2i, "image")
     video_model = load(t2v, "video")
-    world = world_of(t2v)
-    words = of_world(world) if world else EVERYDAY
     if not isinstance(video_model, TextModel):
         require_makes_videos(video_model, t2v)
-    pair = Pair(image_model or video_model, video_model, t2i or t2v, t2v, settings_of(t2v, video_model), words)
+    settings, words = settings_of(t2v, video_model), _vocabulary_of(t2v)
+    pair = Pair(image_model or video_model, video_model, t2i or t2v, t2v, settings, words)
     if t2i is not None:
         pair.require_shared()
     return pair
+
+
+def _vocabulary_of(t2v: str | None) -> Vocabulary:
+    world = world_of(t2v)
+    return of_world(world) if world else EVERYDAY
 
 
 def load_video_model(
