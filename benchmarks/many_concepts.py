@@ -130,7 +130,7 @@ def shares(looks: Sequence[Seen]) -> dict[str, Any]:
     """By group, the share in which what was asked for is found, of one look or of several together."""
     flags = [flag for seen in looks for flag in seen.values()]
     out = {
-        group: asdict(Estimate.share(np.concatenate([flag[group] for flag in flags if group in flag])))
+        group: asdict(Estimate.share_over([flag[group] for flag in flags if group in flag]))
         for group in (*ERASED, "motion")
         if any(group in flag for flag in flags)
     }

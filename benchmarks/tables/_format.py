@@ -46,12 +46,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def pooled_shares(figures: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares of several concepts as one share of all their videos, of each arm."""
-    shares = {}
-    for arm in figures[0]:
-        n = sum(figure[arm]["n"] for figure in figures)
-        hits = round(sum(figure[arm]["value"] * figure[arm]["n"] for figure in figures))
-        shares[arm] = asdict(Estimate.share(np.arange(n) < hits))
-    return shares
+
+    def flags(share: dict[str, Any]) -> np.ndarray:
+        return np.arange(share["n"]) < round(share["value"] * share["n"])
+
+    return {arm: asdict(Estimate.share_over([flags(figure[arm]) for figure in figures])) for arm in figures[0]}
 
 
 def pooled(figures: list[dict[str, Any] | None]) -> str:
@@ -60,16 +59,20 @@ def pooled(figures: list[dict[str, Any] | None]) -> str:
 
 
 def averaged(figures: list[dict[str, Any] | None], digits: int = 0) -> str:
-    """Means of several concepts as one mean over all their videos; half widths of intervals add up as their squares."""
+    """Means of several concepts as one mean over all their videos; half widths of intervals add up as their squares, and
+    intervals reach as far as those over concepts, of which a percentile bootstrap is never beyond what can be.
+    """
     known = [figure for figure in figures if figure]
     if not known:
         return ""
     means = {}
     for arm in known[0]:
-        shares = np.array([figure[arm]["n"] for figure in known]) / sum(figure[arm]["n"] for figure in known)
-        value = float(shares @ [figure[arm]["value"] for figure in known])
-        half = float(np.hypot.reduce(shares * [np.ptp(figure[arm]["ci"]) / 2 for figure in known]))
-        means[arm] = {"value": value, "ci": (value - half, value + half)}
+        counts = np.array([figure[arm]["n"] for figure in known])
+        values, shares = np.array([figure[arm]["value"] for figure in known]), counts / counts.sum()
+        value = float(shares @ values)
+        within = float(np.hypot.reduce(shares * [np.ptp(figure[arm]["ci"]) / 2 for figure in known]))
+        between = Estimate.mean(values).ci
+        means[arm] = {"value": value, "ci": (min(value - within, between[0]), max(value + within, between[1]))}
     return change(means, digits=digits)
 
 

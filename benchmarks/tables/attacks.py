@@ -124,9 +124,9 @@ def _pooled_success(concepts: dict[str, Any], attack: str, arm: str, budget: int
 
 def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> dict[str, Any]:
     """The share of all concepts' cases that one of the first `budget` videos breaks."""
-    cases = [case for concept in concepts.values() for case in concept["attacks"][attack][f"{arm}_attempts"] if case]
-    flags = [any(attempt["found"] for attempt in case[:budget]) for case in cases]
-    return asdict(Estimate.share(np.array(flags)))
+    tried = [[case for case in one["attacks"][attack][f"{arm}_attempts"] if case] for one in concepts.values()]
+    flags = [np.array([any(each["found"] for each in case[:budget]) for case in cases]) for cases in tried if cases]
+    return asdict(Estimate.share_over(flags))
 
 
 def backdoor(pair: str = EMBEDDED) -> str:
@@ -139,8 +139,8 @@ def backdoor(pair: str = EMBEDDED) -> str:
         if name not in next(iter(by_concept.values())):
             continue
         where, _, method = name.partition(", ")
-        flags = {asked: [flag for found in by_concept.values() for flag in found[name][asked]] for asked in ASKED}
-        found = [interval(asdict(Estimate.share(np.array(flags[asked])))) for asked in ASKED]
+        flags = {asked: [np.array(found[name][asked]) for found in by_concept.values()] for asked in ASKED}
+        found = [interval(asdict(Estimate.share_over(flags[asked]))) for asked in ASKED]
         rows.append([where, TITLES[method.replace(" ", "-")] if method else "nothing yet", *found])
     videos = len(by_concept) * result["videos"]
     note = f"Concepts: {', '.join(by_concept)}; {videos} videos a cell. The trigger: *{result['trigger']}*."
@@ -157,8 +157,8 @@ def relearning(of: str = "relearning") -> str:
     complete = {name: entry for name, entry in result.items() if entry["shown"].keys() == methods.keys()}
     about, rows = next(iter(complete.values()))["made_with"], []
     for method in methods:
-        curves = np.concatenate([entry["shown"][method] for entry in complete.values()], axis=1)
-        rows.append([TITLES.get(method, method), *(interval(asdict(Estimate.share(flags))) for flags in curves)])
+        curves = zip(*(np.array(entry["shown"][method]) for entry in complete.values()), strict=True)  # step by step
+        rows.append([TITLES.get(method, method), *(interval(asdict(Estimate.share_over(flags))) for flags in curves)])
     images = len(complete) * about["images"]
     note = f"Concepts: {', '.join(complete)}; {images} images a cell. {about['shots']} pictures to learn from."
     return f"{table(['after so many steps', *map(str, about['steps'])], rows)}\n\n{note}"

@@ -62,7 +62,7 @@ def inversion_steps() -> str:
             ]
             for arm in ("edited", "original")
         }
-        edited, original = (interval(asdict(Estimate.share(np.concatenate(flags)))) for flags in found.values())
+        edited, original = (interval(asdict(Estimate.share_over(flags))) for flags in found.values())
         steps = ADAM_STEPS * next(iter(by_concept.values()))["search_steps"]
         alone, names = [f"{100 * flags.mean():.0f}" for flags in found["edited"]], " / ".join(by_concept)
         rows.append([str(steps), edited, " / ".join(alone), original])

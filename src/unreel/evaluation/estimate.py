@@ -1,6 +1,6 @@
 """Measured values with their uncertainty. Knows numbers only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -25,12 +25,21 @@ class Estimate:
     @classmethod
     def share(cls, flags: np.ndarray) -> "Estimate":
         """A share, from one yes or no per video, (n,). Wilson (1927) keeps its coverage near 0 and 1 and for small n."""
-        n = _count(flags)
-        share = float(np.mean(flags))
-        centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-        half = Z / (1 + Z * Z / n) * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-        # At 0 and 1 it ends there; rounding would have it end a hair inside.
-        return cls(share, (min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))), n)
+        n, share = _count(flags), float(np.mean(flags))
+        return cls(share, _wilson(share, n), n)
+
+    @classmethod
+    def share_over(cls, concepts: Sequence[np.ndarray]) -> "Estimate":
+        """A share of all videos of several concepts, one yes or no per video, (n,) each.
+
+        Videos of one concept go together, and say less than as many of different ones would: Wilson's interval at the
+        effective number of videos, the number less the design effect (Kish, 1965), where that is more than one.
+        """
+        counts = np.array([_count(flags) for flags in concepts])
+        n, share = int(counts.sum()), float(np.mean(np.concatenate(concepts)))
+        alone = share * (1 - share) / n  # the variance of as many videos, each of a concept of its own
+        effect = _variance_over(np.array([np.mean(flags) for flags in concepts]), counts) / alone if alone else 1.0
+        return cls(share, _wilson(share, n / max(1.0, effect)), n)
 
     @classmethod
     def mean(cls, values: np.ndarray, resamples: int = 2000) -> "Estimate":
@@ -80,6 +89,21 @@ class Figure:
     def estimates(self) -> dict[str, Estimate]:
         pairs = {"original": self.original, "edited": self.edited}
         return {arm: estimate for arm, estimate in pairs.items() if estimate}
+
+
+def _variance_over(means: np.ndarray, counts: np.ndarray) -> float:
+    """Of the mean over all videos of several concepts, given those of each and how many videos they are of, (concepts,):
+    that of a ratio of totals (Cochran, 1977). 0 of one concept, of which nothing is known of others.
+    """
+    shares = counts / counts.sum()
+    return float((shares**2 * (means - shares @ means) ** 2).sum()) * len(means) / max(1, len(means) - 1)
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    # At 0 and 1 it ends there; rounding would have it end a hair inside.
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def in_video(frames: np.ndarray) -> np.ndarray:
