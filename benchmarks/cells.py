@@ -266,7 +266,8 @@ def _sheet(name: str, run: Evaluation) -> None:
 
 def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **options: Any) -> dict[str, Any]:
     """Attacks, whose searches are in float32. Of a cell that has some already, only those that it lacks, or has from an
-    older version of theirs, are tried: each attack has its own seeds, whatever else is tried beside it.
+    older version of theirs, are tried: each attack has its own seeds, whatever else is tried beside it. Each says which
+    erasure it attacked, since what is learned may have changed meanwhile.
     """
     pair = bench.pair
     target = Pair(pair.t2i, bench.model.pipeline, pair.t2i_source, bench.model.source, pair.settings)
@@ -275,11 +276,11 @@ def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **opt
     if current and (left := _lacking(cell, stored["result"])):
         options["attacks"] = left
     made = attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **options).document()
-    if not current:
-        return made
-    had = stored["result"]
+    attacked = {"erasure": learned.identity}
+    tried = {name: entry | attacked for name, entry in made["attacks"].items()}
+    had = stored["result"] if current else {}
     untried = sorted({*had.get("untried", ()), *made["untried"]})
-    return made | {"attacks": had["attacks"] | made["attacks"], "untried": untried}
+    return made | attacked | {"attacks": had.get("attacks", {}) | tried, "untried": untried}
 
 
 def images(

@@ -71,14 +71,17 @@ def test_of_a_cell_of_attacks_only_those_that_it_lacks_or_that_have_changed_are_
         return SimpleNamespace(document=lambda: {"attacks": entries, "untried": untried})
 
     monkeypatch.setattr(cells, "attack", tried)
-    whole = cells.attacks(cell, bench, None, plan.folder, cases=1)
-    assert asked == [()]
+    whole = cells.attacks(cell, bench, SimpleNamespace(identity="first"), plan.folder, cases=1)
+    assert asked == [()] and {entry["erasure"] for entry in whole["attacks"].values()} == {"first"}
     whole["attacks"] = {name: entry | {"new": False} for name, entry in whole["attacks"].items() if name != "typos"}
     whole["attacks"]["long_prompts"] |= {"version": 1}
     del whole["attacks"]["homoglyphs"]
     cells.write(cell, {"cell": asdict(cell), **bench.stamp, "result": whole})
     assert cells.missing([cell], "cpu") == [cell]
-    again = cells.attacks(cell, bench, None, plan.folder, cases=1)
+    again = cells.attacks(cell, bench, SimpleNamespace(identity="second"), plan.folder, cases=1)
+    assert {name for name, entry in again["attacks"].items() if entry["erasure"] == again["erasure"] == "second"} == set(
+        asked[1]
+    )
     assert set(asked[1]) == {"typos", "long_prompts"}
     assert {name for name, entry in again["attacks"].items() if entry["new"]} == set(asked[1])
     cells.write(cell, {"cell": asdict(cell), **bench.stamp, "result": again})

@@ -69,3 +69,16 @@ def test_attacks_that_were_not_tried_on_a_method_leave_its_cell_empty(monkeypatc
         ["100 % [21, 100]", "0 % [0, 79]", "100 % [21, 100] |"],
         ["0 % [0, 79]", "", "0 % [0, 79] |"],
     ]
+
+
+def test_an_attack_on_another_erasure_than_the_others_is_marked():
+    """What a cell lacks is tried later, against what is learned then."""
+    result = {"erasure": "second", "attacks": {"plain": {"erasure": "first"}, "typos": {"erasure": "second"}}}
+    for name, entry in result["attacks"].items():
+        entry |= {"version": attacks.version_of(attacks.load_attack(name))}
+    marked = [[attacks._told(name, [result])] for name in result["attacks"]]
+    assert marked == [["plain †"], ["typos"]]
+    assert attacks._footnote(marked).strip().startswith("† Of some concept, against another erasure")
+    assert not attacks._footnote(marked[1:])
+    unknown = {"attacks": {"plain": {"version": 1}}}  # of before anybody wrote it down
+    assert attacks._told("plain", [unknown]) == "plain"

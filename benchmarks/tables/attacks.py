@@ -71,18 +71,25 @@ def _compared(results: dict[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-OLDER = " \\*"  # behind the name of an attack
+# Behind the name of an attack, and what each mark says.
+OLDER, ELSE = " \\*", " †"
+FOOTNOTES = {
+    OLDER: "Measured with an older version of the attack; CHANGELOG.md says what has changed.",
+    ELSE: "Of some concept, against another erasure than the rows without this mark: learned before something changed, or "
+    "on another machine.",
+}
 
 
 def _told(attack: str, results: Iterable[dict[str, Any]]) -> str:
-    """The attack's name, marked where some result is of an older version of it."""
-    entries = [result["attacks"][attack] for result in results if attack in result["attacks"]]
-    return attack + OLDER * any(entry.get("version", 1) != version_of(load_attack(attack)) for entry in entries)
+    """The attack's name, marked where some result is of an older version of it, or of another erasure than the last."""
+    some = [result for result in results if attack in result["attacks"]]
+    older = any(result["attacks"][attack].get("version", 1) != version_of(load_attack(attack)) for result in some)
+    other = any(result["attacks"][attack].get("erasure") != result.get("erasure") for result in some)
+    return attack + OLDER * older + ELSE * other
 
 
 def _footnote(rows: Sequence[Sequence[str]]) -> str:
-    older = any(row[0].endswith(OLDER) for row in rows)
-    return "\n\n\\* Measured with an older version of the attack; CHANGELOG.md says what has changed." * older
+    return "".join(f"\n\n{mark.strip()} {said}" for mark, said in FOOTNOTES.items() if any(mark in row[0] for row in rows))
 
 
 def attacks_by_concept(by: str) -> str:
