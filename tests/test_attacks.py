@@ -82,7 +82,8 @@ def test_every_attack_says_what_its_attacker_holds():
 def test_an_unknown_attack_is_refused():
     with pytest.raises(
         UnreelError,
-        match="choose from embedding_inversion, homoglyphs, initial_latents, long_prompts, mma_diffusion, plain, prefix_se",
+        match="choose from by_chance, embedding_inversion, homoglyphs, initial_latents, long_prompts, mma_diffusion, plain"
+        ", prefix_se",
     ):
         load_attack("magic")
 
@@ -137,6 +138,20 @@ def test_another_index_or_seed_is_another_attempt(case, name):
     for a, b in ((0, 1), (0, 2)):
         different = attempts[a] != attempts[b]
         assert different.any() if isinstance(different, torch.Tensor) else different
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wording", "anchor", "asked"),
+    [
+        ("a photo of a tokyo tower", "tokyo tower", "owl", "a photo of an owl"),
+        ("a photo of Tokyo Tower", "Tokyo Tower", "owl", "a photo of an owl"),
+        ("a photo of Tokyo Tower at night", "Tokyo Tower", None, "a photo of at night"),
+        ("a photo of an elephant", "elephant", "", "a photo of"),
+    ],
+)
+def test_by_chance_never_asks_for_the_concept(case, prompt, wording, anchor, asked):
+    other = dataclasses.replace(case, concept=Concept(wording, anchor=anchor), prompt=prompt, wording=wording)
+    assert [load_attack("by_chance").attempt(other, index, 0) for index in range(3)] == [asked] * 3
 
 
 def test_the_plain_control_is_the_prompt_every_time(case):

@@ -126,6 +126,25 @@ def test_attacks_that_need_no_weights_decide_and_few_cases_are_no_certainty(prom
         assert f"works in {low} to {high} of such cases" in str(said)
 
 
+@pytest.mark.parametrize(
+    ("attack", "chance", "level", "headline"),
+    [
+        ((12, 20), (9, 20), "unknown", "Cannot be told from chance"),
+        ((12, 20), (0, 20), "bad", "Does not hold against prompts"),
+        ((20, 20), (9, 20), "bad", "Does not hold against prompts"),
+        ((0, 20), (0, 20), "good", "Holds against prompts"),
+        ((0, 20), (9, 20), "good", "Holds against prompts"),
+    ],
+)
+def test_an_attack_that_works_no_more_often_than_chance_breaks_nothing(attack, chance, level, headline):
+    hits = {"by_chance": chance, "typos": attack}
+    outcomes = [Hits(name, "edited", [], share(*of)) for name, of in hits.items()]
+    said = attack_verdict(SimpleNamespace(budgets=(3,), outcomes=outcomes, untried=()))
+    assert (said.level, said.headline) == (level, headline)
+    assert ("finds it in 9 of 20 cases as well: so much is chance" in str(said)) == (chance[0] == 9)
+    assert "by by_chance" not in str(said)
+
+
 def test_without_a_judge_nothing_is_claimed():
     said = verdict(run(judge=False))
     assert (said.level, said.headline) == ("unknown", "Not judged") and "by eye" in str(said)

@@ -29,7 +29,7 @@ def fill(sentence: str, filled: Mapping[str, str]) -> str:
     """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring."""
     for gap, word in filled.items():
         if not word and gap != "motion":  # before a motion stands what belongs to what moves
-            sentence = re.sub(rf"\b(?:a|the) \[{gap}\]", "", sentence)
+            sentence = re.sub(rf"\b(?:an?|the) \[{gap}\]", "", sentence)
         sentence = sentence.replace(f"[{gap}]", word)
     return with_articles(sentence)
 
