@@ -4,6 +4,7 @@ import html
 import json
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -103,6 +104,27 @@ def test_the_page_shows_what_the_anchor_gives_beside_what_came_in_the_concepts_p
     place = slice(head.index("anchor found"), head.index("what else was asked for"))
     cells = [cell(run.figure(metric, "explicit")) for metric in ("anchor_found", "fidelity_ssim")]
     assert re.split("  +", explicit[place].strip()) == cells and not neighbours[place].strip()
+
+
+def test_a_caption_names_what_was_looked_for_and_wants_the_concept_only_where_it_was_asked_for(pair, tmp_path):
+    class OneThing(FakeJudge):
+        """Knows the concept, which it never finds."""
+
+        vocabulary: ClassVar = {}
+
+        def knows(self, label):
+            return label == "cat"
+
+        def probabilities(self, videos, labels):
+            assert set(labels) == {"cat"}
+            return np.zeros((*videos.shape[:2], len(labels)))
+
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    given = [PromptRow("a tea party", "manners", "", 7)]
+    run = evaluate(pair.video, erasure, OneThing(), videos=1, groups=["neighbours"], own_prompts=given)
+    text = html.unescape(write_report(erasure.save_pretrained(tmp_path / "run"), run).read_text())
+    captions = re.findall(r'<figcaption>.*?class="(\w+)">(.*?)</span>', text)
+    assert captions == [("yes", "cat in 0 of 4 frames")] * 4
 
 
 def test_what_a_prompts_file_calls_its_groups_is_never_a_way_out_of_the_folder(pair, tmp_path):

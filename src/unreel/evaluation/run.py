@@ -97,6 +97,11 @@ class Group:
         judge, labels = self.judge, {prompt.label for prompt in self.prompts}
         return judge is not None and not labels & {self.concept.name, ""} and all(map(judge.knows, labels))
 
+    def sought(self, prompt: Prompt) -> str:
+        """What the judge looks for in a prompt's videos besides the concept; the concept, where it knows nothing else."""
+        known = self.judge is not None and prompt.label != "" and self.judge.knows(prompt.label)
+        return prompt.label if known else self.concept.name
+
     def videos(self, arm: str) -> Iterator[np.ndarray]:
         """(frames, height, width, 3) uint8 each, read from disk one batch at a time."""
         return self.cache.read(self.batches[arm])
@@ -106,7 +111,7 @@ class Group:
         return self._judged(arm).concept
 
     def label_found(self, arm: str) -> np.ndarray:
-        """Whether the judge finds what else each prompt asks for; the concept, where it can tell nothing else."""
+        """Whether the judge finds what it looks for besides: `sought` of each prompt."""
         return self._judged(arm).label
 
     def anchor_found(self, arm: str) -> np.ndarray:
@@ -124,8 +129,7 @@ class Group:
             anchor = self.anchor_label if self.knows_anchor else self.concept.name
             detected, features = [], []
             for prompt, video in zip(self.prompts, self.videos(arm), strict=True):
-                label = prompt.label if prompt.label and judge.knows(prompt.label) else self.concept.name
-                labels = [self.concept.name, label, anchor]
+                labels = [self.concept.name, self.sought(prompt), anchor]
                 detected.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
                 features.append(judge.features(video[None]))
             concept, label, anchor = np.moveaxis(np.stack(detected), -1, 0)

@@ -203,7 +203,9 @@ def _found(group: Group, arm: str, index: int) -> list[tuple[str, bool]]:
         if group.asks_for_concept:
             sought.append((group.concept.name, group.concept_found(arm)[index], arm == "original"))
         else:
-            sought.append((group.prompts[index].label, group.label_found(arm)[index], True))
+            # Where the judge knows no label, that is the concept, which nobody asked for.
+            label = group.sought(group.prompts[index])
+            sought.append((label, group.label_found(arm)[index], label != group.concept.name))
     if group.has_anchor and group.knows_anchor and arm != "original":
         sought.append((group.anchor_label, group.anchor_found(arm)[index], True))
     return [
