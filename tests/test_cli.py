@@ -500,6 +500,30 @@ def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_p
     assert code == 0 and json.loads(out)["attacks"] == attacks
 
 
+def test_each_of_several_concepts_in_one_erasure_is_evaluated_and_attacked_in_a_folder_of_its_own(
+    command, models, tiny, tmp_path
+):
+    pair = load_pair(str(models / "t2i"), str(models / "t2v"))
+    unlearning.unlearn(["pizza", "pine tree"], pair).save_pretrained(tmp_path / "made")
+    shared = ["--t2v", tiny[3], "--judge", "embedded", "--frames", "2"]
+    for name in ("pizza", "pine tree"):
+        asked = ["--concept", name, *shared]
+        code, _, err = command("evaluate", "made", *asked, "--steps", 1, "--videos", 1, "--group", "explicit")
+        assert code == 0, err
+        attacks = ["--attack", "plain", "--cases", 1, "--budget", 1, "--video-steps", 1]
+        code, _, err = command("attack", "made", *asked, *tiny[:2], *attacks)
+        assert code == 0, err
+    homes = [Path("made", what, name) for what in ("attacks", "evaluation") for name in ("pine-tree", "pizza")]
+    assert sorted(file.parent for file in Path("made").rglob("report.html")) == homes
+    told = [json.loads((home / "metrics.json").read_text())["concept"] for home in homes[2:]]
+    assert told == ["pine tree", "pizza"]
+    code, out, err = command("compare", *homes[2:])
+    assert code == 0 and "made/pizza (" in out and "made/pine-tree (" in out and "concept differ" in out, err
+    code, _, err = command("compare", "made", homes[2], "--out", "page")
+    told = "made was evaluated on several concepts: choose made/evaluation/pine-tree or made/evaluation/pizza"
+    assert code == 2 and told in err and not Path("page").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

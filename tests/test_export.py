@@ -590,6 +590,22 @@ def test_a_first_look_at_several_concepts_goes_with_them_and_no_figures_of_anoth
     assert left == {"erasure.safetensors", "erasure.json", "README.md", "LICENSE"}
 
 
+def test_evaluations_of_several_concepts_go_with_them_in_place_of_first_looks(made, hub, tmp_path):
+    first = made["text-ablation"]
+    parts = [part | {"concept": name} for name in ("robot", "toy car") for part in first.provenance["parts"]]
+    both = Erasure(first.components, {**first.provenance, "parts": parts})
+    folder = both.save_pretrained(tmp_path / "both")
+    looked_at(folder / "robot", "robot", 0.5)
+    looked_at(folder / "toy-car", "toy car", 0.5)
+    (folder / "evaluation").mkdir()
+    looked_at(folder / "evaluation" / "toy-car", "toy car", 0.25)
+    both.push_to_hub("owner/both", folder=folder)
+    there = hub / "owner" / "both"
+    found = [json.loads((there / name / "metrics.json").read_text())["figures"] for name in ("robot", "toy-car")]
+    assert [figures["explicit"]["concept_found"]["edited"]["value"] for figures in found] == [0.5, 0.25]
+    assert "25 → 25" in (there / "README.md").read_text()
+
+
 def test_figures_that_cannot_be_read_are_one_line_and_nothing_is_uploaded(made, hub, tmp_path):
     folder = made["text-ablation"].save_pretrained(tmp_path / "cat")
     for broken in ("[]", "{", '{"figures": 5}', '{"figures": {"explicit": {"concept_found": {"edited": {"ci": []}}}}}'):

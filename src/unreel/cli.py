@@ -612,7 +612,8 @@ def evaluate(
 ) -> None:
     """Did it work, and what else broke? The same prompts and seeds without and with an erasure, judged and measured.
 
-    Writes metrics.json and report.html into ERASURE/evaluation. Run it again to go on where it was stopped.
+    Writes metrics.json and report.html into ERASURE/evaluation; of several concepts, into a folder for each there.
+    Run it again to go on where it was stopped.
     """
     from unreel.report.table import table
     from unreel.workflow import EvaluateJob
@@ -661,7 +662,8 @@ def attack(
 ) -> None:
     """Try to bring the concept back, without and with the model's weights; the same attacks on the original model too.
 
-    Writes attacks.json and report.html into ERASURE/attacks. Run it again to go on where it was stopped.
+    Writes attacks.json and report.html into ERASURE/attacks; of several concepts, into a folder for each there.
+    Run it again to go on where it was stopped.
     """
     from unreel.report.table import attack_table
     from unreel.workflow import AttackJob

@@ -480,10 +480,13 @@ def model_of(t2v: str | None, *learned: Intervention) -> str:
     return made_on
 
 
-def _home(folder: str | Path) -> Path:
-    """Where what is found out about an intervention goes: into its folder, or into runs/ for one from the hub."""
+def _home(folder: str | Path, what: str, learned: Intervention, concept: Concept) -> Path:
+    """Where what is found out about a concept goes: into the intervention's folder, or into runs/ for one from the hub;
+    there, each of several concepts has a folder of its own.
+    """
     folder = Path(folder)
-    return folder if folder.is_dir() else Path("runs") / file_name(folder.name)
+    home = (folder if folder.is_dir() else Path("runs") / file_name(folder.name)) / what
+    return home if len(learned.concepts) == 1 else home / file_name(concept.name)
 
 
 @dataclass(frozen=True)
@@ -517,7 +520,8 @@ def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
     rows = [row for file in job.prompts for row in read_prompts(file)]
     learned = load_intervention(job.folder)
     job.place.require()
-    concept, home = concept_of(learned, job.concept), Path(job.out or _home(job.folder) / "evaluation")
+    concept = concept_of(learned, job.concept)
+    home = Path(job.out or _home(job.folder, "evaluation", learned, concept))
     t2v = model_of(job.t2v, learned)
     judge = judge_of(job.judge, t2v, job.place.device)
     model = job.sampling.onto(load_video_model(t2v, **job.place.of_weights, offload=job.place.offload))
@@ -558,7 +562,8 @@ def attack(job: AttackJob) -> tuple[AttackRun, Path]:
     """
     learned = load_intervention(job.folder)
     job.place.require()
-    concept, home = concept_of(learned, job.concept), Path(job.out or _home(job.folder) / "attacks")
+    concept = concept_of(learned, job.concept)
+    home = Path(job.out or _home(job.folder, "attacks", learned, concept))
     t2v = model_of(job.t2v, learned)
     judge = judge_of(job.judge, t2v, job.place.device)
     if judge is None:

@@ -95,10 +95,10 @@ class Intervention(ABC):
 
     def _looks(self, folder: Path) -> dict[str, Path]:
         """Where figures lie in its folder, by where they go on the hub: those of an evaluation or else of the first look;
-        and of several concepts, those of the first look at each.
+        and of several concepts, the same of each.
         """
-        names = map(file_name, self.concepts)
-        places = [("", folder / "evaluation"), ("", folder), *((name, folder / name) for name in names)]
+        homes, names = (folder / "evaluation", folder), map(file_name, self.concepts)
+        places = [*(("", home) for home in homes), *((name, home / name) for name in names for home in homes)]
         found: dict[str, Path] = {}
         for name, look in places:
             if (look / METRICS_FILE).is_file() and look not in found.values():

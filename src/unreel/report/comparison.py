@@ -37,10 +37,12 @@ class Compared:
 
     @staticmethod
     def load(folder: Path) -> "Compared":
-        """Raises UnreelError if there is no finished run."""
-        home = folder / "evaluation" if (folder / "evaluation" / METRICS_FILE).is_file() else folder
+        """Raises UnreelError if there is no finished run, or if there are several."""
+        home = _home(folder)
         run = Run.load(home)
-        return Compared(f"{folder.name} ({', '.join(dict.fromkeys(run.methods))})", run, _videos(home))
+        around = home.absolute().parent
+        name = f"{around.parent.name}/{home.name}" if around.name == "evaluation" else folder.name
+        return Compared(f"{name} ({', '.join(dict.fromkeys(run.methods))})", run, _videos(home))
 
     @property
     def found(self) -> Estimate | None:
@@ -54,6 +56,17 @@ class Compared:
             return None
         hits = sum(round(share.value * share.n) for share in shares)
         return Estimate.share(np.arange(sum(share.n for share in shares)) < hits)
+
+
+def _home(folder: Path) -> Path:
+    """Where the run lies that a folder is, or holds. Raises UnreelError if it holds those of several concepts."""
+    made = folder / "evaluation"
+    if (made / METRICS_FILE).is_file():
+        return made
+    of_each = sorted(file.parent for file in made.glob(f"*/{METRICS_FILE}"))
+    if len(of_each) > 1:
+        raise UnreelError(f"{folder} was evaluated on several concepts: choose {' or '.join(map(str, of_each))}")
+    return of_each[0] if of_each else folder
 
 
 def _edited(run: Run, metric: str, group: str) -> Estimate | None:
