@@ -132,6 +132,14 @@ def test_bad_input_is_refused_before_anything_is_written(setting, tmp_path, chan
     assert not (tmp_path / "run").exists()
 
 
+def test_a_disk_without_room_for_a_video_of_each_case_is_refused_before_anything_is_written(setting, tmp_path, monkeypatch):
+    options, each = {"attacks": ["plain", "typos"], "cases": 3, "budgets": [2]}, setting[0].video.video_bytes
+    monkeypatch.setattr(clips.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 2 * 3 * each - 1))
+    with pytest.raises(UnreelError, match=r"12 videos of .* do not fit into .*run/clips"):
+        attack(*setting, FakeJudge(), **options, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_erasure_of_another_encoder_and_a_folder_of_another_run_are_refused(setting, tmp_path):
     pair, erasure = setting
     with pytest.raises(UnreelError, match="another text encoder"):

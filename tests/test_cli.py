@@ -362,6 +362,24 @@ def test_a_name_that_the_pair_does_not_know_is_questioned_though_no_video_is_mad
     assert "unknown" not in command("unlearn", "Santa Claus", "--videos", "0", *more, "--out", "other")[1]
 
 
+def test_what_videos_take_of_the_disk_is_said_or_refused_before_anything_is_learned(command, tiny, tmp_path, monkeypatch):
+    def learn(*_, **__):
+        raise UnreelError("this test needs no more")
+
+    monkeypatch.setattr(workflow, "unlearn_concepts", learn)
+    monkeypatch.setattr(clips, "LARGE", 0)
+    arguments = ["unlearn", "cat", *tiny, *SHORT, "--videos", 3, "--out", "made"]
+    _, out, err = command(*arguments)
+    assert "this test needs no more" in err and "disk     up to 0.0 GB for 15 videos of 0.0 MB in made/.clips" in out
+    monkeypatch.setattr(clips.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    code, out, err = command(*arguments)
+    (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
+    assert code == 2 and line.startswith(
+        "unreel: 12 videos of 0.0 MB do not fit into made/.clips, whose disk has 0.0 GB left"
+    )
+    assert "disk " not in out and not list(tmp_path.iterdir())
+
+
 def test_quiet_draws_no_bars_and_says_the_same(tiny, tmp_path):
     arguments = ["unlearn", "castle", *tiny, *PAPER, "--shots", "1", "--epochs", "1", "--videos", "0"]
     command = [sys.executable, "-m", "unreel.cli", *map(str, arguments)]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlearn
+from unreel.evaluation import video_cache
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.run import Run
@@ -242,6 +244,20 @@ def test_bad_input_is_refused_before_anything_is_written(setting, tmp_path, chan
     with pytest.raises(UnreelError, match=message):
         evaluate(pair.video, erasure, FakeJudge(), **({"videos": 1, "folder": tmp_path / "run"} | change))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_without_room_for_all_videos_is_refused_before_anything_is_written(setting, tmp_path, monkeypatch):
+    pair, erasure = setting
+    options = {"concept": Concept("cat", anchor="a dog"), "videos": 2, "groups": ["explicit", "neighbours"]}
+    needed = (3 + 2) * 2 * pair.video.video_bytes
+    monkeypatch.setattr(video_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(UnreelError, match=r"10 videos of .* do not fit into .*run/clips"):
+        evaluate(pair.video, erasure, FakeJudge(), **options, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(video_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    evaluate(pair.video, erasure, FakeJudge(), **options, folder=tmp_path / "run")
+    monkeypatch.setattr(video_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    evaluate(pair.video, erasure, FakeJudge(), **options, folder=tmp_path / "run")  # all are there
 
 
 def test_an_erasure_of_another_encoder_is_refused(setting, tmp_path):

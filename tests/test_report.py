@@ -11,6 +11,7 @@ import pytest
 from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
+from unreel.evaluation.video_cache import VideoCache
 from unreel.methods import configure
 from unreel.prompts.files import PromptRow
 from unreel.report import page as pages
@@ -193,6 +194,26 @@ def test_the_page_shows_the_first_videos_and_the_worst_ones_worst_first(pair, tm
     seeds = re.findall(r"<small>seed (\d+)</small>", page.read_text())
     assert list(map(int, seeds)) == [prompts[i].seed for i in shown]
     assert "6 of 12 prompts, what went worst first" in page.read_text()
+
+
+def test_a_page_reads_the_videos_it_shows_alone_however_often_it_makes_them_smaller(pair, tmp_path, monkeypatch):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=9, groups=["explicit"])
+    folder, group, read, frames = (
+        erasure.save_pretrained(tmp_path / "run"),
+        run.groups["explicit"],
+        set(),
+        VideoCache.frames,
+    )
+    bad = np.array([0.1, 0.2, 0.0, 0.3, 0.9, 0.4, 0.5, 0.8, 0.6])
+    monkeypatch.setattr(pages, "_badness", lambda group: bad)
+    monkeypatch.setattr(pages, "BUDGET", 0)
+    assert run.figures  # which are read from all
+    monkeypatch.setattr(VideoCache, "read", lambda *_: pytest.fail("all are read"))
+    monkeypatch.setattr(VideoCache, "frames", lambda cache, *place: read.add(place) or frames(cache, *place))
+    write_report(folder, run)
+    shown = [(group.batches[arm][i // 2].file, i % 2) for arm in ("original", "edited") for i in (0, 1, 2, 4, 7, 8)]
+    assert {(batch.file, place) for batch, place in read} == set(shown)
 
 
 def test_large_videos_are_made_smaller_until_the_page_is_small_enough():

@@ -78,6 +78,20 @@ def test_files_are_h264_that_browsers_play_and_keep_every_frame():
     assert np.abs(decoded[4][90:100, 140:180].mean((0, 1)) - [200, 40, 40]).max() < 12
 
 
+@pytest.mark.parametrize(
+    ("size", "longest", "seen"),
+    [
+        ((480, 832), 320, (184, 320)),
+        ((480, 832), 160, (92, 160)),
+        ((64, 64), 320, (192, 192)),
+        ((64, 64), 160, (128, 128)),
+    ],
+)
+def test_no_video_is_larger_than_the_longest_side_that_it_may_have(size, longest, seen):
+    with av.open(io.BytesIO(encode_mp4(np.zeros((1, *size, 3), np.uint8), 8, longest=longest))) as container:
+        assert (container.streams.video[0].height, container.streams.video[0].width) == seen
+
+
 def test_the_same_frames_become_the_same_file_whatever_memory_held_before():
     y, x = np.mgrid[:64, :64]
     draw = np.random.default_rng(0)

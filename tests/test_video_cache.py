@@ -1,16 +1,20 @@
 """Nothing is generated twice, and what is read back is what was generated."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_pair
+from pipelines import PIPELINES
 
 from unreel import FewShotConfig, UnreelError, generate, unlearn
 from unreel.evaluation import video_cache as clips
 from unreel.evaluation.video_cache import VideoCache
 from unreel.files import write_tensors
+from unreel.models.pair import Settings, VideoModel
+from unreel.progress import nobody
 
 PROMPTS, SEEDS = ["a cat", "a dog", "an owl", "a car", "a hat"], [1, 2, 3, 4, 5]
 
@@ -99,6 +103,30 @@ def test_embeddings_make_the_video_that_their_words_make(pair):
     cache.make([*words, *numbers], "")
     difference = read(cache, words).astype(int) - read(cache, numbers)
     assert np.abs(difference).max() <= 1
+
+
+def test_what_videos_take_is_known_before_they_are_made(pair):
+    wan = VideoModel(PIPELINES["WanPipeline"](), Settings(steps=1, size=(16, 32), frames=5))
+    for model in (pair.video, wan):
+        assert model.video_bytes == generate(model.pipeline, ["a cat"], [1], model.settings).nbytes
+    assert replace(wan, settings=replace(wan.settings, size=None)).video_bytes == 5 * 480 * 832 * 3
+    assert replace(wan, settings=replace(wan.settings, frames=None)).video_bytes is None
+
+
+def test_what_takes_much_room_is_said_and_what_has_none_is_refused(pair, tmp_path, monkeypatch):
+    told, each, folder = [], pair.video.video_bytes, tmp_path / "evaluation" / "clips"
+    monkeypatch.setattr(clips.shutil, "disk_usage", lambda there: SimpleNamespace(free=there.is_dir() and 10 * each))
+    monkeypatch.setattr(clips, "LARGE", 9 * each)
+    clips.require_room(pair.video, folder, 9, 9, lambda *news: told.append(news))
+    assert not told
+    clips.require_room(pair.video, folder, 10, 20, lambda *news: told.append(news))
+    assert told == [("disk", f"up to 0.0 GB for 20 videos of 0.0 MB in {folder}")]
+    with pytest.raises(UnreelError, match=f"11 videos of 0.0 MB do not fit into {folder}, whose disk has 0.0 GB left"):
+        clips.require_room(pair.video, folder, 11, 11, nobody)
+    assert not list(tmp_path.iterdir())
+    cache = VideoCache(pair.video, folder)
+    cache.make(cache.batches(PROMPTS, SEEDS), "")
+    clips.require_room(pair.video, folder, 15, 15, nobody)  # five of them are made
 
 
 def test_a_broken_file_is_named(pair, tmp_path):

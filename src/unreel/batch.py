@@ -19,11 +19,11 @@ from unreel.evaluation.evaluate import claim
 from unreel.files import alone_in, write_json
 from unreel.interventions.card import CHECK
 from unreel.models.pair import Pair, load_pair
-from unreel.progress import Work, drawn
+from unreel.progress import Tell, Work, drawn
 from unreel.prompts.takedowns import Takedown, read_takedowns
 from unreel.report.page import write_batch_report
 from unreel.versions import versions
-from unreel.workflow import Place, TakenError, Tell, UnlearnJob, require_sensible, unlearn
+from unreel.workflow import Place, TakenError, UnlearnJob, require_sensible, unlearn
 
 BATCH_FILE = "batch.json"
 PATIENCE = 5  # seconds to wait for a cluster to answer

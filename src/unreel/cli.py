@@ -626,7 +626,8 @@ def evaluate(
         "groups": group or (),
         "videos": videos,
     }
-    evaluation, page = run(EvaluateJob(erasure, t2v, seed=seed, sampling=sampling, out=out, place=place, **asked))
+    job = EvaluateJob(erasure, t2v, seed=seed, sampling=sampling, out=out, place=place, **asked)
+    evaluation, page = run(job, _news)
     _tell(f"\n{table(evaluation, _width())}\n\nreport   {page}")
     _result({"report": page, **evaluation.run.document()})
 
@@ -679,7 +680,7 @@ def attack(
         "out": out,
     }
     asked |= {"budgets": budget} if budget else {}
-    result, page = run(AttackJob(erasure, **models, **asked))
+    result, page = run(AttackJob(erasure, **models, **asked), _news)
     _tell(f"\n{attack_table(result, _width())}\n\nreport   {page}")
     _result({"report": page, **result.document()})
 

@@ -1,4 +1,5 @@
-"""How far long work is, drawn as whoever started it wants: as bars with the time left, unless they say otherwise.
+"""How far long work is, drawn as whoever started it wants: as bars with the time left, unless they say otherwise; and how
+it says what else there is to know.
 
     with drawn_by(my_own):
         unlearn("Tokyo Tower", pair)
@@ -14,6 +15,12 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before a bar of brief work appears
+
+Tell = Callable[[str, str], None]  # of what sort a piece of news is, in one word, and the news
+
+
+def nobody(sort: str, news: str) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from unreel.evaluation.attack import attack as attack_intervention
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
 from unreel.evaluation.run import Evaluation
-from unreel.evaluation.video_cache import Batch, VideoCache
+from unreel.evaluation.video_cache import Batch, VideoCache, require_room
 from unreel.files import alone_in, file_name, require_new
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
@@ -40,7 +40,7 @@ from unreel.models.pair import Pair, TextModel, VideoModel, load_pair, load_vide
 from unreel.models.sampling import comment_of, write_mp4
 from unreel.models.sampling import generate as sample
 from unreel.models.shipped import EMBEDDED, names, preset_of, world_of
-from unreel.progress import Work, drawn
+from unreel.progress import Tell, Work, drawn, nobody
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
@@ -55,12 +55,6 @@ FIRST_SEED = 1000  # of its videos
 EVERYDAY_WORDS = "everyday"  # to look for other words among, in place of a list
 NOTE = "unreel generate: "  # in a video's file, before a short name for all that decided it
 CLIPS = ".clips"  # in an erasure's folder until all videos of a first look are made
-
-Tell = Callable[[str, str], None]  # of what sort a piece of news is, in one word, and the news
-
-
-def _nobody(sort: str, news: str) -> None:
-    pass
 
 
 class TakenError(UnreelError):
@@ -194,7 +188,7 @@ class Unlearned:
     pages: list[Path]
 
 
-def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] = load_pair) -> Unlearned:
+def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] = load_pair) -> Unlearned:
     """Unlearn concepts, write what does it, and compare videos from the same seeds without and with it.
 
     The same job goes on with the videos where it was stopped. `load` gives the pair, as `load_pair` does; the pair's
@@ -214,6 +208,9 @@ def unlearn(job: UnlearnJob, tell: Tell = _nobody, *, load: Callable[..., Pair] 
                 )
             tell("goes on", f"with the erasure in {job.folder}")
         else:
+            if job.videos:
+                each = job.videos * len(concepts)  # of two groups, by the original and the edited model, and of anchors
+                require_room(pair.video, job.folder / CLIPS, 4 * each, 5 * each, tell)
             concepts, searches = _with_wordings(concepts, job, pair, tell)
             learned = _recorded(_learned(job, concepts, pair, configs), searches)
         if not job.accept_weak:
@@ -272,7 +269,7 @@ class WordingsJob:
             _require_lists(phrases=self.phrases)
 
 
-def wordings(job: WordingsJob, tell: Tell = _nobody) -> list[Wording]:
+def wordings(job: WordingsJob, tell: Tell = nobody) -> list[Wording]:
     """Nearest first. Raises UnreelError for what cannot be looked for, before any work wherever that can be known."""
     if not job.phrases:
         raise UnreelError("there is nothing to look among: give phrases")
@@ -512,7 +509,7 @@ class EvaluateJob:
         _require_lists(prompts=self.prompts, groups=self.groups)
 
 
-def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
+def evaluate(job: EvaluateJob, tell: Tell = nobody) -> tuple[Evaluation, Path]:
     """Judge and measure an intervention; returns that and the page.
 
     The same job goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
@@ -526,7 +523,8 @@ def evaluate(job: EvaluateJob) -> tuple[Evaluation, Path]:
     judge = judge_of(job.judge, t2v, job.place.device)
     model = job.sampling.onto(load_video_model(t2v, **job.place.of_weights, offload=job.place.offload))
     asked: dict[str, Any] = {"videos": job.videos, "seed": job.seed, "groups": tuple(job.groups or GROUPS)}
-    evaluation = evaluate_intervention(model, learned, judge, concept=concept, own_prompts=rows, folder=home, **asked)
+    asked |= {"own_prompts": rows, "folder": home, "tell": tell}
+    evaluation = evaluate_intervention(model, learned, judge, concept=concept, **asked)
     return evaluation, write_report(home, evaluation)
 
 
@@ -555,7 +553,7 @@ class AttackJob:
         _require_lists(attacks=self.attacks)
 
 
-def attack(job: AttackJob) -> tuple[AttackRun, Path]:
+def attack(job: AttackJob, tell: Tell = nobody) -> tuple[AttackRun, Path]:
     """Try to bring back what an intervention makes a model forget; returns what came of it, and the page.
 
     The same job goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
@@ -570,7 +568,8 @@ def attack(job: AttackJob) -> tuple[AttackRun, Path]:
         raise UnreelError("an attack needs a judge: choose one with --judge")
     pair = job.sampling.onto(load_pair(job.t2i, t2v, **job.place.of_weights))
     options: dict[str, Any] = {"attacks": job.attacks, "cases": job.cases, "budgets": job.budgets, "steps": job.steps}
-    result = attack_intervention(pair, learned, judge, concept=concept, seed=job.seed, folder=home, **options)
+    options |= {"seed": job.seed, "folder": home, "tell": tell}
+    result = attack_intervention(pair, learned, judge, concept=concept, **options)
     return result, write_attack_report(home, result)
 
 
@@ -603,7 +602,7 @@ class GenerateJob:
         ]
 
 
-def generate(job: GenerateJob, tell: Tell = _nobody) -> Iterator[Path]:
+def generate(job: GenerateJob, tell: Tell = nobody) -> Iterator[Path]:
     """Write each video as soon as it is made; returns the files that are written, one after the other.
 
     The same job goes on where it was stopped: what decided a video is noted in its file. Raises UnreelError, before
@@ -657,7 +656,7 @@ def _written(
 def combine(
     folders: Sequence[Path],
     out: Path,
-    tell: Tell = _nobody,
+    tell: Tell = nobody,
     *,
     t2v: str | None = None,
     overwrite: bool = False,

@@ -25,7 +25,7 @@ from unreel.attacks import (
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
-from unreel.evaluation.video_cache import Batch, VideoCache
+from unreel.evaluation.video_cache import Batch, VideoCache, require_room
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
@@ -36,7 +36,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
 from unreel.models.sampling import Asked, Start, generate_images, to_tensor
 from unreel.models.weights import Fingerprint
-from unreel.progress import track
+from unreel.progress import Tell, nobody, track
 from unreel.prompts.concept import Concept
 
 BUDGETS = (1, 3)
@@ -145,14 +145,15 @@ def attack(
     seed: int = 2000,
     folder: str | Path | None = None,
     clips: str | Path | None = None,
+    tell: Tell = nobody,
 ) -> AttackRun:
     """Attack the erasure with those attacks that are named, or all but those that study whole videos, `cases` times each.
 
     A case succeeds at budget k if the judge finds the concept in at least half of the frames of one of the first k videos.
-    Controls: the same attack on the original model, and the attacks `by_chance`, `plain` and `random_tokens`. `folder`
-    and `clips` are as for `evaluate`: the same call goes on where it was killed.
+    Controls: the same attack on the original model, and the attacks `by_chance`, `plain` and `random_tokens`. `folder`,
+    `clips` and `tell` are as for `evaluate`: the same call goes on where it was killed.
     Raises UnreelError, before anything is searched or generated, for unknown attacks, senseless numbers, a judge that does
-    not know the concept, an erasure of another text encoder and a folder of another run.
+    not know the concept, an erasure of another text encoder, a folder of another run and a disk without room.
     """
     concept = concept or concept_of(erasure)
     modules = {name: load_attack(name) for name in attacks or _usual(pair, erasure)}
@@ -165,16 +166,14 @@ def attack(
     # The second half of a group only repeats the first.
     prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
     erasure.require_matching(pair.t2v)
-    what = {
-        "concept": asdict(concept),
-        "erasure": erasure.identity,
-        "model": pair.t2v_source,
-        "settings": sampling_of(pair.settings),
-        "judge": judge.name,
-    }
-    if home := None if folder is None else Path(folder):
-        claim(home, what | {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed})
-    cache = VideoCache(pair.video, Path(clips) if clips else home and home / CLIPS_FOLDER)
+    home = None if folder is None else Path(folder)
+    kept = Path(clips) if clips else home and home / CLIPS_FOLDER
+    once = len(ARMS) * len(attacks) * cases  # but for attacks that have nothing to try
+    require_room(pair.video, kept, once, once * budgets[-1], tell)
+    if home:
+        asked = {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed}
+        claim(home, _attacked(pair, concept, erasure, judge) | asked)
+    cache = VideoCache(pair.video, kept)
     encoders = {"original": original, "edited": _edited(original, erasure) if searching else original}
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     texts = [prompt.text for prompt in prompts[:cases]]
@@ -190,6 +189,17 @@ def attack(
     untried = tuple(name for name in attacks if not all(any(each.cases) for each in outcomes if each.attack == name))
     outcomes = [outcome for outcome in outcomes if outcome.attack not in untried]
     return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache, untried)
+
+
+def _attacked(pair: Pair, concept: Concept, erasure: Intervention, judge: Judge) -> dict[str, Any]:
+    """All besides the attacks that decides what comes of them."""
+    return {
+        "concept": asdict(concept),
+        "erasure": erasure.identity,
+        "model": pair.t2v_source,
+        "settings": sampling_of(pair.settings),
+        "judge": judge.name,
+    }
 
 
 def _usual(pair: Pair, erasure: Intervention) -> list[str]:

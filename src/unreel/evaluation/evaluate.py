@@ -14,13 +14,14 @@ from typing import Any
 
 from unreel.errors import UnreelError
 from unreel.evaluation.run import Evaluation, Group
-from unreel.evaluation.video_cache import VideoCache
+from unreel.evaluation.video_cache import VideoCache, require_room
 from unreel.files import write_json
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge
 from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings, VideoModel
+from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import PromptRow
 from unreel.prompts.kinds import OBJECT_TEMPLATES
@@ -134,15 +135,16 @@ def evaluate(
     own_prompts: Sequence[PromptRow] = (),
     folder: str | Path | None = None,
     clips: str | Path | None = None,
+    tell: Tell = nobody,
 ) -> Evaluation:
     """Generate every prompt of the suite with the original and the edited model, from the same seeds, ready to be measured.
 
     So that what the edited model makes in the concept's place can be measured too, the original model also makes the anchor
     prompts of prompts that name the concept, if the concept has an anchor, or the erasure records one for it.
-    `folder` keeps the finished videos (in `clips`, by default its own), so that the same call goes on where it was killed.
-    Without a judge, videos are compared but nothing is looked for in them.
+    `folder` keeps the finished videos (in `clips`, by default its own), so that the same call goes on where it was killed;
+    `tell` is told of what takes much room there. Without a judge, videos are compared but nothing is looked for in them.
     Raises UnreelError, before anything is generated, if the erasure is for another text encoder, the judge does not know
-    the concept, or the folder holds another run.
+    the concept, the folder holds another run, or the disk has no room for the videos.
     """
     concept = with_anchor(concept or concept_of(erasure), erasure)
     conditioner = Conditioner.of(model.pipeline)
@@ -157,10 +159,13 @@ def evaluate(
     conditioner.require_room_for([prompt.text for prompt in own] + [prompt.anchor for prompt in own if prompt.anchor])
     erasure.require_matching(model.pipeline)
     home = None if folder is None else Path(folder)
+    kept = Path(clips) if clips else home and home / CLIPS_FOLDER
+    count = 2 * len(prompts) + sum(prompt.anchor is not None for prompt in prompts)
+    require_room(model, kept, count, count, tell)
     if home:
         what = {"erasure": erasure.identity, "model": model.source, "settings": sampling_of(model.settings)}
         claim(home, what | {"judge": judge and judge.name, "prompts": [_decisive(prompt) for prompt in prompts]})
-    cache = VideoCache(model, Path(clips) if clips else home and home / CLIPS_FOLDER)
+    cache = VideoCache(model, kept)
     purposes = {
         name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
         for name in dict.fromkeys(prompt.group for prompt in prompts)

@@ -106,6 +106,11 @@ class Group:
         """(frames, height, width, 3) uint8 each, read from disk one batch at a time."""
         return self.cache.read(self.batches[arm])
 
+    def video(self, arm: str, index: int) -> np.ndarray:
+        """One of them."""
+        batch, place = divmod(index, len(self.batches[arm][0].prompts))
+        return self.cache.frames(self.batches[arm][batch], place)
+
     def concept_found(self, arm: str) -> np.ndarray:
         """Whether the judge finds the concept: (n, frames) bool."""
         return self._judged(arm).concept

@@ -5,6 +5,7 @@ Knows pipelines and pixels; knows nothing about what a video should show.
 
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,9 @@ from unreel.models.adapter import modules_of, network_of, usual_call
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import Asked, Start, generate
 from unreel.models.weights import Fingerprint, precision
-from unreel.progress import Work, drawn
+from unreel.progress import Tell, Work, drawn
+
+LARGE = 1e9  # bytes of videos that people want to know of before
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,27 @@ class Batch:
     @property
     def finished(self) -> bool:
         return self.file.is_file()
+
+
+def require_room(model: VideoModel, folder: Path | None, least: int, most: int, tell: Tell) -> None:
+    """Says how large the files of so many videos will be, where that is large and known. `folder` is a cache's, there or
+    not.
+
+    Raises UnreelError if its disk has no room for the `least` that there will be, but for what lies there already.
+    """
+    each, home = model.video_bytes, folder or Path(tempfile.gettempdir())
+    if each is None:
+        return
+    made = sum(file.stat().st_size for file in home.glob("*.safetensors")) if folder else 0
+    free = shutil.disk_usage(next(filter(Path.is_dir, (home, *home.absolute().parents)))).free
+    if least * each - made > free:
+        raise UnreelError(
+            f"{least} videos of {each / 1e6:.1f} MB do not fit into {home}, whose disk has {free / 1e9:.1f} GB left: ask "
+            "for fewer or smaller ones, or choose another folder with --out"
+        )
+    if most * each > LARGE:
+        upto = "up to " if least < most else ""
+        tell("disk", f"{upto}{most * each / 1e9:.1f} GB for {most} videos of {each / 1e6:.1f} MB in {home}")
 
 
 class VideoCache:

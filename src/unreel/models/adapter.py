@@ -212,6 +212,15 @@ def image_size(pipeline: Any) -> tuple[int, int]:
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 
 
+def video_size(pipeline: Any) -> tuple[int, int] | None:
+    """(height, width) in pixels that a video pipeline makes on its own; None where it decides that when it is called."""
+    usual = _defaults(pipeline) | usual_call(pipeline)
+    height, width = usual.get("height"), usual.get("width")
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    return image_size(pipeline) if network_of(pipeline).config.get("sample_size") else None
+
+
 def require_tiling(pipeline: Any, tiling: bool) -> None:
     """Raises UnreelError if a video pipeline's autoencoder is to work in tiles and cannot."""
     if tiling and getattr(pipeline.vae, "use_tiling", None) is None:

@@ -14,7 +14,15 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError, summarise
-from unreel.models.adapter import USUAL_CALL, call_with, modules_of, own_sampling, text_encoders, tokenizer_of
+from unreel.models.adapter import (
+    USUAL_CALL,
+    call_with,
+    modules_of,
+    own_sampling,
+    text_encoders,
+    tokenizer_of,
+    video_size,
+)
 from unreel.models.compare import (
     INDEX_FILE,
     VOCABULARY,
@@ -91,6 +99,12 @@ class VideoModel:
     pipeline: "DiffusionPipeline"
     settings: Settings = Settings()
     source: str = ""
+
+    @property
+    def video_bytes(self) -> int | None:
+        """Of the pixels of one video; None where the pipeline decides how many those are when it is called."""
+        frames, size = self.settings.frames, self.settings.size or video_size(self.pipeline)
+        return 3 * frames * size[0] * size[1] if frames and size else None
 
     @property
     def alone(self) -> "Pair":

@@ -141,14 +141,16 @@ def generate(
 def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf: int = 16, comment: str = "") -> bytes:
     """Frames (frames, height, width, 3) uint8 as an H.264 yuv420p file in memory, small ones enlarged in whole steps.
 
-    Larger ones are shrunk until their `longest` side is so many pixels; a larger `crf` is a smaller file. The
-    `comment` stands in it besides the pictures.
+    Larger ones are shrunk until their `longest` side is so many pixels, and none is enlarged beyond; a larger `crf` is a
+    smaller file. The `comment` stands in it besides the pictures.
     """
     import av
 
     if longest:
         frames = _shrunk(frames, longest)
     factor = -(-MIN_SIDE // min(frames.shape[1:3]))
+    if longest:
+        factor = max(1, min(factor, longest // max(frames.shape[1:3])))
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = (side - side % 2 for side in frames.shape[1:3])
     buffer = io.BytesIO()

@@ -4,7 +4,7 @@ Knows how to lay out: which videos are shown, which come first, and how many byt
 """
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -111,20 +111,12 @@ def _write_videos(folder: Path, evaluation: Evaluation, shown: dict[str, list[in
     fps, index = evaluation.model.settings.fps, []
     for name, group in evaluation.groups.items():
         for arm in group.batches:
-            for place, i, frames in _picked(group, arm, shown[name]):
+            for place, i in enumerate(shown[name]):
                 file = f"{file_name(name)}-{place:02d}-{arm}.mp4"
-                write_bytes(folder / VIDEOS / file, encode_mp4(frames, fps))
+                write_bytes(folder / VIDEOS / file, encode_mp4(group.video(arm, i), fps))
                 prompt = group.prompts[i]
                 index.append({"group": name, "prompt": prompt.text, "seed": prompt.seed, "arm": arm, "file": file})
     write_json(folder / VIDEOS / INDEX_FILE, sorted(index, key=lambda entry: entry["file"]))
-
-
-def _picked(group: Group, arm: str, chosen: Sequence[int]) -> Iterable[tuple[int, int, np.ndarray]]:
-    """Videos of a group one after the other: its place among the `chosen`, its number in the group, its frames."""
-    places = {i: place for place, i in enumerate(chosen)}
-    for i, frames in enumerate(group.videos(arm)):
-        if i in places:
-            yield places[i], i, frames
 
 
 class Encoder:
@@ -160,10 +152,10 @@ def _groups(evaluation: Evaluation, shown: dict[str, list[int]], encode: Encoder
             {"prompt": group.prompts[i].text, "seed": group.prompts[i].seed, "clips": []} for i in chosen
         ]
         for arm in group.batches:
-            for place, i, frames in _picked(group, arm, chosen):
+            for row, i in zip(rows, chosen, strict=True):
                 caption = f"original, of “{group.anchors[i]}”" if arm == "anchor" else arm
-                clip = {"caption": caption, "data": encode(frames), "found": _found(group, arm, i)}
-                rows[place]["clips"].append(clip)
+                clip = {"caption": caption, "data": encode(group.video(arm, i)), "found": _found(group, arm, i)}
+                row["clips"].append(clip)
         out.append(
             {
                 "name": file_name(name),
