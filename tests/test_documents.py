@@ -1,6 +1,7 @@
 """Figures in the documents are the measured ones."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -29,6 +30,12 @@ def test_every_method_has_a_page_with_its_picture_and_its_figures():
         assert f"](../images/method-{method}.jpg)" in page and (ROOT / "docs" / "images" / f"method-{method}.jpg").is_file()
         assert f"<!-- of_{method.replace('-', '_')} -->\n| method |" in page
         assert f"methods/{method}.md" in listed and f"]({method}.md)" in (ROOT / "docs/methods/index.md").read_text()
+
+
+@pytest.mark.parametrize("guide", sorted((ROOT / "docs" / "guide").glob("*.md")), ids=lambda file: file.stem)
+def test_no_command_of_a_guide_writes_where_one_before_it_has_written(guide):
+    written = re.findall(r'(?:--out |save_pretrained\(\s*")([\w./-]+)', guide.read_text())
+    assert written and len(set(written)) == len(written)
 
 
 CELL = {"kind": "object", "anchor": "castle", "seconds": 60.0, "megabytes": 3.0, "check": {"shortfalls": []}}
