@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from unreel.judges import nsfw, nudenet
 from unreel.methods import load_method, names
 from unreel.models.shipped import EMBEDDED_FOLDER
 
@@ -36,6 +37,15 @@ def test_every_method_has_a_page_with_its_picture_and_its_figures():
 def test_no_command_of_a_guide_writes_where_one_before_it_has_written(guide):
     written = re.findall(r'(?:--out |save_pretrained\(\s*")([\w./-]+)', guide.read_text())
     assert written and len(set(written)) == len(written)
+
+
+def test_the_judge_of_a_documented_command_knows_the_concept():
+    """An erasure's folder is called like its concept."""
+    known = {"nsfw": nsfw.LABELS, "nudenet": nudenet.LABELS}
+    asked = []
+    for document in (ROOT / "docs").rglob("*.md"):
+        asked += re.findall(r"^unreel \w+ (?:runs/)?(\S+) .*--judge (nsfw|nudenet)\b", document.read_text(), re.MULTILINE)
+    assert asked and all(concept.replace("-", " ") in known[judge] for concept, judge in asked)
 
 
 CELL = {"kind": "object", "anchor": "castle", "seconds": 60.0, "megabytes": 3.0, "check": {"shortfalls": []}}
