@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unreel import UnreelError
-from unreel.files import file_name, read_tensors, require_new, write_folder, write_tensors, write_text
+from unreel.files import file_name, file_names, read_tensors, require_new, write_folder, write_tensors, write_text
 
 TEXTS = (
     "C++",
@@ -38,6 +38,13 @@ def test_a_name_stays_in_its_folder_and_is_short(text):
 
 def test_texts_that_differ_have_names_that_differ():
     assert len({file_name(text) for text in TEXTS}) == len(TEXTS)
+
+
+def test_texts_that_differ_in_case_and_spaces_alone_have_names_that_differ_where_they_are_named_together():
+    texts = ["toys", "Toys", "to ys", "to-ys", "TO YS"]
+    named = file_names(texts)
+    assert list(named) == texts and len(set(named.values())) == len(texts)
+    assert (named["toys"], named["to ys"]) == ("toys", "to-ys")
 
 
 @pytest.mark.parametrize(("text", "name"), [("Tokyo Tower", "tokyo-tower"), ("ピカチュウ", "ピカチュウ"), ("Dalí", "dalí")])

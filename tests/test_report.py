@@ -13,9 +13,11 @@ from conftest import FakeJudge
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
 from unreel.evaluation.video_cache import VideoCache
 from unreel.methods import configure
+from unreel.models.sampling import encode_mp4
 from unreel.prompts.files import PromptRow
 from unreel.report import page as pages
 from unreel.report import plots
+from unreel.report.comparison import Compared
 from unreel.report.page import INDEX_FILE, write_attack_report, write_report
 from unreel.report.table import TITLES, align, attack_table, cell, table
 
@@ -137,6 +139,19 @@ def test_what_a_prompts_file_calls_its_groups_is_never_a_way_out_of_the_folder(p
     page = write_report(erasure.save_pretrained(tmp_path / "deep" / "run"), run)
     videos = set(tmp_path.rglob("*.mp4")) - before
     assert {file.parent for file in videos} == {page.parent / "videos"} and len(videos) == 2 * len(names)
+
+
+def test_groups_that_are_called_alike_have_files_of_their_own_which_a_comparison_finds(pair, tmp_path):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    given = [PromptRow("a cat", name, None, seed) for seed, name in enumerate(("Explicit", "toys", "Toys"))]
+    run = evaluate(pair.video, erasure, None, videos=1, groups=["explicit"], own_prompts=given)
+    page = write_report(erasure.save_pretrained(tmp_path / "run"), run)
+    videos = Compared.load(page.parent).videos
+    assert len(videos) == len(set(videos.values())) == 2 * 4
+    for (name, _, _, arm), file in videos.items():
+        assert file.read_bytes() == encode_mp4(run.groups[name].video(arm, 0), pair.settings.fps)
+    sections = re.findall(r'<section data-group="([^"]+)">', page.read_text())
+    assert len(set(sections)) == len(sections) == 4
 
 
 def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_path):

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,23 @@ def file_name(text: str) -> str:
     """
     plain = re.sub(r"\s+", "-", unicodedata.normalize("NFC", text).strip().lower())
     name = re.sub(r"[^\w-]+|_+", "-", plain)[:LONGEST_NAME].strip("-")
-    if name == plain:
-        return name
-    return "-".join(part for part in (name, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]) if part)
+    return name if name == plain else _told_apart(name, text)
+
+
+def file_names(texts: Iterable[str]) -> dict[str, str]:
+    """A name for each of several texts, as `file_name` gives it. No two are the same: of texts that differ in case and
+    spaces alone, those after the first have such digits too.
+    """
+    names: dict[str, str] = {}
+    for text in texts:
+        name = file_name(text)
+        names[text] = _told_apart(name, text) if name in names.values() else name
+    return names
+
+
+def _told_apart(name: str, text: str) -> str:
+    digits = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{name}-{digits}" if name else digits
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from unreel.evaluation.attack import ARMS, AttackRun
 from unreel.evaluation.estimate import Figure
 from unreel.evaluation.run import Evaluation, Group
-from unreel.files import file_name, write_bytes, write_json, write_text
+from unreel.files import file_names, write_bytes, write_json, write_text
 from unreel.interventions.base import REPORT_FILE
 from unreel.models.sampling import encode_mp4
 from unreel.report import plots
@@ -108,11 +108,11 @@ def _badness(group: Group) -> np.ndarray:
 def _write_videos(folder: Path, evaluation: Evaluation, shown: dict[str, list[int]]) -> None:
     """The videos that the page shows, as files, and an index of what they are of."""
     (folder / VIDEOS).mkdir(exist_ok=True)
-    fps, index = evaluation.model.settings.fps, []
+    fps, files, index = evaluation.model.settings.fps, file_names(evaluation.groups), []
     for name, group in evaluation.groups.items():
         for arm in group.batches:
             for place, i in enumerate(shown[name]):
-                file = f"{file_name(name)}-{place:02d}-{arm}.mp4"
+                file = f"{files[name]}-{place:02d}-{arm}.mp4"
                 write_bytes(folder / VIDEOS / file, encode_mp4(group.video(arm, i), fps))
                 prompt = group.prompts[i]
                 index.append({"group": name, "prompt": prompt.text, "seed": prompt.seed, "arm": arm, "file": file})
@@ -145,7 +145,7 @@ def within_budget(make: Callable[[Encoder, int], list[Any]], fps: int) -> list[A
 
 def _groups(evaluation: Evaluation, shown: dict[str, list[int]], encode: Encoder, most: int) -> list[dict[str, Any]]:
     """Each group with the rows of its page: prompts, and of each a clip by each arm."""
-    out = []
+    out, names = [], file_names(evaluation.groups)
     for name, group in evaluation.groups.items():
         chosen = shown[name][:most]
         rows: list[dict[str, Any]] = [
@@ -158,7 +158,7 @@ def _groups(evaluation: Evaluation, shown: dict[str, list[int]], encode: Encoder
                 row["clips"].append(clip)
         out.append(
             {
-                "name": file_name(name),
+                "name": names[name],
                 "title": TITLES.get(name, name),
                 "arms": len(group.batches),
                 "rows": rows,
