@@ -169,5 +169,7 @@ def another_device() -> Iterator[str]:
         patch.object(torch, "tensor", _made(torch.tensor)),
         patch.object(torch, "as_tensor", _made(torch.as_tensor)),
         patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention),
+        # Weights stay the same objects when their module moves.
+        patch.object(torch.__future__, "_swap_module_params_on_conversion", True),
     ):
         yield str(DEVICE)

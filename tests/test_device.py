@@ -9,8 +9,11 @@ from another_device import another_device
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import ConceptAblationConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
+from unreel.methods.uce import UCEConfig
 from unreel.models.pair import move
 from unreel.models.weights import LowRank
+from unreel.workflow import Place, UnlearnJob
+from unreel.workflow import unlearn as run
 
 TEXT = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)
 METHODS = {
@@ -21,6 +24,7 @@ METHODS = {
     "few-shot of low rank, offloaded": (FewShotConfig(epochs=1, rank=2), True),
     "concept-ablation": (ConceptAblationConfig(steps=3), False),
 }
+VIDEO = {"uce": {}, "esd": {"steps": 2}, "refusal-vector": {"pairs": 2, "neutral": 2}, "t2v-unlearning": {"steps": 2}}
 
 
 def placed(device: str, offload: bool = False):
@@ -65,10 +69,53 @@ def test_every_method_learns_the_same(name):
         assert not same(before, weights(pair.t2v.text_encoder))
         learned.remove(pair.t2v)
         assert same(before, weights(pair.t2v.text_encoder))
-    for weight, change in learned.deltas.items():
-        ours, theirs = (it.dense() if isinstance(it, LowRank) else it for it in (change, expected.deltas[weight]))
-        if "k_proj.bias" not in weight:  # attention ignores what it adds, so all that it learns is rounding
-            assert (ours - theirs).norm() <= 0.01 * theirs.norm()
+    assert_about_equal(learned, expected)
+
+
+def assert_about_equal(learned, expected):
+    for part, other in zip(learned.components, expected.components, strict=True):
+        for weight, change in part.deltas.items():
+            ours, theirs = (it.dense() if isinstance(it, LowRank) else it for it in (change, other.deltas[weight]))
+            if "k_proj.bias" not in weight:  # attention ignores what it adds, so all that it learns is rounding
+                assert (ours - theirs).norm() <= 0.01 * theirs.norm()
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["pair", "alone"])
+@pytest.mark.parametrize("method", VIDEO)
+def test_what_needs_the_video_model_learns_where_it_is_to_compute(method, alone, offload, tmp_path):
+    """Whether it is a pair with itself or not; afterwards it waits in main memory again."""
+    made, seen = [], []
+    for place in (nullcontext("cpu"), another_device()):
+        with place as device:
+            pair = make_pair().video.alone if alone else make_pair()
+            pair.t2v.unet.register_forward_pre_hook(
+                lambda _, __, given: seen.append(given["encoder_hidden_states"].device.type), with_kwargs=True
+            )
+            options = {"videos": 0, "settings": VIDEO[method], "out": tmp_path / f"made-{torch.device(device).type}"}
+            there = Place(device, offload=offload and device != "cpu")
+            job = UnlearnJob(["cat"], method=method, place=there, **options)
+            made.append(run(job, load=lambda *_, it=pair, **__: it).intervention)
+    assert set(seen) == {"cpu", "elsewhere"} and seen == sorted(seen)
+    assert_about_equal(made[1], made[0])
+    assert {pair.t2v.unet.device.type, pair.t2v.vae.device.type} == {"cpu"}
+    assert pair.t2i.text_encoder.device.type == "elsewhere"
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("alone", [False, True], ids=["pair", "alone"])
+def test_the_video_model_is_there_for_what_goes_on_top_alone(alone, tmp_path, monkeypatch):
+    where = []
+
+    def noted(concepts, pair, config, **options):
+        where.append((type(config), pair.t2v.unet.device.type))
+        return unlearn(concepts, pair, config, **options)
+
+    monkeypatch.setattr("unreel.workflow.unlearn_concepts", noted)
+    with another_device() as device:
+        pair = make_pair().video.alone if alone else make_pair()
+        options = {"videos": 0, "accept_weak": True, "out": tmp_path / "made", "place": Place(device)}
+        run(UnlearnJob(["cat"], on_top="uce", **options), load=lambda *_, **__: pair)
+    assert where == [(UCEConfig, "elsewhere"), (TextAblationConfig, "cpu")]
 
 
 def test_the_same_seeds_make_the_same_videos(erasure, offload):

@@ -31,12 +31,12 @@ from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge, load_judge
-from unreel.methods import DEFAULT, configure, load_method
+from unreel.methods import DEFAULT, configure, load_method, method_of
 from unreel.methods._shots import require_offloadable
 from unreel.methods._task import Task
 from unreel.models.adapter import require_size, require_tiling
 from unreel.models.loading import require_place
-from unreel.models.pair import Pair, TextModel, VideoModel, load_pair, load_video_model, move
+from unreel.models.pair import Pair, TextModel, VideoModel, load_pair, load_video_model, move, moved
 from unreel.models.sampling import comment_of, write_mp4
 from unreel.models.sampling import generate as sample
 from unreel.models.shipped import EMBEDDED, names, preset_of, world_of
@@ -232,14 +232,23 @@ def _learned(job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, configs: 
     """What the job's method makes, with what the one on top adds to it."""
     config, *on_top = configs
     # First, since these say at once where a model is none that they can change.
-    added = [_weights(job, unlearn_concepts(concepts, pair, each, keep=tuple(job.keep))) for each in on_top]
-    learned = unlearn_concepts(concepts, pair, config, images=job.images, keep=tuple(job.keep))
+    added = [_weights(job, _made(job, concepts, pair, each)) for each in on_top]
+    learned = _made(job, concepts, pair, config, job.images)
     if not added:
         return learned
     total = reduce(add, added, _weights(job, learned))
     # What was added changes nothing that text encoders write.
     checked = {name: said for name, said in learned.provenance.items() if name == CHECK}
     return replace(total, provenance=total.provenance | checked)
+
+
+def _made(
+    job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, config: Any, images: Path | None = None
+) -> Intervention:
+    """What a method makes; one that needs the video model has all of it where it is to compute."""
+    whole, place = method_of(config).NEEDS == "video" and not isinstance(pair.t2v, TextModel), job.place
+    with moved(pair.t2v, pair.t2v_source, place.device, offload=place.offload) if whole else nullcontext():
+        return unlearn_concepts(concepts, pair, config, images=images, keep=tuple(job.keep))
 
 
 def _weights(job: UnlearnJob, learned: Intervention) -> Any:
@@ -396,7 +405,9 @@ def _require_new(folder: Path, overwrite: bool, tell: Tell) -> None:
 
 
 def _prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[Pair, Judge | None]:
-    """The pair, with what learns where it is to compute and the rest in main memory, and the judge of the videos."""
+    """The pair, with what reads text, and an image model that is needed, where they are to compute and the rest in main
+    memory, and the judge of the videos.
+    """
     needs, place = {load_method(method).NEEDS for method in job.methods}, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
     text_only = needs == {"text"} and not job.videos and not job.wordings

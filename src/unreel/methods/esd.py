@@ -107,7 +107,7 @@ def negatively_guided(
             return mse_loss(denoiser.predict(x_t, t, named), empty - config.eta * (asked - empty))
 
         losses = descended(optimizer, loss, config.steps)
-        return {name: weight.detach() - found[name] for name, weight in weights.items()}, losses
+        return {name: weight.detach().cpu() - found[name].cpu() for name, weight in weights.items()}, losses
 
 
 @contextmanager

@@ -141,5 +141,5 @@ def _removed(matrix: nn.Linear, seen: _Seen, config: RefusalVectorConfig) -> Low
     rank = min(config.rank, matrix.in_features // 2)
     leading = torch.linalg.eigh(contrast).eigenvectors[:, -rank:]
     direction = nn.functional.normalize(leading @ (leading.T @ vector), dim=0)
-    up = -config.lamb * matrix.weight.double() @ direction
+    up = -config.lamb * matrix.weight.double() @ direction.to(matrix.weight.device)  # where it waits, if it is offloaded
     return LowRank(up[:, None].float().cpu(), direction[None].float().cpu())

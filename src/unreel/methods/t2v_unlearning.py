@@ -156,7 +156,7 @@ def adapted(
             return away + config.localise * torch.stack(strays).mean() + config.retain_weight * moved
 
         losses = descended(optimizer, loss, config.steps)
-        return dict(adapters.deltas()), losses
+        return {name: change.cpu() for name, change in adapters.deltas().items()}, losses
 
 
 def _seen(difference: torch.Tensor) -> torch.Tensor:

@@ -283,6 +283,22 @@ def move(model: Any, source: str, device: str, *, offload: bool = False, text_on
     return model
 
 
+@contextmanager
+def moved(model: Any, source: str, device: str, *, offload: bool = False) -> Iterator[None]:
+    """Inside, the whole pipeline is on that device, as `move` puts it there; then its parts are where they were. Raises
+    UnreelError if they do not fit.
+    """
+    before = {part: device_of(part) for part in modules_of(model).values()}
+    try:
+        move(model, source, device, offload=offload)
+        yield
+    finally:
+        model.remove_all_hooks()  # of offloading
+        for part, place in before.items():
+            if device_of(part) != place:  # what is quantized may refuse to be moved at all
+                part.to(place)
+
+
 def _index(folder: Path) -> dict[str, Any]:
     """The list of a pipeline's parts."""
     if not (folder / INDEX_FILE).is_file():
