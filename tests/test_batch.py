@@ -11,12 +11,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import make_pair
 
 from unreel import Erasure, UnreelError, cli
 from unreel import batch as package
 from unreel.batch import BATCH_FILE, BatchJob, attempt, batch
 from unreel.files import alone_in
+from unreel.models.memory import enough_memory
 from unreel.workflow import UnlearnJob
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -134,6 +136,27 @@ def test_what_breaks_is_tried_again_and_what_is_refused_is_not(job, monkeypatch)
     assert ("refused", "b-pizza: no pizza today") in lines
     assert "1 of 3 takedowns have an erasure" in made.summary and "1 refused, 1 failed" in made.summary
     assert page.read_text().index("out of luck") < page.read_text().index("no pizza today")
+
+
+def test_what_memory_ran_out_for_is_tried_again(job, monkeypatch):
+    """Whoever shares the card may leave more of it another time."""
+    tried = []
+
+    def crowded(each, **options):
+        tried.append(each.concepts[0])
+        if each.concepts == ["pizza"] or len(tried) == 1:
+            with enough_memory("unlearning", torch.device("cuda"), ["--batch-size 1"]):
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return unlearn(each, **options)
+
+    unlearn = package.unlearn
+    monkeypatch.setattr(package, "unlearn", crowded)
+    made, _ = batch(job, lambda *_: None)
+    assert tried == ["tokyo tower", "tokyo tower", "pizza", "pizza", "ink"]
+    assert [outcome.attempts for outcome in made.outcomes] == [2, 2, 1]
+    assert [outcome.done for outcome in made.outcomes] == [True, False, True] and made.outcomes[1].status == "failed"
+    assert made.outcomes[1].says.startswith("unlearning does not fit into the memory of cuda")
+    assert made.outcomes[1].says.endswith("try --batch-size 1")
 
 
 def test_weak_erasures_are_refused_unless_they_are_asked_for(job, model, tmp_path):

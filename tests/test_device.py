@@ -9,7 +9,9 @@ from another_device import another_device
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import ConceptAblationConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
+from unreel.batch import BatchJob, batch
 from unreel.methods.uce import UCEConfig
+from unreel.models.denoiser import Denoiser
 from unreel.models.pair import move
 from unreel.models.weights import LowRank
 from unreel.workflow import Place, UnlearnJob
@@ -116,6 +118,27 @@ def test_the_video_model_is_there_for_what_goes_on_top_alone(alone, tmp_path, mo
         options = {"videos": 0, "accept_weak": True, "out": tmp_path / "made", "place": Place(device)}
         run(UnlearnJob(["cat"], on_top="uce", **options), load=lambda *_, **__: pair)
     assert where == [(UCEConfig, "elsewhere"), (TextAblationConfig, "cpu")]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(("alone", "offload"), [(False, False), (True, True)], ids=["pair", "alone, offloaded"])
+def test_no_takedown_of_a_table_learns_beside_the_video_model_of_the_one_before(alone, offload, tmp_path, monkeypatch):
+    where = []
+
+    def noted(concepts, pair, *arguments, **options):
+        where.append((pair.t2i.text_encoder.device.type, pair.t2v.unet.device.type, Denoiser.of(pair.t2v).offloaded))
+        return unlearn(concepts, pair, *arguments, **options)
+
+    table = tmp_path / "takedowns.csv"
+    table.write_text("concept\ncat\ndog\n")
+    pair = make_pair().video.alone if alone else make_pair()
+    monkeypatch.setattr("unreel.workflow.unlearn_concepts", noted)
+    monkeypatch.setattr("unreel.batch._kept_pair", lambda *_, **__: pair)
+    with another_device() as device:
+        place = Place(device, offload=offload)
+        each = UnlearnJob((), videos=1, judge="none", accept_weak=True, out=tmp_path / "made", place=place)
+        made, _ = batch(BatchJob(table, each), lambda *_: None)
+    assert made.complete and where == [("elsewhere", "cpu", False)] * 2
 
 
 def test_the_same_seeds_make_the_same_videos(erasure, offload):

@@ -18,6 +18,7 @@ from unreel.errors import UnreelError, needs, shortened
 from unreel.evaluation.evaluate import claim
 from unreel.files import alone_in, write_json
 from unreel.interventions.card import CHECK
+from unreel.models.memory import no_memory
 from unreel.models.pair import Pair, load_pair
 from unreel.progress import Tell, Work, drawn
 from unreel.prompts.takedowns import Takedown, read_takedowns
@@ -36,8 +37,8 @@ ERASED: tuple[Status, ...] = ("passed", "weak", "unchecked")  # what a self-chec
 @dataclass(frozen=True)
 class Outcome:
     """What came of one takedown: `says` is what the self-check says of its erasure, or why there is none. Unchecked is an
-    erasure that no self-check looks at; refused is what trying again would not help; failed is what went wrong `attempts`
-    times.
+    erasure that no self-check looks at; refused is what trying again would not help; failed is what went wrong, or ran out
+    of memory, `attempts` times.
     """
 
     takedown: Takedown
@@ -200,7 +201,9 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
         way = f"delete {job.folder}, or give the row a ticket of its own"
         return {"status": "refused", "says": shortened(f"{job.folder} holds another erasure: {way}")}
     except UnreelError as error:
-        return {"status": "refused", "says": shortened(str(error))}
+        # Others may leave more memory another time.
+        status = "failed" if error.__cause__ and no_memory(error.__cause__) else "refused"
+        return {"status": status, "says": shortened(str(error))}
     except Exception as error:  # whatever it is, the other takedowns are none the worse for it
         where = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"

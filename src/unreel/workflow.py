@@ -442,10 +442,12 @@ def _first_look(
     """Videos of each concept and of its neighbours, without and with the intervention; their pages go into its folder."""
     clips = job.folder / CLIPS
     clips.mkdir(exist_ok=True)
-    evaluations, pages = {}, []
-    with nullcontext() if stopped else alone_in(clips):  # a job that goes on is alone there already
-        move(pair.t2i, pair.t2i_source, "cpu")
-        move(pair.t2v, pair.t2v_source, job.place.device, offload=job.place.offload)
+    evaluations, pages, place = {}, [], job.place
+    move(pair.t2i, pair.t2i_source, "cpu")
+    with (
+        nullcontext() if stopped else alone_in(clips),  # a job that goes on is alone there already
+        moved(pair.t2v, pair.t2v_source, place.device, offload=place.offload),
+    ):
         options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT, "clips": clips}
         for concept in concepts:
             evaluation = evaluate_intervention(pair.video, learned, judge, concept=concept, **options)
