@@ -220,17 +220,37 @@ def test_an_interrupted_download_is_told_from_a_whole_one(cached, damage, messag
         load_pipeline("own/model")
 
 
-def test_a_repository_with_pickles_only_is_refused_before_they_are_fetched(folders, monkeypatch):
-    index = json.loads((folders[0] / "model_index.json").read_text())
-    siblings = [SimpleNamespace(rfilename=name) for name in ("model_index.json", "unet/diffusion_pytorch_model.bin")]
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _, revision: index)
-    monkeypatch.setattr(
-        "diffusers.pipelines.pipeline_utils.model_info", lambda *_, **__: SimpleNamespace(siblings=siblings)
-    )
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils._resolve_revision", lambda *_, **__: "main")
-    monkeypatch.setattr(
-        "diffusers.pipelines.pipeline_utils.hf_hub_download", lambda *_, **__: str(folders[0] / "model_index.json")
-    )
+@pytest.fixture
+def listed(monkeypatch):
+    """Lets the hub list files of a pipeline in a folder, which are fetched already."""
+
+    def as_on_the_hub(folder, names):
+        index = json.loads((folder / "model_index.json").read_text())
+        siblings = [SimpleNamespace(rfilename=name) for name in names]
+        monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda _, revision="main": dict(index))
+        monkeypatch.setattr(
+            "diffusers.pipelines.pipeline_utils.model_info", lambda *_, **__: SimpleNamespace(siblings=siblings)
+        )
+        monkeypatch.setattr("diffusers.pipelines.pipeline_utils._resolve_revision", lambda *_, **__: "main")
+        monkeypatch.setattr(
+            "diffusers.pipelines.pipeline_utils.hf_hub_download", lambda *_, **__: str(folder / "model_index.json")
+        )
+
+    return as_on_the_hub
+
+
+def test_a_repository_with_weights_of_a_variant_alone_loads_without_its_pickles(tmp_path, listed, monkeypatch):
+    pair = make_pair()
+    pair.t2i.to(torch.float16).save_pretrained(tmp_path / "t2i", variant="fp16")
+    files = [file.relative_to(tmp_path / "t2i").as_posix() for file in (tmp_path / "t2i").rglob("*.*")]
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in files
+    listed(tmp_path / "t2i", [*files, "unet/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.bin"])
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.snapshot_download", None)  # all else is there
+    assert same(weights(load_pipeline("own/model").unet), weights(pair.t2i.unet.float()))
+
+
+def test_a_repository_with_pickles_only_is_refused_before_they_are_fetched(folders, listed):
+    listed(folders[0], ["model_index.json", "unet/diffusion_pytorch_model.bin"])
     with pytest.raises(UnreelError, match=r"only weights are a pickle, which can run code.*refused. Convert"):
         load_pipeline("own/model")
 

@@ -68,6 +68,13 @@ def test_the_same_model_from_a_folder_does_as_well(cache, copy):
     assert fetch_reader("smollm2", source="nowhere/at-all") == folder and (folder / "kept").exists()  # it is there already
 
 
+def test_so_does_one_whose_weights_are_of_a_variant_alone(cache, copy):
+    expected = load_text_model(copy).text_encoder.state_dict()
+    (copy / "model.safetensors").rename(copy / "model.fp16.safetensors")
+    fetched = load_text_model(fetch_reader("smollm2", source=str(copy))).text_encoder.state_dict()
+    assert fetched.keys() == expected.keys() and all(torch.equal(fetched[name], expected[name]) for name in fetched)
+
+
 def test_another_model_is_refused(cache, copy, tmp_path):
     config = copy / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": 64}))

@@ -30,6 +30,8 @@ _TOKENIZER_FILES = (
 )
 _WEIGHTS_FILES = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 ENCODER_FILES = (*_TOKENIZER_FILES, *_WEIGHTS_FILES)
+FP16 = "fp16"  # the variant that models on the hub mostly have, some of them alone
+FP16_FILES = (f"model.{FP16}*.safetensors", f"model.safetensors.index.{FP16}.json")
 _FETCHED = (INDEX_FILE, *ENCODER_FILES, *(f"text_encoder*/{name}" for name in _WEIGHTS_FILES))
 
 _WRAPPERS = re.compile(r"^(?:text_model\.|language_model\.|model\.)+")  # there or not, by the version that saved
@@ -205,7 +207,9 @@ def tokenizer_folder(text_encoder: Path) -> Path:
 
 
 def fetch(source: str) -> Path:
-    """The folder of a model; of one on the hub only text encoders and tokenizers are fetched."""
+    """The folder of a model; of one on the hub only text encoders and tokenizers are fetched, and FP16's weights only where
+    there are no others.
+    """
     require_source(source)
     if Path(source).exists():
         return Path(source)
@@ -213,7 +217,13 @@ def fetch(source: str) -> Path:
 
     with loading(source):
         name, version = repository(source)
-        return Path(snapshot_download(name, revision=version, allow_patterns=list(_FETCHED)))
+        folder = Path(snapshot_download(name, revision=version, allow_patterns=list(_FETCHED)))
+        encoders = [part for part in (folder, *folder.glob("text_encoder*")) if (part / "config.json").is_file()]
+        bare = [part.relative_to(folder) for part in encoders if not any(part.glob("*.safetensors"))]
+        if bare:
+            patterns = [(part / file).as_posix() for part in bare for file in FP16_FILES]
+            snapshot_download(name, revision=version, allow_patterns=patterns)
+        return folder
 
 
 def encoders_of(folder: Path, source: str) -> list[Encoder]:

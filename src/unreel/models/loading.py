@@ -71,6 +71,8 @@ def require_source(source: str) -> None:
         )
 
 
+# What diffusers says of a repository on the hub, by the plain names or by those of the variant that is asked for.
+NO_SAFETENSORS = "necessary `safetensors` weights"
 REFUSED_PICKLE = (
     "is a pickle, which can run code when loaded: refused. Convert the weights to safetensors first: load them where you "
     "trust them, and save_pretrained them again."
@@ -162,7 +164,7 @@ def at_the_hub(source: str, error: BaseException) -> str | None:
 def _other(source: str, error: BaseException) -> str:
     from safetensors import SafetensorError
 
-    if "necessary `safetensors` weights" in str(error):  # diffusers, of a repository on the hub
+    if NO_SAFETENSORS in str(error):
         return f"{source} has some part whose only weights {REFUSED_PICKLE.replace('is a pickle', 'are a pickle')}"
     if "trust_remote_code" in str(error):
         return f"{source} asks to run code of its own: refused"

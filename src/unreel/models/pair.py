@@ -6,6 +6,7 @@ Knows files and pipeline classes; knows nothing about concepts or methods.
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from unreel.models.adapter import (
     video_size,
 )
 from unreel.models.compare import (
+    FP16,
     INDEX_FILE,
     VOCABULARY,
     components,
@@ -37,7 +39,7 @@ from unreel.models.compare import (
 )
 from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, known, makes_videos
-from unreel.models.loading import loading, only_our_bars, repository, require_place, require_source
+from unreel.models.loading import NO_SAFETENSORS, loading, only_our_bars, repository, require_place, require_source
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
@@ -233,11 +235,11 @@ def load_pipeline(
     require_place(device, precision)
     with loading(source):
         name, version = repository(source)
-        remote = diffusers.DiffusionPipeline
-        index = _index(folder) if folder.exists() else remote.load_config(name, revision=version)
+        load_config = diffusers.DiffusionPipeline.load_config
+        index = _index(folder) if folder.exists() else load_config(name, revision=version)
         options = dict(given or {}) | _left_out(source, index, text_only)
         if not folder.exists():
-            folder = Path(remote.download(name, revision=version, use_safetensors=True, **options))
+            folder = _downloaded(name, version, options)
     parts = {name: library for name, (library, _) in components(index).items() if name not in options}
     # Where there are weights by the plain name, those are loaded.
     variants = [variant for variant in _variants(source, folder, parts) if variant]
@@ -255,6 +257,19 @@ def load_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     call_with(pipeline, index.get(USUAL_CALL))
     return move(pipeline, source, device)
+
+
+def _downloaded(name: str, version: str, options: Mapping[str, Any]) -> Path:
+    """The folder of a pipeline on the hub; where some part has no safetensors by the plain name, of its variant FP16."""
+    import diffusers
+
+    download = partial(diffusers.DiffusionPipeline.download, name, revision=version, use_safetensors=True, **options)
+    try:
+        return Path(download())
+    except OSError as error:
+        if NO_SAFETENSORS not in str(error):
+            raise
+        return Path(download(variant=FP16))
 
 
 def move(model: Any, source: str, device: str, *, offload: bool = False, text_only: bool = False) -> Any:
