@@ -9,6 +9,7 @@ import torch
 from conftest import SETTINGS, same, weights
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, generate, unlearn
+from unreel.cost import Cost
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
@@ -155,6 +156,16 @@ def test_weights_are_as_they_were_where_memory_runs_out_before_the_first_step(pa
         unlearn(CONCEPT, pair, FewShotConfig())
     assert len(calls) == 4 and same(before, weights(encoder))
     assert all(tensor.dtype == torch.bfloat16 for tensor in encoder.parameters())
+
+
+def test_the_peak_is_that_of_the_card_that_is_asked_about(monkeypatch):
+    asked = []
+    for name in ("reset_peak_memory_stats", "synchronize", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, name=name: asked.append((name, str(device))) or 3 * 2**30)
+    with Cost("cuda:1") as cost:
+        pass
+    assert cost.peak_memory_gib == 3
+    assert asked == [(name, "cuda:1") for name in ("reset_peak_memory_stats", "synchronize", "max_memory_allocated")]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

@@ -16,12 +16,13 @@ class Cost:
     """
 
     def __init__(self, device: str | torch.device = "cpu"):
-        self.cuda = torch.device(device).type == "cuda"
+        self.device = torch.device(device)
+        self.cuda = self.device.type == "cuda"
         self.seconds = self.peak_memory_gib = 0.0
 
     def __enter__(self) -> "Cost":
         if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(self.device)
         else:
             with suppress(OSError):  # Linux: forget the peak of what ran before
                 Path("/proc/self/clear_refs").write_text("5")
@@ -30,9 +31,9 @@ class Cost:
 
     def __exit__(self, *_: object) -> None:
         if self.cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         self.seconds = time.perf_counter() - self._begun
-        self.peak_memory_gib = (torch.cuda.max_memory_allocated() if self.cuda else _peak_resident()) / 2**30
+        self.peak_memory_gib = (torch.cuda.max_memory_allocated(self.device) if self.cuda else _peak_resident()) / 2**30
 
 
 def _peak_resident() -> int:
