@@ -11,6 +11,7 @@ import diffusers
 import huggingface_hub
 import pytest
 import torch
+from another_device import another_device
 from conftest import bars, make_pair, same, weights
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file
@@ -35,6 +36,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.models.weights import Fingerprint, LowRank
+from unreel.unlearning import check
 
 PROMPTS = ["a photo of a cat", "the cat is running next to a house", "a castle"]
 DOCUMENT = EMBEDDED_FOLDER.parents[2] / "docs" / "using.md"
@@ -459,6 +461,24 @@ def test_a_weak_sum_is_written_only_when_that_is_accepted(made, command, tiny, t
     assert code == 0 and "weak" not in out, err
     assert "replaces both, with its evaluation" in out and not (tmp_path / "both" / "evaluation").exists()
     assert "Falls short" not in (tmp_path / "both" / "README.md").read_text()
+
+
+def test_a_sum_is_checked_where_it_is_asked_to_be(made, command, tiny, tmp_path, monkeypatch):
+    for name, erasure in zip("ab", made.values(), strict=True):
+        erasure.save_pretrained(tmp_path / name)
+    arguments, where = ["combine", "a", "b", "--out", "both", "--accept-weak", *tiny[2:]], []
+
+    def noted(erasure, pair):
+        where.append((pair.t2v.text_encoder.device.type, pair.t2v.text_encoder.dtype))
+        return check(erasure, pair)
+
+    monkeypatch.setattr("unreel.workflow.check", noted)
+    code, _, err = command(*arguments, "--device", "abacus")
+    assert code == 2 and err == "unreel: device 'abacus' is not available here: try --device cpu\n"
+    assert not where and not (tmp_path / "both").exists()
+    with another_device() as device:
+        code, _, err = command(*arguments, "--device", device, "--dtype", "bfloat16")
+    assert code == 0 and where == [("elsewhere", torch.bfloat16)], err
 
 
 def test_a_sum_is_checked_on_no_model_that_nobody_but_its_file_names(made, command, models, monkeypatch):

@@ -853,6 +853,7 @@ def export(
 
 
 @app.command()
+@_grouped
 def combine(
     erasure: Annotated[list[Path], typer.Argument(help="folders of the erasures")],
     out: Annotated[Path, typer.Option(help="output folder")],
@@ -866,6 +867,7 @@ def combine(
     accept_weak: AcceptWeak = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    place: Any = PLACE_OF_ATTACKS,
 ) -> None:
     """Make one erasure of several that were made for the same model: it does what all of them do.
 
@@ -874,7 +876,7 @@ def combine(
     from unreel.workflow import combine as run
     from unreel.workflow import say_check
 
-    total = run(erasure, out, _news, t2v=t2v, overwrite=overwrite, accept_weak=accept_weak)
+    total = run(erasure, out, _news, t2v=t2v, overwrite=overwrite, accept_weak=accept_weak, place=place)
     say_check(total, _news)
     _tell(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
     _result({"erasure": out, **_described(total)})

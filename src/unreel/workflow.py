@@ -674,19 +674,21 @@ def combine(
     t2v: str | None = None,
     overwrite: bool = False,
     accept_weak: bool = False,
+    place: Place = Place(),
 ) -> Erasure:
     """Write one erasure of several that were made for the same model, checked as a whole on held-out prompts.
 
     `t2v` is the model to check it on, by default the pair of unreel's that it was made on. Raises UnreelError if they do
-    not go together or fall short together; then nothing is written.
+    not go together or fall short together, or nothing can be put in that `place`; then nothing is written.
     """
     _require_new(out, overwrite, tell)
+    place.require()
     parts = [Erasure.from_pretrained(folder) for folder in folders]
     if len({part.identity for part in parts}) < max(2, len(parts)):
         raise UnreelError("give at least two erasures, each of them once")
     total = reduce(add, parts)
     if total.edits_text_encoder:  # what else an erasure changes, nothing that encoders write tells of
-        pair = load_pair(t2v=model_of(t2v, total), text_only=True)
+        pair = load_pair(t2v=model_of(t2v, total), text_only=True, **place.of_weights)
         total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
         if not accept_weak:
             require_strong(total, "unlearn them together, in one command")
