@@ -26,7 +26,7 @@ from unreel.files import alone_in
 from unreel.methods import text_ablation
 from unreel.models.families import FAMILIES
 from unreel.prompts.suite import GROUPS
-from unreel.workflow import Place
+from unreel.workflow import Place, Sampling, UnlearnJob
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -396,7 +396,8 @@ def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
     record = {"parts": [{"concept": "cat", "kind": "object", "synonyms": [], "method": "m"}]}
     learned = SimpleNamespace(provenance=record, concepts=["cat"], nbytes=0, identity="x")
     done = SimpleNamespace(intervention=learned, folder=Path("made"), evaluations={}, pages=[Path("report.html")])
-    cli._say_unlearned(done, None, Place("cuda", "bfloat16", offload=True), "a model")
+    place = Place("cuda", "bfloat16", offload=True)
+    cli._say_unlearned(done, UnlearnJob(["cat"], t2v="a model", place=place))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
     commands = [shlex.split(each) for each in line.removeprefix("next").split(";")]
     assert [each[:3] for each in commands] == [["unreel", "evaluate", "made"], ["unreel", "attack", "made"]]
@@ -404,6 +405,15 @@ def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
         options = [name for param in typer.main.get_command(cli.app).commands[each[1]].params for name in param.opts]
         assert {name for name in each if name.startswith("--")} <= set(options)
     assert "--offload" in commands[0] and commands[1][3:] == ["--t2v", "a model", "--device", "cuda", "--dtype", "bfloat16"]
+    sampling = Sampling(steps=3, guidance=0.0, frames=8, size=(64, 32), fps=4, tiling=True)
+    job = UnlearnJob(["cat"], t2v="a model", t2i="its images", judge="clip:a b", sampling=sampling)
+    for judge, asked in (("clip:a b", ["--judge", "clip:a b"]), ("none", [])):
+        cli._say_unlearned(done, replace(job, judge=judge))
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
+        evaluated, attacked = (shlex.split(each)[3:] for each in line.removeprefix("next").split(";"))
+        said = ["--guidance", "0.0", "--frames", "8", "--size", "64", "32", "--fps", "4", "--tiling"]
+        assert evaluated == ["--t2v", "a model", "--judge", judge, "--steps", "3", *said]
+        assert attacked == ["--t2i", "its images", "--t2v", "a model", *asked, "--video-steps", "3", *said]
 
 
 def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(command, tmp_path, monkeypatch):

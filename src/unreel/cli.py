@@ -459,7 +459,7 @@ def unlearn(
     }
     output: dict[str, Any] = {"out": out, "overwrite": overwrite, "accept_weak": accept_weak}
     job = UnlearnJob(concept, method=method, settings=settings, seed=seed, videos=videos, **asked, **models, **output)
-    _say_unlearned(run(job, _news), kind, place, t2v)
+    _say_unlearned(run(job, _news), job)
 
 
 def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
@@ -472,23 +472,36 @@ def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
         yield f"stopped  because {part['stopped']}"
 
 
-def _given(place: Any, given: Mapping[str, str | None]) -> str:
-    """What was asked for otherwise than usual, as options of a further command; begins with a space if there is any."""
-    usual = dataclasses.asdict(type(place)())
+def _given(given: Mapping[str, Any], *groups: Any) -> str:
+    """What was asked for, and what groups of options have otherwise than usual, as options of a further command; begins
+    with a space if there is any.
+    """
     chosen = dict(given)
-    chosen |= {f"--{name}": value for name, value in dataclasses.asdict(place).items() if value != usual[name]}
-    return "".join(
-        f" {name}" if value is True else f" {name} {shlex.quote(value)}" for name, value in chosen.items() if value
-    )
+    for group in groups:
+        usual = dataclasses.asdict(type(group)())
+        chosen |= {f"--{name}": value for name, value in dataclasses.asdict(group).items() if value != usual[name]}
+    said = [(name, value if isinstance(value, tuple) else (value,)) for name, value in chosen.items() if value is not None]
+    return "".join(f" {shlex.join([name, *(str(each) for each in values if each is not True)])}" for name, values in said)
 
 
-def _say_unlearned(done: Any, kind: str | None, place: Any, t2v: str | None) -> None:
+def _next(where: str, job: Any) -> str:
+    """The commands that go on from an erasure, which was made as `job` says."""
+    sampling, place = job.sampling, job.place
+    evaluated = _given({"--t2v": job.t2v, "--judge": job.judge}, sampling, place)
+    judge = None if job.judge == "none" else job.judge  # an attack cannot do without
+    model = {"--t2i": job.t2i, "--t2v": job.t2v, "--judge": judge, "--video-steps": sampling.steps}
+    # Its own steps are a search's, and what searches through a model holds all of it.
+    attacked = _given(model, dataclasses.replace(sampling, steps=None), dataclasses.replace(place, offload=False))
+    return f"unreel evaluate {where}{evaluated}; unreel attack {where}{attacked}"
+
+
+def _say_unlearned(done: Any, job: Any) -> None:
     from unreel.report.table import table
 
     for name, evaluation in done.evaluations.items():
         _tell(f"\n{name}\n{table(evaluation, _width())}\n")
     _tell(f"erasure  {done.folder}")
-    lines = [line for part in done.intervention.provenance["parts"] for line in _of_part(part, kind)]
+    lines = [line for part in done.intervention.provenance["parts"] for line in _of_part(part, job.kind)]
     for line in dict.fromkeys(lines):  # of several methods, what they agree in once
         _tell(line)
     for page in done.pages:
@@ -496,9 +509,7 @@ def _say_unlearned(done: Any, kind: str | None, place: Any, t2v: str | None) -> 
     if done.pages:
         concepts = done.intervention.concepts
         which = f" --concept {shlex.quote(concepts[0])}" if len(concepts) > 1 else ""
-        where, model = shlex.quote(str(done.folder)) + which, {"--t2v": t2v}
-        attacked = _given(dataclasses.replace(place, offload=False), model)  # what searches through a model holds all of it
-        _tell(f"next     unreel evaluate {where}{_given(place, model)}; unreel attack {where}{attacked}")
+        _tell(f"next     {_next(shlex.quote(str(done.folder)) + which, job)}")
     figures = {name: evaluation.run.document() for name, evaluation in done.evaluations.items()}
     _result({"erasure": done.folder, **_described(done.intervention), "reports": done.pages, "evaluations": figures})
 
@@ -581,7 +592,7 @@ def other_wordings(
     found = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place), _news)
     for each in found:
         _tell(f"{each.distance:.2f}  {each.text}")
-    given = _given(place, {"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v})
+    given = _given({"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}, place)
     _tell(f"next  unreel unlearn {shlex.quote(concept)}{given}" if found else "none was found")
     _result([dataclasses.asdict(each) for each in found])
 
