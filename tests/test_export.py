@@ -551,6 +551,22 @@ def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measu
     )
 
 
+def test_what_is_pushed_says_nothing_of_where_models_lie(made, hub, tmp_path):
+    told = {"encoder": "/home/somebody/base", "model": "./projects/secret/video"}
+    erasure = Erasure(made["text-ablation"].components, made["text-ablation"].provenance | told)
+    folder = erasure.save_pretrained(tmp_path / "cat")
+    document = {"figures": {"all": {}}, "judge": {"name": "embedded judge"}, "model": told["model"]}
+    (folder / "metrics.json").write_text(json.dumps(document))
+    erasure.push_to_hub("owner/no-cats", folder=folder)
+    pushed = hub / "owner" / "no-cats"
+    assert not any(private in file.read_text() for file in pushed.glob("*.json") for private in ("somebody", "secret"))
+    assert json.loads((pushed / "metrics.json").read_text()) == document | {"model": "video"}
+    here, there = Erasure.from_pretrained(folder), Erasure.from_pretrained("owner/no-cats")
+    assert there.identity == erasure.identity
+    assert there.provenance == here.provenance | {"encoder": "base", "model": "video"}
+    assert here.provenance | told == here.provenance  # here it is still known what it was made on
+
+
 def test_a_card_says_the_same_wherever_it_is_written_and_nothing_of_where_models_lie(made, hub, tmp_path, monkeypatch):
     """A folder may be called like a hub id, there or where the model was loaded from."""
     (tmp_path / "there" / "owner" / "base").mkdir(parents=True)

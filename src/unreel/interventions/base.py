@@ -3,6 +3,7 @@
 Knows pipelines as things to be on; knows nothing about what is changed in them.
 """
 
+import json
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
-from unreel.files import file_name, write_text
+from unreel.files import file_name, write_json, write_text
 from unreel.interventions.card import CARD_FILE, card, figures_of
 from unreel.models.adapter import undisturbed
-from unreel.models.loading import HUB_ID, loading, repository
+from unreel.models.loading import HUB_ID, loading, repository, shown
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -24,6 +25,11 @@ RECORD_FILE = "erasure.json"  # in the folder of every intervention
 WEIGHTS_FILE = "erasure.safetensors"  # in the folders of those that change weights
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"  # where one was evaluated, or looked at
 KIND = "intervention"  # in the record of those that change no weights, what they are
+
+
+def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
+    """A record that calls models as cards do: where they lay on somebody's disk is nobody else's affair."""
+    return document | {name: shown(document[name]) for name in ("encoder", "model") if name in document}
 
 
 class Intervention(ABC):
@@ -73,7 +79,8 @@ class Intervention(ABC):
         is.
 
         `folder` is where it was saved: the figures and reports that lie there, if it was evaluated or looked at, go with
-        it, and those of an earlier upload go. Raises UnreelError if the hub cannot be reached or refuses.
+        it, and those of an earlier upload go. Models are called as on its card, without the folders that they lie in.
+        Raises UnreelError if the hub cannot be reached or refuses.
         """
         from huggingface_hub import create_repo, upload_folder
 
@@ -86,6 +93,8 @@ class Intervention(ABC):
                 (made / name).mkdir(exist_ok=True)
                 for file in filter(Path.is_file, (look / METRICS_FILE, look / REPORT_FILE)):
                     shutil.copy(file, made / name)
+            for file in made.rglob("*.json"):
+                write_json(file, _without_paths(json.loads(file.read_text(encoding="utf-8"))))
             write_text(made / CARD_FILE, card(self, repo_id, figures))
             create_repo(repo_id, private=private, token=token, exist_ok=True)
             message = f"Erasure of {', '.join(self.concepts)}"

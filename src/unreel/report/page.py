@@ -16,6 +16,7 @@ from unreel.evaluation.estimate import Figure
 from unreel.evaluation.run import Evaluation, Group
 from unreel.files import file_names, write_bytes, write_json, write_text
 from unreel.interventions.base import REPORT_FILE
+from unreel.models.loading import shown as called
 from unreel.models.sampling import encode_mp4
 from unreel.report import plots
 from unreel.report.table import COLUMNS, TITLES, attack_rows, cell
@@ -61,7 +62,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
                 for metric, title, better in titles
             ],
             general=[(figure.title, cell(figure)) for figure in evaluation.figures if not figure.group],
-            document=evaluation.run.document(),
+            document=evaluation.run.document() | {"model": called(evaluation.run.model)},
         )
     )
     evaluation.run.save(folder)
