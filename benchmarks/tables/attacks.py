@@ -75,8 +75,7 @@ def _compared(results: dict[str, Any]) -> str:
 OLDER, ELSE = " \\*", " †"
 FOOTNOTES = {
     OLDER: "Measured with an older version of the attack; CHANGELOG.md says what has changed.",
-    ELSE: "Of some concept, against another erasure than the rows without this mark: learned before something changed, or "
-    "on another machine.",
+    ELSE: "Of some concept measured in an earlier run, against the erasure that was learned then.",
 }
 
 
