@@ -291,6 +291,17 @@ def test_ring_a_bell_finds_the_concepts_own_words_if_it_may_use_them(real, monke
     assert {"tokyo", "tower"} & set(text_of(real, "ring_a_bell").split())
 
 
+def test_ring_a_bell_counts_no_padding_where_prompts_are_padded_to_the_longest_and_it_is_not_masked():
+    model = build("Kandinsky5T2IPipeline")
+    encoder = Conditioner.of(model)
+    case = Case(CONCEPT, PROMPT, "Tokyo Tower", (), encoder, encoder, Denoiser.of(model), torch.empty(0), 1)
+    assert text_of(case, "ring_a_bell")
+    texts = ["a cat", "a photo of a cat at night"]
+    with torch.no_grad():
+        together, *apart = (ring_a_bell_module._read(encoder, some) for some in (texts, texts[:1], texts[1:]))
+    torch.testing.assert_close(together, torch.cat(apart))
+
+
 def test_token_embeddings_stand_in_for_the_ids(pair):
     conditioner = Conditioner.of(pair.t2i)
     cat, dog = conditioner.tokenize(["a cat"]), conditioner.tokenize(["a dog"])

@@ -42,14 +42,16 @@ def _evolved(case: Case, index: int, seed: int) -> str:
     words, ids = list(pool), torch.tensor(list(pool.values()))
     longest = encoder.tokenizer.model_max_length
     count = min(MOST, round(SHARE * min(longest, NO_LENGTH)))
-    target = _encoded(encoder, encoder.tokenize([in_place(case, "")])) + ETA * concept_direction(case)
-    blank = encoder.tokenize([" ".join(words[:1] * count)])
+    target = _read(encoder, [in_place(case, "")]) + ETA * concept_direction(case)
+    text = " ".join(words[:1] * count)
+    blank = encoder.tokenize([text])
+    counted = _counted(encoder, [text], blank)
     after = int((blank.ids[0] == ids[0].to(blank.ids.device)).nonzero().max()) + 1
 
     def distances(population: torch.Tensor) -> torch.Tensor:
         tokens = blank.repeated(len(population))
         tokens.ids[:, after - count : after] = ids[population].to(tokens.ids.device)
-        return (_encoded(encoder, tokens) - target).float().square().sum((1, 2)).cpu()
+        return (_encoded(encoder, tokens, counted) - target).float().square().sum((1, 2)).cpu()
 
     def chance(number: int) -> torch.Tensor:
         return torch.rand(number, generator=generator)
@@ -76,16 +78,29 @@ def concept_direction(case: Case) -> torch.Tensor:
     """c^ (1, tokens, width): what naming the concept does to an encoding, over the templates of its kind."""
     named = Concept(case.wording, case.concept.kind).forget_prompts
     bare = [text.replace(case.wording, "") for text in named]
-    with_it, without = (_encoded(case.original, case.original.tokenize(texts)) for texts in (named, bare))
+    with_it, without = (_read(case.original, texts) for texts in (named, bare))
     return (with_it - without).mean(0, keepdim=True)
 
 
-def _encoded(encoder: Conditioner, tokens: Tokens) -> torch.Tensor:
-    """The paper's E: all tokens (batch, tokens, width) where prompts are padded to one length; where padding is masked,
-    and there is nothing to subtract token by token, their mean (batch, 1, width).
+def _read(encoder: Conditioner, texts: list[str]) -> torch.Tensor:
+    tokens = encoder.tokenize(texts)
+    return _encoded(encoder, tokens, _counted(encoder, texts, tokens))
+
+
+def _counted(encoder: Conditioner, texts: list[str], tokens: Tokens) -> torch.Tensor | None:
+    """Which tokens of prompts count where they are not padded to one length, (batch, tokens); None where they are."""
+    if tokens.call.get("attention_mask") is not None:
+        return tokens.mask
+    one, other = (encoder.tokenize([text]).ids.shape for text in ("a", "a photo of a cat"))
+    return None if one == other else encoder.seen(texts, tokens)  # padding, to the longest, is not masked
+
+
+def _encoded(encoder: Conditioner, tokens: Tokens, counted: torch.Tensor | None) -> torch.Tensor:
+    """The paper's E: all tokens (batch, tokens, width) where prompts are padded to one length; where they are not, and
+    there is nothing to subtract token by token, the mean of those that are `counted` (batch, 1, width).
     """
     states = encoder.encode_tokens(tokens)
-    if tokens.call.get("attention_mask") is None:
+    if counted is None:
         return states
-    mask = tokens.mask[..., None].to(states.dtype)
+    mask = counted[..., None].to(states.dtype)
     return (states * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
