@@ -11,7 +11,7 @@ from unreel import Concept, FewShotConfig, UnreelError, active_interventions, at
 from unreel.attacks import Case, load_attack
 from unreel.evaluation import attack as robustness
 from unreel.evaluation import video_cache as clips
-from unreel.evaluation.attack import OF_CLIPS, _usual
+from unreel.evaluation.attack import OF_CLIPS, _chosen
 from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
@@ -243,6 +243,8 @@ def test_attacks_without_the_weights_are_searched_once_for_all_that_is_attacked(
 
 def test_what_studies_whole_videos_is_tried_only_where_it_is_asked_for(pair):
     for method, studied in (("text-ablation", {"embedding_inversion"}), ("uce", set())):
-        tried = set(_usual(pair, unlearn("cat", pair, configure(method, {}))))
+        tried, left_out = _chosen(pair, unlearn("cat", pair, configure(method, {})), ())
+        tried = set(tried)
+        assert ("embedding_inversion" in left_out) is not bool(studied)
         assert {"plain", "long_prompts", "published_embeddings"} | studied <= tried
         assert not {"video_inversion", "initial_latents"} & tried and ("embedding_inversion" in tried) is bool(studied)

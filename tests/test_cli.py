@@ -552,6 +552,17 @@ def test_each_of_several_concepts_in_one_erasure_is_evaluated_and_attacked_in_a_
     assert code == 2 and told in err and not Path("page").exists()
 
 
+def test_attack_says_what_it_leaves_out_of_a_video_model_alone_and_refuses_it_by_name(command, made, tmp_path):
+    arguments = [*made, "--cases", "1", "--budget", "1", "--video-steps", "2", "--steps", "1"]
+    code, out, err = command("attack", *arguments)
+    assert code == 0 and "Left out: embedding_inversion, " in out, err
+    document = json.loads((tmp_path / "made" / "attacks" / "attacks.json").read_text())
+    assert "embedding_inversion" in document["left_out"] and "typos" in document["attacks"]
+    code, _, err = command("attack", *arguments, "--attack", "embedding_inversion", "--out", "named")
+    assert code == 2 and "unreel: embedding_inversion needs a text-to-image pipeline" in err
+    assert not (tmp_path / "named").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

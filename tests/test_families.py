@@ -34,6 +34,7 @@ from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipel
 from unreel.models.sampling import Start
 from unreel.models.weights import changed
 from unreel.report.page import write_report
+from unreel.report.verdict import attack_verdict
 from unreel.workflow import Sampling
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -636,6 +637,31 @@ def test_attacks_by_hand_need_no_particular_model():
     assert {outcome.attack for outcome in found.outcomes} == {"plain", "typos"}
     with pytest.raises(UnreelError, match="prefix_search needs a text-to-image pipeline with one text encoder"):
         attack(pair, erasure, FakeJudge(), attacks=["prefix_search"], cases=1)
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["WanPipeline"], {}),
+        (["LattePipeline"], {"published_embeddings": "gives embeddings, and a LattePipeline makes nothing of embeddings"}),
+        (["FluxPipeline", "LTXPipeline"], {"published_embeddings": "and a FluxPipeline reads with several text encoders"}),
+        (["StableDiffusionXLPipeline", "AnimateDiffSDXLPipeline"], {"published_embeddings": "reads with several"}),
+    ],
+    ids=lambda it: it[-1] if isinstance(it, list) else "",
+)
+def test_unasked_attacks_that_a_model_does_not_allow_are_left_out_and_said(names, left_out):
+    image, video = build(names[0]), build(names[-1])
+    sampling = load_settings(video, steps=2, frames=1, size=size(video)).settings
+    pair = replace(alone(video), t2i=image if len(names) > 1 else video, settings=sampling)
+    found = attack(pair, unlearn("cat", alone(image), QUICK), FakeJudge(), cases=1, budgets=(1,), steps=1)
+    study = ("embedding_inversion", "mma_diffusion", "prefix_search", "prompt_weighting", "replacement_search")
+    left_out = dict.fromkeys(study, "needs a text-to-image pipeline with one text encoder") | left_out
+    assert found.left_out.keys() == left_out.keys() and all(why in found.left_out[name] for name, why in left_out.items())
+    tried = {outcome.attack for outcome in found.outcomes}
+    assert {"plain", "typos", "ring_a_bell"} <= tried and not tried & left_out.keys()
+    assert found.document()["left_out"] == found.left_out
+    said = str(attack_verdict(found))
+    assert f"Left out: {', '.join(study)}, each of which needs" in said and all(name in said for name in left_out)
 
 
 GROUPS = [(family, other) for family in FAMILIES for other in (*family.t2v[1:], *family.t2i)]

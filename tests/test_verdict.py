@@ -100,7 +100,9 @@ class Hits(Outcome):
 
 def test_what_had_nothing_to_try_is_no_attack_that_was_withstood():
     said = attack_verdict(
-        SimpleNamespace(budgets=(1,), outcomes=[Hits("typos", "edited", [], share(0, 20))], untried=("homoglyphs",))
+        SimpleNamespace(
+            budgets=(1,), outcomes=[Hits("typos", "edited", [], share(0, 20))], untried=("homoglyphs",), left_out={}
+        )
     )
     assert "by none of 1 attacks" in str(said) and "nothing to try for homoglyphs" in str(said)
 
@@ -118,7 +120,7 @@ def test_what_had_nothing_to_try_is_no_attack_that_was_withstood():
 def test_attacks_that_need_no_weights_decide_and_few_cases_are_no_certainty(prompts, weights, level, headline):
     hits = {"typos": prompts, "prefix_search": weights, "published_embeddings": (20, 20), "initial_latents": (20, 20)}
     outcomes = [Hits(name, "edited", [], share(*of)) for name, of in hits.items() if of]
-    said = attack_verdict(SimpleNamespace(budgets=(1, 3), outcomes=outcomes, untried=()))
+    said = attack_verdict(SimpleNamespace(budgets=(1, 3), outcomes=outcomes, untried=(), left_out={}))
     assert (said.level, said.headline) == (level, headline)
     assert "Whoever gives embeddings or a video to start from brings it back within 3 videos by published_emb" in str(said)
     if prompts:

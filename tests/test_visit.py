@@ -3,6 +3,7 @@
 import json
 import threading
 import zipfile
+from dataclasses import replace
 
 import pytest
 from conftest import FakeJudge, make_pair, same, weights
@@ -80,6 +81,14 @@ def test_pages_and_files_can_be_taken_along(visit):
     assert "Bringing back" in end.file.read_text() and "prompts" in end.lines[-1]
     packed = last(visit.download("cat", "erasure")).file
     assert "erasure.safetensors" in zipfile.ZipFile(packed).namelist()
+
+
+def test_a_video_model_alone_is_attacked_by_all_that_it_allows(host):
+    alone = Visit(replace(host, pair=replace(host.pair, t2i=host.pair.t2v)))
+    forget(alone)
+    end = last(alone.attack("cat", 1))
+    assert "Bringing back" in end.file.read_text() and "Left out: embedding_inversion, " in end.lines[-1]
+    alone.close()
 
 
 def test_the_same_concept_in_another_spelling_is_another_erasure(visit):

@@ -655,7 +655,7 @@ def attack(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="only this attack; may be repeated (default: all that study no whole videos)",
+            help="only this attack; may be repeated (default: all that can be tried and study no whole videos)",
             show_default=False,
         ),
     ] = None,
@@ -678,6 +678,7 @@ def attack(
     Run it again to go on where it was stopped.
     """
     from unreel.report.table import attack_table
+    from unreel.report.verdict import not_tried
     from unreel.workflow import AttackJob
     from unreel.workflow import attack as run
 
@@ -692,7 +693,7 @@ def attack(
     }
     asked |= {"budgets": budget} if budget else {}
     result, page = run(AttackJob(erasure, **models, **asked), _news)
-    _tell(f"\n{attack_table(result, _width())}\n\nreport   {page}")
+    _tell("\n".join(["", attack_table(result, _width()), "", *not_tried(result), f"report   {page}"]))
     _result({"report": page, **result.document()})
 
 
