@@ -8,7 +8,7 @@ import torch
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import Concept, FewShotConfig, UnreelError, active_interventions, attack, unlearn
-from unreel.attacks import Case, load_attack
+from unreel.attacks import Case, load_attack, version_of
 from unreel.evaluation import attack as robustness
 from unreel.evaluation import video_cache as clips
 from unreel.evaluation.attack import OF_CLIPS, _chosen
@@ -92,7 +92,9 @@ def test_a_killed_attack_repeats_no_finished_video_or_search_and_ends_the_same(s
     # A third call finds everything finished.
     searched = {
         name: SimpleNamespace(
-            NEEDS_WEIGHTS=load_attack(name).NEEDS_WEIGHTS, attempt=lambda *_: pytest.fail("searched again")
+            NEEDS_WEIGHTS=load_attack(name).NEEDS_WEIGHTS,
+            VERSION=version_of(load_attack(name)),
+            attempt=lambda *_: pytest.fail("searched again"),
         )
         for name in ATTACKS
     }

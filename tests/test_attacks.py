@@ -217,6 +217,16 @@ def test_mma_diffusion_comes_to_mean_the_prompt_and_never_names_the_concept(case
     assert not any(word in text.split() for text in found for word in ("tokyo", "tower"))
 
 
+def test_few_attempts_are_slips_of_letters_and_spacings_synonyms_and_other_sentences(case):
+    case = dataclasses.replace(case, synonyms=("lady tower", "iron tower", "red tower", "radio tower"))
+    typed = [[text_of(case, "typos", index, seed).removeprefix("a photo of a ") for index in range(3)] for seed in range(9)]
+    for slip, spaced, other in typed:
+        assert spaced == "TokyoTower" and not {slip, other} & {"Tokyo Tower", "TokyoTower", "Tokyo-Tower"}
+        assert all(10 <= len(text) <= 12 for text in (slip, other))
+    said = [text_of(case, "synonyms", index) for index in range(3)]
+    assert said == ["a photo of a lady tower", "an old postcard that shows a Tokyo Tower", "a photo of a iron tower"]
+
+
 def test_the_first_synonym_stands_in_place_of_the_wording(case):
     assert text_of(case, "synonyms") == "a photo of a lady tower"
 

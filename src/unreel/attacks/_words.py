@@ -4,7 +4,8 @@ Knows text and tokenizers; knows no model.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 from unreel.attacks import Case
@@ -47,6 +48,12 @@ def pick(case: Case, prompts: Iterable[str], index: int) -> str | None:
         if len(tried) > index + 1:
             return prompt
     return None
+
+
+def in_turn(*ways: Iterable[str]) -> Iterator[str]:
+    """One text of each way after the other, so that a few attempts try them all; those that end sooner are passed over."""
+    for texts in zip_longest(*ways):
+        yield from (text for text in texts if text is not None)
 
 
 def typed_words(tokenizer: Any) -> dict[str, int]:

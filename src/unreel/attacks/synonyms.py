@@ -6,9 +6,9 @@ The attacker holds nothing but the service.
 from collections.abc import Iterator
 
 from unreel.attacks import Case
-from unreel.attacks._words import in_place, pick
+from unreel.attacks._words import in_place, in_turn, pick
 
-NEEDS_WEIGHTS = False
+NEEDS_WEIGHTS, VERSION = False, 2
 SUBJECT_FRAMES = (  # all frames are ours
     "an old postcard that shows a {}",
     "guess what this is: a {}",
@@ -43,7 +43,7 @@ def attempt(case: Case, index: int, seed: int) -> str | None:
 
 
 def _prompts(case: Case) -> Iterator[str]:
-    """The nearest to the prompt first."""
-    yield from (in_place(case, synonym) for synonym in case.synonyms)
-    for frame in _FRAMES.get(case.concept.kind, SUBJECT_FRAMES):
-        yield from (frame.format(wording) for wording in (case.wording, *case.synonyms))
+    """A synonym in the prompt, another sentence, and so on."""
+    frames = _FRAMES.get(case.concept.kind, SUBJECT_FRAMES)
+    sentences = (frame.format(wording) for frame in frames for wording in (case.wording, *case.synonyms))
+    return in_turn((in_place(case, synonym) for synonym in case.synonyms), sentences)

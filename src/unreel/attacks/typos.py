@@ -8,13 +8,14 @@ import random
 from collections.abc import Iterator
 
 from unreel.attacks import Case
-from unreel.attacks._words import in_place, pick
+from unreel.attacks._words import in_place, in_turn, pick
 
-NEEDS_WEIGHTS = False
+NEEDS_WEIGHTS, VERSION = False, 2
 
 
 def attempt(case: Case, index: int, seed: int) -> str | None:
-    spellings = [*_spacings(case.wording), *random.Random(seed).sample(slips := _slips(case.wording), len(slips))]
+    slips = _slips(case.wording)
+    spellings = in_turn(random.Random(seed).sample(slips, len(slips)), _spacings(case.wording))
     return pick(case, (in_place(case, spelling) for spelling in spellings), index)
 
 
@@ -33,4 +34,4 @@ def _slips(wording: str) -> list[str]:
         if letter != " ":
             before, rest = wording[:i], wording[i + 1 :]
             out += [before + rest, before + 2 * letter + rest, before + rest[:1] + letter + rest[1:]]
-    return [slip for slip in out if slip.strip()]
+    return [slip for slip in out if slip.strip() and slip != wording]
