@@ -10,7 +10,7 @@ from conftest import same, weights
 from pipelines import build, size
 
 from unreel import UnreelError
-from unreel.attacks import Case, _token_search, gives_embeddings, load_attack, names
+from unreel.attacks import Case, _token_search, embedding_inversion, gives_embeddings, load_attack, names
 from unreel.attacks import _words as words_module
 from unreel.attacks import ring_a_bell as ring_a_bell_module
 from unreel.attacks._objective import generator_for, objective, read
@@ -380,6 +380,23 @@ def test_attacks_with_the_weights_repeat_on_other_pipelines_and_leave_them_as_fo
         assert first is not None and first == second
     assert all(same(old, weights(part)) for old, part in zip(before, parts, strict=True))
     assert not any(module._forward_hooks for part in parts for module in part.modules())
+
+
+@pytest.mark.parametrize("name", ["embedding_inversion", "video_inversion"])
+def test_a_learned_token_is_as_large_as_those_of_the_vocabulary_where_the_table_scales_them(sana, name, monkeypatch):
+    """Gemma 2's does: before any step, v reads as the name does, where that is one token."""
+    rates, adam = [], torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda learned, lr: rates.append(lr) or adam(learned, lr=lr))
+    tokenizer, table = sana.t2i.tokenizer, Conditioner.of(sana.t2i).token_table
+    with torch.no_grad():
+        at_start, within = (tokenizer(text, add_special_tokens=False).input_ids for text in ("cat", " cat"))
+        table.weight[at_start] = table.weight[within]
+        spread = float(table(torch.arange(len(table.weight))).std())
+    case = dataclasses.replace(sana_case(sana, steps=0), prompt="a photo of a cat", wording="cat")
+    named = read(case, "a photo of a  cat").embeddings[0]  # v stands between two spaces
+    torch.testing.assert_close(load_attack(name).attempt(case, 0, 0), named)
+    assert spread > 5 * float(table.weight.detach().std())
+    assert rates == [pytest.approx(embedding_inversion.RATE * spread, rel=1e-3)]
 
 
 @pytest.mark.parametrize("name", ["prefix_search", "replacement_search"])

@@ -229,6 +229,24 @@ def test_adv_unlearn_changes_the_first_layer_and_its_attack_lowers_what_the_atta
     assert not conditioner.token_table._forward_hooks
 
 
+@pytest.mark.parametrize(("name", "scale"), [("SanaPipeline", 32**0.5), ("StableDiffusionPipeline", 1.0)])
+def test_adv_unlearn_attacks_with_a_token_as_large_as_those_of_the_vocabulary(name, scale, monkeypatch):
+    learned, rates, adam = [], [], torch.optim.Adam
+    monkeypatch.setattr(
+        torch.optim, "Adam", lambda v, lr: learned.append(v[0].detach().clone()) or rates.append(lr) or adam(v, lr=lr)
+    )
+    model = build(name)
+    conditioner, denoiser = Conditioner.of(model), Denoiser.of(model, size(model))
+    asked = denoiser.conditioning(["a photo of an owl"])
+    z, t = torch.randn(1, *asked.arguments[asked.latents].shape[1:]), torch.tensor([700])
+    said, draws = partial(unused_word, conditioner, ""), torch.Generator().manual_seed(0)
+    with _attacked(conditioner, denoiser, said, "a photo of a castle", asked, iter([(z, t)]), 1e-3, draws):
+        pass
+    rows = conditioner.token_table(torch.arange(len(conditioner.token_table.weight)))
+    assert (rows == learned[0]).all(1).any() and rates == [pytest.approx(1e-3 * scale, rel=1e-3)]
+    assert scale > 1 or rates == [1e-3]
+
+
 def test_esd_changes_nothing_but_attention_to_the_text_and_comes_nearer_to_its_teacher(pair):
     rival = make(pair, "esd", Concept("castle"), steps=12, learning_rate=2e-3)
     matrices = cross_attention(pair.t2v.unet)

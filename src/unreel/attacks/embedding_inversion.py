@@ -16,7 +16,7 @@ from unreel.models.denoiser import Conditioning
 
 NEEDS_WEIGHTS, GIVES_EMBEDDINGS = True, True
 DRAWS = 4  # the paper's batch of 4 images
-RATE = 0.5  # ours, in units of the table's spread, for some hundred steps; the paper takes 5,000
+RATE = 0.5  # ours, in units of the spread of what the table writes, for some hundred steps; the paper takes 5,000
 STEPS = 5  # for each of the case's, since a step of a token search costs about as much as five of these
 
 
@@ -30,9 +30,8 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
     conditioner, tokenizer = case.attacked, case.attacked.tokenizer
     before, after = around(case)
     word, placeholder = unused_word(case.original, before, after)
-    table = conditioner.token_table.weight.detach()
-    start = table[tokenizer(case.wording, add_special_tokens=False).input_ids].float().mean(0)
-    v, prompt = start.clone().requires_grad_(), f"{before} {word} {after}".strip()
+    named, scale = conditioner.written_rows(torch.tensor(tokenizer(case.wording, add_special_tokens=False).input_ids))
+    v, prompt = named.mean(0).requires_grad_(), f"{before} {word} {after}".strip()
 
     def conditioning(case: Case) -> Conditioning:
         return read(
@@ -42,7 +41,8 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
         )
 
     generator, brief = generator_for(index, seed), briefly(case, prompt)
-    optimizer = torch.optim.Adam([v], lr=RATE * float(table.float().std()))
+    spread = float(conditioner.token_table.weight.detach().float().std())
+    optimizer = torch.optim.Adam([v], lr=RATE * spread * scale)
     with conditioner.brisk():
         for _ in range(STEPS * case.steps):
             (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning(brief)), v)

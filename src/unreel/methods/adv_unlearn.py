@@ -15,7 +15,8 @@ layer, for what is unsafe all.
 Ours: z and y are latents of images that the model makes of c and q, noised; of the first layer matrices and biases alone
 learn, of all of it embeddings too; q are twenty everyday prompts, c the sentences that few-shot learns from, where theirs
 makes new latents at every step; gamma is 0.5 for unsafe content too, unless told otherwise; the gradients of one step for v
-do not add up with those of the steps before, as they do there.
+do not add up with those of the steps before, as they do there; and where the table of tokens multiplies its rows (Gemma 2),
+the rate of v is multiplied likewise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -166,8 +167,9 @@ def _attacked(
         yield lambda: denoiser.conditioning([prompt])
         return
     word, token = placeholder(prompt)
-    table = conditioner.token_table.weight.detach()
-    v = table[torch.randint(len(table), (1,), generator=generator)][0].float().clone().requires_grad_()
+    some = torch.randint(len(conditioner.token_table.weight), (1,), generator=generator)
+    drawn, scale = conditioner.written_rows(some)
+    v = drawn[0].requires_grad_()
 
     def put(_: object, args: tuple, rows: torch.Tensor) -> torch.Tensor:
         return torch.where((args[0] == token)[..., None], v.to(rows.dtype), rows)
@@ -175,7 +177,7 @@ def _attacked(
     def read() -> Conditioning:
         return denoiser.conditioning([f"{word} {prompt}"])
 
-    optimizer = torch.optim.Adam([v], lr=rate)
+    optimizer = torch.optim.Adam([v], lr=rate * scale)
     hook = conditioner.token_table.register_forward_hook(put)
     try:
         for z_t, t in chain([first], rounds):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PROBED = 8  # tokens whose way to the network is looked at together
+FIRST_ROWS = 64  # of a table of tokens that say how it scales its rows
 LARGE = 2**17  # weights of a matrix from which on rounding what goes in and out takes less time than it saves
 TOO_LONG = 5000  # words that no pipeline reads in one prompt, unless it reads all
 NO_LENGTH = 10**20  # what transformers takes for no length at all: it says 10^30 where a tokenizer has none
@@ -487,6 +488,16 @@ class Conditioner:
         named = self.text_encoder.get_input_embeddings()  # type: ignore[operator]
         tables = [module for module in self.text_encoder.modules() if isinstance(module, nn.Embedding)]
         return [table for table in tables if table.weight.shape == named.weight.shape][-1]
+
+    @torch.no_grad()
+    def written_rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """What `token_table` writes for the ids, (tokens, width) in float32, and how many times as large as its
+        rows that is: Gemma 2's multiplies them.
+        """
+        table = self.token_table
+        some = torch.arange(min(FIRST_ROWS, len(table.weight)), device=table.weight.device)
+        written, rows = table(some).float(), table.weight[some].float()
+        return table(ids.to(some.device)).float(), float(written.norm() / rows.norm())
 
     @cached_property
     def layers(self) -> list[nn.Module]:
