@@ -11,6 +11,7 @@ import pytest
 from conftest import FakeJudge
 
 from unreel import Concept, FewShotConfig, attack, evaluate, unlearn
+from unreel.attacks import load_attack
 from unreel.evaluation.video_cache import VideoCache
 from unreel.methods import configure
 from unreel.models.sampling import encode_mp4
@@ -163,6 +164,15 @@ def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_pat
     attacks = json.loads((tmp_path / "attacks.json").read_text())["attacks"]
     assert attacks["typos"]["edited"]["2"]["value"] == result.outcomes[1].success(2).value
     assert attacks["typos"]["edited_attempts"][0][0]["prompt"]
+
+
+def test_an_attack_that_has_nothing_to_try_is_told_on_a_page_without_videos(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(load_attack("typos"), "attempt", lambda case, index, seed: None)
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    result = attack(pair, erasure, FakeJudge(), attacks=["typos"], cases=1, budgets=[1])
+    text = complete(write_attack_report(tmp_path, result), 0)
+    assert "Not attacked" in text and "There was nothing to try for typos." in text
+    assert json.loads((tmp_path / "attacks.json").read_text())["untried"] == ["typos"]
 
 
 def test_videos_play_in_a_browser_and_nothing_is_fetched(page, browser):

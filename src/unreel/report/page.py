@@ -225,7 +225,7 @@ def write_attack_report(folder: Path, result: AttackRun) -> Path:
             verdict=attack_verdict(result),
             concept=result.concept,
             judge=result.judge,
-            cases=len(result.outcomes[0].cases),
+            cases=max((len(outcome.cases) for outcome in result.outcomes), default=0),
             arms=ARMS,
             fps=fps,
             rows=within_budget(lambda encode, most: _attacks(result, encode, most), fps),

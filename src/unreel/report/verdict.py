@@ -134,6 +134,8 @@ def _sure(edited: Estimate, figures: Mapping[tuple[str, str], Figure]) -> str:
 
 def attack_verdict(result: AttackRun) -> Verdict:
     """What people want to know of attacks, at the largest budget."""
+    if not result.outcomes:
+        return Verdict("unknown", "Not attacked", tuple(not_tried(result)))
     budget = result.budgets[-1]
     edited = {outcome.attack: outcome for outcome in result.outcomes if outcome.arm == "edited"}
     success = {name: outcome.success(budget) for name, outcome in edited.items()}
