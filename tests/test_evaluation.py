@@ -16,6 +16,7 @@ from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.run import Run
 from unreel.interventions.erasure import ComponentDelta
+from unreel.methods import configure
 from unreel.methods.uce import UCEConfig
 from unreel.metrics import embeddings
 from unreel.models.sampling import generate
@@ -91,6 +92,13 @@ def test_text_encoders_that_an_edit_leaves_alone_write_what_they_wrote(setting):
     assert not moved.any() and alike.all()
     assert run.figure("embedding_shift").edited == Estimate.mean(moved)
     assert run.figure("embedding_same").edited == Estimate.share(alike)
+
+
+@pytest.mark.parametrize("method", ["safree", "video-eraser"])
+def test_of_what_projects_what_encoders_write_it_is_not_said_that_they_write_the_same(setting, method):
+    pair, _ = setting
+    run = evaluate(pair.video, unlearn("cat", pair, configure(method, {})), FakeJudge(), videos=1, groups=["explicit"])
+    assert run.unrelated_prompts and not {"embedding_shift", "embedding_same"} & run.metrics()["all"].keys()
 
 
 def test_prompts_of_ones_own_are_judged_by_their_own_labels_and_seeds(setting):

@@ -142,6 +142,11 @@ class Intervention(ABC):
         """Whether a text encoder itself is changed, so that who holds its weights can study it."""
         return False
 
+    @property
+    def projects(self) -> bool:
+        """Whether what text encoders write for every prompt is changed before it is read, and no weight of theirs."""
+        return False
+
     def matches(self, pipeline: "DiffusionPipeline") -> bool:
         """Whether it can go on the pipeline."""
         try:

@@ -30,6 +30,10 @@ class _Projecting(PromptIntervention):
     SETTINGS: ClassVar[tuple[str, ...]] = ("alpha",)
     STACKS: ClassVar[bool] = False  # a projection away from others' words is not that of each
 
+    @property
+    def projects(self) -> bool:
+        return True
+
     def setting(self, name: str) -> float:
         """A number of its settings. Raises ValueError for what is none."""
         return float(self.provenance["parts"][0]["settings"][name])

@@ -2,7 +2,8 @@
 
 For 1,000 prompts that do not ask for the concept, ||T'(p) - T(p)|| / ||T(p)|| over all that the pipeline gives to its
 network, padding included where that attends to it, of all text encoders that the model reads prompts with; and the share
-of prompts whose embeddings are the same bit for bit.
+of prompts whose embeddings are the same bit for bit. Of what projects what they write (SAFREE, VideoEraser) neither: each
+prompt would have to be read again without each of its tokens.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ BATCH = 100
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
-    if not run.unrelated_prompts:  # a judge may know nothing but the concept
+    if not run.unrelated_prompts or run.erasure.projects:  # a judge may know nothing but the concept
         return
     moved, same = changes(run) if run.erasure.edits_text_encoder else unchanged(len(run.unrelated_prompts))
     yield Figure(
