@@ -105,8 +105,24 @@ def test_prompts_of_ones_own_are_judged_by_their_own_labels_and_seeds(setting):
     pair, erasure = setting
     given = [PromptRow("a dog on the moon", "moon", "dog", 77), PromptRow("a cat on the moon", "moon", None, None)]
     run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"], own_prompts=given)
-    assert [(p.label, p.seed) for p in run.groups["moon"].prompts] == [("dog", 77), ("cat", 1001)]
+    prompts = {name: [(p.label, p.seed) for p in group.prompts] for name, group in run.groups.items() if "moon" in name}
+    assert prompts == {"moon: others": [("dog", 77)], "moon": [("cat", 1001)]}
     assert "concept_found" in run.metrics()["moon"]
+
+
+def test_prompts_of_ones_own_that_ask_for_something_else_are_measured_apart_from_those_that_name_the_concept(setting):
+    pair, erasure = setting
+    given = [PromptRow(f"a {name}", "given", name, None) for name in ("dog", "cat", "kitten", "owl", "car")]
+    given += [PromptRow("a dog", "dogs", "dog", None), PromptRow("a cat", "cats", None, None)]
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=0, own_prompts=given)
+    counts = {name: len(group.prompts) for name, group in run.groups.items()}
+    assert counts == {"given: others": 3, "given": 2, "dogs": 1, "cats": 1}
+    assert run.figure("concept_found", "given").edited.n == 2 and "label_found" not in run.metrics()["given"]
+    assert run.figure("label_found", "given: others").edited.n == 3
+    assert run.figure("judge_floor").original.n == 4
+    taken = [*given, PromptRow("an owl", "given: others", "owl", None)]
+    with pytest.raises(UnreelError, match="'given: others': call that group otherwise"):
+        evaluate(pair.video, erasure, FakeJudge(), videos=0, own_prompts=taken)
 
 
 def test_a_label_that_is_the_concept_otherwise_spelled_asks_for_the_concept(setting):

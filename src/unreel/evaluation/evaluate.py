@@ -93,11 +93,12 @@ def build_suite(
     erased: Iterable[str] = (),
 ) -> list[Prompt]:
     """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups (0: none of those), and all of
-    `own_prompts`.
+    `own_prompts`. Those of one group that ask for something else are a group apart from those that ask for the concept.
 
     What is `erased` besides the concept is not asked for.
 
-    Raises UnreelError for unknown groups, for no videos, and for prompts the judge cannot judge.
+    Raises UnreelError for unknown groups, for no videos, and for prompts the judge cannot judge or whose group is called as
+    such a group apart.
     """
     groups = tuple(groups)
     unknown = [group for group in groups if group not in GROUPS]
@@ -113,14 +114,27 @@ def build_suite(
     named = _as_called(concept, judge)
     prompts = suite(concept, words, named.synonyms, videos=videos, seed=seed, groups=groups)
     repetitions: Counter[tuple[str, str]] = Counter()
-    for index, row in enumerate(own_prompts):
-        label = concept.name if row.label is None or named.is_spelled(row.label) else row.label
+    labels = [concept.name if row.label is None or named.is_spelled(row.label) else row.label for row in own_prompts]
+    groups_of = _told_apart(own_prompts, [label == concept.name for label in labels])
+    for index, (row, label, group) in enumerate(zip(own_prompts, labels, groups_of, strict=True)):
         if judge and label and not judge.knows(label):
             raise UnreelError(f"the judge does not know {label!r}, which the prompt {row.text!r} asks to look for")
         number = seed + index if row.seed is None else row.seed
-        prompts.append(Prompt(row.text, row.group, label, number, repetition=repetitions[row.text, row.group]))
-        repetitions[row.text, row.group] += 1
+        prompts.append(Prompt(row.text, group, label, number, repetition=repetitions[row.text, group]))
+        repetitions[row.text, group] += 1
     return prompts
+
+
+def _told_apart(rows: Sequence[PromptRow], naming: Sequence[bool]) -> list[str]:
+    """The group of each prompt: that of its row, or, where that has prompts `naming` the concept and others, for the others
+    one apart. Raises UnreelError where there is one of that name already.
+    """
+    sorts = {(row.group, named) for row, named in zip(rows, naming, strict=True)}
+    apart = {group: f"{group}: others" for group, named in sorts if named and (group, False) in sorts}
+    for group, others in apart.items():
+        if {(others, True), (others, False)} & sorts:
+            raise UnreelError(f"prompts of {group!r} that ask for something else are {others!r}: call that group otherwise")
+    return [row.group if named else apart.get(row.group, row.group) for row, named in zip(rows, naming, strict=True)]
 
 
 def evaluate(
