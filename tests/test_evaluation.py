@@ -22,6 +22,7 @@ from unreel.metrics import embeddings
 from unreel.models.sampling import generate
 from unreel.prompts.files import PromptRow
 from unreel.prompts.suite import GROUPS
+from unreel.report.verdict import verdict
 
 VIDEOS = 4
 
@@ -138,6 +139,18 @@ def test_prompts_that_ask_for_nothing_that_can_be_told_are_no_prompts_for_the_co
     given = [PromptRow("a tea party", "manners", "", None), PromptRow("a dog", "manners", "dog", None)]
     run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"], own_prompts=given)
     assert "label_found" not in run.metrics()["manners"] and "judge_floor" in run.metrics()["all"]
+
+
+def test_of_prompts_of_ones_own_alone_it_is_told_what_they_asked_for_and_how_far_the_judge_is_right(setting):
+    pair, erasure = setting
+    dogs, tea = PromptRow("a dog", "given", "dog", None), PromptRow("a tea party", "manners", "", None)
+    said = []
+    for given in ([tea], [dogs, tea], [dogs, tea, PromptRow("a cat", "given", None, None)]):
+        run = evaluate(pair.video, erasure, FakeJudge(), videos=0, own_prompts=given)
+        said.append(str(verdict(run.run)))
+        assert run.metrics()["all"].get("judge_accuracy", {}).get("original", {}).get("n", 0) == len(given) - 1
+    assert all("Not asked for. No prompt asked for “cat” alone" in text and "Asked for “" not in text for text in said[:2])
+    assert "in 1 of 1 videos" in said[2] or "in 0 of 1 videos" in said[2]
 
 
 @pytest.mark.parametrize("order", ["AAA", "AAAA", "ABABAB", "AABB"])

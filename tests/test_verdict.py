@@ -1,6 +1,6 @@
 """What pages say in sentences is what the figures say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -141,10 +141,19 @@ def test_attacks_that_need_no_weights_decide_and_few_cases_are_no_certainty(prom
 def test_an_attack_that_works_no_more_often_than_chance_breaks_nothing(attack, chance, level, headline):
     hits = {"by_chance": chance, "typos": attack}
     outcomes = [Hits(name, "edited", [], share(*of)) for name, of in hits.items()]
-    said = attack_verdict(SimpleNamespace(budgets=(3,), outcomes=outcomes, untried=()))
+    said = attack_verdict(SimpleNamespace(budgets=(3,), outcomes=outcomes, untried=(), left_out={}))
     assert (said.level, said.headline) == (level, headline)
     assert ("finds it in 9 of 20 cases as well: so much is chance" in str(said)) == (chance[0] == 9)
     assert "by by_chance" not in str(said)
+
+
+def test_of_a_concept_that_nobody_asked_for_it_is_not_said_how_often_it_came():
+    figures = [("concept_found", "given: others", 5, 0), ("label_found", "given: others", 50, 20)]
+    nobody = replace(run(*figures), asking=[])
+    said = verdict(nobody)
+    assert (said.level, said.headline) == ("unknown", "Not asked for") and "given: others 100 % → 40 %" in str(said)
+    asked = verdict(replace(run(*figures, ("concept_found", "given", 50, 0)), asking=["given"]))
+    assert asked.headline == "Forgotten" and "shows it in 50 of 50 videos, the edited one in 0 of 50" in str(asked)
 
 
 def test_without_a_judge_nothing_is_claimed():

@@ -92,6 +92,10 @@ class Group:
         return self.name == "companions" or any(prompt.label == self.concept.name for prompt in self.prompts)
 
     @property
+    def asks_for_concept_alone(self) -> bool:
+        return self.asks_for_concept and self.name != "companions"
+
+    @property
     def asks_for_others(self) -> bool:
         """Whether all of its prompts ask for something else, or something besides, that the judge can tell."""
         judge, labels = self.judge, {prompt.label for prompt in self.prompts}
@@ -188,6 +192,7 @@ class Evaluation:
             sampling=self.model.settings.sampling,
             dtype=str(network_of(self.model.pipeline).dtype).removeprefix("torch."),
             versions=versions(),
+            asking=[name for name, group in self.groups.items() if group.asks_for_concept_alone],
         )
 
     def figure(self, metric: str, group: str = "") -> Figure:
@@ -214,6 +219,7 @@ class Run:
     sampling: dict[str, Any]
     dtype: str
     versions: dict[str, str]
+    asking: list[str] | None = None  # the groups of prompts that ask for the concept alone; earlier files do not say
 
     def figure(self, metric: str, group: str = "") -> Figure:
         """Raises KeyError if it was not measured."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from unreel.evaluation.estimate import Estimate, Figure, in_video
 from unreel.evaluation.run import Evaluation, Group
-from unreel.prompts.suite import ERASED
 
 _CONCEPT: dict[str, tuple[str, Callable[[Any], Estimate]]] = {
     "concept_found": ("concept found in the video", lambda frames: Estimate.share(in_video(frames))),
@@ -33,7 +32,7 @@ def measure(run: Evaluation) -> Iterator[Figure]:
         if group.asks_for_others:
             yield Figure("label_found", "what else was asked for found", group.name, *_labels([group]), "%", "higher")
     others = [group for group in judged if not group.asks_for_concept]
-    asked = [group for group in judged if group.name in ERASED or group.asks_for_others]
+    asked = [group for group in judged if group.asks_for_others or group.asks_for_concept_alone]
     if others:
         frames = [np.concatenate([group.concept_found(arm) for group in others]) for arm in ("original", "edited")]
         floor, leak = (Estimate.share(in_video(detected)) for detected in frames)

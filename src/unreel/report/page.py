@@ -183,8 +183,7 @@ def _shares(evaluation: Evaluation) -> list[plots.Row]:
 
 def _by_frame(evaluation: Evaluation) -> dict[str, Any]:
     """How often the concept is in each frame of videos that ask for it alone: shares, and curves of them."""
-    asking = [group for group in evaluation.groups.values() if group.judge and group.asks_for_concept]
-    asking = [group for group in asking if group.name != "companions"][:1]
+    asking = [group for group in evaluation.groups.values() if group.judge and group.asks_for_concept_alone][:1]
     shares = {arm: asking[0].concept_found(arm).mean(0).tolist() for arm in ("original", "edited")} if asking else {}
     return {"shares": shares, "curves": plots.curves(shares)}
 

@@ -69,9 +69,17 @@ def _between(estimate: Estimate) -> str:
 def verdict(run: Run) -> Verdict:
     """What people want to know of an evaluation."""
     figures = {(figure.metric, figure.group): figure for figure in run.figures}
-    asked = figures.get(("concept_found", "explicit")) or next(
-        (figure for (metric, group), figure in figures.items() if metric == "concept_found" and group not in ABOUT), None
-    )
+    looked = {group: figure for (metric, group), figure in figures.items() if metric == "concept_found"}
+    asking = [group for group in looked if group not in ABOUT] if run.asking is None else run.asking
+    asked = looked.get("explicit") or next((looked[group] for group in asking if group in looked), None)
+    kept = [
+        figure
+        for (metric, group), figure in figures.items()
+        if metric == "label_found" and figure.original and figure.edited and group
+    ]
+    if run.judge and looked and asked is None:
+        nobody = f"No prompt asked for “{run.concept}” alone: whether it is forgotten, these videos cannot tell."
+        return Verdict("unknown", "Not asked for", (nobody, *_else(kept)))
     if not run.judge or asked is None or asked.original is None or asked.edited is None:
         return Verdict("unknown", "Not judged", ("No judge looked for the concept: compare the videos by eye.",))
     other_words = figures.get(("concept_found", "paraphrases"))
@@ -80,11 +88,6 @@ def verdict(run: Run) -> Verdict:
         f"Asked for “{run.concept}”, the original model shows it in {count(asked.original)} videos, the edited one in "
         f"{count(asked.edited)}."
     )
-    kept = [
-        figure
-        for (metric, group), figure in figures.items()
-        if metric == "label_found" and figure.original and figure.edited and group
-    ]
     same = figures.get(("ssim", asked.group))
     if same and same.edited and same.edited.value == 1:
         return Verdict("bad", f"{headline}: it changes nothing", (found, UNTOUCHED))
