@@ -1,6 +1,7 @@
 """Attacks are run, counted and resumed as they should be; what each attack does stands in test_attacks.py."""
 
 import dataclasses
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from unreel.evaluation.attack import OF_CLIPS, _chosen
 from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.progress import as_bar, drawn_by
 
 ATTACKS = ["plain", "typos", "embedding_inversion"]
 OPTIONS = {"attacks": ATTACKS, "cases": 3, "budgets": [1, 2], "steps": 2}
@@ -104,6 +106,37 @@ def test_a_killed_attack_repeats_no_finished_video_or_search_and_ends_the_same(s
     assert [[a["found"] for a in case] for case in third["attacks"]["typos"]["edited_attempts"]] == [
         [a["found"] for a in case] for case in whole["attacks"]["typos"]["edited_attempts"]
     ]
+
+
+def test_what_attacks_study_is_made_once_and_told_apart_by_what_decides_it(setting, tmp_path, monkeypatch):
+    pair, erasure = setting
+    options = {"cases": 2, "budgets": [1], "steps": 1, "clips": tmp_path}
+    studying = ["embedding_inversion", "video_inversion", "initial_latents"]
+    seen, drawn = [], []
+    for name in studying:
+        module = load_attack(name)
+        attempt = module.attempt
+        monkeypatch.setattr(module, "attempt", lambda case, *rest, of=attempt: seen.append(case.latents) or of(case, *rest))
+    with drawn_by(lambda work: drawn.append((work.what, work.total)) or as_bar(work)):
+        first = attack(pair, erasure, Blind(), attacks=studying, **options).document()
+    assert {("making videos to study", 4), ("making pictures to study", 2)} <= set(drawn)
+    files, latents = set(tmp_path.glob("studied-*")), seen[:]
+    assert len(files) == 2 * 2 + 2
+    for other in ({"seed": 7}, {"cases": 1}):
+        attack(pair, erasure, Blind(), attacks=studying, **(options | other))
+    assert len(set(tmp_path.glob("studied-*"))) == 2 * len(files)
+    changed = replace(pair, settings=replace(pair.settings, guidance=3.0))
+    attack(changed, erasure, Blind(), attacks=studying, **options)
+    assert len(set(tmp_path.glob("studied-*"))) == 3 * len(files)
+
+    # Nothing of it is made again, also where attempts are searched anew.
+    for file in tmp_path.glob("attempt-*"):
+        file.unlink()
+    seen.clear()
+    monkeypatch.setattr(Denoiser, "finished", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(robustness, "generate_images", lambda *_, **__: pytest.fail("made again"))
+    assert attack(pair, erasure, Blind(), attacks=studying, **options).document() == first
+    assert all(torch.equal(was, now) for was, now in zip(latents, seen, strict=True))
 
 
 def test_what_was_found_of_one_concept_is_not_overwritten_by_another(setting, tmp_path):

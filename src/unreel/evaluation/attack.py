@@ -4,9 +4,10 @@ Knows attacks as functions that hand out attempts; knows nothing about how they 
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from unreel.attacks import (
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
-from unreel.evaluation.video_cache import Batch, VideoCache, require_room
+from unreel.evaluation.video_cache import Batch, VideoCache, identity_of, require_room
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
@@ -34,6 +35,7 @@ from unreel.judges import Judge
 from unreel.models.adapter import reads_latents_of_pictures, takes_embeddings, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.models.memory import device_of
 from unreel.models.pair import Pair
 from unreel.models.sampling import Asked, Start, generate_images, to_tensor
 from unreel.models.weights import Fingerprint
@@ -180,8 +182,8 @@ def attack(
     encoders = {"original": original, "edited": _edited(original, erasure) if searching else original}
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     texts = [prompt.text for prompt in prompts[:cases]]
-    latents = list(_latents(pair, texts, seed)) if searching else [torch.empty(0)] * len(texts)
-    videos = _Videos.of(pair, texts, seed) if of_videos else None
+    latents = _latents(pair, cache, texts, seed) if searching else [torch.empty(0)] * len(texts)
+    videos = _Videos.of(pair, cache, texts, seed) if of_videos else None
     outcomes = []
     for arm in ARMS:
         scenes = _scenes(pair, concept, synonyms, original, encoders[arm], texts, latents, steps)
@@ -256,16 +258,20 @@ class _Videos:
     latents: list[torch.Tensor]
 
     @classmethod
-    def of(cls, pair: Pair, prompts: Sequence[str], seed: int) -> "_Videos":
+    def of(cls, pair: Pair, cache: VideoCache, prompts: Sequence[str], seed: int) -> "_Videos":
         denoiser = Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
-        seeds = [
-            [OF_CLIPS + seed + SEEDS_PER_CASE * index + shot for shot in range(CLIPS)] for index in range(len(prompts))
+        asked = [
+            (prompt, OF_CLIPS + seed + SEEDS_PER_CASE * index + shot)
+            for index, prompt in enumerate(prompts)
+            for shot in range(CLIPS)
         ]
         made = [
-            torch.cat([denoiser.finished(prompt, number, pair.settings) for number in numbers])
-            for prompt, numbers in zip(prompts, seeds, strict=True)
+            _studied(cache, [cache.identity, prompt, number], partial(denoiser.finished, prompt, number, pair.settings))
+            for prompt, number in track(asked, "making videos to study", "video")
         ]
-        return cls(denoiser, Conditioner.of(pair.t2v), made)
+        device = device_of(denoiser.network)
+        own = [torch.cat(made[start : start + CLIPS]).to(device) for start in range(0, len(made), CLIPS)]
+        return cls(denoiser, Conditioner.of(pair.t2v), own)
 
     def in_place_of(self, scenes: Sequence[Case]) -> list[Case]:
         """The same cases, of the video model; it is what is on it at the time that makes it the attacked one."""
@@ -312,13 +318,27 @@ def _scenes(
     ]
 
 
-def _latents(pair: Pair, prompts: Sequence[str], seed: int) -> Iterator[torch.Tensor]:
+def _latents(pair: Pair, cache: VideoCache, prompts: Sequence[str], seed: int) -> list[torch.Tensor]:
     """For each prompt, (shots, channels, height, width) of pictures the original image model makes of it."""
-    denoiser = Denoiser.of(pair.t2i)
-    for index, prompt in enumerate(prompts):
+    denoiser, out = Denoiser.of(pair.t2i), []
+    identity = [identity_of(pair.t2i, pair.settings), pair.settings.batch]
+
+    def encoded(prompt: str, seeds: list[int]) -> torch.Tensor:
+        return denoiser.encode(to_tensor(generate_images(pair.t2i, [prompt] * SHOTS, seeds, pair.settings, what="")))
+
+    for index, prompt in enumerate(track(prompts, "making pictures to study", "case", brief=True)):
         seeds = [seed + SEEDS_PER_CASE * index + shot for shot in range(SHOTS)]
-        images = generate_images(pair.t2i, [prompt] * SHOTS, seeds, pair.settings, what="")
-        yield denoiser.encode(to_tensor(images))
+        made = _studied(cache, [*identity, prompt, seeds], partial(encoded, prompt, seeds))
+        out.append(made.to(device_of(denoiser.vae)))
+    return out
+
+
+def _studied(cache: VideoCache, key: list[Any], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Latents to study, on the CPU: made once, and then read from the cache's folder."""
+    file = tensor_file(cache.folder, key, "studied-")
+    if not file.is_file():
+        write_tensors(file, {"latents": make().cpu()}, {})
+    return read_tensors(file, ("latents",))[0]["latents"]
 
 
 def _run(

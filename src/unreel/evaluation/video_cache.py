@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
 from unreel.models.adapter import modules_of, network_of, usual_call
-from unreel.models.pair import VideoModel
+from unreel.models.pair import Settings, VideoModel
 from unreel.models.sampling import Asked, Start, generate
 from unreel.models.weights import Fingerprint, precision
 from unreel.progress import Tell, Work, drawn
@@ -76,11 +77,7 @@ class VideoCache:
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
         self.model = model
         self.folder.mkdir(parents=True, exist_ok=True)
-        pipeline, settings = model.pipeline, model.settings
-        weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in modules_of(pipeline).values()]
-        weights += [on.identity for on in active_interventions(pipeline)]
-        sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)} | usual_call(pipeline)
-        self.identity = json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
+        self.identity = identity_of(model.pipeline, model.settings)
 
     def batches(self, prompts: Sequence[Asked], seeds: Sequence[int], erasure: Intervention | None = None) -> list[Batch]:
         """The batches that make one video per prompt and seed with `erasure` on, in order."""
@@ -124,6 +121,14 @@ class VideoCache:
     def seconds(self, batches: Sequence[Batch]) -> np.ndarray:
         """Seconds a video took to generate, one figure for every batch."""
         return np.array([float(_open(batch)["seconds"][0]) / len(batch.prompts) for batch in batches])
+
+
+def identity_of(pipeline: Any, settings: Settings) -> str:
+    """All that decides what a pipeline makes of a prompt and a seed."""
+    weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in modules_of(pipeline).values()]
+    weights += [on.identity for on in active_interventions(pipeline)]
+    sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)} | usual_call(pipeline)
+    return json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 
 
 def _named(asked: Asked) -> str:
