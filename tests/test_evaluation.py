@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import groupby
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import Concept, Erasure, FewShotConfig, UnreelError, evaluate, unlearn
+from unreel import Concept, Erasure, FewShotConfig, UnreelError, active_interventions, evaluate, unlearn
 from unreel.evaluation import video_cache
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.evaluate import concept_of
@@ -19,6 +20,7 @@ from unreel.interventions.erasure import ComponentDelta
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig
 from unreel.metrics import embeddings
+from unreel.models.conditioner import Conditioner
 from unreel.models.sampling import generate
 from unreel.prompts.files import PromptRow
 from unreel.prompts.suite import GROUPS
@@ -93,6 +95,28 @@ def test_text_encoders_that_an_edit_leaves_alone_write_what_they_wrote(setting):
     assert not moved.any() and alike.all()
     assert run.figure("embedding_shift").edited == Estimate.mean(moved)
     assert run.figure("embedding_same").edited == Estimate.share(alike)
+
+
+def test_how_far_embeddings_moved_is_found_without_keeping_those_of_all_prompts(setting, monkeypatch):
+    pair, erasure = setting
+    run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"])
+    whole = embeddings.changes(run)
+    read, given = [], Conditioner.given
+
+    def noted(reader, prompts):
+        read.append(("edited" if active_interventions(pair.t2v) else "original", len(prompts)))
+        return given(reader, prompts)
+
+    assert embeddings.BATCH * embeddings.AT_ONCE < 200
+    for name, few in (("BATCH", 5), ("AT_ONCE", 3)):
+        monkeypatch.setattr(embeddings, name, few)
+    monkeypatch.setattr(Conditioner, "given", noted)
+    moved, same = embeddings.changes(run)
+    kept = [sum(count for _, count in calls) for arm, calls in groupby(read, lambda call: call[0]) if arm == "original"]
+    assert sum(kept) == len(run.unrelated_prompts) and max(kept) == 15 and max(count for _, count in read) == 5
+    np.testing.assert_allclose(moved, whole[0], rtol=1e-3)  # a batch's size leaves traces in the last bits
+    assert moved.any() and (same == whole[1]).all()
+    assert not any(weight.is_inference() for weight in pair.t2v.text_encoder.parameters())
 
 
 @pytest.mark.parametrize("method", ["safree", "video-eraser"])

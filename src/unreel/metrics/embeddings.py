@@ -6,15 +6,16 @@ of prompts whose embeddings are the same bit for bit. Of what projects what they
 prompt would have to be read again without each of its tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Evaluation
+from unreel.models.conditioner import Conditioner
 
-BATCH = 100
+BATCH, AT_ONCE = 24, 8  # prompts that are read at once, and batches of them without the changes, and then with them
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
@@ -35,19 +36,24 @@ def unchanged(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """How far each prompt's embeddings moved, and whether they are the same: (prompts,) each."""
-    pipeline, prompts = run.model.pipeline, run.unrelated_prompts
-    original = _encode(run, prompts)
-    with run.erasure.on(pipeline):
-        edited = _encode(run, prompts)
-    pairs = list(zip(original, edited, strict=True))
-    moved = torch.cat([(b.float() - a.float()).norm(dim=1) / b.float().norm(dim=1) for b, a in pairs])
-    return moved.numpy(), torch.cat([(a == b).all(1) for b, a in pairs]).numpy()
+    """How far each prompt's embeddings moved, and whether they are the same: (prompts,) each. Those of all prompts would be
+    gigabytes: so few batches are read without the changes that they can be kept, and then with them.
+    """
+    pipeline, prompts, conditioners = run.model.pipeline, run.unrelated_prompts, run.conditioners
+    batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+    moved, same = [], []
+    for start in range(0, len(batches), AT_ONCE):
+        some = batches[start : start + AT_ONCE]
+        original = [_given(conditioners, batch) for batch in some]
+        with run.erasure.on(pipeline):
+            for before, batch in zip(original, some, strict=True):
+                after = _given(conditioners, batch)
+                moved.append((after.float() - before.float()).norm(dim=1) / before.float().norm(dim=1))
+                same.append((after == before).all(1))
+    return torch.cat(moved).numpy(), torch.cat(same).numpy()
 
 
 @torch.inference_mode()
-def _encode(run: Evaluation, prompts: list[str]) -> list[torch.Tensor]:
-    """Of every batch of prompts, all that the network is given, zero where it is not to look: (batch, numbers)."""
-    batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    conditioners = run.conditioners
-    return [torch.cat([reader.given(batch).cpu() for reader in conditioners], dim=1) for batch in batches]
+def _given(conditioners: Sequence[Conditioner], prompts: list[str]) -> torch.Tensor:
+    """All that the network is given of a batch of prompts, zero where it is not to look: (batch, numbers)."""
+    return torch.cat([reader.given(prompts).cpu() for reader in conditioners], dim=1)
