@@ -16,6 +16,7 @@ from unreel.evaluation import video_cache
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.run import Run
+from unreel.files import read_tensors, write_tensors
 from unreel.interventions.erasure import ComponentDelta
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig
@@ -192,6 +193,20 @@ def test_a_judge_that_knows_the_concept_alone_has_nothing_unrelated_to_ask_for(s
     pair, erasure = setting
     run = evaluate(pair.video, erasure, Portrait(), videos=1, groups=["explicit"])
     assert run.unrelated_prompts == [] and "embedding_shift" not in run.metrics()["all"]
+
+
+def test_seconds_of_several_devices_are_no_figure_and_files_that_name_none_count(setting, tmp_path):
+    pair, erasure = setting
+    options = {"videos": 2, "groups": ["explicit"], "clips": tmp_path}
+    made = evaluate(pair.video, erasure, None, **options)
+    assert made.devices == {"cpu"} and made.figure("generation_seconds").edited.value > 0
+    (file, *_) = (batch.file for batch in made.groups["explicit"].batches["edited"])
+    tensors, about = read_tensors(file, ("videos", "seconds"))
+    for device, devices in ({"device": "another"}, 2), ({}, 1):
+        told = {name: said for name, said in about.items() if name != "device"} | device
+        write_tensors(file, tensors, told)
+        run = evaluate(pair.video, erasure, None, **options)
+        assert len(run.devices) == devices and ("generation_seconds" in run.metrics()["all"]) == (devices == 1)
 
 
 def test_without_a_judge_videos_are_compared_but_nothing_is_looked_for(setting):

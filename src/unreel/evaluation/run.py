@@ -171,6 +171,12 @@ class Evaluation:
         """Seconds to generate one video, a figure for every batch."""
         return np.concatenate([group.cache.seconds(group.batches[arm]) for group in self.groups.values()])
 
+    @property
+    def devices(self) -> set[str]:
+        """What the original and the edited model's videos were made on, as far as their files say."""
+        made = (group.cache.devices(group.batches[arm]) for group in self.groups.values() for arm in ("original", "edited"))
+        return set().union(*made)
+
     @cached_property
     def figures(self) -> list[Figure]:
         """Measured when they are asked for: a judge may look at thousands of frames."""

@@ -106,7 +106,7 @@ class VideoCache:
                 finally:
                     if batch.erasure:
                         batch.erasure.remove(pipeline)
-                _write(batch, videos, seconds)
+                _write(batch, videos, seconds, _place(pipeline))
                 bar.update(len(batch.prompts))
 
     def read(self, batches: Sequence[Batch]) -> Iterator[np.ndarray]:
@@ -121,6 +121,11 @@ class VideoCache:
     def seconds(self, batches: Sequence[Batch]) -> np.ndarray:
         """Seconds a video took to generate, one figure for every batch."""
         return np.array([float(_open(batch)["seconds"][0]) / len(batch.prompts) for batch in batches])
+
+    def devices(self, batches: Sequence[Batch]) -> set[str]:
+        """What finished batches were made on, by name; earlier files do not say."""
+        said = (read_tensors(batch.file, ("seconds",))[1] for batch in batches)
+        return {about["device"] for about in said if "device" in about}
 
 
 def identity_of(pipeline: Any, settings: Settings) -> str:
@@ -140,9 +145,15 @@ def _named(asked: Asked) -> str:
     return asked
 
 
-def _write(batch: Batch, videos: np.ndarray, seconds: float) -> None:
+def _place(pipeline: Any) -> str:
+    """Which device a pipeline computes on; of those that differ in speed, by name."""
+    device = pipeline._execution_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _write(batch: Batch, videos: np.ndarray, seconds: float, device: str) -> None:
     prompts = [_named(prompt) for prompt in batch.prompts]
-    metadata = {"prompts": json.dumps(prompts), "seeds": json.dumps(batch.seeds)}
+    metadata = {"prompts": json.dumps(prompts), "seeds": json.dumps(batch.seeds), "device": device}
     made = torch.from_numpy(np.ascontiguousarray(videos))
     write_tensors(batch.file, {"videos": made, "seconds": torch.tensor([seconds], dtype=torch.float64)}, metadata)
 
