@@ -3,6 +3,8 @@
 P4D (Chin et al., "Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic Prompts", ICML
 2024, arXiv 2309.06135) with J in place of the distance to the original model's prediction: w* = argmin_w J(T(prompt with
 w)). The attacker holds the attacked text encoder T, the image model's denoiser and pictures of the concept.
+
+Ours: k = 3 as in the prefix search, where the authors' default is 16, so a weaker attack than theirs.
 """
 
 from unreel.attacks import Case
