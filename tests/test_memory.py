@@ -6,9 +6,12 @@ from functools import wraps
 
 import pytest
 import torch
-from conftest import SETTINGS, same, weights
+from conftest import SETTINGS, FakeJudge, same, weights
+from pipelines import build, load_settings, size
 
-from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, generate, unlearn
+from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, active_interventions, attack, generate, unlearn
+from unreel.attacks import Case, video_inversion
+from unreel.attacks.embedding_inversion import inverted
 from unreel.cost import Cost
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
@@ -132,6 +135,45 @@ def test_running_out_of_memory_is_one_line_that_says_what_helps(pair, monkeypatc
         match=r"generating does not fit .*: try --dtype bfloat16 or --tiling or fewer --frames or a smaller --size$",
     ):
         generate(pair.t2v, ["a cat"], [0], SETTINGS)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize(
+    ("name", "ways"),
+    [
+        ("embedding_inversion", "--dtype bfloat16 or other attacks, with --attack"),
+        ("video_inversion", "--dtype bfloat16 or fewer --frames or a smaller --size or other attacks, with --attack"),
+    ],
+)
+def test_a_search_that_runs_out_of_memory_is_one_line_and_leaves_nothing_on(pair, monkeypatch, error, name, ways):
+    def fail(*_, **__):
+        raise error
+
+    erasure = unlearn(CONCEPT, pair, LOW_RANK)
+    monkeypatch.setattr(Denoiser, "loss", fail)
+    monkeypatch.setattr(FakeJudge, "knows", lambda judge, label: True)
+    with pytest.raises(UnreelError) as refused:
+        attack(pair, erasure, FakeJudge(), attacks=[name], cases=1, budgets=[1], steps=1)
+    said = str(error).split(". GPU")[0] or "MemoryError"
+    assert str(refused.value) == f"searching by {name} does not fit into the memory of cpu ({said}): try {ways}"
+    assert not active_interventions(pair.t2v) and not pair.t2v.unet.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("name", ["AnimateDiffPipeline", "WanPipeline", "TextToVideoSDPipeline"])
+def test_video_inversion_finds_the_same_with_checkpointing_where_a_network_has_it(name, monkeypatch):
+    model = build(name)
+    reader, settings = Conditioner.of(model), load_settings(model, steps=2, frames=5, size=size(model)).settings
+    denoiser = Denoiser.of(model, settings.size, settings.frames)
+    clip = denoiser.finished("a photo of a cat", 1, settings)
+    case = Case(Concept("cat"), "a photo of a cat", "cat", (), reader, reader, denoiser, clip, 1)
+    able, loss = [], Denoiser.loss
+    monkeypatch.setattr(
+        Denoiser, "loss", lambda of, *rest: able.append(of.network.is_gradient_checkpointing) or loss(of, *rest)
+    )
+    found = [inverted(case, 0, 0, video_inversion.DRAWS), video_inversion.attempt(case, 0, 0)]
+    assert torch.equal(*found) and not denoiser.network.is_gradient_checkpointing
+    half = len(able) // 2
+    assert half and able == [False] * half + [name != "TextToVideoSDPipeline"] * half
 
 
 @pytest.mark.parametrize("name", ["promote_types", "clone"])

@@ -13,6 +13,7 @@ import torch
 
 from unreel.attacks import Case
 from unreel.attacks.embedding_inversion import inverted
+from unreel.models.memory import checkpointing
 
 NEEDS_WEIGHTS, STUDIES, GIVES_EMBEDDINGS, VERSION = True, "video", True, 2
 DRAWS = 1  # a video costs as much as many pictures
@@ -20,4 +21,7 @@ DRAWS = 1  # a video costs as much as many pictures
 
 def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
     """What the network is given for the prompt with v* (tokens, width)."""
-    return inverted(case, index, seed, DRAWS)
+    network = case.denoiser.network
+    able = getattr(network, "_supports_gradient_checkpointing", False)  # which the oldest networks do not
+    with checkpointing([], network if able else None):
+        return inverted(case, index, seed, DRAWS)

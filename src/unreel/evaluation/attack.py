@@ -35,7 +35,7 @@ from unreel.judges import Judge
 from unreel.models.adapter import reads_latents_of_pictures, takes_embeddings, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
-from unreel.models.memory import device_of
+from unreel.models.memory import device_of, enough_memory
 from unreel.models.pair import Pair
 from unreel.models.sampling import Asked, Start, generate_images, to_tensor
 from unreel.models.weights import Fingerprint
@@ -377,7 +377,8 @@ def _attempt(
     key = [name, version_of(module), cache.identity, studied, case.prompt, *told, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
     if not file.is_file():
-        with ExitStack() as studied_on:
+        ways = _ways_to_save(module, case)
+        with enough_memory(f"searching by {name}", case.original.device, ways), ExitStack() as studied_on:
             if erasure and module.NEEDS_WEIGHTS and studies(module, "video"):
                 studied_on.enter_context(erasure.on(case.denoiser.pipeline))
             attempt = module.attempt(case, index, seed + SEEDS_PER_CASE * place)
@@ -388,6 +389,18 @@ def _attempt(
     stored, said_by = read_tensors(file, ("embeddings",))
     tensor = stored["embeddings"]
     return tensor.to(case.original.device) if tensor.numel() else said_by.get("prompt", "")
+
+
+def _ways_to_save(attack: Attack, case: Case) -> list[str]:
+    """What makes a search need less memory."""
+    video = studies(attack, "video")
+    ways = {
+        "--dtype bfloat16": case.denoiser.network.dtype == torch.float32,
+        "fewer --frames": video,
+        "a smaller --size": video,
+        "other attacks, with --attack": True,
+    }
+    return [hint for hint, helps in ways.items() if helps]
 
 
 def _words(attempt: Asked) -> str:
