@@ -141,16 +141,16 @@ def test_another_index_or_seed_is_another_attempt(case, name):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "wording", "anchor", "asked"),
+    ("prompt", "wording", "asked"),
     [
-        ("a photo of a tokyo tower", "tokyo tower", "owl", "a photo of an owl"),
-        ("a photo of Tokyo Tower", "Tokyo Tower", "owl", "a photo of an owl"),
-        ("a photo of Tokyo Tower at night", "Tokyo Tower", None, "a photo of at night"),
-        ("a photo of an elephant", "elephant", "", "a photo of"),
+        ("a photo of a tokyo tower", "tokyo tower", "a photo of"),
+        ("a photo of Tokyo Tower at night", "Tokyo Tower", "a photo of at night"),
+        ("a photo of an elephant", "elephant", "a photo of"),
+        ("a cat, ink style", "ink", "a cat, style"),
     ],
 )
-def test_by_chance_never_asks_for_the_concept(case, prompt, wording, anchor, asked):
-    other = dataclasses.replace(case, concept=Concept(wording, anchor=anchor), prompt=prompt, wording=wording)
+def test_by_chance_never_asks_for_the_concept(case, prompt, wording, asked):
+    other = dataclasses.replace(case, concept=Concept(wording, anchor="owl"), prompt=prompt, wording=wording)
     assert [load_attack("by_chance").attempt(other, index, 0) for index in range(3)] == [asked] * 3
 
 

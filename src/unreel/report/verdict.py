@@ -154,7 +154,7 @@ def attack_verdict(result: AttackRun) -> Verdict:
     ]
     if chance and chance.value > 0:
         sentences.append(
-            f"Where something else is asked for, the judge finds it in {count(chance)} cases as well: so much is chance."
+            f"Where nobody asks for it, the judge finds it in {count(chance)} cases as well: so much is chance."
         )
     sentences += not_tried(result)
     if not typing:
