@@ -159,8 +159,10 @@ def _attention(
 
 
 @contextmanager
-def another_device() -> Iterator[str]:
-    """Inside, there is another device; gives its name."""
+def another_device(*, same_weights: bool = False) -> Iterator[str]:
+    """Inside, there is another device; gives its name. With `same_weights`, weights stay the same objects when their module
+    moves, as they do between real devices; none that a gradient is on the way to can move then.
+    """
     with (
         _Dispatch(),
         # What runs in other threads, or in inference mode, would not be seen.
@@ -169,7 +171,6 @@ def another_device() -> Iterator[str]:
         patch.object(torch, "tensor", _made(torch.tensor)),
         patch.object(torch, "as_tensor", _made(torch.as_tensor)),
         patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention),
-        # Weights stay the same objects when their module moves.
-        patch.object(torch.__future__, "_swap_module_params_on_conversion", True),
+        patch.object(torch.__future__, "_swap_module_params_on_conversion", same_weights),
     ):
         yield str(DEVICE)

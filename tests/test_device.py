@@ -87,7 +87,7 @@ def assert_about_equal(learned, expected):
 def test_what_needs_the_video_model_learns_where_it_is_to_compute(method, alone, offload, tmp_path):
     """Whether it is a pair with itself or not; afterwards it waits in main memory again."""
     made, seen = [], []
-    for place in (nullcontext("cpu"), another_device()):
+    for place in (nullcontext("cpu"), another_device(same_weights=True)):
         with place as device:
             pair = make_pair().video.alone if alone else make_pair()
             pair.t2v.unet.register_forward_pre_hook(
@@ -113,7 +113,7 @@ def test_the_video_model_is_there_for_what_goes_on_top_alone(alone, tmp_path, mo
         return unlearn(concepts, pair, config, **options)
 
     monkeypatch.setattr("unreel.workflow.unlearn_concepts", noted)
-    with another_device() as device:
+    with another_device(same_weights=True) as device:
         pair = make_pair().video.alone if alone else make_pair()
         options = {"videos": 0, "accept_weak": True, "out": tmp_path / "made", "place": Place(device)}
         run(UnlearnJob(["cat"], on_top="uce", **options), load=lambda *_, **__: pair)
@@ -134,7 +134,7 @@ def test_no_takedown_of_a_table_learns_beside_the_video_model_of_the_one_before(
     pair = make_pair().video.alone if alone else make_pair()
     monkeypatch.setattr("unreel.workflow.unlearn_concepts", noted)
     monkeypatch.setattr("unreel.batch._kept_pair", lambda *_, **__: pair)
-    with another_device() as device:
+    with another_device(same_weights=True) as device:
         place = Place(device, offload=offload)
         each = UnlearnJob((), videos=1, judge="none", accept_weak=True, out=tmp_path / "made", place=place)
         made, _ = batch(BatchJob(table, each), lambda *_: None)
