@@ -315,8 +315,9 @@ SAMPLING_OF_ATTACKS = _Group(  # whose own steps are a search's
     lambda video_steps, **options: _sampling(steps=video_steps, **options),
     {"video_steps": (Steps, None), **_OUT_OF_A_VIDEO},
 )
-PLACE_OF_ATTACKS = _Group(_place, {"device": (Device, "cpu"), "dtype": (Dtype, Precision.float32)})
-PLACE = _Group(_place, {**PLACE_OF_ATTACKS.options, "offload": (Offload, False)})
+# What searches through a model, or reads with it, holds all of it.
+PLACE_OF_THE_WHOLE = _Group(_place, {"device": (Device, "cpu"), "dtype": (Dtype, Precision.float32)})
+PLACE = _Group(_place, {**PLACE_OF_THE_WHOLE.options, "offload": (Offload, False)})
 SETTINGS = _Group(dict, {})  # of methods: `_Commands` puts their options in
 
 
@@ -670,7 +671,7 @@ def attack(
     quiet: Quiet = False,
     as_json: AsJson = False,
     sampling: Any = SAMPLING_OF_ATTACKS,
-    place: Any = PLACE_OF_ATTACKS,
+    place: Any = PLACE_OF_THE_WHOLE,
 ) -> None:
     """Try to bring the concept back, without and with the model's weights; the same attacks on the original model too.
 
@@ -807,7 +808,7 @@ def run_app(
         bool, typer.Option("--share", help="let gradio's servers give it a public address for a while")
     ] = False,
     sampling: Any = SAMPLING,
-    place: Any = PLACE_OF_ATTACKS,
+    place: Any = PLACE_OF_THE_WHOLE,
 ) -> None:
     """Open an app in the browser: type a concept, watch it go, try, measure, attack, take the file along."""
     from unreel.first_thread import FirstThread
@@ -879,7 +880,7 @@ def combine(
     accept_weak: AcceptWeak = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
-    place: Any = PLACE_OF_ATTACKS,
+    place: Any = PLACE_OF_THE_WHOLE,
 ) -> None:
     """Make one erasure of several that were made for the same model: it does what all of them do.
 
