@@ -280,7 +280,8 @@ def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **opt
     tried = {name: entry | attacked for name, entry in made["attacks"].items()}
     had = stored["result"] if current else {}
     untried = sorted({*had.get("untried", ()), *made["untried"]})
-    return made | attacked | {"attacks": had.get("attacks", {}) | tried, "untried": untried}
+    left_out = had.get("left_out", {}) | made["left_out"]
+    return made | attacked | {"attacks": had.get("attacks", {}) | tried, "untried": untried, "left_out": left_out}
 
 
 def images(

@@ -5,6 +5,7 @@ The first: the paper's method as its learning rate varies, and other methods on 
 `ablations`. The others: every method of `methods`, and of `modern-methods`.
 """
 
+from operator import sub
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,8 @@ from benchmarks.cells import cells_of, results_of
 from benchmarks.common import PICTURES
 from benchmarks.tables.methods import TITLES, of_groups
 from unreel.models.shipped import EMBEDDED, preset_of
+
+MARKS = "osD^v<>PXhd"  # as many as colours and one more, so that no two methods look alike
 
 
 def measured() -> tuple[dict[float, Any], dict[str, Any], dict[str, Any]]:
@@ -46,7 +49,7 @@ def draw_methods(of: str, title: str, name: str) -> None:
         error = {"xerr": [[side[i]] for side in x_errors], "yerr": [[side[i]] for side in y_errors]}
         face = "none" if beaten else f"C{i % 10}"
         axes.errorbar(
-            [x[i]], [y[i]], **error, fmt="osD^v"[i % 5], color=f"C{i % 10}", ecolor="0.85", mfc=face,
+            [x[i]], [y[i]], **error, fmt=MARKS[i % len(MARKS)], color=f"C{i % 10}", ecolor="0.85", mfc=face,
             label=TITLES[method],
         )  # fmt: skip
     original = next(iter(shares.values()))
@@ -55,8 +58,8 @@ def draw_methods(of: str, title: str, name: str) -> None:
     axes.set(
         xlabel="concept found, % of videos (lower is better)", ylabel="neighbours kept, % of videos (higher is better)"
     )
-    axes.set(xlim=(-4, 104), ylim=(max(0, min(y) - 10), 102))
-    axes.set_title(f"{title}, {len(common)} concepts; filled: none is as good in both and better in one")
+    axes.set(xlim=(-4, 104), ylim=(max(0, min(map(sub, y, y_errors[0])) - 2), 102))
+    axes.set_title(f"{title}, {len(common)} concepts; filled: none is as good in both and better in one", fontsize="medium")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(PICTURES / f"{name}.png", dpi=110)
     print(f"wrote {PICTURES / name}.png")

@@ -67,8 +67,8 @@ def test_of_a_cell_of_attacks_only_those_that_it_lacks_or_that_have_changed_are_
     def tried(*_, attacks=(), **options):
         asked.append(attacks)
         entries = {name: {"version": version_of(load_attack(name)), "new": True} for name in attacks or usable()}
-        untried = [] if attacks else ["homoglyphs"]
-        return SimpleNamespace(document=lambda: {"attacks": entries, "untried": untried})
+        untried, left_out = ([], {}) if attacks else (["homoglyphs"], {"plain": "cannot be tried"})
+        return SimpleNamespace(document=lambda: {"attacks": entries, "untried": untried, "left_out": left_out})
 
     monkeypatch.setattr(cells, "attack", tried)
     whole = cells.attacks(cell, bench, SimpleNamespace(identity="first"), plan.folder, cases=1)
@@ -84,6 +84,7 @@ def test_of_a_cell_of_attacks_only_those_that_it_lacks_or_that_have_changed_are_
     )
     assert set(asked[1]) == {"typos", "long_prompts"}
     assert {name for name, entry in again["attacks"].items() if entry["new"]} == set(asked[1])
+    assert again["left_out"] == whole["left_out"] == {"plain": "cannot be tried"}
     cells.write(cell, {"cell": asdict(cell), **bench.stamp, "result": again})
     assert cells.missing([cell], "cpu") == []
 

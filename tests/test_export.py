@@ -609,11 +609,16 @@ def looked_at(folder, concept, found, model="embedded"):
     (folder / "report.html").write_text(concept)
 
 
-def test_a_first_look_at_several_concepts_goes_with_them_and_no_figures_of_another_upload_stay(made, hub, tmp_path):
-    first = made["text-ablation"]
+def of_two(first, tmp_path):
+    """An erasure of a robot and a toy car that changes what `first` does, and its folder."""
     parts = [part | {"concept": name} for name in ("robot", "toy car") for part in first.provenance["parts"]]
     both = Erasure(first.components, {**first.provenance, "parts": parts})
-    folder = both.save_pretrained(tmp_path / "both")
+    return both, both.save_pretrained(tmp_path / "both")
+
+
+def test_a_first_look_at_several_concepts_goes_with_them_and_no_figures_of_another_upload_stay(made, hub, tmp_path):
+    first = made["text-ablation"]
+    both, folder = of_two(first, tmp_path)
     looked_at(folder / "robot", "robot", 0.5)
     looked_at(folder / "toy-car", "toy car", 0.25)
     both.push_to_hub("owner/both", folder=folder)
@@ -627,10 +632,7 @@ def test_a_first_look_at_several_concepts_goes_with_them_and_no_figures_of_anoth
 
 
 def test_evaluations_of_several_concepts_go_with_them_in_place_of_first_looks(made, hub, tmp_path):
-    first = made["text-ablation"]
-    parts = [part | {"concept": name} for name in ("robot", "toy car") for part in first.provenance["parts"]]
-    both = Erasure(first.components, {**first.provenance, "parts": parts})
-    folder = both.save_pretrained(tmp_path / "both")
+    both, folder = of_two(made["text-ablation"], tmp_path)
     looked_at(folder / "robot", "robot", 0.5)
     looked_at(folder / "toy-car", "toy car", 0.5)
     (folder / "evaluation").mkdir()
