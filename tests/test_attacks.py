@@ -266,6 +266,11 @@ def test_a_prompt_without_room_is_not_cut_off(case, name):
     assert load_attack(name).attempt(full, 0, 0) is None
 
 
+def test_what_stands_around_the_wording_stays_as_it_was_written(case):
+    asked = dataclasses.replace(case, prompt='a "Tokyo Tower", by night')
+    assert words_module.in_place(asked, "castle") == 'a "castle", by night'
+
+
 def test_a_prompt_without_the_wording_is_refused(case):
     with pytest.raises(UnreelError, match="does not contain 'Tokyo Tower'"):
         load_attack("synonyms").attempt(dataclasses.replace(case, prompt="a cat"), 0, 0)

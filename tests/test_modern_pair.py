@@ -8,10 +8,13 @@ import torch
 from conftest import same, weights
 
 from unreel import Concept, UnreelError, attack, generate, load_judge, load_pair, unlearn
+from unreel.attacks import Case, embedding_inversion
+from unreel.attacks._objective import read
 from unreel.judges import found
 from unreel.models import readers
 from unreel.models.adapter import usual_call
 from unreel.models.conditioner import Conditioner
+from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import generate_images
 from unreel.models.shipped import EMBEDDED_FOLDER, preset_of
 
@@ -74,6 +77,14 @@ def test_the_same_seed_is_the_same_picture_alone_and_among_others(modern):
     one = generate_images(modern.t2i, ["a guitar"], [5], modern.settings).astype(int)
     three = generate_images(modern.t2i, ["a cat", "a guitar", "two words"], [4, 5, 6], modern.settings)
     assert np.abs(one[0] - three[1]).mean() < 2
+
+
+def test_inversion_starts_from_the_name_as_it_is_read_within_the_sentence(modern):
+    """Its tokens have the space before a word in them: without it the name is other tokens, and of other meaning."""
+    reader, denoiser = Conditioner.of(modern.t2i), Denoiser.of(modern.t2i)
+    asked = "a photo of a clown by night"
+    case = Case(Concept("clown"), asked, "clown", (), reader, reader, denoiser, torch.empty(0), steps=0)
+    torch.testing.assert_close(embedding_inversion.attempt(case, 0, 0), read(case, asked).embeddings[0])
 
 
 def test_an_erasure_goes_on_and_comes_off_bit_for_bit_and_is_attacked_by_who_holds_the_weights(modern, judge, hasty):

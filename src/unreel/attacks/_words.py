@@ -16,7 +16,7 @@ from unreel.models.conditioner import whole_words
 def in_place(case: Case, text: str) -> str:
     """The prompt with `text` in place of the wording."""
     before, after = around(case)
-    return " ".join(f"{before} {text} {after}".split())
+    return " ".join(f"{before}{text}{after}".split())
 
 
 def around(case: Case) -> tuple[str, str]:

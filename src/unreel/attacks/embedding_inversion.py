@@ -6,15 +6,17 @@ attacked text encoder. The attacker holds T, the image model's denoiser and pict
 takes embeddings. The denoiser still knows the concept, so this is the known limit of every method that changes T alone.
 """
 
+from typing import Any
+
 import torch
 
 from unreel.attacks import Case
 from unreel.attacks._objective import briefly, generator_for, given, objective, read
-from unreel.attacks._words import around
+from unreel.attacks._words import around, in_place
 from unreel.models.conditioner import unused_word
 from unreel.models.denoiser import Conditioning
 
-NEEDS_WEIGHTS, GIVES_EMBEDDINGS = True, True
+NEEDS_WEIGHTS, GIVES_EMBEDDINGS, VERSION = True, True, 2
 DRAWS = 4  # the paper's batch of 4 images
 RATE = 0.5  # ours, in units of the spread of what the table writes, for some hundred steps; the paper takes 5,000
 STEPS = 5  # for each of the case's, since a step of a token search costs about as much as five of these
@@ -27,11 +29,10 @@ def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
 
 def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
     """As `attempt`, with so many draws of noise a step."""
-    conditioner, tokenizer = case.attacked, case.attacked.tokenizer
-    before, after = around(case)
-    word, placeholder = unused_word(case.original, before, after)
-    named, scale = conditioner.written_rows(torch.tensor(tokenizer(case.wording, add_special_tokens=False).input_ids))
-    v, prompt = named.mean(0).requires_grad_(), f"{before} {word} {after}".strip()
+    conditioner = case.attacked
+    word, placeholder = unused_word(case.original, *around(case))
+    named, scale = conditioner.written_rows(torch.tensor(_within(conditioner.tokenizer, case.wording)))
+    v, prompt = named.mean(0).requires_grad_(), in_place(case, word)
 
     def conditioning(case: Case) -> Conditioning:
         return read(
@@ -48,3 +49,9 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
             (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning(brief)), v)
             optimizer.step()
     return conditioning(given(case)).embeddings[0].detach()
+
+
+def _within(tokenizer: Any, words: str) -> list[int]:
+    """The words' tokens within a sentence: many tokenizers take the space before a word into its token."""
+    before, sentence = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a", f"a {words}"))
+    return list(sentence[len(before) :])

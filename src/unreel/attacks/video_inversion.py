@@ -15,7 +15,7 @@ from unreel.attacks import Case
 from unreel.attacks.embedding_inversion import inverted
 from unreel.models.memory import checkpointing
 
-NEEDS_WEIGHTS, STUDIES, GIVES_EMBEDDINGS, VERSION = True, "video", True, 2
+NEEDS_WEIGHTS, STUDIES, GIVES_EMBEDDINGS, VERSION = True, "video", True, 3
 DRAWS = 1  # a video costs as much as many pictures
 
 

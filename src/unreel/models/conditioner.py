@@ -703,11 +703,15 @@ def unused_word(conditioner: Conditioner, before: str, after: str) -> tuple[str,
     """A word that is one token between two texts, with it, which neither they nor what the pipeline puts around them have;
     in lower case, since some pipelines read nothing else. Raises UnreelError if there is none.
     """
-    said = set(conditioner.tokenize([f"{before} {after}".strip()]).ids[0].tolist())
+
+    def ids(between: str) -> set[int]:
+        return set(conditioner.tokenize([" ".join(f"{before} {between} {after}".split())]).ids[0].tolist())
+
+    said = ids("")
     for word in whole_words(conditioner.tokenizer):
         if word.isalpha() and word == word.lower():
             # At a prompt's start it may be another token than within.
-            for token in set(conditioner.tokenize([f"{before} {word} {after}".strip()]).ids[0].tolist()) - said:
+            for token in ids(word) - said:
                 if conditioner.tokenizer.decode([token]).strip() == word:
                     return word, token
     raise UnreelError("this text encoder's vocabulary has no word to learn in place of")
