@@ -1,6 +1,7 @@
 """A service gives every request the erasures that are meant for it, and no others, however many ask at once."""
 
 import http.client
+import io
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure
 from unreel.methods.video_eraser import VideoEraserConfig
 from unreel.models.weights import LowRank
-from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish, serve
+from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish, _Handler, serve
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")
 
@@ -136,7 +137,8 @@ def test_what_a_request_gets_does_not_depend_on_those_before_it(model, folder, b
     for when, earlier in (("alone", []), ("after another", before)):
         with service.with_on(earlier):
             pass
-        made[when] = service._made(Wish("a robot in the snow", 3), wanted)
+        service.wanted = lambda wish: wanted
+        made[when] = service._made(Wish("a robot in the snow", 3))
         with service.with_on([]):
             assert not active_interventions(model.pipeline)
     assert np.array_equal(made["alone"], made["after another"])
@@ -191,6 +193,53 @@ def test_a_body_that_is_not_as_long_as_it_says_is_refused(served, monkeypatch, a
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         assert answer.status == 400 and says in json.loads(answer.read())["error"]
+
+
+class Client:
+    """What an answer is written to, by a client that leaves, or takes nothing any more, behind so many bytes."""
+
+    def __init__(self, takes=np.inf):
+        self.pieces, self.takes = [], takes
+
+    def write(self, piece):
+        if sum(map(len, self.pieces)) + len(piece) > self.takes:
+            raise TimeoutError
+        self.pieces.append(piece)
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("takes", [np.inf, 3 * 2**16, 0])
+def test_a_slow_client_gets_all_of_a_video_and_nothing_else_if_it_leaves(model, folder, monkeypatch, takes):
+    """A socket's timeout bounds each piece; what is written behind a part of a video would be taken for the rest of it."""
+    video, client = np.random.default_rng(0).bytes(10 * 2**16 + 1), Client(takes)
+    monkeypatch.setattr("unreel.service.encode_mp4", lambda frames, fps: video)
+    handler = object.__new__(_Handler)
+    handler.server, handler.path = MagicMock(service=Service(model, Shelf(folder))), "/videos"
+    body = b'{"prompt": "a cat"}'
+    handler.headers, handler.rfile, handler.wfile = {"Content-Length": str(len(body))}, io.BytesIO(body), client
+    handler.request_version, handler.requestline, handler.close_connection = "HTTP/1.1", "POST /videos HTTP/1.1", False
+    handler.do_POST()
+    head, _, sent = b"".join(client.pieces).partition(b"\r\n\r\n")
+    assert max(map(len, client.pieces), default=0) <= 2**16
+    if takes == np.inf:
+        assert b" 200 " in head and sent == video and not handler.close_connection
+    else:
+        assert video.startswith(sent) and len(sent) < len(video) and handler.close_connection
+
+
+@pytest.mark.parametrize("asked", [{"erasures": ["cat", "secret"]}, {"tenant": "a"}])
+def test_requests_that_wait_hold_no_erasures(model, folder, asked):
+    """Nor are they made to wait for what can never be made."""
+    service, taken = Service(model, Shelf(folder), worker=MagicMock()), []
+    service.shelf.take = taken.append
+    with pytest.raises(UnreelError, match="there is no"):
+        service.video(Wish("a cat", **asked))
+    service.worker.submit.assert_not_called()
+    service.video(Wish("a cat", erasures=("cat",)))
+    service.worker.submit.assert_called_once()
+    assert not taken
 
 
 def test_it_speaks_ipv6(model, folder):
@@ -450,10 +499,10 @@ def test_what_was_asked_for_before_it_is_told_to_stop_is_still_made(model, folde
     service = Service(model, Shelf(folder), worker=worker)
     made = service._made
 
-    def told_to_stop_meanwhile(wish, wanted):
+    def told_to_stop_meanwhile(wish):
         makers.append(threading.get_ident())
         os.kill(os.getpid(), signal.SIGTERM)
-        return made(wish, wanted)
+        return made(wish)
 
     service._made = told_to_stop_meanwhile
     with Server(service, "127.0.0.1", 0) as server:

@@ -37,6 +37,7 @@ from unreel.progress import track
 from unreel.unlearning import Everyday
 
 LONGEST_BODY = 2**16  # bytes of a request
+PIECE = 2**16  # bytes of an answer
 LAST_SEED = 2**62
 MEGABYTE = 10**6
 MENDED_HERE = "the video could not be made"
@@ -81,17 +82,21 @@ class Shelf:
         self.look()
         return list(self._folders)
 
+    def require(self, names: Sequence[str]) -> None:
+        """Raises UnreelError for the first of them that is not there."""
+        for name in names:
+            if name not in self._folders and name not in self.names:  # it may be new
+                raise _unknown(name)
+
     def take(self, name: str) -> Intervention:
         """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
-        unknown = UnreelError(f"there is no erasure {shortened(repr(name))}")
-        if name not in self._folders:
-            self.look()  # it may be new
+        self.require([name])
         try:
             # Once, since another thread may look any time; and as nothing that the hub has, should it be gone by then.
             folder = self._folders[name].absolute()
             made = (folder / RECORD_FILE).stat().st_mtime_ns
         except (KeyError, OSError):
-            raise unknown from None
+            raise _unknown(name) from None
         with self._lock:
             known, loaded = self._loaded.get(name, (0, None))
             if loaded and known == made:
@@ -102,7 +107,7 @@ class Shelf:
         except (UnreelError, OSError):
             if (folder / RECORD_FILE).is_file():
                 raise
-            raise unknown from None
+            raise _unknown(name) from None
         with self._lock:
             self._loaded[name] = made, loaded
             self._loaded.move_to_end(name)
@@ -113,6 +118,10 @@ class Shelf:
     @property
     def _nbytes(self) -> int:
         return sum(loaded.nbytes for _, loaded in self._loaded.values())
+
+
+def _unknown(name: str) -> UnreelError:
+    return UnreelError(f"there is no erasure {shortened(repr(name))}")
 
 
 @dataclass
@@ -269,17 +278,18 @@ class Service:
 
     def wanted(self, wish: Wish) -> list[Intervention]:
         """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
+        return self._taken(self._asked_for(wish))
+
+    def _asked_for(self, wish: Wish) -> Sequence[str]:
         if self.policy:
             if wish.erasures:
                 raise RefusedError("the tenant decides about erasures here: leave them out")
             if wish.tenant is None:
                 raise RefusedError("name the tenant")
-            names: Sequence[str] = self.policy.erasures_of(wish.tenant)
-        else:
-            if wish.tenant is not None:
-                raise RefusedError("there is no policy for tenants here: name erasures")
-            names = wish.erasures
-        return self._taken(names)
+            return self.policy.erasures_of(wish.tenant)
+        if wish.tenant is not None:
+            raise RefusedError("there is no policy for tenants here: name erasures")
+        return wish.erasures
 
     def _taken(self, names: Sequence[str]) -> list[Intervention]:
         return list(dict.fromkeys(self.shelf.take(name) for name in names))
@@ -326,18 +336,20 @@ class Service:
         if not self._places.acquire(blocking=False):
             raise BusyError
         try:
-            return self._submitted(wish, self.wanted(wish)).result()
+            self.shelf.require(self._asked_for(wish))  # before it waits
+            return self._submitted(wish).result()
         finally:
             self._places.release()
 
-    def _submitted(self, wish: Wish, wanted: Sequence[Intervention]) -> Future[np.ndarray]:
+    def _submitted(self, wish: Wish) -> Future[np.ndarray]:
         try:
-            return self.worker.submit(self._made, wish, wanted)
+            return self.worker.submit(self._made, wish)
         except RuntimeError:  # it was shut down
             raise BusyError from None
 
-    def _made(self, wish: Wish, wanted: Sequence[Intervention]) -> np.ndarray:
-        with self.with_on(wanted):
+    def _made(self, wish: Wish) -> np.ndarray:
+        # Read only now: of requests that wait, however many, none has erasures in memory, and all get the latest policy.
+        with self.with_on(self.wanted(wish)):
             return generate(self.model.pipeline, [wish.prompt], [wish.seed], self.model.settings, what="")[0]
 
 
@@ -353,7 +365,7 @@ def _tell_operator(what: str) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     server: "Server"
-    timeout = 10  # seconds that a client may take to say what it wants
+    timeout = 10  # seconds that a client may take to say what it wants, and for each piece of the answer
 
     def do_GET(self) -> None:
         service = self.server.service
@@ -374,16 +386,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             service = self.server.service
             frames = service.video(Wish.read(self._body()))
-            self._send(HTTPStatus.OK, "video/mp4", encode_mp4(frames, service.model.settings.fps))
+            video = encode_mp4(frames, service.model.settings.fps)
         except (BusyError, CancelledError):
             self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many requests wait: try again"}, {"Retry-After": "5"})
         except UnreelError as error:
             self._refuse(error)
-        except (BrokenPipeError, ConnectionResetError):
-            raise  # who asked has left
         except Exception:
             self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": MENDED_HERE})
             raise
+        else:
+            self._send(HTTPStatus.OK, "video/mp4", video)
 
     def _body(self) -> bytes:
         """Of the request. Raises RefusedError unless it is as long as was said, and that is no more than what is taken."""
@@ -392,7 +404,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(f"POST /videos takes JSON of at most {LONGEST_BODY} bytes")
         try:
             body = self.rfile.read(int(length))
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             body = b""
         if len(body) < int(length):
             raise RefusedError(f"the request ends before the {length} bytes that it was to have")
@@ -421,8 +433,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+        try:
+            self.end_headers()
+            for start in range(0, len(content), PIECE):  # each may take as long: slow clients get all of it too
+                self.wfile.write(content[start : start + PIECE])
+        except (TimeoutError, ConnectionError):  # who asked has left
+            self.close_connection = True
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing is collected, prompts least of all."""
