@@ -1,5 +1,6 @@
 """The report page, opened in a real browser."""
 
+import dataclasses
 import html
 import json
 import re
@@ -88,6 +89,15 @@ def test_the_page_says_of_no_other_method_what_few_shot_lacks(pair, tmp_path):
     run = evaluate(pair.video, rewrite, None, concept=Concept("cat"), videos=2, groups=["explicit"])
     text = write_report(rewrite.save_pretrained(tmp_path / "run"), run).read_text()
     assert "Threat model" in text and LIMIT not in text
+
+
+def test_the_page_tells_nobody_where_models_lie(pair, tmp_path):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    erasure.provenance["encoder"] = "/home/somebody/base"
+    model = dataclasses.replace(pair.video, source="./projects/secret/tiny-video")
+    text = write_report(tmp_path, evaluate(model, erasure, None, videos=2, groups=["explicit"])).read_text()
+    assert "<dd>base</dd>" in text and "Evaluated on tiny-video" in text
+    assert "somebody" not in text and "secret" not in text
 
 
 def test_the_page_shows_what_the_anchor_gives_beside_what_came_in_the_concepts_place(pair, tmp_path):

@@ -27,7 +27,7 @@ METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"  # where one was evalu
 KIND = "intervention"  # in the record of those that change no weights, what they are
 
 
-def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
+def without_paths(document: dict[str, Any]) -> dict[str, Any]:
     """A record that calls models as cards do: where they lay on somebody's disk is nobody else's affair."""
     return document | {name: shown(document[name]) for name in ("encoder", "model") if name in document}
 
@@ -94,7 +94,7 @@ class Intervention(ABC):
                 for file in filter(Path.is_file, (look / METRICS_FILE, look / REPORT_FILE)):
                     shutil.copy(file, made / name)
             for file in made.rglob("*.json"):
-                write_json(file, _without_paths(json.loads(file.read_text(encoding="utf-8"))))
+                write_json(file, without_paths(json.loads(file.read_text(encoding="utf-8"))))
             write_text(made / CARD_FILE, card(self, repo_id, figures))
             create_repo(repo_id, private=private, token=token, exist_ok=True)
             message = f"Erasure of {', '.join(self.concepts)}"

@@ -15,8 +15,7 @@ from unreel.evaluation.attack import ARMS, AttackRun
 from unreel.evaluation.estimate import Figure
 from unreel.evaluation.run import Evaluation, Group
 from unreel.files import file_names, write_bytes, write_json, write_text
-from unreel.interventions.base import REPORT_FILE
-from unreel.models.loading import shown as called
+from unreel.interventions.base import REPORT_FILE, without_paths
 from unreel.models.sampling import encode_mp4
 from unreel.report import plots
 from unreel.report.table import COLUMNS, TITLES, attack_rows, cell
@@ -48,7 +47,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
             verdict=verdict(evaluation.run),
             concept=evaluation.concept,
             parts=parts,
-            provenance=evaluation.erasure.provenance,
+            provenance=without_paths(evaluation.erasure.provenance),
             limits=evaluation.erasure.limits.replace("`", ""),
             checked=evaluation.erasure.edits_text_encoder,
             judge=evaluation.judge,
@@ -62,7 +61,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> Path:
                 for metric, title, better in titles
             ],
             general=[(figure.title, cell(figure)) for figure in evaluation.figures if not figure.group],
-            document=evaluation.run.document() | {"model": called(evaluation.run.model)},
+            document=without_paths(evaluation.run.document()),
         )
     )
     evaluation.run.save(folder)
