@@ -344,12 +344,9 @@ def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) ->
         "num_images_per_prompt": 1,
         "num_videos_per_prompt": 1,
     }
-    try:
-        # What torch has compiled does not see hooks that are set later.
-        with _quiet(), torch.compiler.set_stance("force_eager"):
-            return pipeline.encode_prompt(**defaults | {name: value for name, value in fixed.items() if name in takes})
-    except NameError as error:  # some pipelines use ftfy without asking whether it is there
-        raise UnreelError(f"{type(pipeline).__name__} needs the package {error.name}: pip install {error.name}") from error
+    # What torch has compiled does not see hooks that are set later.
+    with _quiet(), torch.compiler.set_stance("force_eager"):
+        return pipeline.encode_prompt(**defaults | {name: value for name, value in fixed.items() if name in takes})
 
 
 def own_negative_prompt(pipeline: Any) -> str:

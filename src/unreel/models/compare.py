@@ -16,6 +16,7 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.models.loading import PICKLES, REFUSED_PICKLE, loading, repository, require_source
+from unreel.models.tokenizer import load_tokenizer
 
 INDEX_FILE = "model_index.json"
 VOCABULARY = "tokenizer vocabulary"
@@ -89,10 +90,7 @@ class Encoder:
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
-        from transformers import AutoTokenizer
-
-        with loading(str(self.tokenizer)):
-            return AutoTokenizer.from_pretrained(self.tokenizer, trust_remote_code=False).get_vocab()
+        return load_tokenizer(self.tokenizer).get_vocab()
 
 
 @dataclass

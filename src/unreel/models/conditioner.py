@@ -32,6 +32,7 @@ from unreel.models.adapter import (
     tokenizer_of,
 )
 from unreel.models.memory import device_of, forwarding, multiplies_bfloat16
+from unreel.models.tokenizer import require_spaces
 from unreel.models.weights import held_weights, portable, restored
 
 if TYPE_CHECKING:
@@ -596,8 +597,10 @@ class Conditioner:
 
     def require_known(self, names: Iterable[str]) -> None:
         """Raises UnreelError if a name has letters that no token has, since all such words are one to the text encoder, if
-        it is read as nothing at all, or as what ends, pads or divides texts.
+        it is read as nothing at all, or as what ends, pads or divides texts, and if words are read without the spaces
+        between them.
         """
+        require_spaces(self.tokenizer)
         for name in names:
             ids = self.tokenizer(name, add_special_tokens=False).input_ids
             if name.strip() and not ids:

@@ -43,6 +43,7 @@ from unreel.models.loading import NO_SAFETENSORS, loading, only_our_bars, reposi
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
+from unreel.models.tokenizer import as_stored, load_tokenizer
 from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 
@@ -254,6 +255,9 @@ def load_pipeline(
                 raise
             # Some pipelines ask their network when they are built: HunyuanVideo 1.5.
             return load_pipeline(source, device=device, dtype=dtype, given=given)
+    for name, library in parts.items():
+        if library == "transformers" and name.startswith("tokenizer"):
+            setattr(pipeline, name, as_stored(getattr(pipeline, name), folder / name))
     pipeline.set_progress_bar_config(disable=True)
     call_with(pipeline, index.get(USUAL_CALL))
     return move(pipeline, source, device)
@@ -391,8 +395,7 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
             raise UnreelError(f"{folder} is incomplete: it has no weights for {summarise(missing)}; fetch it again")
         if info["missing_keys"]:
             encoder.pooler = None  # BERT's, which nothing reads
-        tokenizer = transformers.AutoTokenizer.from_pretrained(words, trust_remote_code=False)
-        return TextModel(tokenizer, encoder.to(device).eval())
+        return TextModel(load_tokenizer(words), encoder.to(device).eval())
 
 
 def _load_part(
