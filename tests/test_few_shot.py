@@ -1,3 +1,4 @@
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -7,10 +8,12 @@ from conftest import make_pair, same, weights
 from PIL import Image
 
 from unreel import Concept, FewShotConfig, UnreelError, unlearn
+from unreel.interventions.erasure import ROUNDED_AWAY
 from unreel.methods._shots import make_shots
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.unlearning import require_some_change
 
 CONCEPT = Concept("Tokyo Tower")
 
@@ -107,6 +110,28 @@ def test_half_precision_models_are_trained_in_full_precision_and_restored(pair, 
     # Ten steps of 1e-5 are lost when added to bfloat16 weights one by one; here every one of them counts.
     moved = torch.cat([change.flatten().abs() for change in erasure.deltas.values()])
     assert moved.median() > 2e-5
+
+
+def test_what_half_precision_has_no_room_for_is_never_written_or_put_on_in_silence(pair):
+    """Ten steps of 1e-5 in weights of which bfloat16 tells hardly any two so near apart."""
+    in_full = unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-5))
+    assert ROUNDED_AWAY not in in_full.provenance
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        in_full.apply(pair.t2v)
+        in_full.remove(pair.t2v)
+        large = unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-2))
+    require_some_change(in_full)
+    pair.t2i.to(torch.bfloat16)
+    pair.t2v.to(torch.bfloat16)
+    with pytest.warns(UserWarning, match=r"[89]\d % of what the erasure of Tokyo Tower changes is rounded away"):
+        in_full.apply(pair.t2v)
+    in_full.remove(pair.t2v)
+    with pytest.raises(UnreelError, match=r"is rounded away.*in float32 \(leave --dtype out\)"):
+        require_some_change(unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        large.apply(pair.t2v)
 
 
 def test_the_network_is_laid_out_for_speed_only_while_it_is_used(pair, monkeypatch):

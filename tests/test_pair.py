@@ -11,7 +11,8 @@ from conftest import make_pair, same, weights
 from huggingface_hub import errors
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unreel import UnreelError, load_pair
+from unreel import Concept, UnreelError, load_pair, unlearn
+from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TEXT_ENCODERS, load_pipeline, load_text_model
 
@@ -60,6 +61,21 @@ def test_sharing_is_seen_across_precisions(folders):
     pair = load(folders)
     pair.t2v.to(torch.float16)
     assert pair.shared() == {"text_encoder": []}
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_sharing_is_seen_across_precisions_in_which_models_are_stored(folders, stored):
+    """Loaded in one precision, the default, which is that of one of them alone: T5's of PixArt and of CogVideoX."""
+    pair = load(folders)
+    pair.t2v.to(stored).save_pretrained(folders[1])
+    again = load(folders)
+    assert again.t2v.text_encoder.dtype == again.t2i.text_encoder.dtype == torch.float32
+    assert again.shared() == {"text_encoder": []}
+    erasure = unlearn(Concept("cat", anchor="dog"), again, configure("diff-quick-fix", {}))
+    assert erasure.fitting(again.t2v)
+    with torch.no_grad():
+        again.t2v.text_encoder.final_layer_norm.bias[3] += 0.1
+    assert again.shared() == {"text_encoder": ["final_layer_norm.bias"]}
 
 
 def test_text_only_loads_no_denoiser(folders):

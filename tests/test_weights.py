@@ -18,7 +18,7 @@ from readers import t5, words_tokenizer
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.interventions.erasure import ComponentDelta
 from unreel.models.pair import TextModel
-from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision
+from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision, rounded_away
 
 MATRICES = ("q_proj", "fc1", "fc2")
 
@@ -65,6 +65,21 @@ def with_lora(pipeline, fused=False, seed=3):
 
 
 # Precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("low_rank", [True, False])
+def test_how_much_of_a_change_a_precision_has_room_for(dtype, low_rank):
+    """Against what is lost when it is added, and told from some rows alone."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(300, 200).to(dtype)
+    for size in (1e-6, 1e-4, 1e-1):
+        change = LowRank(torch.randn(200, 1) * size, torch.randn(1, 300)) if low_rank else torch.randn(200, 300) * size
+        exact = module.weight.detach().double() + (change.dense() if low_rank else change.double())
+        lost = (exact.to(dtype).double() - exact).norm() / (exact - module.weight.detach()).norm()
+        assert rounded_away(module, {"weight": change}) == pytest.approx(
+            0 if dtype == torch.float32 else float(lost), rel=0.2
+        )
 
 
 @pytest.mark.parametrize(

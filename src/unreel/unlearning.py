@@ -18,7 +18,7 @@ from unreel.errors import UnreelError, summarise
 from unreel.evaluation.selfcheck import BATCH, Exam, Question, SelfCheck
 from unreel.interventions.base import Intervention
 from unreel.interventions.card import CHECK
-from unreel.interventions.erasure import CHANGES, TEXT_ENCODER, Erasure
+from unreel.interventions.erasure import CHANGES, MOST_ROUNDED_AWAY, ROUNDED_AWAY, TEXT_ENCODER, Erasure, mostly_lost
 from unreel.methods import DEFAULT, configure, method_of, name_of
 from unreel.methods._task import Task, anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
@@ -71,6 +71,10 @@ def unlearn(
     }
     record = learned.provenance
     learned = replace(learned, provenance={**record, "parts": [{**part, **spent} for part in record["parts"]]})  # type: ignore[type-var]
+    if isinstance(learned, Erasure):
+        lost = learned.rounded_away(pair.t2i if learned.edits_text_encoder else pair.t2v)
+        if lost > MOST_ROUNDED_AWAY:
+            learned = replace(learned, provenance={**learned.provenance, ROUNDED_AWAY: round(lost, 3)})
     if not learned.edits_text_encoder:
         return learned
     near = [task.near(conditioner) for conditioner in task.conditioners]
@@ -180,8 +184,13 @@ class Everyday:
 
 def require_some_change(erasure: Intervention) -> None:
     """Raises UnreelError if an erasure leaves every weight as it is, of the text encoders or of what denoises that it is
-    for.
+    for, or if most of what it changes is rounded away in the precision that it was learned in.
     """
+    if lost := erasure.provenance.get(ROUNDED_AWAY):
+        raise UnreelError(
+            f"{mostly_lost(erasure.concepts, lost)}. Nothing was written: learn it, and load the model, in float32 (leave "
+            "--dtype out) or with a larger --learning-rate, or write it all the same with --accept-weak"
+        )
     components = getattr(erasure, "components", ())
     for of in dict.fromkeys(component.of for component in components):
         deltas = [component.deltas for component in components if component.of == of]

@@ -6,6 +6,7 @@ Knows text encoders and denoising networks as named tensors; knows nothing about
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ from unreel.models.weights import (
     owners_on,
     portable,
     put_on,
+    rounded_away,
     stands_beside,
     take_off,
     total,
@@ -43,8 +45,18 @@ _SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "co
 TEXT_ENCODER, NETWORK = "text encoder", "network"  # what a component delta is of
 CHANGES = "changes"  # in the record of a sum, which of the two a concept's part changes
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that changes are stored in
+MOST_ROUNDED_AWAY = 0.5  # of the norm of what an erasure changes
+ROUNDED_AWAY = "rounded_away"  # in the record, that share, where it is more
 _UP, _DOWN = ":up", ":down"
 _SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
+
+
+def mostly_lost(concepts: Sequence[str], share: float) -> str:
+    """What to say of changes of which that share is rounded away."""
+    return (
+        f"{100 * share:.0f} % of what the erasure of {summarise(concepts, 5)} changes is rounded away in the precision of "
+        "this model's weights"
+    )
 
 
 def _tensors(name: str, change: Delta) -> dict[str, torch.Tensor]:
@@ -167,7 +179,7 @@ class Erasure(Intervention):
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different models")
         parts = [part for each in (self, other) for part in each._parts(told=of_one != of_other)]
         # What was said of each does not hold for both together.
-        provenance = {name: value for name, value in self.provenance.items() if name != CHECK}
+        provenance = {name: value for name, value in self.provenance.items() if name not in (CHECK, ROUNDED_AWAY)}
         # What reads and what denoises may be of two models: each is named by whoever changes it.
         if not self.edits_text_encoder and other.edits_text_encoder:
             provenance["encoder"] = other.provenance["encoder"]
@@ -197,7 +209,16 @@ class Erasure(Intervention):
                 undo.pop_all()
             for encoder in text_encoders(pipeline).values():
                 _note(encoder)
+            lost = max(rounded_away(module, component.deltas) for module, component in fitting.items())
+        if lost > MOST_ROUNDED_AWAY:
+            warnings.warn(f"{mostly_lost(self.concepts, lost)}: load the model in float32", stacklevel=2)
         return pipeline
+
+    def rounded_away(self, pipeline: "DiffusionPipeline") -> float:
+        """The share of its changes that the precision of the pipeline's weights has no room for: 1 for what does nothing.
+        Raises UnreelError if it does not match.
+        """
+        return max(rounded_away(module, component.deltas) for module, component in self.fitting(pipeline).items())
 
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
         self.fitting(pipeline)

@@ -271,9 +271,10 @@ def differing(a: Mapping[str, T], b: Mapping[str, T], same: Callable[[T, T], boo
     return out
 
 
-def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Bit for bit, in the lower of two precisions."""
+def same_values(first: torch.Tensor, second: torch.Tensor, precision: torch.dtype | None = None) -> bool:
+    """Bit for bit, in that precision, or else in the lower of theirs."""
     lower = first.dtype if first.dtype.itemsize <= second.dtype.itemsize else second.dtype
+    lower = precision if precision and lower.is_floating_point else lower
     return torch.equal(first.to(lower).cpu(), second.to(lower).cpu())
 
 

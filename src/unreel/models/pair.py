@@ -141,7 +141,8 @@ class Pair:
         """For every text encoder of the video pipeline, what differs from the image pipeline's that is most like it,
         whatever the pipelines call them; an empty list means shared.
 
-        Compares every tensor bit for bit (in the lower of the two precisions where they differ) and the tokenizers.
+        Compares every tensor bit for bit (in the lower of the two precisions that they are stored in, where these differ)
+        and the tokenizers.
         """
         out = {}
         for name, encoder in text_encoders(self.t2v).items():
@@ -200,8 +201,12 @@ class Pair:
 
 
 def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: Any) -> list[str]:
-    """Names of the tensors in which two text encoders differ, and the tokenizer's vocabulary if that does."""
-    out = differing(encoder_a.state_dict(), encoder_b.state_dict(), same_values)
+    """Names of the tensors in which two text encoders differ, and the tokenizer's vocabulary if that does; what is stored
+    in less than it is loaded in is compared in that.
+    """
+    precisions = [Fingerprint.of(encoder).stored_in for encoder in (encoder_a, encoder_b)]
+    coarser = max(precisions, key=lambda dtype: torch.finfo(dtype).eps)
+    out = differing(encoder_a.state_dict(), encoder_b.state_dict(), partial(same_values, precision=coarser))
     return out + ([] if tokenizer_a.get_vocab() == tokenizer_b.get_vocab() else [VOCABULARY])
 
 

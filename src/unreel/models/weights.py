@@ -27,6 +27,8 @@ _AROUND = re.compile(r"(?<![^.])(?:_orig_mod|base_layer|original_module|text_mod
 _SAMPLES = 4096  # of a module, to tell it from others
 FUSED = 0.5  # of a matrix's norm, what a fused LoRA may have changed
 _MARKS = 512  # of a weight, to see that somebody else has changed it
+_NEARLY_ALL = 0.9  # of the samples; less may be ones and zeros that training never touched
+_ROWS = 64  # of a weight, to see how much of a change its precision has room for
 _APPLIED = "_unreel_applied"  # where a module keeps what is on it, so that its copies know
 
 
@@ -183,9 +185,20 @@ class Fingerprint:
         linear = _linear(module)
         return all(name in linear and share < FUSED for name, share in self.differing(module).items())
 
+    @property
+    def stored_in(self) -> torch.dtype:
+        """The coarsest that has nearly all of the samples exactly: weights are often stored in less than they are loaded
+        in, and some may have been changed since.
+        """
+        for dtype in (torch.bfloat16, torch.float16):
+            exact = self.samples.to(dtype).float() == self.samples.float()
+            if len(exact) and exact.float().mean() > _NEARLY_ALL:
+                return dtype
+        return self.samples.dtype
+
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
         """Which samples agree; they are of weights of the same shapes."""
-        coarse = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+        coarse = max((self.stored_in, other.stored_in), key=lambda dtype: torch.finfo(dtype).eps)
         a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
         info = torch.finfo(coarse)
         return torch.isclose(a, b, rtol=info.eps, atol=1e-7 + info.eps * info.smallest_normal)
@@ -350,6 +363,29 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas) -> None:
         except BaseException:
             take_off(module, owner)
             raise
+
+
+@torch.no_grad()
+def rounded_away(module: nn.Module, deltas: Deltas) -> float:
+    """The share of the changes, of their norm, that the precision of the module's weights has no room for, told from some
+    rows of each; 0 where nothing is lost.
+    """
+    weights, lost, wanted = held_weights(module), 0.0, 0.0
+    for name, change in deltas.items():
+        weight = weights[name].detach()
+        if weight.dtype.itemsize > 2 or is_quantized(weight):
+            continue
+        rows = torch.linspace(0, len(weight) - 1, min(len(weight), _ROWS)).long()
+        own, added = doubled(weight[rows.to(weight.device)]).cpu(), dense(_rows(change, rows)).cpu()
+        lost += float(((own + added).to(weight.dtype).double() - (own + added)).square().sum())
+        wanted += float(added.square().sum())
+    return math.sqrt(lost / wanted) if wanted else 0.0
+
+
+def _rows(change: Delta, rows: torch.Tensor) -> Delta:
+    if isinstance(change, LowRank):
+        return LowRank(change.up[rows.to(change.up.device)], change.down)
+    return change[rows.to(change.device)]
 
 
 def _compile_anew(applied: _Applied, owner: Identified) -> None:
