@@ -292,15 +292,16 @@ def test_of_a_model_on_the_hub_only_text_encoders_and_tokenizers_are_fetched(mon
     assert list(filter_repo_objects(wanted + others, allow_patterns=asked["allow_patterns"])) == wanted
 
 
-def test_weights_of_a_variant_are_fetched_for_text_encoders_that_have_no_others(monkeypatch, tmp_path, clip):
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_weights_of_a_variant_are_fetched_for_text_encoders_that_have_no_others(monkeypatch, tmp_path, clip, variant):
     hub, cache = tmp_path / "hub", tmp_path / "cache"
     parts = {name: ["transformers", "CLIPTextModel"] for name in ("text_encoder", "text_encoder_2")}
     for name in parts:
         folder = save(hub / name, {key: tensor.half() for key, tensor in clip.items()})
-        shutil.copy(folder / "model.safetensors", folder / "model.fp16.safetensors")
+        shutil.copy(folder / "model.safetensors", folder / f"model.{variant}.safetensors")
         shutil.copytree(TOKENIZER, hub / name.replace("text_encoder", "tokenizer"))
     (hub / "text_encoder" / "model.safetensors").unlink()
-    (hub / "text_encoder" / "pytorch_model.fp16.bin").touch()
+    (hub / "text_encoder" / f"pytorch_model.{variant}.bin").touch()
     (hub / "model_index.json").write_text(json.dumps(parts))
     names = [file.relative_to(hub).as_posix() for file in hub.rglob("*.*")]
 
@@ -313,7 +314,7 @@ def test_weights_of_a_variant_are_fetched_for_text_encoders_that_have_no_others(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert members(fetch("own/model")) == [["text_encoder of cache", "text_encoder_2 of cache"]]
     found = sorted(file.relative_to(cache).as_posix() for file in cache.glob("text_encoder*/*model*"))
-    assert found == ["text_encoder/model.fp16.safetensors", "text_encoder_2/model.safetensors"]
+    assert found == [f"text_encoder/model.{variant}.safetensors", "text_encoder_2/model.safetensors"]
 
 
 def test_models_in_the_hubs_cache_are_read_without_the_hub(monkeypatch, tmp_path, clip):

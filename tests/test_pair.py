@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import diffusers
@@ -9,12 +10,14 @@ import torch
 import transformers
 from conftest import make_pair, same, weights
 from huggingface_hub import errors
+from pipelines import build
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unreel import Concept, UnreelError, load_pair, unlearn
+from unreel import Concept, FewShotConfig, UnreelError, generate, load_pair, unlearn
 from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TEXT_ENCODERS, load_pipeline, load_text_model
+from unreel.models.sampling import generate_images
 
 
 @pytest.fixture
@@ -82,6 +85,43 @@ def test_text_only_loads_no_denoiser(folders):
     pair = load_pair(*map(str, folders), text_only=True)
     assert pair.t2i.unet is None and pair.t2v.vae is None
     assert pair.shared() == {"text_encoder": []}
+
+
+def test_a_video_model_of_which_nothing_but_its_text_encoder_is_compared_is_loaded_no_further(folders):
+    t2i, t2v = map(str, folders)
+    pair = load_pair(t2i, t2v, makes_videos=False)
+    assert pair.t2i.unet is not None and pair.t2i.vae is not None
+    assert pair.t2v.unet is None and pair.t2v.vae is None
+    assert load_pair(t2v=t2v, makes_videos=False).t2v.unet is not None  # it is the image model too
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "SkyReelsV2Pipeline", "SanaVideoPipeline"])
+def test_wans_autoencoder_stays_in_full_precision(tmp_path, name):
+    """As diffusers runs it, beside a network in half of it; and images can still be learned from."""
+    build(name).save_pretrained(tmp_path)
+    pair = load_pair(t2v=str(tmp_path), dtype=torch.bfloat16)
+    assert pair.t2v.vae.dtype == torch.float32
+    assert pair.t2v.transformer.dtype == pair.t2v.text_encoder.dtype == torch.bfloat16
+    pair = replace(pair, settings=replace(pair.settings, steps=2, frames=5, size=(32, 32)))
+    assert generate(pair.t2v, ["a cat"], [0], pair.settings).std() > 0
+    assert unlearn("cat", pair, FewShotConfig(shots=2, epochs=1, learning_rate=0.01)).deltas
+
+
+def test_what_offloading_moves_while_videos_are_made_can_learn_afterwards():
+    """accelerate moves weights while the pipeline runs, and what is moved in inference mode never learns again."""
+    pair = make_pair()
+
+    def moved(encoder, _):
+        for module in encoder.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(weight.data.clone()))
+
+    for pipeline, make in ((pair.t2v, generate), (pair.t2i, generate_images)):
+        hook = pipeline.text_encoder.register_forward_pre_hook(moved)
+        make(pipeline, ["a cat"], [0], pair.settings)
+        hook.remove()
+        assert not any(weight.is_inference() for weight in pipeline.text_encoder.parameters())
+    unlearn("cat", pair, FewShotConfig(shots=2, epochs=1, learning_rate=0.01))
 
 
 def truncate(file):
@@ -255,12 +295,13 @@ def listed(monkeypatch):
     return as_on_the_hub
 
 
-def test_a_repository_with_weights_of_a_variant_alone_loads_without_its_pickles(tmp_path, listed, monkeypatch):
+@pytest.mark.parametrize(("variant", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_a_repository_of_a_variant_alone_loads_without_its_pickles(tmp_path, listed, monkeypatch, variant, dtype):
     pair = make_pair()
-    pair.t2i.to(torch.float16).save_pretrained(tmp_path / "t2i", variant="fp16")
+    pair.t2i.to(dtype).save_pretrained(tmp_path / "t2i", variant=variant)
     files = [file.relative_to(tmp_path / "t2i").as_posix() for file in (tmp_path / "t2i").rglob("*.*")]
-    assert "unet/diffusion_pytorch_model.fp16.safetensors" in files
-    listed(tmp_path / "t2i", [*files, "unet/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.bin"])
+    assert f"unet/diffusion_pytorch_model.{variant}.safetensors" in files
+    listed(tmp_path / "t2i", [*files, "unet/diffusion_pytorch_model.bin", f"vae/diffusion_pytorch_model.{variant}.bin"])
     monkeypatch.setattr("diffusers.pipelines.pipeline_utils.snapshot_download", None)  # all else is there
     assert same(weights(load_pipeline("own/model").unet), weights(pair.t2i.unet.float()))
 

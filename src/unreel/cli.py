@@ -833,6 +833,7 @@ def export(
     accept_weak: AcceptWeak = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    device: Device = "cpu",
 ) -> None:
     """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
     from unreel.interventions.erasure import Erasure
@@ -847,7 +848,7 @@ def export(
     from unreel.models.shipped import shipped
     from unreel.workflow import model_of
 
-    options: dict[str, Any] = {"dtype": None, "text_only": True}
+    options: dict[str, Any] = {"device": device, "dtype": None, "text_only": True}
     if t2i is None or t2v is not None:
         model = load_pair(t2i, model_of(t2v, learned), **options).t2v
     else:

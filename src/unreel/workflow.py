@@ -411,7 +411,8 @@ def _prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[P
     needs, place = {load_method(method).NEEDS for method in job.methods}, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
     text_only = needs == {"text"} and not job.videos and not job.wordings
-    pair = load(job.t2i, job.t2v, text_only=text_only, dtype=place.of_weights["dtype"])
+    makes_videos = bool(job.videos) or "video" in needs
+    pair = load(job.t2i, job.t2v, text_only=text_only, makes_videos=makes_videos, dtype=place.of_weights["dtype"])
     if job.videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = job.sampling.onto(pair)

@@ -133,7 +133,7 @@ def export(
     if format != "text-encoder":
         layers = {name: _matrices(format, model, name, delta, tolerance) for name, delta in components.items()}
         _require_some(format, model, components, layers)
-    kept, moved = _measured(erasure, _held(erasure, components, layers) if layers else erasure, model)
+    kept, moved = _measured(erasure, _held(erasure, components, layers) if layers else None, model)
     if not kept >= least:
         raise UnreelError(
             f"the format {format} would keep {100 * kept:.0f} % of what this erasure does (bar: {100 * least:.0f} %). "
@@ -246,15 +246,16 @@ def _require_some(format: str, model: Any, components: dict[str, ComponentDelta]
 
 
 @torch.no_grad()
-def _measured(erasure: Erasure, held: Erasure, model: Any) -> tuple[float, tuple[float, float]]:
-    """`kept` and `moved` of an Export."""
+def _measured(erasure: Erasure, held: Erasure | None, model: Any) -> tuple[float, tuple[float, float]]:
+    """`kept` and `moved` of an Export, which holds all of the erasure or what is `held`."""
     concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"])) for part in erasure.provenance["parts"]]
     prompts = [prompt for concept in concepts for prompt in concept.forget_prompts]
     words = [word for word in EVERYDAY["concept"] if not any(concept.is_named_in(word) for concept in concepts)]
     out = []
     for some in (prompts, [f"a photo of a {word}" for word in words]):
         some = some[:: -(-len(some) // PROMPTS)]
-        before, after, now = (_embeddings(model, some, intervention) for intervention in (None, erasure, held))
+        before, after = (_embeddings(model, some, intervention) for intervention in (None, erasure))
+        now = _embeddings(model, some, held) if held else after
         norm = sum(float(part.square().sum()) for part in before)
         out.append((_distance(before, after), _distance(before, now), _distance(after, now), norm))
     (done, _, lost, _), (moved, moved_now, _, norm) = out

@@ -173,7 +173,8 @@ def _require_learning(encoder: torch.nn.Module) -> None:
         )
     if any(weight.is_inference() for weight in weights):
         raise UnreelError(
-            f"the {type(encoder).__name__} was loaded under torch.inference_mode, where nothing learns: load it outside"
+            f"the {type(encoder).__name__} was loaded, or moved, under torch.inference_mode, where nothing learns: load it "
+            "outside"
         )
 
 

@@ -53,7 +53,7 @@ def changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     return torch.cat(moved).numpy(), torch.cat(same).numpy()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _given(conditioners: Sequence[Conditioner], prompts: list[str]) -> torch.Tensor:
     """All that the network is given of a batch of prompts, zero where it is not to look: (batch, numbers)."""
     return torch.cat([reader.given(prompts).cpu() for reader in conditioners], dim=1)

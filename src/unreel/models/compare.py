@@ -31,8 +31,14 @@ _TOKENIZER_FILES = (
 )
 _WEIGHTS_FILES = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 ENCODER_FILES = (*_TOKENIZER_FILES, *_WEIGHTS_FILES)
-FP16 = "fp16"  # the variant that models on the hub mostly have, some of them alone
-FP16_FILES = (f"model.{FP16}*.safetensors", f"model.safetensors.index.{FP16}.json")
+HALVED = ("fp16", "bf16")  # the variants that models on the hub mostly have, some of them alone
+
+
+def files_of(variant: str) -> tuple[str, ...]:
+    """The patterns of an encoder's weights in that variant."""
+    return f"model.{variant}*.safetensors", f"model.safetensors.index.{variant}.json"
+
+
 _FETCHED = (INDEX_FILE, *ENCODER_FILES, *(f"text_encoder*/{name}" for name in _WEIGHTS_FILES))
 
 _WRAPPERS = re.compile(r"^(?:text_model\.|language_model\.|model\.)+")  # there or not, by the version that saved
@@ -205,8 +211,8 @@ def tokenizer_folder(text_encoder: Path) -> Path:
 
 
 def fetch(source: str) -> Path:
-    """The folder of a model; of one on the hub only text encoders and tokenizers are fetched, and FP16's weights only where
-    there are no others.
+    """The folder of a model; of one on the hub only text encoders and tokenizers are fetched, and weights of a variant only
+    where there are no others.
     """
     require_source(source)
     if Path(source).exists():
@@ -217,10 +223,11 @@ def fetch(source: str) -> Path:
         name, version = repository(source)
         folder = Path(snapshot_download(name, revision=version, allow_patterns=list(_FETCHED)))
         encoders = [part for part in (folder, *folder.glob("text_encoder*")) if (part / "config.json").is_file()]
-        bare = [part.relative_to(folder) for part in encoders if not any(part.glob("*.safetensors"))]
-        if bare:
-            patterns = [(part / file).as_posix() for part in bare for file in FP16_FILES]
-            snapshot_download(name, revision=version, allow_patterns=patterns)
+        for variant in HALVED:
+            bare = [part.relative_to(folder) for part in encoders if not any(part.glob("*.safetensors"))]
+            if bare:
+                patterns = [(part / file).as_posix() for part in bare for file in files_of(variant)]
+                snapshot_download(name, revision=version, allow_patterns=patterns)
         return folder
 
 

@@ -25,7 +25,7 @@ from unreel.models.adapter import (
     video_size,
 )
 from unreel.models.compare import (
-    FP16,
+    HALVED,
     INDEX_FILE,
     VOCABULARY,
     components,
@@ -50,6 +50,7 @@ from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+FULL_PRECISION = ("AutoencoderKLWan",)  # as diffusers runs them, whatever precision the rest of the pipeline has
 LARGE = 4.0  # GiB of weights that take long enough to load for a bar to be read
 # What a configuration calls a model -> the class of transformers that is its encoder, without a head that writes.
 TEXT_ENCODERS = {
@@ -251,10 +252,12 @@ def load_pipeline(
     variants = [variant for variant in _variants(source, folder, parts) if variant]
     options |= {"variant": variants[0]} if variants else {}
     size = _size(folder, parts, precision)
+    in_full = {name: torch.float32 for name, (_, kind) in components(index).items() if kind in FULL_PRECISION}
+    dtypes = {"default": dtype} | in_full if dtype and in_full else dtype
     with loading(source, device, precision, size), only_our_bars(bars=size > LARGE):
         kind = getattr(diffusers, index["_class_name"])
         try:
-            pipeline = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+            pipeline = kind.from_pretrained(folder, dtype=dtypes, use_safetensors=True, **options)
         except AttributeError:
             if not text_only:
                 raise
@@ -269,16 +272,17 @@ def load_pipeline(
 
 
 def _downloaded(name: str, version: str, options: Mapping[str, Any]) -> Path:
-    """The folder of a pipeline on the hub; where some part has no safetensors by the plain name, of its variant FP16."""
+    """The folder of a pipeline on the hub; where some part has no safetensors by the plain name, of the first of HALVED."""
     import diffusers
 
     download = partial(diffusers.DiffusionPipeline.download, name, revision=version, use_safetensors=True, **options)
-    try:
-        return Path(download())
-    except OSError as error:
-        if NO_SAFETENSORS not in str(error):
-            raise
-        return Path(download(variant=FP16))
+    for variant in (None, *HALVED[:-1]):
+        try:
+            return Path(download(variant=variant))
+        except OSError as error:
+            if NO_SAFETENSORS not in str(error):
+                raise
+    return Path(download(variant=HALVED[-1]))
 
 
 def move(model: Any, source: str, device: str, *, offload: bool = False, text_only: bool = False) -> Any:
@@ -290,7 +294,8 @@ def move(model: Any, source: str, device: str, *, offload: bool = False, text_on
     parts = list(whole.values())
     weights = [weight for part in parts for weight in part.parameters()]
     ways = {
-        "--dtype bfloat16": any(weight.dtype == torch.float32 for weight in weights),
+        "--dtype bfloat16": 2 * sum(weight.nbytes for weight in weights if weight.dtype == torch.float32)
+        > sum(weight.nbytes for weight in weights),  # some parts are in full precision whatever is asked for
         "--offload": not (text_only or offload or device == "cpu"),
         "--device cpu": device != "cpu",
     }
@@ -428,8 +433,10 @@ def load_pair(
     device: str = "cpu",
     dtype: torch.dtype | None = torch.float32,
     text_only: bool = False,
+    makes_videos: bool = True,
 ) -> Pair:
-    """Load the embedded pair (the default), or two pipelines from folders or hub ids.
+    """Load the embedded pair (the default), or two pipelines from folders or hub ids; both `text_only`, or the video
+    pipeline alone, where it is another one and `makes_videos` says that no video is to be made.
 
     A video pipeline alone, or the folder of a text encoder alone, is a pair with itself: enough for methods that learn from
     text. Raises UnreelError when something cannot be loaded or the two share no text encoder.
@@ -446,15 +453,15 @@ def load_pair(
             require_source(source)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
 
-    def load(source: str, part: str) -> Any:
+    def load(source: str, part: str, text_only: bool) -> Any:
         if shipped(source):
             return _load_part(source, part, text_only=text_only, **options)
         if (Path(source) / "config.json").is_file() and not (Path(source) / INDEX_FILE).exists():
             return load_text_model(Path(source), **options)
         return load_pipeline(source, text_only=text_only, **options)
 
-    image_model = None if t2i is None else load(t2i, "image")
-    video_model = load(t2v, "video")
+    image_model = None if t2i is None else load(t2i, "image", text_only)
+    video_model = load(t2v, "video", text_only or bool(image_model and not makes_videos))
     if not isinstance(video_model, TextModel):
         require_makes_videos(video_model, t2v)
     settings, words = settings_of(t2v, video_model), _vocabulary_of(t2v)

@@ -19,7 +19,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from unreel.errors import UnreelError
-from unreel.models.compare import ENCODER_FILES, FP16_FILES, fetch, read_json, tokenizer_folder, weight_files
+from unreel.models.compare import ENCODER_FILES, HALVED, fetch, files_of, read_json, tokenizer_folder, weight_files
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 FOLDER = Path(os.environ.get("UNREEL_ENCODERS") or CACHE / "unreel" / "encoders")
@@ -125,7 +125,7 @@ def _copied(wanted: Reader, source: str, folder: Path) -> None:
     weight_files(found)
     tokenizer_folder(found)  # both refuse what lacks them
     folder.mkdir()
-    for pattern in (*ENCODER_FILES, *FP16_FILES):
+    for pattern in (*ENCODER_FILES, *(file for variant in HALVED for file in files_of(variant))):
         for file in found.glob(pattern):
             shutil.copy(file, folder)
 

@@ -101,7 +101,7 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
     return (pixels * 255).round().astype(np.uint8)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # weights that offloading moves in torch.inference_mode could never learn again
 def generate_images(
     pipeline: "DiffusionPipeline",
     prompts: Sequence[str],
@@ -116,7 +116,7 @@ def generate_images(
     return _bytes(np.concatenate(parts))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     pipeline: "DiffusionPipeline",
     prompts: Sequence[Asked],
