@@ -3,7 +3,6 @@
 Knows tokenizers' files; knows no text encoders.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from unreel.errors import UnreelError
 from unreel.models.loading import loading
 
 FILE = "tokenizer.json"
-BYTES = "ByteLevel"  # how GPT-2, Llama 3 and Qwen mark spaces, in tokenizer.json
+SAMPLES = ("a photo of Tokyo Tower", "Don't: 1,234 cafés_東京 🗼")  # that tell apart how texts are cut into tokens
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -23,20 +22,25 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def as_stored(tokenizer: Any, folder: Path) -> Any:
-    """The tokenizer that was loaded from a folder, or what its file describes where the class makes something else of it.
+    """The tokenizer that was loaded from a folder, or what its file describes where the class cuts texts otherwise.
 
-    transformers from 5 on marks spaces as Llama 2 did in all that is called LlamaTokenizerFast, HunyuanVideo's Llama 3
-    among it. Such vocabularies have no such mark, and words would run together in silence (transformers #45488).
+    Many classes of transformers from 5 on take nothing but the vocabulary from the file. All that is called
+    LlamaTokenizerFast marks spaces as Llama 2 did, HunyuanVideo's Llama 3 too, whose vocabulary has no such mark: words
+    would run together in silence (transformers #45488).
     """
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     file = folder / FILE
     if not file.is_file() or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenizer
-    if _marks_bytes(file.read_text(encoding="utf-8")) and not _marks_bytes(tokenizer.backend_tokenizer.to_str()):
-        with loading(str(folder)):
-            return PreTrainedTokenizerFast.from_pretrained(folder)
-    return tokenizer
+    with loading(str(folder)):
+        described = Tokenizer.from_file(str(file))
+        described.no_truncation()
+        described.no_padding()
+        meant = [described.encode(text, add_special_tokens=False).ids for text in SAMPLES]
+        read = [tokenizer(text, add_special_tokens=False).input_ids for text in SAMPLES]
+        return tokenizer if read == meant else PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def require_spaces(tokenizer: Any) -> None:
@@ -47,7 +51,3 @@ def require_spaces(tokenizer: Any) -> None:
             "the pipeline's tokenizer runs words together (transformers from 5 on does so to Llama 3's): put "
             "PreTrainedTokenizerFast.from_pretrained(FOLDER_OF_THE_TOKENIZER) in its place"
         )
-
-
-def _marks_bytes(described: str) -> bool:
-    return BYTES in json.dumps(json.loads(described).get("pre_tokenizer"))
