@@ -76,6 +76,14 @@ def test_imports_go_round_in_no_circle():
             visit(module, ())
 
 
+def test_what_the_package_offers_is_there_and_nothing_else_is_listed():
+    assert dir(unreel) == sorted([*unreel.__all__, "__version__"])
+    for name in unreel.__all__:
+        assert getattr(unreel, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'magic'"):
+        _ = unreel.magic
+
+
 def test_only_models_looks_into_pipelines():
     for module, file in MODULES.items():
         if part(module) not in ("models", "__init__"):

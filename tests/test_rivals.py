@@ -150,7 +150,7 @@ def test_edits_of_what_denoises_add_up_and_cannot_be_exported(pair, tmp_path):
     one, two = (uce(pair, Concept(name), "house", ["cat"]) for name in ("castle", "robot"))
     for name, component in {"one": one, "two": two}.items():
         component.save_pretrained(tmp_path / name)
-    total = combine([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    total = combine([str(tmp_path / "one"), tmp_path / "two"], str(tmp_path / "both"))
     assert total.concepts == ["castle", "robot"] and "check" not in total.provenance
     one.apply(pair.t2v), two.apply(pair.t2v)
     wanted = weights(pair.t2v.unet)

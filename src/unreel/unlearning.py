@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -33,21 +33,46 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+Concepts = Concept | str | Sequence[Concept | str]
+
+
+@overload
 def unlearn(
-    concepts: Concept | str | Sequence[Concept | str],
+    concepts: Concepts,
+    pair: "Pair | DiffusionPipeline",
+    config: None = None,
+    *,
+    images: Path | None = None,
+    keep: Sequence[str] = (),
+) -> Erasure: ...
+
+
+@overload
+def unlearn(
+    concepts: Concepts,
+    pair: "Pair | DiffusionPipeline",
+    config: Any,
+    *,
+    images: Path | None = None,
+    keep: Sequence[str] = (),
+) -> Intervention: ...
+
+
+def unlearn(
+    concepts: Concepts,
     pair: "Pair | DiffusionPipeline",
     config: Any = None,
     *,
     images: Path | None = None,
     keep: Sequence[str] = (),
-) -> Any:
-    """Unlearn one concept, or several together, with the method whose settings `config` holds; by default concept
-    ablation in text space. Returns an Intervention, mostly an Erasure. A text-to-video pipeline is a pair with itself.
+) -> Intervention:
+    """Unlearn one concept, or several together, with the method whose settings `config` holds; by default text ablation,
+    which returns an Erasure, as most methods do. A text-to-video pipeline is a pair with itself.
 
-    The pair's weights are left as they were found. What is on the image model stays on while learning, so the result is
-    what to add on top. `images` is a folder of pictures for the few-shot method to use in place of generated ones. `keep`
+    The pair's weights are left as they were. Erasures already on the image model stay on while learning; the result is to
+    be added to them. `images` is a folder of pictures for the few-shot method to use in place of generated ones. `keep`
     names what methods that learn from text are to protect besides everything else.
-    What a self-check on held-out prompts says of an erasure of text encoders stands in its provenance.
+    An erasure of text encoders is checked on held-out prompts; what the check found stands in its provenance.
     Raises UnreelError if a concept cannot be spelled or does not fit into the prompt, the method cannot do what is asked,
     the images cannot be read or the numbers break down.
     """

@@ -668,8 +668,8 @@ def _written(
 
 
 def combine(
-    folders: Sequence[Path],
-    out: Path,
+    folders: Sequence[str | Path],
+    out: str | Path,
     tell: Tell = nobody,
     *,
     t2v: str | None = None,
@@ -682,6 +682,7 @@ def combine(
     `t2v` is the model to check it on, by default the pair of unreel's that it was made on. Raises UnreelError if they do
     not go together or fall short together, or nothing can be put in that `place`; then nothing is written.
     """
+    out = Path(out)
     _require_new(out, overwrite, tell)
     place.require()
     parts = [Erasure.from_pretrained(folder) for folder in folders]

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unreel.evaluation.estimate import Estimate, Figure
-from unreel.evaluation.run import Evaluation
+from unreel import Estimate, Evaluation, Figure
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
