@@ -9,7 +9,7 @@ import pytest
 from benchmarks import cells
 from unreel import Pair, UnreelError
 from unreel.attacks import load_attack, usable, version_of
-from unreel.models.pair import VideoModel
+from unreel.models.pair import Settings, VideoModel
 
 PLAN = {
     "measure": "images",
@@ -60,7 +60,7 @@ def test_only_what_is_missing_or_of_another_model_is_made(plan, monkeypatch):
 
 def test_of_a_cell_of_attacks_only_those_that_it_lacks_or_that_have_changed_are_tried(plan, monkeypatch):
     plan(measure="attacks", options={"cases": 1}, runs=[{"name": "default", "method": "text-ablation"}])
-    bench = cells.Bench(Pair(*[None] * 5), VideoModel(None, None, "model"), None, {"weights": {"t2v unet": "a"}})
+    bench = cells.Bench(Pair(*[None] * 5), VideoModel(None, Settings(), "model"), None, {"weights": {"t2v unet": "a"}})
     monkeypatch.setattr(cells, "bench_of", lambda *_: bench)
     cell, asked = cells.cells_of("trial")[0], []
 

@@ -70,6 +70,13 @@ def test_the_same_call_gives_the_same_figures_and_leaves_the_encoder_as_it_was(s
     assert same(before, weights(pair.t2v.text_encoder))
 
 
+def test_a_pipeline_alone_is_evaluated_too(setting, monkeypatch):
+    pair, erasure = setting
+    monkeypatch.setattr("unreel.models.pair.settings_of", lambda *_: pair.settings)
+    first, second = (evaluate(model, erasure, None, videos=1, groups=["explicit"]) for model in (pair.t2v, pair.video))
+    assert first.figure("ssim", "explicit") == second.figure("ssim", "explicit") and first.model.source
+
+
 def test_an_erasure_that_changes_nothing_changes_no_figure(setting):
     pair, erasure = setting
     run = evaluate(pair.video, nothing(erasure), FakeJudge(), videos=2)

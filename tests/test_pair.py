@@ -8,13 +8,14 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from conftest import make_pair, same, weights
+from conftest import SETTINGS, make_pair, same, weights
 from huggingface_hub import errors
-from pipelines import build
+from pipelines import PIPELINES, build
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unreel import Concept, FewShotConfig, UnreelError, generate, load_pair, unlearn
+from unreel import Concept, FewShotConfig, Pair, Settings, UnreelError, VideoModel, generate, load_pair, unlearn
 from unreel.methods import configure
+from unreel.models import sampling
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TEXT_ENCODERS, load_pipeline, load_text_model
 from unreel.models.sampling import generate_images
@@ -37,6 +38,15 @@ def test_a_pair_of_folders_loads_with_its_weights_and_is_proven_to_share(folders
     pair = load(folders)
     assert same(weights(pair.t2i.unet), weights(make_pair().t2i.unet))
     assert pair.shared() == {"text_encoder": []}
+
+
+def test_a_pipeline_alone_is_sampled_from_as_it_samples_itself(monkeypatch):
+    wan = PIPELINES["WanPipeline"]()
+    own = VideoModel(wan).settings
+    assert own == Pair.of(wan).settings == Pair(wan, wan, "", "").settings == Settings(50, 5.0, 81)
+    pipeline = make_pair().t2v
+    monkeypatch.setattr(sampling, "settings_of", lambda *_: SETTINGS)
+    assert (generate(pipeline, ["a cat"], [0]) == generate(pipeline, ["a cat"], [0], SETTINGS)).all()
 
 
 def test_weights_of_a_variant_alone_are_enough(tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
 from unreel.evaluation.run import Evaluation, Group
@@ -20,13 +20,16 @@ from unreel.interventions.base import Intervention
 from unreel.judges import Judge
 from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import Settings, VideoModel
+from unreel.models.pair import Pair, Settings, VideoModel
 from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import PromptRow
 from unreel.prompts.kinds import OBJECT_TEMPLATES
 from unreel.prompts.suite import GROUPS, Prompt, suite
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 RUN_FILE, CLIPS_FOLDER = "run.json", "clips"
 UNRELATED_PROMPTS = 1000
@@ -138,7 +141,7 @@ def _told_apart(rows: Sequence[PromptRow], naming: Sequence[bool]) -> list[str]:
 
 
 def evaluate(
-    model: VideoModel,
+    model: "VideoModel | DiffusionPipeline",
     erasure: Intervention,
     judge: Judge | None,
     *,
@@ -152,6 +155,7 @@ def evaluate(
     tell: Tell = nobody,
 ) -> Evaluation:
     """Generate every prompt of the suite with the original and the edited model, from the same seeds, ready to be measured.
+    A pipeline is sampled from as `Pair.of` has it.
 
     So that what the edited model makes in the concept's place can be measured too, the original model also makes the anchor
     prompts of prompts that name the concept, if the concept has an anchor, or the erasure records one for it.
@@ -160,6 +164,7 @@ def evaluate(
     Raises UnreelError, before anything is generated, if the erasure is for another text encoder, the judge does not know
     the concept, the folder holds another run, or the disk has no room for the videos.
     """
+    model = model if isinstance(model, VideoModel) else Pair.of(model).video
     concept = with_anchor(concept or concept_of(erasure), erasure)
     conditioner = Conditioner.of(model.pipeline)
     if judge and not judge.knows(concept.name):

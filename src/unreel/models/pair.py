@@ -73,7 +73,7 @@ TEXT_ENCODERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample and unlearn: the defaults are the paper's; the embedded pair brings its own in `preset.json`.
+    """How to sample and unlearn: the defaults are the paper's, `settings_of` gives those of a pipeline.
 
     `size` is (height, width) in pixels of videos, and of single frames of a video model to learn from; it and `frames` are
     the pipeline's own where they are None. `tiling` lets autoencoders decode one part of a frame after the other, which
@@ -98,11 +98,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class VideoModel:
-    """A text-to-video pipeline, how to sample from it, and where it was loaded from."""
+    """A text-to-video pipeline, how to sample from it (by default as `settings_of` says), and where it was loaded from."""
 
     pipeline: "DiffusionPipeline"
-    settings: Settings = Settings()
+    settings: Settings = None  # type: ignore[assignment]
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.settings is None:
+            object.__setattr__(self, "settings", settings_of(self.source, self.pipeline))
 
     @property
     def video_bytes(self) -> int | None:
@@ -118,21 +122,27 @@ class VideoModel:
 
 @dataclass(frozen=True)
 class Pair:
-    """The pair to work on. `t2i_source` and `t2v_source` say where each was loaded from, `vocabulary` what it can make."""
+    """The pair to work on. `t2i_source` and `t2v_source` say where each was loaded from, `settings` how to sample (by
+    default as `settings_of` says), `vocabulary` what it can make.
+    """
 
     t2i: "DiffusionPipeline"
     t2v: "DiffusionPipeline"
     t2i_source: str
     t2v_source: str
-    settings: Settings = Settings()
+    settings: Settings = None  # type: ignore[assignment]
     vocabulary: Vocabulary = field(default_factory=lambda: EVERYDAY)
+
+    def __post_init__(self) -> None:
+        if self.settings is None:
+            object.__setattr__(self, "settings", settings_of(self.t2v_source, self.t2v))
 
     @classmethod
     def of(cls, pipeline: "DiffusionPipeline") -> "Pair":
         """A text-to-video pipeline in memory, as a pair with itself. Raises UnreelError for anything else."""
         require_makes_videos(pipeline, "this")
         source = str(getattr(pipeline.config, "_name_or_path", "") or type(pipeline).__name__)
-        return cls(pipeline, pipeline, source, source, settings_of(source, pipeline))
+        return cls(pipeline, pipeline, source, source)
 
     @property
     def video(self) -> VideoModel:
@@ -507,7 +517,9 @@ def require_makes_videos(pipeline: Any, what: str) -> None:
 
 
 def settings_of(t2v: str, pipeline: Any) -> Settings:
-    """The embedded pair's own settings; for another pipeline what it takes itself when it is called with a prompt alone."""
+    """How a pipeline is sampled from unless somebody says otherwise: of a pair that ships with unreel, as its `preset.json`
+    says; else as the pipeline samples when it is called with a prompt alone.
+    """
     preset = preset_of(t2v)
     if preset:
         return Settings(**preset["sampling"], methods=preset["methods"])

@@ -17,7 +17,7 @@ from unreel.errors import UnreelError
 from unreel.files import write_bytes
 from unreel.models.adapter import as_prompts, made_by, set_up, undisturbed
 from unreel.models.denoiser import Denoiser
-from unreel.models.pair import Settings
+from unreel.models.pair import Settings, settings_of
 from unreel.progress import track
 
 if TYPE_CHECKING:
@@ -121,16 +121,18 @@ def generate(
     pipeline: "DiffusionPipeline",
     prompts: Sequence[Asked],
     seeds: Sequence[int],
-    settings: Settings,
+    settings: Settings | None = None,
     *,
     what: str = "generating videos",
 ) -> np.ndarray:
     """One video per prompt and seed: (n, frames, height, width, 3) uint8. `what` names the progress bar; empty: none.
 
     In place of words, prompts may all be embeddings (tokens, width), which go straight to the denoiser, or all say where to
-    start. No other thread puts erasures on or off meanwhile.
+    start. Without `settings`, the pipeline samples as when it is called with a prompt alone. No other thread puts erasures
+    on or off meanwhile.
     Raises UnreelError for what the pipeline cannot make.
     """
+    settings = settings or settings_of("", pipeline)
     with (
         undisturbed(pipeline),
         set_up(pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options,
