@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from unreel import UnreelError
-from unreel.methods import configure
-from unreel.methods._descent import descended
+from unreel.methods import configure, descended
 
 
 def test_every_step_goes_down_and_says_its_loss():

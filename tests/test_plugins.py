@@ -13,8 +13,7 @@ from conftest import make_pair
 
 from unreel import FewShotConfig, UnreelError
 from unreel.cli import _settings_of_methods
-from unreel.methods import available, configure, load_method, names
-from unreel.methods._options import option
+from unreel.methods import available, configure, load_method, names, option
 from unreel.plugins import Registry
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "unreel_example"

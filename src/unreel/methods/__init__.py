@@ -7,7 +7,8 @@ announced by another package, offers
     AS_PUBLISHED         whether it is kept as others published it, so that what a self-check says only marks it
     learn(task, config)  what makes the model forget the task's concepts, an Intervention
 
-A config that cannot learn while a text encoder waits in main memory says so in `refuses_offloading`.
+A config that cannot learn while a text encoder waits in main memory says so in `refuses_offloading`. What methods are
+made of comes from here too: `Task`, `option` and `require` for a Config, `descended` for steps down a loss.
 """
 
 from collections.abc import Mapping
@@ -16,11 +17,26 @@ from typing import Any, Literal, Protocol, get_type_hints
 
 from unreel.errors import UnreelError
 from unreel.interventions.base import Intervention
+from unreel.methods._descent import descended
+from unreel.methods._options import option, require
 from unreel.methods._task import Task
 from unreel.models.pair import Settings
 from unreel.plugins import Registry
 
-__all__ = ["DEFAULT", "Method", "Task", "available", "configure", "load_method", "method_of", "name_of", "names"]
+__all__ = [
+    "DEFAULT",
+    "Method",
+    "Task",
+    "available",
+    "configure",
+    "descended",
+    "load_method",
+    "method_of",
+    "name_of",
+    "names",
+    "option",
+    "require",
+]
 
 DEFAULT = "text-ablation"
 

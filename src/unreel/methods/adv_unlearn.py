@@ -30,10 +30,8 @@ from torch.nn.functional import mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
-from unreel.methods._descent import descended
-from unreel.methods._options import option, require
+from unreel.methods import Task, descended, option, require
 from unreel.methods._shots import latents_of, made_latents
-from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Trainable, unused_word
 from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.weights import Delta

@@ -26,10 +26,9 @@ from torch.nn.functional import mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
+from unreel.methods import Task, option, require
 from unreel.methods._descent import finite
-from unreel.methods._options import option, require
 from unreel.methods._shots import latents_of
-from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Tokens, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
 from unreel.models.weights import restored

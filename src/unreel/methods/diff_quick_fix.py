@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from unreel.interventions.erasure import Erasure
-from unreel.methods._options import require
-from unreel.methods._task import Task
+from unreel.methods import Task, require
 from unreel.models.conditioner import Conditioner
 from unreel.models.reading import end_of_name
 from unreel.models.weights import Delta, portable

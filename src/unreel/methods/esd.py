@@ -22,9 +22,7 @@ from torch.nn.functional import mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
-from unreel.methods._descent import descended
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
+from unreel.methods import Task, descended, option, require
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings

@@ -18,11 +18,10 @@ import torch
 from torch import nn
 
 from unreel.interventions.erasure import Erasure
+from unreel.methods import Task, option, require
 from unreel.methods._descent import finite, require_finite
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import option, require
 from unreel.methods._shots import latents_of
-from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Trainable
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import checkpointing

@@ -27,9 +27,7 @@ from torch import nn
 from torch.nn.functional import mse_loss, normalize
 
 from unreel.interventions.erasure import Erasure
-from unreel.methods._descent import descended
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
+from unreel.methods import Task, descended, option, require
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import Delta
 

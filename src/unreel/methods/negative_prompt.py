@@ -7,7 +7,7 @@ most services do today, and the floor that other methods are compared with.
 from dataclasses import dataclass
 
 from unreel.interventions.prompt import NegativePrompt
-from unreel.methods._task import Task
+from unreel.methods import Task
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ the filter knows.
 from dataclasses import dataclass
 
 from unreel.interventions.prompt import PromptRewrite
-from unreel.methods._task import Task
+from unreel.methods import Task
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
+from unreel.methods import Task, option, require
 from unreel.models.adapter import guides_in_one_call, only_network_of, text_writers
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate

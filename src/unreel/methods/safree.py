@@ -7,8 +7,7 @@ the concept is a list of phrases, of which none is given for things; here it is 
 from dataclasses import dataclass
 
 from unreel.interventions.safree import Safree
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
+from unreel.methods import Task, option, require
 
 
 @dataclass(frozen=True)

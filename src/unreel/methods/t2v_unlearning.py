@@ -27,10 +27,8 @@ from torch.nn.functional import max_pool2d, mse_loss
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
-from unreel.methods._descent import descended
+from unreel.methods import Task, descended, option, require
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
 from unreel.models.adapter import only_network_of, text_writers
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings

@@ -30,11 +30,10 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
+from unreel.methods import Task, option, require
 from unreel.methods._descent import finite, require_finite
 from unreel.methods._least_squares import least_squares
 from unreel.methods._low_rank import Factors
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
 from unreel.models.conditioner import Conditioner, Tokens
 from unreel.models.memory import checkpointing
 from unreel.models.reading import Aim, as_anchors, as_read, beginnings, together

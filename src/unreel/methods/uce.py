@@ -34,8 +34,7 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
+from unreel.methods import Task, option, require
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser

@@ -7,8 +7,7 @@ loses the memory over steps in one of its pipelines. Numbers are the paper's, as
 from dataclasses import dataclass
 
 from unreel.interventions.safree import VideoEraser
-from unreel.methods._options import option, require
-from unreel.methods._task import Task
+from unreel.methods import Task, option, require
 
 
 @dataclass(frozen=True)

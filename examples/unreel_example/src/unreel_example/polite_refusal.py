@@ -1,16 +1,16 @@
 """Ask for something else wherever a prompt names the concept."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from unreel.interventions.prompt import PromptRewrite
-from unreel.methods._task import Task
+from unreel.methods import Task, option
 
 
 @dataclass(frozen=True)
 class PoliteRefusalConfig:
-    """`word` is what is asked for instead. Fields with a "help" become options of `unreel unlearn`."""
+    """`word` is what is asked for instead. Fields made by `option` are options of `unreel unlearn` too."""
 
-    word: str = field(default="apology", metadata={"help": "what to ask for instead"})
+    word: str = option("apology", "what to ask for instead")
 
 
 Config, NEEDS, AS_PUBLISHED = PoliteRefusalConfig, "text", True
