@@ -81,6 +81,11 @@ class Fine:
 
 
 @dataclass(frozen=True)
+class OfAnotherType:
+    rank: str = option("high", "a rank in words")
+
+
+@dataclass(frozen=True)
 class WithoutDefault:
     rank: int
 
@@ -88,6 +93,37 @@ class WithoutDefault:
 @dataclass(frozen=True)
 class OfNoType:
     rank: "Nonsense" = 1  # noqa: F821
+
+
+def announced(monkeypatch, **offers):
+    """Another package's method, `odd`."""
+    module = SimpleNamespace(NEEDS="text", AS_PUBLISHED=True, learn=None, **offers)
+    point = SimpleNamespace(name="odd", value="somewhere", load=lambda: module)
+    monkeypatch.setattr("unreel.plugins.entry_points", lambda group: [point])
+
+
+def test_the_help_of_a_setting_says_whose_it_is_and_its_defaults(monkeypatch):
+    def told(name):
+        kind, _ = _settings_of_methods().options[name]
+        return kind.__metadata__[0].help
+
+    assert told("shots") == "adv-unlearn, concept-ablation, few-shot: images to generate. Default: 4"
+    assert told("retain_weight").endswith(
+        ". Default: text-ablation 90; adv-unlearn 0.5; concept-ablation 10; t2v-unlearning 1"
+    )
+    assert "few-shot 1e-5" in told("learning_rate").replace("adv-unlearn, concept-ablation, ", "")
+    assert "Default" not in told("gradient_checkpointing")
+    assert not [name for name in _settings_of_methods().options if "its setting of that name" in told(name)]
+    announced(monkeypatch, Config=Fine)
+    assert "odd: its setting of that name" in told("rank") and "odd 1" in told("rank")
+
+
+def test_a_setting_of_another_type_than_others_of_its_name_is_refused(monkeypatch):
+    announced(monkeypatch, Config=OfAnotherType)
+    with pytest.raises(
+        UnreelError, match="setting rank is of type int in the method text-ablation, but str in odd: rename"
+    ):
+        _settings_of_methods()
 
 
 @pytest.mark.parametrize(
@@ -101,14 +137,9 @@ class OfNoType:
     ],
 )
 def test_a_method_that_is_unsound_is_in_nobodys_way_and_says_why(monkeypatch, offered, reason):
-    def announce(**offers):
-        module = SimpleNamespace(NEEDS="text", AS_PUBLISHED=True, learn=None, **offers)
-        point = SimpleNamespace(name="odd", value="somewhere", load=lambda: module)
-        monkeypatch.setattr("unreel.plugins.entry_points", lambda group: [point])
-
-    announce(Config=Fine)
+    announced(monkeypatch, Config=Fine)
     assert "odd" in available() and "seed" not in _settings_of_methods().options  # `unlearn` has a seed already
-    announce(**offered)
+    announced(monkeypatch, **offered)
     with pytest.warns(UserWarning, match=f"odd of somewhere cannot be used: {reason}.*: it is left out"):
         assert "odd" not in available()
     with pytest.raises(UnreelError, match=reason):

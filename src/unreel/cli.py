@@ -222,7 +222,7 @@ OnTop = Annotated[
     str | None,
     typer.Option(
         help="also change the denoiser of this one video model, with uce, esd, refusal-vector or t2v-unlearning: reaches "
-        "other words too",
+        "other words too; a setting that both methods have, such as --rank, is set in both",
         show_default=False,
     ),
 ]
@@ -336,32 +336,48 @@ def _phrases(source: str | None) -> Any:
 def _settings_of_methods() -> _Group:
     """Every setting of every method that is an option; one that nobody gives is left to the method. What `unlearn` calls
     something else by that name is set from Python only.
+
+    Raises UnreelError if methods have settings of one name and of several types.
     """
     from typing import get_type_hints
 
     from unreel.methods import available
 
-    taken = inspect.signature(unlearn).parameters
-    settings: dict[str, tuple[Any, dict[str, list[str]]]] = {}
-    for method, module in available().items():
-        config = module.Config
-        for setting in (each for each in dataclasses.fields(config) if "help" in each.metadata and each.name not in taken):
-            kind = get_type_hints(config)[setting.name]
-            _, uses = settings.setdefault(setting.name, (kind if kind in (bool, int, float) else str, {}))
-            uses.setdefault(setting.metadata["help"], []).append(method)
-    for method, module in available().items():  # others that have a setting of that name take it too
-        for each in dataclasses.fields(module.Config):
-            if each.name in settings and "help" not in each.metadata:
-                settings[each.name][1].setdefault("likewise", []).append(method)
+    taken, configs = inspect.signature(unlearn).parameters, {name: module.Config for name, module in available().items()}
+    settings = {method: {each.name: each for each in dataclasses.fields(config)} for method, config in configs.items()}
+    named = dict.fromkeys(name for of in settings.values() for name, each in of.items() if "help" in each.metadata)
     options = {}
-    for name, (kind, uses) in settings.items():
+    for name in (each for each in named if each not in taken):
+        having = {method: of[name] for method, of in settings.items() if name in of}
+        hints = {method: get_type_hints(configs[method])[name] for method in having}
+        kinds = {method: hint if hint in (bool, int, float) else str for method, hint in hints.items()}
+        kind = next(iter(kinds.values()))
+        for method, other in kinds.items():
+            if other is not kind:
+                raise UnreelError(
+                    f"the setting {name} is of type {kind.__name__} in the method {next(iter(kinds))}, but "
+                    f"{other.__name__} in {method}: rename it there, or uninstall the package that brings {method}"
+                )
         flags = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-...
-        help = "; ".join(f"{', '.join(methods)}: {help}" for help, methods in uses.items())
-        options[name] = (
-            Annotated[kind | None, typer.Option(*flags, help=help, show_default=False, rich_help_panel=LEARNED)],
-            None,
-        )
+        told = typer.Option(*flags, help=_help_of(having), show_default=False, rich_help_panel=LEARNED)
+        options[name] = (Annotated[kind | None, told], None)
     return _Group(lambda **chosen: {name: value for name, value in chosen.items() if value is not None}, options)
+
+
+def _help_of(settings: Mapping[str, dataclasses.Field]) -> str:
+    """What a setting does, and its default, in each of the methods that have it."""
+    helps: dict[str, list[str]] = {}
+    defaults: dict[str, list[str]] = {}
+    for method, setting in settings.items():
+        helps.setdefault(setting.metadata.get("help", "its setting of that name"), []).append(method)
+        value = setting.default if setting.default_factory is dataclasses.MISSING else setting.default_factory()
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        defaults.setdefault(text.replace("e-0", "e-"), []).append(method)
+    about = "; ".join(f"{', '.join(methods)}: {help}" for help, methods in helps.items())
+    if set(defaults) == {"False"}:  # a flag
+        return about
+    each = [text if len(defaults) == 1 else f"{', '.join(methods)} {text}" for text, methods in defaults.items()]
+    return f"{about}. Default: {'; '.join(each)}"
 
 
 def _plainly(params: list[Any]) -> list[Any]:
@@ -442,8 +458,8 @@ def unlearn(
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
-    Run it again to go on with the videos where it was stopped. The embedded pair brings its own settings for the methods
-    that learn from images.
+    Run it again to go on with the videos where it was stopped. The embedded pairs bring their own settings for some
+    methods, in place of the defaults below.
     """
     from unreel.workflow import UnlearnJob
     from unreel.workflow import unlearn as run

@@ -44,14 +44,14 @@ class AdvUnlearnConfig:
     """Settings, as the authors have them. `warm_up` is how many of the `steps` go without an attack of `attack_steps`."""
 
     shots: int = option(4, "images to generate")
-    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++ (default: the pipeline's own)")
+    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++; 0: the pipeline's own")
     steps: int = 1000
     warm_up: int = 200
-    learning_rate: float = option(1e-5, "Adam's (paper: 1e-5)")
+    learning_rate: float = option(1e-5, "Adam's learning rate")
     eta: float = 1.0
-    retain_weight: float = option(0.5, "weight of all the rest (paper: 0.5; 0.3 for unsafe content)")
+    retain_weight: float = option(0.5, "weight of the loss that keeps other prompts as they are")
     retain_batch: int = 5
-    attack_steps: int = option(30, "of the attack at every step (paper: 30)")
+    attack_steps: int = option(30, "optimisation steps of the inner attack in each training step")
     attack_rate: float = 1e-3
     seed: int = 0
 

@@ -55,17 +55,17 @@ class ConceptAblationConfig:
     Raises UnreelError for values that make no sense.
     """
 
-    shots: int = option(4, "images to generate (paper: 4)")
-    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++ (default: the pipeline's own)")
+    shots: int = option(4, "images to generate")
+    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++; 0: the pipeline's own")
     steps: int = 100
-    batch_size: int = option(4, "images a step (paper: 2)")
-    learning_rate: float = option(1e-5, "Adam's (paper: 1e-5)")
+    batch_size: int = option(4, "images in each training step")
+    learning_rate: float = option(1e-5, "Adam's learning rate")
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     trainable: Trainable = option(
-        "mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn, first-layer or all (paper: mlp-final-attn)"
+        "mlp-final-attn", "which weights learn: mlp-final-attn, mlp, attn, mlp-attn, first-layer or all"
     )
-    retain_weight: float = option(10.0, "weight of all the rest")
+    retain_weight: float = option(10.0, "weight of the loss that keeps other prompts as they are")
     retain_batch: int = 8
     stop: float = 0.3
     bound: float = 0.1

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from unreel.interventions.erasure import Erasure
-from unreel.methods import Task, require
+from unreel.methods import Task, option, require
 from unreel.models.conditioner import Conditioner
 from unreel.models.reading import end_of_name
 from unreel.models.weights import Delta, portable
@@ -32,7 +32,7 @@ SENTENCES = ("{}", "A photo of {}", "An image of {}", "A picture of {}")
 class DiffQuickFixConfig:
     """`lamb` is lambda, what the matrix as found weighs."""
 
-    lamb: float = 0.01
+    lamb: float = option(0.01, "weight of keeping each matrix as it is")
 
     def __post_init__(self) -> None:
         require(self, positive=["lamb"])

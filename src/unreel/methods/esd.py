@@ -34,7 +34,7 @@ class ESDConfig:
     """Settings, as the authors have them; `eta` is how far beyond the empty prompt the concept is led."""
 
     steps: int = 200
-    learning_rate: float = option(5e-5, "Adam's (its authors' code: 5e-5)")
+    learning_rate: float = option(5e-5, "Adam's learning rate")
     eta: float = 1.0
     seed: int = 0
 

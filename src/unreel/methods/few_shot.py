@@ -41,18 +41,18 @@ class FewShotConfig:
     values that make no sense.
     """
 
-    shots: int = option(4, "images to generate (paper: 4)")
-    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++ (default: the pipeline's own)")
-    epochs: int = option(5, "passes over the images (paper: 5)")
-    batch_size: int = option(2, "images a step (paper: 2)")
-    learning_rate: float = option(1e-5, "Adam's (paper: 1e-5)")
+    shots: int = option(4, "images to generate")
+    shot_steps: int = option(0, "denoising steps an image, with DPM-Solver++; 0: the pipeline's own")
+    epochs: int = option(5, "passes over the images")
+    batch_size: int = option(2, "images in each training step")
+    learning_rate: float = option(1e-5, "Adam's learning rate")
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 1e-8
     trainable: Trainable = option(
-        "mlp-final-attn", "mlp-final-attn, mlp, attn, mlp-attn, first-layer or all (paper: mlp-final-attn)"
+        "mlp-final-attn", "which weights learn: mlp-final-attn, mlp, attn, mlp-attn, first-layer or all"
     )
-    rank: int = option(0, "train changes of this rank, for large text encoders (paper: no)")
+    rank: int = option(0, "learn weight changes of this rank, for large text encoders; 0: whole weights")
     gradient_checkpointing: bool = option(False, "less memory, more time, the same result")
     seed: int = 0
 

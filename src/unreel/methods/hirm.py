@@ -38,10 +38,10 @@ STEPS = {"random": (25, 40), "anchor": (15, 30)}  # for things, and for styles
 class HiRMConfig:
     """Settings, as the authors have them; `steps` 0 stands for those of the concept's kind."""
 
-    towards: Literal["anchor", "random"] = option("anchor", "anchor or random: where the concept is led")
+    towards: Literal["anchor", "random"] = option("anchor", "anchor or random: what the concept is to be read as")
     scale: float = 500.0
     steps: int = 0
-    learning_rate: float = option(5e-5, "AdamW's (paper: 5e-5)")
+    learning_rate: float = option(5e-5, "AdamW's learning rate")
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 1e-8

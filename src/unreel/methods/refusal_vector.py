@@ -39,12 +39,12 @@ class RefusalVectorConfig:
     0 stands for all. `rank` is k.
     """
 
-    pairs: int = option(5, "pairs of prompts (paper: 5)")
+    pairs: int = option(5, "pairs of prompts that the vector is computed from")
     neutral: int = 10
-    rank: int = option(100, "directions that the vector may lie in (paper: 100)")
-    alpha: float = 1.0
-    lamb: float = option(1.0, "how much of the vector is removed (paper: 1)")
-    last: int = option(0, "layers to change, from the last; 0: all (paper: 2 of 19)")
+    rank: int = option(100, "dimensions of the space that the vector may lie in")
+    alpha: float = option(1.0, "how much of what other prompts need is left out of the vector")
+    lamb: float = option(1.0, "how much of the vector is removed")
+    last: int = option(0, "how many of the last layers change; 0: all (paper: 2 of 19)")
     seed: int = 0
 
     def __post_init__(self) -> None:

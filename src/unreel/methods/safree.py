@@ -14,7 +14,7 @@ from unreel.methods import Task, option, require
 class SafreeConfig:
     """`alpha` says how much farther from the concept than others a prompt without a token must be."""
 
-    alpha: float = option(0.01, "how much more than others a token must be of the concept (paper: 0.01)")
+    alpha: float = option(0.01, "how much more of the concept than others a token must hold to be changed")
 
     def __post_init__(self) -> None:
         require(self, positive=[], or_zero=["alpha"])

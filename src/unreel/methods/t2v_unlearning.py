@@ -43,11 +43,11 @@ class T2VUnlearningConfig:
     """Settings; `localise` is alpha and `retain_weight` beta."""
 
     steps: int = 200
-    learning_rate: float = option(1e-4, "Adam's (reported: 1e-4)")
-    rank: int = option(128, "of the adapters (reported: 128)")
+    learning_rate: float = option(1e-4, "Adam's learning rate")
+    rank: int = option(128, "rank of the adapters")
     eta: float = 5.0
     localise: float = 1.0
-    retain_weight: float = option(1.0, "weight of all the rest")
+    retain_weight: float = option(1.0, "weight of the loss that keeps other prompts as they are")
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -67,13 +67,13 @@ class TextAblationConfig:
     Raises UnreelError for values that make no sense.
     """
 
-    layers: int = option(0, "layers to change, from the first")
-    rank: int = option(8, "of the changes for one concept; sqrt(n) times as much for n")
+    layers: int = option(0, "how many of the first layers change; 0: three fifths of them, at least four")
+    rank: int = option(8, "rank of each weight change for one concept, times sqrt(n) for n")
     steps: int = 0
-    learning_rate: float = 1.5e-3
+    learning_rate: float = option(1.5e-3, "Adam's learning rate")
     betas: tuple[float, float] = (0.9, 0.95)
     forget_batch: int = 10
-    retain_weight: float = option(90.0, "weight of all the rest")
+    retain_weight: float = option(90.0, "weight of the loss that keeps other prompts as they are")
     near_weight: float = 20.0
     solve_weight: float = 250.0
     forget: int = option(200, "prompts about each concept to learn from")

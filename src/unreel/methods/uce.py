@@ -47,10 +47,10 @@ from unreel.prompts.vocabulary import Vocabulary
 class UCEConfig:
     """Settings, as the authors have them; `preserve_scale` 0 stands for the one that belongs to the choice of tokens."""
 
-    tokens: Literal["last", "all", "whole"] = option("all", "last, all or whole: which tokens of a name are moved")
+    tokens: Literal["last", "all", "whole"] = option("all", "which tokens of a name are moved: last, all or whole")
     erase_scale: float = 1.0
     preserve_scale: float = 0.0
-    lamb: float = 0.5
+    lamb: float = option(0.5, "weight of keeping each matrix as it is")
 
     def __post_init__(self) -> None:
         require(self, positive=["erase_scale", "lamb"], or_zero=["preserve_scale"])

@@ -14,7 +14,7 @@ from unreel.methods import Task, option, require
 class VideoEraserConfig:
     """`guidance_weight` is w of interventions/safree.py, `threshold` theta, `momentum_scale` s, `momentum` beta."""
 
-    alpha: float = option(0.01, "how much more than others a token must be of the concept (paper: 0.01)")
+    alpha: float = option(0.01, "how much more of the concept than others a token must hold to be changed")
     guidance_weight: float = 1000.0
     threshold: float = 1.0
     momentum_scale: float = 0.5
