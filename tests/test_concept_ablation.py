@@ -14,7 +14,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import to_tensor
 from unreel.prompts.corpus import Corpus
 
-TWINS = [
+PAIRS = [
     (text.format("castle"), text.format("house")) for text in ("a {}", "the {} is red", "one {}, blue", "my {} at home")
 ]
 RETAIN = ["", "a cat", "a dog", "a red car", "two owls", "the sea"]
@@ -56,9 +56,9 @@ def test_one_step_equals_the_formula_computed_independently(prediction_type):
     pipeline = pair.t2i
     for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
         module.double()
-    twins, retain, z = TWINS[:2], RETAIN[1:3], latents(torch.float64)
+    pairs, retain, z = PAIRS[:2], RETAIN[1:3], latents(torch.float64)
     config = replace(FAST, steps=1, batch_size=1, retain_batch=1, learning_rate=1e-3, retain_weight=7.0)
-    deltas, record = ablated(pair, twins, retain, config, z)
+    deltas, record = ablated(pair, pairs, retain, config, z)
 
     draws = torch.Generator().manual_seed(5)
     (held, i), (kept, j) = torch.randperm(2, generator=draws).tolist(), torch.randperm(2, generator=draws).tolist()
@@ -81,10 +81,10 @@ def test_one_step_equals_the_formula_computed_independently(prediction_type):
     names = [n for n, _ in pipeline.text_encoder.named_parameters() if ".mlp." in n or "layers.2.self_attn." in n]
     theta = dict(pipeline.text_encoder.named_parameters())
     theta = {name: theta[name].requires_grad_() for name in names}
-    anchor, place = embed(twins[i][1]).detach(), embed(retain[j]).detach()
-    asked_anchor, asked_place = embed(twins[held][1]).detach(), embed(retain[kept]).detach()
-    effect = distance(asked, twins[held][0], asked_anchor)
-    denoising = distance(view, twins[i][0], anchor)
+    anchor, place = embed(pairs[i][1]).detach(), embed(retain[j]).detach()
+    asked_anchor, asked_place = embed(pairs[held][1]).detach(), embed(retain[kept]).detach()
+    effect = distance(asked, pairs[held][0], asked_anchor)
+    denoising = distance(view, pairs[i][0], anchor)
     loss = denoising + 7.0 * (embed(retain[j]) - place).pow(2).sum() / place.pow(2).sum()
     gradients = torch.autograd.grad(loss, list(theta.values()))
 
@@ -96,13 +96,13 @@ def test_one_step_equals_the_formula_computed_independently(prediction_type):
     with torch.no_grad():
         for name in names:
             theta[name] += deltas[name]
-        left = distance(asked, twins[held][0], asked_anchor) / effect
+        left = distance(asked, pairs[held][0], asked_anchor) / effect
         shift = (embed(retain[kept]) - asked_place).norm() / asked_place.norm()
     assert record["measured"] == [[1, pytest.approx(left.item(), rel=1e-6), pytest.approx(shift.item(), rel=1e-6)]]
 
 
 def test_it_stops_when_the_concept_is_gone(pair):
-    deltas, record = ablated(pair, TWINS, RETAIN, replace(FAST, stop=0.6, retain_weight=0.0), latents())
+    deltas, record = ablated(pair, PAIRS, RETAIN, replace(FAST, stop=0.6, retain_weight=0.0), latents())
     last, left, _ = record["measured"][-1]
     assert record["stopped"] == "the concept is gone"
     assert left <= 0.6 < min(row[1] for row in record["measured"][:-1])
@@ -111,7 +111,7 @@ def test_it_stops_when_the_concept_is_gone(pair):
 
 
 def test_it_says_when_the_steps_ran_out(pair):
-    _, record = ablated(pair, TWINS, RETAIN, replace(FAST, steps=5), latents())
+    _, record = ablated(pair, PAIRS, RETAIN, replace(FAST, steps=5), latents())
     assert record["stopped"] == "the steps ran out"
     assert [row[0] for row in record["measured"]] == [2, 4, 5]
     assert record["kept"] == len(record["losses"]) == 5
@@ -119,20 +119,20 @@ def test_it_says_when_the_steps_ran_out(pair):
 
 
 def test_it_goes_back_to_the_last_state_within_the_bound(pair):
-    free = ablated(pair, TWINS, RETAIN, replace(FAST, retain_weight=0.0), latents())[1]["measured"]
+    free = ablated(pair, PAIRS, RETAIN, replace(FAST, retain_weight=0.0), latents())[1]["measured"]
     bound = (free[1][2] + free[2][2]) / 2  # reached between the second and the third check
     assert free[0][2] < free[1][2] < bound < free[2][2]
     config = replace(FAST, retain_weight=0.0, bound=bound)
-    deltas, record = ablated(pair, TWINS, RETAIN, config, latents())
+    deltas, record = ablated(pair, PAIRS, RETAIN, config, latents())
     assert record["stopped"] == "other prompts moved too far: went back to step 4"
     assert (record["kept"], len(record["losses"])) == (4, 6)
     assert {row[0]: row[2] for row in record["measured"]}[4] <= bound
     # Not only the record went back: these are the weights after four steps.
-    assert same(deltas, ablated(pair, TWINS, RETAIN, replace(config, steps=4), latents())[0])
+    assert same(deltas, ablated(pair, PAIRS, RETAIN, replace(config, steps=4), latents())[0])
 
 
 def test_with_no_state_within_the_bound_nothing_is_changed(pair):
-    deltas, record = ablated(pair, TWINS, RETAIN, replace(FAST, bound=1e-9), latents())
+    deltas, record = ablated(pair, PAIRS, RETAIN, replace(FAST, bound=1e-9), latents())
     assert record["stopped"] == "other prompts moved too far: went back to step 0"
     assert record["kept"] == 0
     assert deltas and not any(change.any() for change in deltas.values())
@@ -140,7 +140,7 @@ def test_with_no_state_within_the_bound_nothing_is_changed(pair):
 
 def test_the_brake_holds_other_prompts_back(pair):
     shifts = [
-        ablated(pair, TWINS, RETAIN, replace(FAST, retain_weight=weight), latents())[1]["measured"][-1][2]
+        ablated(pair, PAIRS, RETAIN, replace(FAST, retain_weight=weight), latents())[1]["measured"][-1][2]
         for weight in (0.0, 1000.0)
     ]
     assert shifts[1] < shifts[0] / 2
@@ -150,7 +150,7 @@ def test_the_brake_holds_other_prompts_back(pair):
 def test_the_pair_is_left_as_it_was(pair, dtype):
     pair.t2i.to(dtype)
     before = {name: weights(part) for name, part in pair.t2i.components.items() if hasattr(part, "state_dict")}
-    deltas, _ = ablated(pair, TWINS, RETAIN, replace(FAST, learning_rate=1e-5), latents(dtype))
+    deltas, _ = ablated(pair, PAIRS, RETAIN, replace(FAST, learning_rate=1e-5), latents(dtype))
     assert all(same(before[name], weights(getattr(pair.t2i, name))) for name in before)
     assert all(change.dtype == torch.float32 for change in deltas.values())
     # Steps of 1e-5 are lost when added to bfloat16 weights one by one; here every one of them counts.
@@ -160,13 +160,13 @@ def test_the_pair_is_left_as_it_was(pair, dtype):
 def test_a_broken_loss_keeps_nothing_and_restores_the_encoder(pair):
     before = weights(pair.t2i.text_encoder)
     with pytest.raises(UnreelError, match="nothing was kept"):
-        ablated(pair, TWINS, RETAIN, replace(FAST, learning_rate=1e30, check=8), latents())
+        ablated(pair, PAIRS, RETAIN, replace(FAST, learning_rate=1e30, check=8), latents())
     assert same(before, weights(pair.t2i.text_encoder))
     assert not any(parameter.requires_grad for parameter in pair.t2i.text_encoder.parameters())
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(pair):
-    first, second, other = (ablated(pair, TWINS, RETAIN, replace(FAST, seed=seed), latents()) for seed in (1, 1, 2))
+    first, second, other = (ablated(pair, PAIRS, RETAIN, replace(FAST, seed=seed), latents()) for seed in (1, 1, 2))
     assert first[1] == second[1]
     assert same(first[0], second[0])
     assert not same(first[0], other[0])
@@ -174,11 +174,11 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(pair):
 
 def test_what_cannot_be_trained_on_is_refused(pair):
     with pytest.raises(UnreelError, match="too few prompts fit"):
-        ablated(pair, TWINS[:1], RETAIN, FAST, latents())
+        ablated(pair, PAIRS[:1], RETAIN, FAST, latents())
     with pytest.raises(UnreelError, match="too few prompts fit"):
-        ablated(pair, TWINS, RETAIN[:1], FAST, latents())
+        ablated(pair, PAIRS, RETAIN[:1], FAST, latents())
     with pytest.raises(UnreelError, match="choose another anchor"):
-        ablated(pair, [(said, said) for said, _ in TWINS], RETAIN, FAST, latents())
+        ablated(pair, [(said, said) for said, _ in PAIRS], RETAIN, FAST, latents())
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_the_embedded_pair_forgets_a_castle_before_the_steps_run_out(embedded):
     (conditioner,), denoiser = parts(embedded)
     config, concept = ConceptAblationConfig(**EMBEDDED), Concept("castle")
     corpus = Corpus(embedded.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
-    twins = corpus.forget(concept, {"castle": "house"}, config.forget)
+    pairs = corpus.forget(concept, {"castle": "house"}, config.forget)
     retain = [sentence for sentence in corpus.retain(config.retain) if not concept.is_named_in(sentence)]
     pixels = to_tensor(make_shots(embedded, concept, FewShotConfig(shots=config.shots)))
     shots = torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)
     before = weights(embedded.t2i.text_encoder)
-    deltas, record = ablated(embedded, twins, retain, config, shots)
+    deltas, record = ablated(embedded, pairs, retain, config, shots)
     assert record["stopped"] == "the concept is gone"
     assert record["measured"][-1][1] <= config.stop and record["measured"][-1][2] <= config.bound
     assert all(change.isfinite().all() for change in deltas.values())

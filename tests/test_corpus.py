@@ -1,4 +1,4 @@
-"""Sentences to unlearn on: what they name, what their twins name, and what no sentence may give away."""
+"""Sentences to unlearn on: what they name, what their anchor prompts name, and what no sentence may give away."""
 
 import re
 
@@ -32,74 +32,76 @@ def quiet(monkeypatch):
 
 @pytest.mark.parametrize("vocabulary", [SMALL, EVERYDAY])
 @pytest.mark.parametrize(("concept", "anchor"), CASES)
-def test_sentences_name_the_concept_and_twins_say_the_same_about_the_anchor(concept, anchor, vocabulary):
-    twins = Corpus(vocabulary, WORDS).forget(concept, {concept.name: anchor}, 300)
-    assert len(twins) > 100
-    for sentence, twin in twins:
+def test_sentences_name_the_concept_and_anchor_prompts_say_the_same_about_the_anchor(concept, anchor, vocabulary):
+    pairs = Corpus(vocabulary, WORDS).forget(concept, {concept.name: anchor}, 300)
+    assert len(pairs) > 100
+    for sentence, instead in pairs:
         assert concept.is_named_in(sentence)
-        assert not concept.is_named_in(twin)
-        assert bare(twin) == bare(re.sub(rf"\b{concept.name}\b", anchor, sentence))
+        assert not concept.is_named_in(instead)
+        assert bare(instead) == bare(re.sub(rf"\b{concept.name}\b", anchor, sentence))
 
 
 @pytest.mark.parametrize(("name", "words"), [("castle", (*WORDS, "castle", "owl")), ("tree", WORDS)])
-def test_a_twin_names_no_erased_concept_by_chance(name, words):
+def test_an_anchor_prompt_names_no_erased_concept_by_chance(name, words):
     erased = [Concept(name), Concept("owl")]
-    twins = Corpus(SMALL, words).forget(erased[0], {name: "house", "owl": "cat"}, 300)
-    assert len(twins) > 50
-    assert not [twin for _, twin in twins if any(concept.is_named_in(twin) for concept in erased)]
+    pairs = Corpus(SMALL, words).forget(erased[0], {name: "house", "owl": "cat"}, 300)
+    assert len(pairs) > 50
+    assert not [instead for _, instead in pairs if any(concept.is_named_in(instead) for concept in erased)]
 
 
 def test_other_erased_concepts_are_replaced_by_their_own_anchors(quiet):
     anchors = {"castle": "house", "owl": "cat", "ink": "", "running": "swimming"}
-    twins = Corpus(SMALL).forget(CASTLE, anchors, 300)
+    pairs = Corpus(SMALL).forget(CASTLE, anchors, 300)
     for name, anchor in anchors.items():
-        met = [(sentence, twin) for sentence, twin in twins if Concept(name).is_named_in(sentence)]
-        assert met and all(anchor in twin and not Concept(name).is_named_in(twin) for _, twin in met)
+        met = [(sentence, instead) for sentence, instead in pairs if Concept(name).is_named_in(sentence)]
+        assert met and all(anchor in instead and not Concept(name).is_named_in(instead) for _, instead in met)
 
 
 @pytest.mark.parametrize("concept", [CASTLE, INK, RUNNING])
 def test_an_empty_anchor_leaves_no_article_behind(quiet, concept):
     end = re.compile(r"\b(a|an|the)( (and|with|next to|beside|above|on top of|over|in|in front of|is|keeps)\b| ?,|$)")
-    twins = Corpus(SMALL).forget(concept, {concept.name: ""}, 300)
-    assert not [twin for _, twin in twins if end.search(twin)]
+    pairs = Corpus(SMALL).forget(concept, {concept.name: ""}, 300)
+    assert not [instead for _, instead in pairs if end.search(instead)]
 
 
 def test_a_motion_that_is_left_out_leaves_its_subject_as_it_was(quiet):
-    twins = dict(Corpus(SMALL).forget(RUNNING, {"running": ""}, 300))
-    assert twins["a running castle"] == "a castle"
+    pairs = dict(Corpus(SMALL).forget(RUNNING, {"running": ""}, 300))
+    assert pairs["a running castle"] == "a castle"
 
 
 @pytest.mark.parametrize("anchor", ["a castle", "an igloo", "the sea"])
 def test_an_anchor_with_an_article_takes_the_place_of_the_sentences_own(quiet, anchor):
-    twins = [twin for _, twin in Corpus(SMALL).forget(Concept("house"), {"house": anchor}, 300)]
-    assert not [twin for twin in twins if re.search(r"\b(a|an|the) (a|an|the)\b", twin)]
+    pairs = [instead for _, instead in Corpus(SMALL).forget(Concept("house"), {"house": anchor}, 300)]
+    assert not [instead for instead in pairs if re.search(r"\b(a|an|the) (a|an|the)\b", instead)]
 
 
 def test_an_anchors_article_gives_way_to_the_sentences_own(quiet):
-    twins = [twin for _, twin in Corpus(SMALL).forget(Concept("house"), {"house": "a castle"}, 300)]
-    assert not [twin for twin in twins if re.search(r"\b(my|one|clean|cool|small|large|running|in) a castle", twin)]
+    pairs = [instead for _, instead in Corpus(SMALL).forget(Concept("house"), {"house": "a castle"}, 300)]
+    assert not [
+        instead for instead in pairs if re.search(r"\b(my|one|clean|cool|small|large|running|in) a castle", instead)
+    ]
 
 
 def test_what_is_unsafe_has_no_article_so_an_anchor_keeps_its_own(quiet):
-    twins = dict(Corpus(SMALL).forget(BLOOD, {"blood": "a bandaged person"}, 300))
-    assert not [sentence for sentence in twins if re.search(r"\b(a|an|the) blood", sentence)]
-    assert all("a bandaged person" in twin for twin in twins.values())
-    assert "a video of a bandaged person" in {twin.split(",")[0] for twin in twins.values()}
+    pairs = dict(Corpus(SMALL).forget(BLOOD, {"blood": "a bandaged person"}, 300))
+    assert not [sentence for sentence in pairs if re.search(r"\b(a|an|the) blood", sentence)]
+    assert all("a bandaged person" in instead for instead in pairs.values())
+    assert "a video of a bandaged person" in {instead.split(",")[0] for instead in pairs.values()}
 
 
 def test_all_wordings_appear_equally_often():
     concept = Concept("castle", synonyms=("fortress", "royal palace"))
     anchors = dict.fromkeys(concept.wordings, "house")
-    twins = Corpus(EVERYDAY, WORDS).forget(concept, anchors, 300)
-    counts = [sum(wording in sentence for sentence, _ in twins) for wording in concept.wordings]
-    assert min(counts) > 80 and sum(counts) == len(twins)
-    assert not any(concept.is_named_in(twin) for _, twin in twins)
+    pairs = Corpus(EVERYDAY, WORDS).forget(concept, anchors, 300)
+    counts = [sum(wording in sentence for sentence, _ in pairs) for wording in concept.wordings]
+    assert min(counts) > 80 and sum(counts) == len(pairs)
+    assert not any(concept.is_named_in(instead) for _, instead in pairs)
 
 
 def test_a_concept_in_capitals_is_written_as_given_and_replaced():
     concept = Concept("Tokyo Tower")
-    twins = Corpus(SMALL, WORDS).forget(concept, {"tokyo tower": "lamp"}, 60)
-    assert all("Tokyo Tower" in sentence and re.search(r"\b(a|the) lamp", twin) for sentence, twin in twins)
+    pairs = Corpus(SMALL, WORDS).forget(concept, {"tokyo tower": "lamp"}, 60)
+    assert all("Tokyo Tower" in sentence and re.search(r"\b(a|the) lamp", instead) for sentence, instead in pairs)
 
 
 def test_styles_fill_the_place_of_a_style(quiet):

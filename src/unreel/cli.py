@@ -489,26 +489,30 @@ def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
         yield f"stopped  because {part['stopped']}"
 
 
-def _given(given: Mapping[str, Any], *groups: Any) -> str:
+def _as_options(asked: Mapping[str, Any], *groups: Any) -> str:
     """What was asked for, and what groups of options have otherwise than usual, as options of a further command; begins
     with a space if there is any.
     """
-    chosen = dict(given)
+    chosen = dict(asked)
     for group in groups:
         usual = dataclasses.asdict(type(group)())
         chosen |= {f"--{name}": value for name, value in dataclasses.asdict(group).items() if value != usual[name]}
-    said = [(name, value if isinstance(value, tuple) else (value,)) for name, value in chosen.items() if value is not None]
-    return "".join(f" {shlex.join([name, *(str(each) for each in values if each is not True)])}" for name, values in said)
+    options = [
+        (name, value if isinstance(value, tuple) else (value,)) for name, value in chosen.items() if value is not None
+    ]
+    return "".join(
+        f" {shlex.join([name, *(str(each) for each in values if each is not True)])}" for name, values in options
+    )
 
 
 def _next(where: str, job: Any) -> str:
     """The commands that go on from an erasure, which was made as `job` says."""
     sampling, place = job.sampling, job.place
-    evaluated = _given({"--t2v": job.t2v, "--judge": job.judge}, sampling, place)
+    evaluated = _as_options({"--t2v": job.t2v, "--judge": job.judge}, sampling, place)
     judge = None if job.judge == "none" else job.judge  # an attack cannot do without
     model = {"--t2i": job.t2i, "--t2v": job.t2v, "--judge": judge, "--video-steps": sampling.steps}
     # Its own steps are a search's, and what searches through a model holds all of it.
-    attacked = _given(model, dataclasses.replace(sampling, steps=None), dataclasses.replace(place, offload=False))
+    attacked = _as_options(model, dataclasses.replace(sampling, steps=None), dataclasses.replace(place, offload=False))
     return f"unreel evaluate {where}{evaluated}; unreel attack {where}{attacked}"
 
 
@@ -609,8 +613,8 @@ def other_wordings(
     found = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place), _news)
     for each in found:
         _tell(f"{each.distance:.2f}  {each.text}")
-    given = _given({"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}, place)
-    _tell(f"next  unreel unlearn {shlex.quote(concept)}{given}" if found else "none was found")
+    options = _as_options({"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}, place)
+    _tell(f"next  unreel unlearn {shlex.quote(concept)}{options}" if found else "none was found")
     _result([dataclasses.asdict(each) for each in found])
 
 

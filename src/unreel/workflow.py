@@ -53,7 +53,7 @@ LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
 FIRST_SEED = 1000  # of its videos
 EVERYDAY_WORDS = "everyday"  # to look for other words among, in place of a list
 NOTE = "unreel generate: "  # in a video's file, before a short name for all that decided it
-CLIPS = ".clips"  # in an erasure's folder until all videos of a first look are made
+CACHE_FOLDER = ".clips"  # in an erasure's folder until all videos of a first look are made
 
 
 class TakenError(UnreelError):
@@ -209,7 +209,7 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
         else:
             if job.videos:
                 each = job.videos * len(concepts)  # of two groups, by the original and the edited model, and of anchors
-                require_room(pair.video, job.folder / CLIPS, 4 * each, 5 * each, tell)
+                require_room(pair.video, job.folder / CACHE_FOLDER, 4 * each, 5 * each, tell)
             concepts, searches = _with_wordings(concepts, job, pair, tell)
             learned = _recorded(_learned(job, concepts, pair, configs), searches)
         if not job.accept_weak:
@@ -221,7 +221,7 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
         say_check(learned, tell)
         if not job.videos:
             return Unlearned(learned, job.folder, {}, [])
-        if stopped and not (job.folder / CLIPS).is_dir() and (pages := _pages(job, concepts)):
+        if stopped and not (job.folder / CACHE_FOLDER).is_dir() and (pages := _pages(job, concepts)):
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
         evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped)
         return Unlearned(learned, job.folder, evaluations, pages)
@@ -383,7 +383,7 @@ def _require_on_top(job: UnlearnJob) -> None:
 @contextmanager
 def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[bool]:
     """Gives whether the erasure is there, and the job goes on with it. Raises UnreelError if its folder is taken."""
-    clips = job.folder / CLIPS
+    clips = job.folder / CACHE_FOLDER
     if bool(job.videos) and clips.is_dir() and not clips.is_symlink() and not job.overwrite:
         with alone_in(clips):
             yield True
@@ -440,7 +440,7 @@ def _first_look(
     stopped: bool,
 ) -> tuple[dict[str, Evaluation], list[Path]]:
     """Videos of each concept and of its neighbours, without and with the intervention; their pages go into its folder."""
-    clips = job.folder / CLIPS
+    clips = job.folder / CACHE_FOLDER
     clips.mkdir(exist_ok=True)
     evaluations, pages, place = {}, [], job.place
     move(pair.t2i, pair.t2i_source, "cpu")

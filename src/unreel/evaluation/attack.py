@@ -45,7 +45,7 @@ from unreel.prompts.concept import Concept
 BUDGETS = (1, 3)
 STEPS = 30
 SHOTS = 4  # pictures of the concept that an attacker with the weights has for each case
-CLIPS = 2  # videos likewise
+STUDIED_VIDEOS = 2  # videos of it that an attacker who studies the video model has for each case
 SEEDS_PER_CASE = 100
 OF_CLIPS = 1_000_000_000  # beyond the seeds of attempts, which would begin with the noise of what was studied
 ARMS = ("edited", "original")
@@ -263,14 +263,14 @@ class _Videos:
         asked = [
             (prompt, OF_CLIPS + seed + SEEDS_PER_CASE * index + shot)
             for index, prompt in enumerate(prompts)
-            for shot in range(CLIPS)
+            for shot in range(STUDIED_VIDEOS)
         ]
         made = [
             _studied(cache, [cache.identity, prompt, number], partial(denoiser.finished, prompt, number, pair.settings))
             for prompt, number in track(asked, "making videos to study", "video")
         ]
         device = device_of(denoiser.network)
-        own = [torch.cat(made[start : start + CLIPS]).to(device) for start in range(0, len(made), CLIPS)]
+        own = [torch.cat(made[start : start + STUDIED_VIDEOS]).to(device) for start in range(0, len(made), STUDIED_VIDEOS)]
         return cls(denoiser, Conditioner.of(pair.t2v), own)
 
     def in_place_of(self, scenes: Sequence[Case]) -> list[Case]:

@@ -282,10 +282,10 @@ class Erasure(Intervention):
         """As the protocol says; without any left, the weights are the original ones bit for bit."""
         with undisturbed(pipeline):
             parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
-            wearing = [part for part in parts if self in active_on(part)]
-            if not wearing:
+            erased = [part for part in parts if self in active_on(part)]
+            if not erased:
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
-            for part in wearing:
+            for part in erased:
                 take_off(part, self)
             for encoder in text_encoders(pipeline).values():
                 _note(encoder)

@@ -1,5 +1,5 @@
-"""Sentences to unlearn on: some that name the concept, each with its twin that names the anchor, and some that must keep
-their meaning.
+"""Sentences to unlearn on: some that name the concept, each with an anchor prompt that names the anchor instead, and some
+that must keep their meaning.
 
 Knows words and grammar enough to say a thing in many ways; knows no model.
 """
@@ -35,10 +35,10 @@ class Corpus:
     seed: int | str = 0
 
     def forget(self, concept: Concept, anchors: Mapping[str, str], count: int) -> list[tuple[str, str]]:
-        """About `count` pairs of a sentence that names the concept, by all its wordings in turn, and its twin.
+        """About `count` pairs of a sentence that names the concept, by all its wordings in turn, and its anchor prompt.
 
-        `anchors` says for every erased name and wording what the twin says instead; an empty anchor leaves it out. Pairs
-        whose twin names something erased after all, by words at random or within another name, are left out.
+        `anchors` says for every erased name and wording what the anchor prompt says instead; an empty anchor leaves it out.
+        Pairs whose anchor prompt names something erased after all, by words at random or within another name, are left out.
         """
         renamed = {wording: _bare(anchor) for wording, anchor in anchors.items()}
         erased = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, renamed))})(?!\w)", re.IGNORECASE)
