@@ -148,7 +148,7 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
 
 
 def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Tell) -> tuple[Batch, Path]:
-    """As `batch`, of a job that can be meant, by whatever there is to compute with."""
+    """As `batch`, of a valid job, by whatever there is to compute with."""
     run = _over_ray if job.ray else _here
     claim(job.folder, {"what": "takedowns"})  # and no folder of anything else
     with alone_in(job.folder, job.folder):

@@ -72,6 +72,12 @@ def _number(value: float | None) -> float | None:
     return value
 
 
+def _seed(value: int) -> int:
+    if not 0 <= value <= LAST:  # as a callback, since `min` and `max` would stand in --help
+        raise typer.BadParameter(f"a seed is a whole number from 0 to {LAST}, not {value}")
+    return value
+
+
 def _sides(value: tuple[int, int] | None) -> tuple[int, int] | None:
     if value and not all(SMALLEST <= side <= LARGEST for side in value):
         raise UnreelError(f"a side of a video has {SMALLEST} to {LARGEST} pixels, not {' x '.join(map(str, value))}")
@@ -214,9 +220,12 @@ Anchor = Annotated[
 ]
 Keep = Annotated[
     list[str] | None,
-    typer.Option(help="what must not change besides all that is known; may be repeated", show_default=False),
+    typer.Option(
+        help="something else to leave unchanged, besides the everyday concepts that are always kept; may be repeated",
+        show_default=False,
+    ),
 ]
-LearningSeed = Annotated[int, typer.Option(min=0, max=LAST, help="of sentences, images, draws and videos")]
+LearningSeed = Annotated[int, typer.Option(callback=_seed, help="random seed for prompts, images, noise and videos")]
 Method = Annotated[str, typer.Option(help="how; `unreel methods` lists them")]
 OnTop = Annotated[
     str | None,
@@ -243,7 +252,10 @@ Format = Annotated[
     ),
 ]
 Tolerance = Annotated[
-    float, typer.Option(help="share of a change's squares that may be lost to make its rank low; not of text-encoder")
+    float,
+    typer.Option(
+        help="largest share of a weight change's squared norm that the low-rank file may lose; text-encoder loses nothing"
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
@@ -597,15 +609,17 @@ def other_wordings(
     ] = "everyday",
     t2i: T2I = None,
     t2v: T2V = None,
-    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the pictures that phrases are compared on")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=_seed, help="random seed for the pictures that phrases are compared on")
+    ] = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
     place: Any = PLACE,
 ) -> None:
-    """Which other words the model draws a concept from: everyday ones, or those of a list.
+    """Find other words that the model draws a concept from, among everyday ones or those of a list.
 
-    No picture of them is made and no judge is asked: the image model is to predict the same for them as for the name.
-    Beside each stands how far it is from that: 0 draws the same, 1 is as far as asking for nothing.
+    No picture of a phrase is made and no judge is asked: a phrase counts if the image model predicts nearly the same for
+    it as for the name. Beside each stands its distance: 0 draws the same, 1 is as far off as an empty prompt.
     """
     from unreel.workflow import WordingsJob
     from unreel.workflow import wordings as run
@@ -635,7 +649,7 @@ def evaluate(
     prompts: Annotated[
         list[Path] | None, typer.Option(help="prompts of your own: JSON, CSV or text; may be repeated", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first video")] = 1000,
+    seed: Annotated[int, typer.Option(callback=_seed, help="random seed of the first video; further ones count up")] = 1000,
     out: Resumed = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -686,7 +700,7 @@ def attack(
         typer.Option(help="videos a case may take; may be repeated (default: 1 and 3)", show_default=False),
     ] = None,
     steps: Annotated[int, typer.Option(max=MOST, help="search steps for each video, for attacks that search")] = 30,
-    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first case")] = 2000,
+    seed: Annotated[int, typer.Option(callback=_seed, help="random seed of the first case; further ones count up")] = 2000,
     out: Resumed = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -751,7 +765,7 @@ def generate(
     prompt: Annotated[list[str], typer.Argument(help="one or more prompts")],
     erasure: Annotated[list[Path] | None, typer.Option(help="folder of an erasure to put on; may be repeated")] = None,
     t2v: MadeOn = None,
-    seed: Annotated[int, typer.Option(min=0, max=LAST, help="of the first prompt; the next ones count up")] = 0,
+    seed: Annotated[int, typer.Option(callback=_seed, help="random seed of the first prompt; further ones count up")] = 0,
     out: Annotated[Path, typer.Option(help="folder for the videos")] = Path("videos"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -788,16 +802,19 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen at; whoever reaches it may ask for videos")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
-    megabytes: Annotated[float, typer.Option(min=0, help="of erasures that stay in memory")] = 512,
+    megabytes: Annotated[float, typer.Option(min=0, help="memory for loaded erasures, in MB")] = 512,
     waiting: Annotated[
-        int, typer.Option(min=1, max=MOST, help="requests at once, the one that is served among them; more are turned away")
+        int,
+        typer.Option(
+            min=1, max=MOST, help="most requests in progress, the one being served included; further ones get 503"
+        ),
     ] = 64,
     sampling: Any = SAMPLING,
     place: Any = PLACE,
 ) -> None:
     """Serve a model's videos over HTTP, each request with the erasures that are meant for it: POST /videos.
 
-    It asks nobody who they are: put it behind what does, and let that name the tenant.
+    It does no authentication: run it behind a proxy that authenticates callers and names the tenant.
     """
     from unreel.first_thread import FirstThread
     from unreel.models.pair import load_video_model

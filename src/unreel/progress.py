@@ -25,9 +25,10 @@ def nobody(sort: str, news: str) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A long part of a job: `total` pieces, each a `unit`, of which `done` were there already; None where nobody knows.
+    """A part of a job that may take long. `what` names it; `total` is how many pieces it has, None if that is unknown;
+    `unit` is what one piece is called; `done` of them were finished before.
 
-    What is `brief` takes no time on small models: nobody need see it before it has lasted, nor when it is over.
+    `brief` work is over at once on small models: its bar need not appear at first, and goes when the work is done.
     """
 
     what: str

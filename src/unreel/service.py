@@ -1,8 +1,8 @@
 """A small HTTP service beside a hosted model: each request's video is made with the erasures that are meant for it, and
 with no others, out of any number on disk.
 
-Knows requests and who may want what; how erasures go on and videos are made is for others. It asks nobody who they are:
-what stands before it does, and names the tenant.
+Knows requests and who may want what; how erasures go on and videos are made is for others. It does no
+authentication: a proxy in front of it authenticates callers and names the tenant.
 """
 
 import json
@@ -48,7 +48,7 @@ class BusyError(Exception):
 
 
 class RefusedError(UnreelError):
-    """What a request asks for cannot be meant, or is not for it to ask. Says nothing that its tenant may not know."""
+    """The request is invalid, or asks for something its tenant may not. Says nothing that its tenant may not know."""
 
 
 class Shelf:
@@ -204,7 +204,7 @@ class Wish:
 
     @staticmethod
     def read(body: bytes) -> "Wish":
-        """From JSON. Raises UnreelError for what cannot be meant."""
+        """From JSON. Raises UnreelError if that is invalid."""
         try:
             wish = parse_json(body)
         except (ValueError, RecursionError) as error:

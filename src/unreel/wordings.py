@@ -113,7 +113,9 @@ def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:
 
 @torch.no_grad()
 def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str], *, seed: int = 0) -> list[list[float]]:
-    """For each concept, all of one kind, d(c) of every phrase; of one that is far on the first view, on that view alone."""
+    """d(c) of every phrase, for each of `concepts`, which are of one kind. Where the first view of a concept says FAR or
+    more of a phrase, that is its distance; others are averaged over all views.
+    """
     size = pair.settings.size if pair.t2i is pair.t2v else None
     denoiser, reader, frame = Denoiser.of(pair.t2i, size), Conditioner.of(pair.t2i), concepts[0].traits.templates[0]
     names, brief = [frame.format(concept.name) for concept in concepts], cache(denoiser.reading_briefly)

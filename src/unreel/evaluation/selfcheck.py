@@ -175,8 +175,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Marks:
-    """What is `left` of the `way` of prompts to their anchor prompts, squared distances, and how far they `moved`:
-    (prompts,), or of none where there is no way; and what each is about.
+    """How some prompts did. `left` is the squared distance of each to its anchor prompt, `way` what that was before any
+    change: (prompts,), or (0,) where prompts have no anchor prompt. `moved` is how far what is read of each moved, as a
+    share of its length: (prompts,). `concepts` names the concept that each is about.
     """
 
     left: np.ndarray
