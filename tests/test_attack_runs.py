@@ -1,5 +1,6 @@
 """Attacks are run, counted and resumed as they should be; what each attack does stands in test_attacks.py."""
 
+import copy
 import dataclasses
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from unreel.attacks import Case, load_attack, version_of
 from unreel.evaluation import attack as robustness
 from unreel.evaluation import video_cache as clips
 from unreel.evaluation.attack import OF_CLIPS, _chosen
+from unreel.files import alone_in
 from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
@@ -184,6 +186,31 @@ def test_an_erasure_of_another_encoder_and_a_folder_of_another_run_are_refused(s
     attack(pair, erasure, FakeJudge(), **options, folder=tmp_path / "run")
     with pytest.raises(UnreelError, match="another run"):
         attack(pair, erasure, FakeJudge(), **(options | {"cases": 2}), folder=tmp_path / "run")
+
+
+def test_an_attack_goes_on_with_the_image_model_that_it_began_with_alone(setting, tmp_path):
+    pair, erasure = setting
+    options = OPTIONS | {"attacks": ["plain"], "folder": tmp_path / "run"}
+    attack(pair, erasure, FakeJudge(), **options)
+    with pytest.raises(UnreelError, match=r"another run \(image_model tiny image model instead of another\)"):
+        attack(replace(pair, t2i_source="another"), erasure, FakeJudge(), **options)
+    lower = copy.deepcopy(pair.t2i).to(torch.bfloat16)
+    with pytest.raises(UnreelError, match=r"another run \(image_dtype float32 instead of bfloat16\)"):
+        attack(replace(pair, t2i=lower), erasure, FakeJudge(), **options)
+    with alone_in(tmp_path / "run"), pytest.raises(UnreelError, match="another process works in"):
+        attack(pair, erasure, FakeJudge(), **options)
+
+
+@pytest.mark.parametrize("name", ["ring_a_bell", "published_embeddings"])
+def test_what_reads_through_the_image_model_is_searched_again_through_another(setting, name, tmp_path, monkeypatch):
+    pair, erasure = setting
+    module, calls = load_attack(name), []
+    monkeypatch.setattr(module, "attempt", lambda case, index, seed: calls.append(index) or case.prompt)
+    options = {"attacks": [name], "cases": 1, "budgets": [1], "steps": 1, "clips": tmp_path}
+    attack(pair, erasure, Blind(), **options)
+    for again in (pair, replace(pair, t2i=make_pair(seed=1).t2i)):
+        attack(again, erasure, Blind(), **options)
+    assert calls == [0, 0]
 
 
 def test_an_attack_with_weights_sees_the_edited_encoder_and_one_without_does_not(setting, monkeypatch):

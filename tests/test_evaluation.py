@@ -1,5 +1,6 @@
 """The evaluation's promises: same prompts and seeds, no trace left, no mixing of runs, figures that can be trusted."""
 
+import copy
 import json
 from dataclasses import replace
 from itertools import groupby
@@ -16,7 +17,7 @@ from unreel.evaluation import video_cache
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.run import Run
-from unreel.files import read_tensors, write_tensors
+from unreel.files import alone_in, read_tensors, write_tensors
 from unreel.interventions.erasure import ComponentDelta
 from unreel.methods import configure
 from unreel.methods.uce import UCEConfig
@@ -26,6 +27,7 @@ from unreel.models.sampling import generate
 from unreel.prompts.files import PromptRow
 from unreel.prompts.suite import GROUPS
 from unreel.report.verdict import verdict
+from unreel.versions import versions
 
 VIDEOS = 4
 
@@ -298,6 +300,10 @@ def test_results_of_another_run_are_never_mixed_in(setting, tmp_path):
             evaluate(pair.video, erasure, FakeJudge(), **(options | change))
     with pytest.raises(UnreelError, match="another run"):
         evaluate(pair.video, nothing(erasure), FakeJudge(), **options)
+    other = FakeJudge()
+    other.identity = "fake judge, of other weights"
+    with pytest.raises(UnreelError, match="not the same judge"):
+        evaluate(pair.video, erasure, other, **options)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.txt").write_text("mine")
     with pytest.raises(UnreelError, match="no folder of an evaluation"):
@@ -309,6 +315,34 @@ def test_results_of_another_run_are_never_mixed_in(setting, tmp_path):
         with pytest.raises(UnreelError, match=r"run\.json is broken"):
             evaluate(pair.video, erasure, FakeJudge(), **(options | {"folder": tmp_path / "odd"}))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["erasure"] == erasure.identity
+
+
+def test_a_run_is_not_gone_on_with_in_another_precision_or_by_other_libraries(setting, tmp_path, monkeypatch):
+    pair, erasure = setting
+    options = {"videos": 1, "groups": ["explicit"], "folder": tmp_path / "run"}
+    evaluate(pair.video, erasure, FakeJudge(), **options)
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    lower = copy.deepcopy(pair.t2v).to(torch.bfloat16)
+    with pytest.raises(UnreelError, match=r"another run \(dtype float32 instead of bfloat16\)"):
+        evaluate(replace(pair.video, pipeline=lower), erasure, FakeJudge(), **options)
+    newer = versions() | {"diffusers": "99.1"}
+    with monkeypatch.context() as upgraded:
+        upgraded.setattr("unreel.evaluation.evaluate.versions", lambda: newer)
+        with pytest.raises(UnreelError, match=r"\(diffusers [\w.]+ instead of 99.1\): choose another folder with --out"):
+            evaluate(pair.video, erasure, FakeJudge(), **options)
+    assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({key: run[key] for key in run if key != "dtype"}))
+    with pytest.raises(UnreelError, match="it does not say which dtype"):
+        evaluate(pair.video, erasure, FakeJudge(), **options)
+
+
+def test_two_processes_do_not_evaluate_into_one_folder(setting, tmp_path):
+    pair, erasure = setting
+    options = {"videos": 1, "groups": ["explicit"], "folder": tmp_path / "run"}
+    evaluate(pair.video, erasure, FakeJudge(), **options)
+    with alone_in(tmp_path / "run"), pytest.raises(UnreelError, match=f"another process works in {tmp_path / 'run'}:"):
+        evaluate(pair.video, erasure, FakeJudge(), **options)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unreel.errors import UnreelError, needs, shortened
-from unreel.evaluation.evaluate import claim
-from unreel.files import alone_in, write_json
+from unreel.evaluation.evaluate import claimed
+from unreel.files import write_json
 from unreel.interventions.card import CHECK
 from unreel.models.memory import no_memory
 from unreel.models.pair import Pair, load_pair
@@ -150,8 +150,7 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
 def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Tell) -> tuple[Batch, Path]:
     """As `batch`, of a valid job, by whatever there is to compute with."""
     run = _over_ray if job.ray else _here
-    claim(job.folder, {"what": "takedowns"})  # and no folder of anything else
-    with alone_in(job.folder, job.folder):
+    with claimed(job.folder, {"what": "takedowns"}):  # and no folder of anything else
         stored = _stored(job.folder)
         outcomes = {t: stored[t] for t in jobs if t in stored and stored[t].done and stored[t].asked == _asked(jobs[t])}
         listed = {takedown.folder for takedown in jobs}

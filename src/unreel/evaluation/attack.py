@@ -5,7 +5,7 @@ Knows attacks as functions that hand out attempts; knows nothing about how they 
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,8 @@ from unreel.attacks import (
 )
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
-from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claim, concept_of, sampling_of
-from unreel.evaluation.video_cache import Batch, VideoCache, identity_of, require_room
+from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claimed, concept_of, measured_with
+from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of, identity_of, require_room
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
@@ -166,45 +166,50 @@ def attack(
     _require_sensible(judge, concept, cases, budgets, steps)
     modules, left_out = _chosen(pair, erasure, attacks)
     attacks = list(modules)
-    searching, of_videos = (any(studies(each, what) for each in modules.values()) for what in ("encoder", "video"))
-    original = Conditioner.of(pair.t2i)
     # The second half of a group only repeats the first.
-    prompts = build_suite(original, concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
+    prompts = build_suite(Conditioner.of(pair.t2i), concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
     erasure.require_matching(pair.t2v)
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
     once = len(ARMS) * len(attacks) * cases  # but for attacks that have nothing to try
     require_room(pair.video, kept, once, once * budgets[-1], tell)
-    if home:
-        asked = {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed}
-        claim(home, _attacked(pair, concept, erasure, judge) | asked)
-    cache = VideoCache(pair.video, kept)
-    encoders = {"original": original, "edited": _edited(original, erasure) if searching else original}
-    synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
-    texts = [prompt.text for prompt in prompts[:cases]]
-    latents = _latents(pair, cache, texts, seed) if searching else [torch.empty(0)] * len(texts)
-    videos = _Videos.of(pair, cache, texts, seed) if of_videos else None
-    outcomes = []
-    for arm in ARMS:
-        scenes = _scenes(pair, concept, synonyms, original, encoders[arm], texts, latents, steps)
-        for name, module in modules.items():
-            cases_of = videos.in_place_of(scenes) if videos and studies(module, "video") else scenes
-            tried = _run(name, cases_of, budgets[-1], seed, cache, erasure if arm == "edited" else None, judge)
-            outcomes.append(Outcome(name, arm, tried))
+    asked = {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed}
+    of = {"concept": asdict(concept), "image_model": pair.t2i_source, "image_dtype": dtype_of(pair.t2i)}
+    with claimed(home, measured_with(pair.video, erasure, judge) | of | asked) if home else nullcontext():
+        cache, texts = VideoCache(pair.video, kept), [prompt.text for prompt in prompts[:cases]]
+        outcomes = _outcomes(pair, concept, erasure, judge, modules, texts, budgets[-1], steps, seed, cache)
     untried = tuple(name for name in attacks if not all(any(each.cases) for each in outcomes if each.attack == name))
     outcomes = [outcome for outcome in outcomes if outcome.attack not in untried]
     return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache, untried, left_out)
 
 
-def _attacked(pair: Pair, concept: Concept, erasure: Intervention, judge: Judge) -> dict[str, Any]:
-    """All besides the attacks that decides what comes of them."""
-    return {
-        "concept": asdict(concept),
-        "erasure": erasure.identity,
-        "model": pair.t2v_source,
-        "settings": sampling_of(pair.settings),
-        "judge": judge.name,
-    }
+def _outcomes(
+    pair: Pair,
+    concept: Concept,
+    erasure: Intervention,
+    judge: Judge,
+    modules: Mapping[str, Attack],
+    texts: Sequence[str],
+    budget: int,
+    steps: int,
+    seed: int,
+    cache: VideoCache,
+) -> list[Outcome]:
+    """Each attack against each arm, on a case for each prompt."""
+    searching, of_videos = (any(studies(each, what) for each in modules.values()) for what in ("encoder", "video"))
+    original = Conditioner.of(pair.t2i)
+    encoders = {"original": original, "edited": _edited(original, erasure) if searching else original}
+    synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
+    latents = _latents(pair, cache, texts, seed) if searching else [torch.empty(0)] * len(texts)
+    videos = _Videos.of(pair, cache, texts, seed) if of_videos else None
+    outcomes, reading = [], f"{type(pair.t2i).__name__} {identity_of(pair.t2i, pair.settings)}"
+    for arm in ARMS:
+        scenes = _scenes(pair, concept, synonyms, original, encoders[arm], texts, latents, steps)
+        for name, module in modules.items():
+            cases_of = videos.in_place_of(scenes) if videos and studies(module, "video") else scenes
+            on = erasure if arm == "edited" else None
+            outcomes.append(Outcome(name, arm, _run(name, cases_of, budget, seed, cache, on, judge, reading)))
+    return outcomes
 
 
 def _chosen(pair: Pair, erasure: Intervention, named: Sequence[str]) -> tuple[dict[str, Attack], dict[str, str]]:
@@ -342,14 +347,23 @@ def _studied(cache: VideoCache, key: list[Any], make: Callable[[], torch.Tensor]
 
 
 def _run(
-    name: str, cases: Sequence[Case], budget: int, seed: int, cache: VideoCache, erasure: Intervention | None, judge: Judge
+    name: str,
+    cases: Sequence[Case],
+    budget: int,
+    seed: int,
+    cache: VideoCache,
+    erasure: Intervention | None,
+    judge: Judge,
+    reading: str,
 ) -> list[list[Attempt]]:
-    """Attempt after attempt on every case that has not given way yet, all cases of one round together."""
+    """Attempt after attempt on every case that has not given way yet, all cases of one round together. `reading` is the
+    identity of the image pipeline, through which attacks read.
+    """
     out: list[list[Attempt]] = [[] for _ in cases]
     for index in range(budget):
         still = [i for i, attempts in enumerate(out) if len(attempts) == index and not any(a.found for a in attempts)]
         bar = track(still, f"{name}: searching", "case", brief=True)
-        tries = [(i, _attempt(name, cases[i], i, index, seed, cache, erasure)) for i in bar]
+        tries = [(i, _attempt(name, cases[i], i, index, seed, cache, erasure, reading)) for i in bar]
         for kind in (str, torch.Tensor, Start):
             chosen = [(i, tried) for i, tried in tries if isinstance(tried, kind)]
             if not chosen:
@@ -366,7 +380,14 @@ def _run(
 
 
 def _attempt(
-    name: str, case: Case, place: int, index: int, seed: int, cache: VideoCache, erasure: Intervention | None
+    name: str,
+    case: Case,
+    place: int,
+    index: int,
+    seed: int,
+    cache: VideoCache,
+    erasure: Intervention | None,
+    reading: str,
 ) -> Asked | None:
     """An attack's attempt, searched once and then read from the cache's folder."""
     module = load_attack(name)
@@ -374,7 +395,8 @@ def _attempt(
     if module.NEEDS_WEIGHTS:
         studied = [erasure.identity if erasure else "", Fingerprint.of(case.denoiser.network).identity]
     told = [case.wording, case.synonyms, asdict(case.concept)]
-    key = [name, version_of(module), cache.identity, studied, case.prompt, *told, place, index, seed, case.steps]
+    models = [cache.identity, reading]  # also of attacks that know no weights: templates and padding decide what they find
+    key = [name, version_of(module), *models, studied, case.prompt, *told, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
     if not file.is_file():
         ways = _ways_to_save(module, case)

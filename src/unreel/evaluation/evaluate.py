@@ -6,7 +6,8 @@ Knows prompts and videos; knows nothing about how the intervention was made, and
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
 from unreel.evaluation.run import Evaluation, Group
-from unreel.evaluation.video_cache import VideoCache, require_room
-from unreel.files import write_json
+from unreel.evaluation.video_cache import VideoCache, dtype_of, require_room
+from unreel.files import LOCK_FILE, alone_in, write_json
 from unreel.interventions.base import Intervention
-from unreel.judges import Judge
+from unreel.judges import Judge, identity_of
 from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, Settings, VideoModel
@@ -27,11 +28,13 @@ from unreel.prompts.files import PromptRow
 from unreel.prompts.kinds import OBJECT_TEMPLATES
 from unreel.prompts.suite import GROUPS, Prompt, suite
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
+from unreel.versions import versions
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 RUN_FILE, CLIPS_FOLDER = "run.json", "clips"
+SHORT = 20  # letters of a setting that a line has room for
 UNRELATED_PROMPTS = 1000
 
 
@@ -181,16 +184,15 @@ def evaluate(
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
     count = 2 * len(prompts) + sum(prompt.anchor is not None for prompt in prompts)
     require_room(model, kept, count, count, tell)
-    if home:
-        what = {"erasure": erasure.identity, "model": model.source, "settings": sampling_of(model.settings)}
-        claim(home, what | {"judge": judge and judge.name, "prompts": [_decisive(prompt) for prompt in prompts]})
-    cache = VideoCache(model, kept)
-    purposes = {
-        name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
-        for name in dict.fromkeys(prompt.group for prompt in prompts)
-    }
-    arms = ("original", "anchor", "edited")
-    cache.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
+    what = measured_with(model, erasure, judge) | {"prompts": [_decisive(prompt) for prompt in prompts]}
+    with claimed(home, what) if home else nullcontext():
+        cache = VideoCache(model, kept)
+        purposes = {
+            name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
+            for name in dict.fromkeys(prompt.group for prompt in prompts)
+        }
+        arms = ("original", "anchor", "edited")
+        cache.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
     unrelated = unrelated_prompts(concept, judge, erasure.concepts)
     return Evaluation(model, erasure, concept, judge, purposes, unrelated, measure)
 
@@ -200,9 +202,28 @@ def _decisive(prompt: Prompt) -> dict[str, Any]:
     return {name: value for name, value in asdict(prompt).items() if name != "repetition"}
 
 
-def sampling_of(settings: Settings) -> dict[str, Any]:
-    """All that decides the videos of a run."""
-    return settings.sampling | {"fps": settings.fps, "batch": settings.batch}
+def measured_with(model: VideoModel, erasure: Intervention, judge: Judge | None) -> dict[str, Any]:
+    """All besides prompts and seeds that decides the videos of a run and what is found in them."""
+    settings = model.settings
+    return {
+        "erasure": erasure.identity,
+        "model": model.source,
+        "settings": settings.sampling | {"fps": settings.fps, "batch": settings.batch},
+        "dtype": dtype_of(model.pipeline),
+        "judge": judge and identity_of(judge),
+        "versions": versions(),
+    }
+
+
+@contextmanager
+def claimed(folder: Path, run: dict[str, Any]) -> Iterator[None]:
+    """Inside, `folder` is this run's, and no other process works in it. Raises UnreelError as `claim` does, and if another
+    process does.
+    """
+    claim(folder, run)
+    with alone_in(folder, folder):
+        claim(folder, run)  # which another process may have done meanwhile, for a run of its own
+        yield
 
 
 def claim(folder: Path, run: dict[str, Any]) -> None:
@@ -216,14 +237,14 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
             stored = None
         if not isinstance(stored, dict):
             raise UnreelError(f"{file} is broken: choose another folder with --out, or delete that one")
-        differs = [key for key, value in document.items() if not _same(stored.get(key), value)]
+        differs = _differences(stored, document)
         if differs:
             raise UnreelError(
-                f"{folder} holds the results of another run (its {' and '.join(differs)} differ): choose another folder "
-                "with --out, or delete that one"
+                f"{folder} holds the results of another run ({', '.join(differs)}): choose another folder with --out, or "
+                "delete that one"
             )
         return
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    if folder.exists() and (folder.is_file() or {file.name for file in folder.iterdir()} - {LOCK_FILE}):
         raise UnreelError(
             f"{folder} exists and is no folder of an evaluation, an attack or takedowns: choose another with --out"
         )
@@ -231,8 +252,18 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
     write_json(file, document)
 
 
-def _same(stored: Any, value: Any) -> bool:
-    """Whether a run's stored setting is that one; what earlier versions of unreel stored besides makes no difference."""
-    if isinstance(stored, dict) and isinstance(value, dict):
-        return all(name in stored and stored[name] == wanted for name, wanted in value.items())
-    return bool(stored == value)
+def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """How a stored run is not the one `wanted`, a few words for each setting; what earlier versions of unreel stored
+    besides makes no difference.
+    """
+    out = []
+    for name, value in wanted.items():
+        had = stored.get(name)
+        if name not in stored:
+            out.append(f"it does not say which {name}")
+        elif isinstance(had, dict) and isinstance(value, dict):
+            out += _differences(had, value)
+        elif had != value:
+            short = all(isinstance(each, (str, int, float)) and len(str(each)) <= SHORT for each in (had, value))
+            out.append(f"{name} {had} instead of {value}" if short else f"not the same {name}")
+    return out

@@ -14,11 +14,10 @@ import numpy as np
 
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, Figure
-from unreel.evaluation.video_cache import Batch, VideoCache
+from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of
 from unreel.files import write_json
 from unreel.interventions.base import METRICS_FILE, Intervention
 from unreel.judges import Judge
-from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.loading import recorded
 from unreel.models.pair import VideoModel
@@ -196,7 +195,7 @@ class Evaluation:
             erasure=self.erasure.identity,
             model=recorded(self.model.source),
             sampling=self.model.settings.sampling,
-            dtype=str(network_of(self.model.pipeline).dtype).removeprefix("torch."),
+            dtype=dtype_of(self.model.pipeline),
             versions=versions(),
             asking=[name for name, group in self.groups.items() if group.asks_for_concept_alone],
         )

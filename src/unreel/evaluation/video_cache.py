@@ -136,6 +136,11 @@ def identity_of(pipeline: Any, settings: Settings) -> str:
     return json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
 
 
+def dtype_of(pipeline: Any) -> str:
+    """The precision that a pipeline makes videos in, as the command line calls it."""
+    return str(network_of(pipeline).dtype).removeprefix("torch.")
+
+
 def _named(asked: Asked) -> str:
     """What was asked for, in words, or as a digest of what is not said in words."""
     if isinstance(asked, Start):

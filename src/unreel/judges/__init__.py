@@ -18,9 +18,10 @@ _REGISTRY = Registry("judges", __path__, "judge", ("load",))
 class Judge(Protocol):
     """What every judge offers.
 
-    `error` holds its own measured rates, to print beside every figure; empty if nobody has measured them. `vocabulary`
-    lists labels it can tell apart and that a model can be asked for, by kind ("concept", "style", "motion"); empty where
-    everyday words do as well.
+    `name` is what people read; a judge of which there may be several under one name also has an `identity`, a text that
+    tells them apart. `error` holds its own measured rates, to print beside every figure; empty if nobody has measured
+    them. `vocabulary` lists labels it can tell apart and that a model can be asked for, by kind ("concept", "style",
+    "motion"); empty where everyday words do as well.
     """
 
     name: str
@@ -52,6 +53,13 @@ def found(judge: Judge, videos: np.ndarray, labels: Sequence[str]) -> np.ndarray
     """Whether each video shows the label that stands beside it, frame by frame: (n, frames) bool."""
     pairs = zip(videos, labels, strict=True)
     return np.stack([judge.probabilities(video[None], [label])[0, :, 0] >= judge.threshold for video, label in pairs])
+
+
+def identity_of(judge: Judge) -> str:
+    """Tells a judge from others, of the same name too, whose weights or pictures are others: what it calls its `identity`,
+    or its name where it has none.
+    """
+    return getattr(judge, "identity", judge.name)
 
 
 def names() -> list[str]:

@@ -25,6 +25,7 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.models.loading import at_the_hub, repository, shown
+from unreel.models.weights import Fingerprint
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -80,6 +81,10 @@ class ClipJudge:
     error: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, list[str]] = field(default_factory=dict)
     _texts: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name}, {Fingerprint.of(self.model).identity}"
 
     def knows(self, label: str) -> bool:
         return bool(label.strip())

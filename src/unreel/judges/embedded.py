@@ -16,6 +16,7 @@ from unreel.errors import UnreelError
 from unreel.judges._network import JudgeNetwork
 from unreel.models.sampling import to_tensor
 from unreel.models.shipped import EMBEDDED, names, shipped
+from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import Vocabulary, of_world
 
 STILL = "still"
@@ -67,6 +68,10 @@ class EmbeddedJudge:
         classes = self.everything(np.full((1, self.world["frames"], size, size, 3), 128, np.uint8))
         if not isinstance(self.error, dict) or not all(np.isfinite(values).all() for values in classes.values()):
             raise ValueError("its weights or its quality are no numbers")
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name}, {Fingerprint.of(self.network).identity}"
 
     @property
     def vocabulary(self) -> Vocabulary:

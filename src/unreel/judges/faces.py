@@ -17,6 +17,7 @@ fare worse, and so may people of groups that were rare in its training set. Face
 runs on the CPU. Nobody has measured its error rate here.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -80,6 +81,13 @@ class FacesJudge:
     name: str = "dlib faces"
     threshold: float = 0.5
     error: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        known = hashlib.sha256()
+        for name, pictures in sorted(self.people.items()):
+            known.update(name.encode() + pictures.tobytes())
+        return f"{self.name} of {known.hexdigest()[:16]}"
 
     @property
     def vocabulary(self) -> dict[str, list[str]]:
