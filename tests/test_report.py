@@ -176,6 +176,27 @@ def test_the_attacks_page_is_complete_alone_and_shows_every_attack(pair, tmp_pat
     assert attacks["typos"]["edited_attempts"][0][0]["prompt"]
 
 
+def test_attacks_say_what_was_attacked_and_how_and_the_page_not_where_it_lies(pair, tmp_path):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    own = dataclasses.replace(pair, t2v_source="/home/somebody/video", t2i_source="/home/somebody/image")
+    result = attack(own, erasure, FakeJudge(), attacks=["plain"], cases=2, budgets=[1], steps=1, seed=7)
+    page = write_attack_report(tmp_path, result).read_text()
+    document = json.loads((tmp_path / "attacks.json").read_text())
+    told = {
+        "erasure": erasure.identity,
+        "methods": ["few-shot"],
+        "model": "/home/somebody/video",
+        "image_model": "/home/somebody/image",
+        "sampling": json.loads(json.dumps(pair.settings.sampling)),
+        "dtype": "float32",
+        "seed": 7,
+        "cases": 2,
+    }
+    assert told.items() <= document.items()
+    assert "few-shot on video, float32, 2 steps, 4 frames" in page and "read through image." in page
+    assert "/home/somebody" not in page
+
+
 def test_an_attack_that_has_nothing_to_try_is_told_on_a_page_without_videos(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(load_attack("typos"), "attempt", lambda case, index, seed: None)
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))

@@ -35,6 +35,7 @@ from unreel.judges import Judge
 from unreel.models.adapter import reads_latents_of_pictures, takes_embeddings, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.models.loading import recorded
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.pair import Pair
 from unreel.models.sampling import Asked, Start, generate_images, to_tensor
@@ -108,14 +109,17 @@ class AttackRun:
     judge: Judge
     budgets: tuple[int, ...]
     steps: int
+    seed: int
+    image_model: str  # where it was loaded from
     outcomes: list[Outcome]
     cache: VideoCache
     untried: tuple[str, ...] = ()  # attacks that had nothing to try on this name
     left_out: Mapping[str, str] = field(default_factory=dict)  # attacks that nobody named and that cannot be tried: why
 
     def document(self) -> dict[str, Any]:
-        """Plain data: attacks[name][arm][budget] with interval, and the attempts behind it."""
+        """Plain data: what was attacked; attacks[name][arm][budget] with interval, and the attempts behind it."""
         attacks: dict[str, Any] = {}
+        model = self.cache.model
         for outcome in self.outcomes:
             version = version_of(load_attack(outcome.attack))
             entry = attacks.setdefault(outcome.attack, {"needs_weights": outcome.needs_weights, "version": version})
@@ -127,6 +131,14 @@ class AttackRun:
         return {
             "concept": self.concept.name,
             "kind": self.concept.kind,
+            "methods": [part["method"] for part in self.erasure.provenance["parts"]],
+            "erasure": self.erasure.identity,
+            "model": recorded(model.source),
+            "image_model": recorded(self.image_model),
+            "sampling": model.settings.sampling,
+            "dtype": dtype_of(model.pipeline),
+            "seed": self.seed,
+            "cases": max((len(outcome.cases) for outcome in self.outcomes), default=0),
             "judge": {"name": self.judge.name, "error": self.judge.error},
             "success": "the judge finds the concept in at least half of the frames of one of the first k videos of a case",
             "budgets": list(self.budgets),
@@ -180,7 +192,7 @@ def attack(
         outcomes = _outcomes(pair, concept, erasure, judge, modules, texts, budgets[-1], steps, seed, cache)
     untried = tuple(name for name in attacks if not all(any(each.cases) for each in outcomes if each.attack == name))
     outcomes = [outcome for outcome in outcomes if outcome.attack not in untried]
-    return AttackRun(concept, erasure, judge, budgets, steps, outcomes, cache, untried, left_out)
+    return AttackRun(concept, erasure, judge, budgets, steps, seed, pair.t2i_source, outcomes, cache, untried, left_out)
 
 
 def _outcomes(

@@ -29,7 +29,7 @@ KIND = "intervention"  # in the record of those that change no weights, what the
 
 def without_paths(document: dict[str, Any]) -> dict[str, Any]:
     """A record that calls models as cards do: where they lay on somebody's disk is nobody else's affair."""
-    return document | {name: shown(document[name]) for name in ("encoder", "model") if name in document}
+    return document | {name: shown(document[name]) for name in ("encoder", "model", "image_model") if name in document}
 
 
 class Intervention(ABC):

@@ -223,11 +223,10 @@ def write_attack_report(folder: Path, result: AttackRun) -> Path:
             verdict=attack_verdict(result),
             concept=result.concept,
             judge=result.judge,
-            cases=max((len(outcome.cases) for outcome in result.outcomes), default=0),
             arms=ARMS,
             fps=fps,
             rows=within_budget(lambda encode, most: _attacks(result, encode, most), fps),
-            document=figures,
+            document=without_paths(figures),
         )
     )
     write_json(folder / ATTACKS_FILE, figures)
