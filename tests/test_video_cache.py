@@ -1,5 +1,6 @@
 """Nothing is generated twice, and what is read back is what was generated."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 from conftest import make_pair
 from pipelines import PIPELINES
 
-from unreel import FewShotConfig, UnreelError, generate, unlearn
+from unreel import Erasure, FewShotConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.evaluation import video_cache as clips
 from unreel.evaluation.video_cache import VideoCache
 from unreel.files import write_tensors
@@ -66,6 +67,68 @@ def test_a_killed_run_makes_only_what_is_missing_and_ends_the_same(pair, tmp_pat
     again.make(again.batches(PROMPTS, SEEDS), "")
     assert calls == [2, 1]
     assert np.array_equal(read(again, again.batches(PROMPTS, SEEDS)), read(whole, batches))
+
+
+@pytest.fixture
+def switches(monkeypatch):
+    """Each time that an erasure was put on or taken off."""
+    made = []
+    for name in ("apply", "remove"):
+        way = getattr(Erasure, name)
+        monkeypatch.setattr(
+            Erasure, name, lambda erasure, pipeline, way=way, name=name: made.append(name) or way(erasure, pipeline)
+        )
+    return made
+
+
+def test_an_erasure_goes_on_once_for_all_batches_that_follow_each_other(pair, calls, switches):
+    erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-2))
+    cache, switches[:] = VideoCache(pair.video), []
+    edited, original = (cache.batches(PROMPTS, SEEDS, each) for each in (erasure, None))
+    assert edited[0].file != original[0].file
+    cache.make([*original, *edited, edited[0]], "")
+    assert calls == [2, 2, 1] * 2 and switches == ["apply", "remove"]
+    with erasure.on(pair.t2v):
+        assert np.array_equal(read(cache, edited), generate(pair.t2v, PROMPTS, SEEDS, pair.settings))
+    assert np.array_equal(read(cache, original), generate(pair.t2v, PROMPTS, SEEDS, pair.settings))
+
+
+def test_what_breaks_off_among_batches_leaves_the_erasure_off_and_what_is_finished(pair, calls, switches, monkeypatch):
+    erasure, write = unlearn("cat", pair, FewShotConfig(learning_rate=1e-2)), clips._write
+    cache, switches[:] = VideoCache(pair.video), []
+    batches = cache.batches(PROMPTS, SEEDS, erasure)
+
+    def killed(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(clips, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.make(batches, "")
+    assert [batch.finished for batch in batches] == [True, False, False]
+    assert switches == ["apply", "remove"] and not active_interventions(pair.t2v)
+
+
+def test_no_other_thread_puts_an_erasure_on_while_videos_are_made(pair, monkeypatch):
+    erasure, on, write = unlearn("cat", pair, FewShotConfig(learning_rate=1e-2)), [], clips._write
+    other = threading.Thread(target=erasure.apply, args=[pair.t2v])
+
+    def meddling(*arguments):  # between two batches of the original model
+        write(*arguments)
+        on.append(active_interventions(pair.t2v))
+        if other.ident is None:
+            other.start()
+        other.join(0.2)
+
+    monkeypatch.setattr(clips, "_write", meddling)
+    cache = VideoCache(pair.video)
+    batches = cache.batches(PROMPTS, SEEDS)
+    cache.make(batches, "")
+    other.join()
+    assert on == [[], [], []] and active_interventions(pair.t2v) == [erasure]
+    erasure.remove(pair.t2v)
+    assert np.array_equal(read(cache, batches), generate(pair.t2v, PROMPTS, SEEDS, pair.settings))
 
 
 def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):

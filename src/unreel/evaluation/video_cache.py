@@ -9,7 +9,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from unreel.errors import UnreelError
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
-from unreel.models.adapter import modules_of, network_of, usual_call
+from unreel.models.adapter import modules_of, network_of, undisturbed, usual_call
 from unreel.models.pair import Settings, VideoModel
 from unreel.models.sampling import Asked, Start, generate
 from unreel.models.weights import Fingerprint, precision
@@ -90,24 +92,23 @@ class VideoCache:
         return out
 
     def make(self, batches: Sequence[Batch], what: str) -> None:
-        """Generate the batches that are not finished, with a progress bar that counts videos."""
+        """Generate the batches that are not finished, with a progress bar that counts videos. No other thread puts
+        anything on the pipeline or off meanwhile.
+
+        What successive batches have on stays on between them: each time that a large model's weights change takes long.
+        """
         pipeline, settings = self.model.pipeline, self.model.settings
-        done = sum(len(batch.prompts) for batch in batches if batch.finished)
-        with drawn(Work(what, "video", sum(len(batch.prompts) for batch in batches), done)) as bar:
-            for batch in batches:
-                if batch.finished:
-                    continue
-                if batch.erasure:
-                    batch.erasure.apply(pipeline)
-                try:
-                    begun = time.perf_counter()
-                    videos = generate(pipeline, list(batch.prompts), list(batch.seeds), settings, what="")
-                    seconds = time.perf_counter() - begun
-                finally:
-                    if batch.erasure:
-                        batch.erasure.remove(pipeline)
-                _write(batch, videos, seconds, _place(pipeline))
-                bar.update(len(batch.prompts))
+        left = {batch.file: batch for batch in batches if not batch.finished}.values()
+        total = sum(len(batch.prompts) for batch in batches)
+        done = total - sum(len(batch.prompts) for batch in left)
+        with undisturbed(pipeline), drawn(Work(what, "video", total, done)) as bar:
+            for erasure, alike in groupby(left, lambda batch: batch.erasure):
+                with erasure.on(pipeline) if erasure else nullcontext():
+                    for batch in alike:
+                        begun = time.perf_counter()
+                        videos = generate(pipeline, list(batch.prompts), list(batch.seeds), settings, what="")
+                        _write(batch, videos, time.perf_counter() - begun, _place(pipeline))
+                        bar.update(len(batch.prompts))
 
     def read(self, batches: Sequence[Batch]) -> Iterator[np.ndarray]:
         """The videos of finished batches, one after the other: (frames, height, width, 3) uint8."""
