@@ -596,6 +596,30 @@ def test_bad_input_to_evaluate_and_attack_writes_nothing(command, made, tmp_path
     assert "Traceback" not in err and sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["unlearn", "cat", "--judge", "clpi"], "unknown judge 'clpi': choose from clip"),
+        (["unlearn", "cat", "--judge", "clpi:own/clip", "--videos", "0"], "unknown judge 'clpi': choose from clip"),
+        (["unlearn", "cat", *PAPER, "--images", "absent"], "absent is no folder of images"),
+        (["evaluate", "made", "--group", "explict"], "unknown prompt group 'explict': choose from explicit"),
+        (["evaluate", "made", "--videos", "0"], "at least one video"),
+        (["evaluate", "made", "--judge", "clpi"], "unknown judge 'clpi'"),
+        (["attack", "made", "--attack", "tpyos", "--budget", "0"], "unknown attack 'tpyos': choose from"),
+        (["attack", "made", "--budget", "0"], "budgets are numbers of videos from 1"),
+        (["attack", "made", "--cases", "0"], "at least one case"),
+        (["attack", "made", "--steps", "0"], "at least one step"),
+        (["attack", "made", "--judge", "clpi"], "unknown judge 'clpi'"),
+    ],
+)
+def test_what_is_misspelled_or_senseless_is_refused_before_anything_is_loaded(command, monkeypatch, arguments, message):
+    for name in ("load_pair", "load_video_model", "load_judge", "load_intervention"):
+        monkeypatch.setattr(workflow, name, lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(workflow.unlearn, "__kwdefaults__", {"load": workflow.load_pair})
+    code, _, err = command(*arguments, "--t2v", "own/model")
+    assert code == 2 and message in err and len(err.strip().splitlines()) == 1
+
+
 def test_a_judge_that_does_not_know_the_concept_is_refused(command, tiny, tmp_path):
     learned = command("unlearn", "submarine", *tiny, *PAPER, "--shots", "1", "--out", "made", "--videos", "0")
     assert learned[0] == 0, learned

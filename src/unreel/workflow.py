@@ -21,8 +21,10 @@ import torch
 from unreel.errors import UnreelError
 from unreel.evaluation.attack import BUDGETS, STEPS, AttackRun
 from unreel.evaluation.attack import attack as attack_intervention
+from unreel.evaluation.attack import require_sensible as require_sensible_attacks
 from unreel.evaluation.evaluate import concept_of
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
+from unreel.evaluation.evaluate import require_sensible as require_sensible_prompts
 from unreel.evaluation.run import Evaluation
 from unreel.evaluation.video_cache import Batch, VideoCache, require_room
 from unreel.files import alone_in, file_name, require_new
@@ -30,7 +32,7 @@ from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
-from unreel.judges import Judge, load_judge
+from unreel.judges import Judge, load_judge, require_judge
 from unreel.methods import DEFAULT, Task, configure, load_method, method_of
 from unreel.methods._shots import require_offloadable
 from unreel.models.adapter import require_size, require_tiling
@@ -51,6 +53,7 @@ from unreel.wordings import Wording, find_wordings, require_drawn
 
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
 FIRST_SEED = 1000  # of its videos
+NO_JUDGE = "none"  # in place of a judge's name
 EVERYDAY_WORDS = "everyday"  # to look for other words among, in place of a list
 NOTE = "unreel generate: "  # in a video's file, before a short name for all that decided it
 CACHE_FOLDER = ".clips"  # in an erasure's folder until all videos of a first look are made
@@ -367,7 +370,16 @@ def require_sensible(job: UnlearnJob) -> None:
     configs = [job.config(method) for method in job.methods]
     if job.place.offload:
         require_offloadable(configs[0])
+    if job.images is not None and not Path(job.images).is_dir():
+        raise UnreelError(f"{job.images} is no folder of images")
+    _require_judge(job.judge)
     job.place.require()
+
+
+def _require_judge(name: str | None) -> None:
+    """Raises UnreelError for a name that `judge_of` would not take, whatever it would load."""
+    if name not in (None, NO_JUDGE):
+        require_judge(name)
 
 
 def _require_on_top(job: UnlearnJob) -> None:
@@ -473,7 +485,7 @@ def say_check(learned: Intervention, tell: Tell) -> None:
 
 def judge_of(name: str | None, t2v: str | None, device: str) -> Judge | None:
     """The judge asked for, None for "none"; by default the one that comes with the pair, or CLIP."""
-    if name == "none":
+    if name == NO_JUDGE:
         return None
     return load_judge(name or preset_of(t2v).get("judge", "clip"), device)
 
@@ -528,6 +540,8 @@ def evaluate(job: EvaluateJob, tell: Tell = nobody) -> tuple[Evaluation, Path]:
     The same job goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
     """
     rows = [row for file in job.prompts for row in read_prompts(file)]
+    require_sensible_prompts(job.videos, job.seed, job.groups, rows)
+    _require_judge(job.judge)
     learned = load_intervention(job.folder)
     job.place.require()
     concept = concept_of(learned, job.concept)
@@ -571,6 +585,8 @@ def attack(job: AttackJob, tell: Tell = nobody) -> tuple[AttackRun, Path]:
 
     The same job goes on where it was stopped. Raises UnreelError for what cannot be done, before any work.
     """
+    require_sensible_attacks(job.attacks, job.cases, job.budgets, job.steps, job.seed)
+    _require_judge(job.judge)
     learned = load_intervention(job.folder)
     job.place.require()
     concept = concept_of(learned, job.concept)

@@ -175,7 +175,9 @@ def attack(
     and a disk without room.
     """
     concept, budgets = concept or concept_of(erasure), tuple(sorted(set(budgets)))
-    _require_sensible(judge, concept, cases, budgets, steps)
+    require_sensible(attacks, cases, budgets, steps, seed)
+    if not judge.knows(concept.name):
+        raise UnreelError(f"the {judge.name} does not know {concept.name!r}: choose another with --judge")
     modules, left_out = _chosen(pair, erasure, attacks)
     attacks = list(modules)
     # The second half of a group only repeats the first.
@@ -305,16 +307,18 @@ def _edited(original: Conditioner, erasure: Intervention) -> Conditioner:
     return Conditioner(original.tokenizer, encoder)
 
 
-def _require_sensible(judge: Judge, concept: Concept, cases: int, budgets: Sequence[int], steps: int) -> None:
-    """Raises UnreelError for senseless numbers, and a judge that does not know the concept."""
-    if not budgets or budgets[0] < 1 or budgets[-1] > SEEDS_PER_CASE:
+def require_sensible(attacks: Sequence[str], cases: int, budgets: Sequence[int], steps: int, seed: int) -> None:
+    """Raises UnreelError for what is known to be wrong before a model is loaded: unknown attacks, senseless numbers."""
+    for name in attacks:
+        load_attack(name)
+    if not budgets or min(budgets) < 1 or max(budgets) > SEEDS_PER_CASE:
         raise UnreelError(f"budgets are numbers of videos from 1 to {SEEDS_PER_CASE}")
     if steps < 1:
         raise UnreelError(f"a search needs at least one step, not {steps}")
-    if not judge.knows(concept.name):
-        raise UnreelError(f"the {judge.name} does not know {concept.name!r}: choose another with --judge")
     if cases < 1:
         raise UnreelError(f"an attack needs at least one case, not {cases}")
+    if seed < 0:
+        raise UnreelError(f"the seed must be zero or more, not {seed}")
 
 
 def _scenes(

@@ -107,13 +107,7 @@ def build_suite(
     such a group apart.
     """
     groups = tuple(groups)
-    unknown = [group for group in groups if group not in GROUPS]
-    if unknown:
-        raise UnreelError(f"unknown prompt group {unknown[0]!r}: choose from {', '.join(GROUPS)}")
-    if videos < (0 if own_prompts else 1):
-        raise UnreelError(f"an evaluation needs at least one video for each group, or prompts of your own, not {videos}")
-    if seed < 0:
-        raise UnreelError(f"the seed must be zero or more, not {seed}")
+    require_sensible(videos, seed, groups, own_prompts)
     words = vocabulary(concept, judge, erased)
     for which in {concept.traits.neighbours, "concept"}:
         words[which] = nearest(conditioner, concept.name, words[which])
@@ -129,6 +123,17 @@ def build_suite(
         prompts.append(Prompt(row.text, group, label, number, repetition=repetitions[row.text, group]))
         repetitions[row.text, group] += 1
     return prompts
+
+
+def require_sensible(videos: int, seed: int, groups: Iterable[str], own_prompts: Sequence[PromptRow] = ()) -> None:
+    """Raises UnreelError for what of `build_suite`'s arguments is known to be wrong before a model is loaded."""
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        raise UnreelError(f"unknown prompt group {unknown[0]!r}: choose from {', '.join(GROUPS)}")
+    if videos < (0 if own_prompts else 1):
+        raise UnreelError(f"an evaluation needs at least one video for each group, or prompts of your own, not {videos}")
+    if seed < 0:
+        raise UnreelError(f"the seed must be zero or more, not {seed}")
 
 
 def _told_apart(rows: Sequence[PromptRow], naming: Sequence[bool]) -> list[str]:

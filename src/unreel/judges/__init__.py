@@ -67,6 +67,11 @@ def names() -> list[str]:
     return _REGISTRY.names()
 
 
+def require_judge(name: str) -> None:
+    """Raises UnreelError for `NAME` or `NAME:ARGUMENT` of a judge that there is none of, before any of its weights."""
+    _REGISTRY.load(name.partition(":")[0])
+
+
 def load_judge(name: str, device: str = "cpu") -> Judge:
     """The judge called `NAME` or `NAME:ARGUMENT`, for example `clip:openai/clip-vit-large-patch14`.
 
