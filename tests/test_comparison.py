@@ -44,9 +44,24 @@ def test_what_was_not_measured_alike_is_said(folders, tmp_path, capsys, monkeypa
     out = capsys.readouterr().out
     assert not stop.value.code and "not measured alike: number of videos differ" in out
     assert "number of videos differ" in (tmp_path / "page" / "report.html").read_text()
+    assert json.loads((tmp_path / "page" / "comparison.json").read_text())["differ"] == "number of videos"
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2 and "exists" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--overwrite"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+
+
+def test_a_comparison_replaces_no_page_of_an_erasure(folders, capsys, monkeypatch):
+    page = (folders / "few" / "report.html").read_bytes()
+    arguments = ["compare", folders / "gentle", folders / "strong", "--out", folders / "few", "--overwrite"]
+    monkeypatch.setattr(sys, "argv", ["unreel", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "is no comparison, so --overwrite does not replace it" in capsys.readouterr().err
+    assert (folders / "few" / "report.html").read_bytes() == page
 
 
 def test_an_index_leads_nowhere_else(folders, tmp_path):

@@ -775,20 +775,19 @@ def compare(
 
     They should be of the same prompts and seeds, by the same judge; the page says where they differ.
     """
-    from unreel.interventions.base import REPORT_FILE
-    from unreel.report.comparison import Compared, differences, write_comparison
+    from unreel.report.comparison import COMPARISON_FILE, Compared, document, write_comparison
     from unreel.report.verdict import verdict
 
-    require_new(out, overwrite, REPORT_FILE)
+    require_new(out, overwrite, COMPARISON_FILE)
     runs = [Compared.load(folder) for folder in run]
     page = write_comparison(runs, out)
     for each in runs:
         _tell(f"{each.title}\n  {verdict(each.run)}")
-    unlike = differences([each.run for each in runs])
-    if unlike:
-        _tell(f"not measured alike: {unlike} differ")
+    compared = document(runs)
+    if compared["differ"]:
+        _tell(f"not measured alike: {compared['differ']} differ")
     _tell(f"report   {page}")
-    _result({"report": page, "differ": unlike, "runs": {each.title: each.run.document() for each in runs}})
+    _result({"report": page, **compared})
 
 
 @app.command()

@@ -15,7 +15,7 @@ import numpy as np
 from unreel.errors import UnreelError, summarise
 from unreel.evaluation.estimate import Estimate
 from unreel.evaluation.run import Run
-from unreel.files import write_text
+from unreel.files import write_json, write_text
 from unreel.interventions.base import METRICS_FILE, REPORT_FILE
 from unreel.report import plots
 from unreel.report.page import BUDGET, INDEX_FILE, VIDEOS, environment
@@ -23,6 +23,7 @@ from unreel.report.table import COLUMNS, TITLES, cell
 from unreel.report.verdict import ABOUT, verdict
 
 ALIKE = ("concept", "judge", "model", "sampling", "dtype")  # what has to be the same for figures to be compared
+COMPARISON_FILE = "comparison.json"  # in the folder of every comparison, and in no other
 DEFAULT_FPS = 8.0
 LARGEST = 5_000_000  # bytes of a video file that is looked at
 
@@ -84,7 +85,9 @@ def _videos(home: Path) -> dict[tuple[str, str, int, str], Path]:
 
 
 def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
-    """Write report.html into `out`; returns its path. Raises UnreelError unless there are two runs at least."""
+    """Write comparison.json and report.html into `out`; returns the page's path. Raises UnreelError unless there are two
+    runs at least.
+    """
     if len(runs) < 2 or len({compared.title for compared in runs}) < len(runs):
         raise UnreelError("give at least two evaluations, in folders of different names")
     points = [plots.point(each.title, each.found, each.kept) for each in runs if each.found and each.kept]
@@ -103,8 +106,17 @@ def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
         )
     )
     out.mkdir(parents=True, exist_ok=True)
+    write_json(out / COMPARISON_FILE, document(runs))
     write_text(out / REPORT_FILE, page)
     return out / REPORT_FILE
+
+
+def document(runs: Sequence[Compared]) -> dict[str, Any]:
+    """As plain data."""
+    return {
+        "differ": differences([each.run for each in runs]),
+        "runs": {each.title: each.run.document() for each in runs},
+    }
 
 
 def differences(runs: Sequence[Run]) -> str:
