@@ -16,6 +16,7 @@ import pytest
 import typer
 from conftest import bars, same, weights
 from diffusers import DiffusionPipeline
+from PIL import Image
 from pipelines import PIPELINES
 
 from unreel import Erasure, __version__, cli, load_pair, unlearning, workflow
@@ -23,7 +24,7 @@ from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
 from unreel.evaluation import video_cache as clips
 from unreel.files import alone_in
-from unreel.methods import text_ablation
+from unreel.methods import few_shot, text_ablation
 from unreel.models.families import FAMILIES
 from unreel.prompts.suite import GROUPS
 from unreel.workflow import Place, Sampling, UnlearnJob
@@ -332,6 +333,34 @@ def test_a_run_that_was_stopped_at_its_videos_goes_on_with_them(command, tiny, t
     assert (tmp_path / "made" / "report.html").is_file() and not (tmp_path / "made" / ".clips").exists()
     code, _, err = command(*arguments)
     assert code == 2 and "made exists" in err
+
+
+def test_a_run_from_given_images_goes_on_with_the_same_images_alone(command, tiny, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for name, shade in {"a": 40, "b": 200}.items():
+        Image.new("RGB", (16, 16), (shade, 0, 0)).save(tmp_path / "images" / f"{name}.png")
+    arguments = ["unlearn", "cat", *tiny, *PAPER, "--images", "images", "--epochs", "1", "--judge", "none", "--videos", "1"]
+    arguments += ["--out", "made", WEAK, *SHORT]
+    write = clips.write_tensors
+    monkeypatch.setattr(clips, "write_tensors", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert command(*arguments)[0] != 0
+    monkeypatch.setattr(clips, "write_tensors", write)
+    weights, record = (tmp_path / "made" / f"erasure.{kind}" for kind in ("safetensors", "json"))
+    before, told = weights.read_bytes(), record.read_text()
+    older = json.loads(told)
+    del older["parts"][0]["images_digest"]  # as earlier versions wrote it
+    Image.new("RGB", (16, 16), (0, 90, 0)).save(tmp_path / "images" / "b.png")
+    code, _, err = command(*arguments)
+    assert code == 2 and "made holds another erasure, whose videos are not finished" in err
+    record.write_text(json.dumps(older))
+    code, _, err = command(*arguments)
+    assert code == 2 and "made holds an erasure that does not say which images it was learned from" in err
+    record.write_text(told)
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(tmp_path / "images" / "b.png")
+    monkeypatch.setattr(few_shot, "few_shot", None)  # learning again would fail
+    code, out, err = command(*arguments)
+    assert code == 0 and "goes on  with the erasure in made" in out, err
+    assert weights.read_bytes() == before and (tmp_path / "made" / "report.html").is_file()
 
 
 def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):

@@ -3,6 +3,7 @@
 Knows methods by their protocol only.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,9 +26,12 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.loading import recorded
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair, VideoModel
+from unreel.models.sampling import image_files
 from unreel.models.weights import is_felt
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import Meanings
+
+DIGEST = "images_digest"  # in the record of what was learned from given images
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -63,7 +67,7 @@ def unlearn(
     pair: "Pair | DiffusionPipeline",
     config: Any = None,
     *,
-    images: Path | None = None,
+    images: str | Path | None = None,
     keep: Sequence[str] = (),
 ) -> Intervention:
     """Unlearn one concept, or several together, with the method whose settings `config` holds; by default text ablation,
@@ -86,13 +90,15 @@ def unlearn(
     if len({concept.name.casefold() for concept in these}) < len(these):
         raise UnreelError("the same concept is named twice")
     config = config or configure(DEFAULT, {}, pair.settings)
-    task = Task(these, pair, keep, images, name_of(config))
+    folder = None if images is None else Path(images)
+    task = Task(these, pair, keep, folder, name_of(config))
     first = task.conditioners[0]
     with Cost(first.device) as cost, enough_memory("unlearning", first.device, _ways_to_save(config, first)):
         learned = method_of(config).learn(task, config)
     spent = {
         "seconds": round(cost.seconds / len(these), 3),  # an equal share of the time all took together
         "peak_memory_gib": round(cost.peak_memory_gib, 3),
+        **({} if folder is None else {DIGEST: digest_of(folder)}),
     }
     record = learned.provenance
     learned = replace(learned, provenance={**record, "parts": [{**part, **spent} for part in record["parts"]]})  # type: ignore[type-var]
@@ -121,16 +127,22 @@ def _ways_to_save(config: Any, conditioner: Conditioner) -> list[str]:
     return [hint for hint, helps in ways.items() if helps]
 
 
+def digest_of(images: Path) -> str:
+    """Tells the pictures in a folder from others, whatever they are called but for their order."""
+    each = [hashlib.sha256(file.read_bytes()).digest() for file in image_files(images)]
+    return hashlib.sha256(b"".join(each)).hexdigest()[:16]
+
+
 def was_asked_for(
     learned: Intervention,
     concepts: Sequence[Concept],
     pair: Pair,
     configs: Sequence[Any],
-    images: Path | None = None,
+    images: str | Path | None = None,
     keep: Sequence[str] = (),
 ) -> bool:
     """Whether it is the erasure that `unlearn` makes of the same arguments, with its self-check; of several `configs`, the
-    sum of theirs. Of one that was learned from given `images` nobody knows.
+    sum of theirs, of which the first learned from the given `images`.
     """
     parts, conditioners = learned.provenance["parts"], list(pair.conditioners().values())
     meanings: Meanings = {}
@@ -138,8 +150,13 @@ def was_asked_for(
 
     def same(part: dict[str, Any], config: Any, concept: Concept) -> bool:
         wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
+        given = images if config is configs[0] else None
+        if given is not None and "shots" in wanted:
+            wanted["shots"] = part["settings"].get("shots")  # as many as there were images
         asked = (part["concept"], part["kind"], tuple(part["synonyms"]), part["method"], part["settings"])
         if asked != (concept.name, concept.kind, concept.synonyms, name_of(config), wanted):
+            return False
+        if part.get(DIGEST) != (given and digest_of(Path(given))):
             return False
         if "anchor" not in part:
             return concept.anchor is None
@@ -149,7 +166,6 @@ def was_asked_for(
 
     return (
         (CHECK in learned.provenance or not learned.edits_text_encoder)
-        and images is None
         and made_on == (learned.provenance.get("encoder"), learned.provenance.get("dtype"))
         and len(parts) == len(configs) * len(concepts)
         and all(same(part, *each) for part, each in zip(parts, product(configs, concepts), strict=True))

@@ -47,7 +47,7 @@ from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
 from unreel.prompts.vocabulary import kind_of, spelled_alike
 from unreel.report.page import write_attack_report, write_report
-from unreel.unlearning import check, require_some_change, require_strong, was_asked_for
+from unreel.unlearning import DIGEST, check, require_some_change, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
 from unreel.wordings import Wording, find_wordings, require_drawn
 
@@ -204,10 +204,7 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             learned = load_intervention(job.folder)
             asked = _as_found(concepts, job, learned)
             if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.keep):
-                raise TakenError(
-                    f"{job.folder} holds another erasure{'' if job.resume else ', whose videos are not finished'}: choose "
-                    "another folder with --out, or replace it with --overwrite"
-                )
+                raise _another(job, learned)
             tell("goes on", f"with the erasure in {job.folder}")
         else:
             if job.videos:
@@ -228,6 +225,17 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
         evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped)
         return Unlearned(learned, job.folder, evaluations, pages)
+
+
+def _another(job: UnlearnJob, learned: Intervention) -> TakenError:
+    """What to say where a job cannot go on with what lies in its folder."""
+    part = learned.provenance["parts"][0]
+    untold = job.images is not None and part.get("images") == "given" and DIGEST not in part  # up to version 0.2
+    what = "an erasure that does not say which images it was learned from" if untold else "another erasure"
+    return TakenError(
+        f"{job.folder} holds {what}{'' if job.resume else ', whose videos are not finished'}: choose another folder with "
+        "--out, or replace it with --overwrite"
+    )
 
 
 def _learned(job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, configs: Sequence[Any]) -> Intervention:

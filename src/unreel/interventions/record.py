@@ -24,6 +24,7 @@ _ALSO_IN_PART: dict[str, Shape] = {
     "losses": [float, [float]],
     "stopped": str,
     "images": str,
+    "images_digest": str,
     "seconds": float,
     "peak_memory_gib": float,
     "wordings": {"among": str, "found": [str]},

@@ -196,6 +196,16 @@ def comment_of(file: Path) -> str:
         return ""
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The files of a folder of images. Raises UnreelError for what is no folder, or an empty one."""
+    if not folder.is_dir():
+        raise UnreelError(f"{folder} is no folder of images")
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise UnreelError(f"{folder} is empty: put a few images of the concept into it")
+    return files
+
+
 def load_images(folder: Path, size: tuple[int, int]) -> np.ndarray:
     """All images of a folder, cropped to the middle and scaled to (height, width): (n, height, width, 3) uint8.
 
@@ -203,14 +213,9 @@ def load_images(folder: Path, size: tuple[int, int]) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
-    if not folder.is_dir():
-        raise UnreelError(f"{folder} is no folder of images")
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    if not files:
-        raise UnreelError(f"{folder} is empty: put a few images of the concept into it")
     height, width = size
     out = []
-    for file in files:
+    for file in image_files(folder):
         try:
             with Image.open(file) as image:
                 if image.width * image.height > 50_000_000:
