@@ -16,7 +16,7 @@ from conftest import make_pair
 
 from unreel import Erasure, UnreelError, cli
 from unreel import batch as package
-from unreel.batch import BATCH_FILE, BatchJob, attempt, batch
+from unreel.batch import BATCH_FILE, BatchJob, _stored, attempt, batch
 from unreel.files import alone_in
 from unreel.models.memory import enough_memory
 from unreel.workflow import UnlearnJob
@@ -188,6 +188,12 @@ def test_a_folder_of_something_else_is_left_as_it_is(job, model):
     with pytest.raises(UnreelError, match="is no folder of an evaluation, an attack or takedowns"):
         batch(BatchJob(job.file, UnlearnJob((), t2v=model, videos=0, out=other)), lambda *_: None)
     assert before == {file: file.read_bytes() for file in other.iterdir()}
+
+
+@pytest.mark.parametrize("broken", ['{"takedowns": ["a"]}', '{"takedowns": [{"takedown": "a"}]}', "[]", "[" * 100_000])
+def test_of_a_broken_record_nothing_is_taken(tmp_path, broken):
+    (tmp_path / "batch.json").write_text(broken)
+    assert _stored(tmp_path) == {}
 
 
 def test_two_batches_do_not_work_in_one_folder(job):

@@ -54,6 +54,17 @@ def test_what_was_not_measured_alike_is_said(folders, tmp_path, capsys, monkeypa
     assert not stop.value.code
 
 
+def test_a_video_that_is_cut_off_does_not_end_a_comparison(folders, tmp_path):
+    import shutil
+
+    home = shutil.copytree(folders / "few", tmp_path / "few")
+    runs = [Compared.load(each) for each in (home, folders / "strong")]
+    for broken in (next(iter(runs[0].videos.values())).read_bytes()[:60], b""):
+        for file in runs[0].videos.values():
+            file.write_bytes(broken)
+        assert write_comparison(runs, tmp_path / "page").is_file()
+
+
 def test_a_comparison_replaces_no_page_of_an_erasure(folders, capsys, monkeypatch):
     page = (folders / "few" / "report.html").read_bytes()
     arguments = ["compare", folders / "gentle", folders / "strong", "--out", folders / "few", "--overwrite"]

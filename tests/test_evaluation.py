@@ -412,7 +412,7 @@ def test_a_module_put_among_the_metrics_is_measured(setting, monkeypatch, tmp_pa
 def test_what_came_of_an_evaluation_is_loaded_as_it_was_saved(pair, tmp_path):
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
     run = evaluate(pair.video, erasure, FakeJudge(), videos=4, groups=["explicit", "neighbours"]).run
-    run.save(tmp_path)
+    run.save(str(tmp_path))
     loaded = Run.load(tmp_path)
     assert json.dumps(loaded.document(), sort_keys=True) == json.dumps(run.document(), sort_keys=True)
     assert sorted(map(str, loaded.figures)) == sorted(map(str, run.figures))

@@ -189,7 +189,7 @@ def test_gradients_that_somebody_left_are_not_learned_from(pair):
 def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
     for i in range(3):
         Image.new("RGB", (20, 12), (80 * i, 0, 40)).save(tmp_path / f"{i}.png")
-    given, generated = (unlearn(CONCEPT, pair, FewShotConfig(), images=images) for images in (tmp_path, None))
+    given, generated = (unlearn(CONCEPT, pair, FewShotConfig(), images=images) for images in (str(tmp_path), None))
     part = given.provenance["parts"][0]
     assert (part["images"], part["settings"]["shots"], len(part["losses"])) == ("given", 3, 10)
     assert not same(given.deltas, generated.deltas)

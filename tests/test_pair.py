@@ -17,7 +17,7 @@ from unreel import Concept, FewShotConfig, Pair, Settings, UnreelError, VideoMod
 from unreel.methods import configure
 from unreel.models import sampling
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import TEXT_ENCODERS, load_pipeline, load_text_model
+from unreel.models.pair import TEXT_ENCODERS, load_pipeline, load_text_model, load_video_model
 from unreel.models.sampling import generate_images
 
 
@@ -183,6 +183,12 @@ def test_two_image_models_are_no_pair(folders):
 def test_half_a_pair_is_refused(folders):
     with pytest.raises(UnreelError, match="add --t2v: an image model alone is not enough"):
         load_pair(str(folders[0]))
+
+
+def test_folders_are_paths_as_well_as_texts(folders):
+    pair, model = load_pair(*folders, text_only=True), load_video_model(folders[1])
+    assert (pair.t2i_source, pair.t2v_source, model.source) == (*map(str, folders), str(folders[1]))
+    assert load_text_model(str(folders[1] / "text_encoder")).tokenizer.get_vocab() == pair.t2v.tokenizer.get_vocab()
 
 
 def of_hub(kind, message="the hub said so", status=None):

@@ -84,6 +84,11 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt_or_column(write, name)
     assert read_prompts(write(name, b"\xef\xbb\xbf" + content.encode())) == [PromptRow("a kite", "given", None, None)]
 
 
+def test_a_file_may_be_named_by_a_text(write):
+    file = write("a.txt", "a kite\n")
+    assert read_prompts(str(file)) == read_prompts(file)
+
+
 def test_a_quoted_newline_stays_in_its_prompt(write):
     assert [row.text for row in read_prompts(write("a.csv", 'prompt,seed\n"a kite\nat dusk",1\nan owl,2\n'))] == [
         "a kite\nat dusk",

@@ -181,7 +181,7 @@ def _stored(folder: Path) -> dict[Takedown, Outcome]:
     try:
         document = json.loads((folder / BATCH_FILE).read_text(encoding="utf-8"))
         outcomes = [Outcome.from_document(each) for each in [*document["takedowns"], *document.get("others", [])]]
-    except (OSError, ValueError, KeyError, TypeError, UnreelError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UnreelError):
         return {}
     return {outcome.takedown: outcome for outcome in outcomes if (folder / outcome.takedown.folder).is_dir()}
 

@@ -247,10 +247,11 @@ class Run:
         metrics = {each.metric: {"title": each.title, "unit": each.unit, "better": each.better} for each in self.figures}
         return out | {"metrics": metrics}
 
-    def save(self, folder: Path) -> Path:
-        """Write metrics.json into an existing folder."""
-        write_json(folder / METRICS_FILE, self.document())
-        return folder / METRICS_FILE
+    def save(self, folder: str | Path) -> Path:
+        """Write metrics.json into an existing folder; returns where it is."""
+        file = Path(folder) / METRICS_FILE
+        write_json(file, self.document())
+        return file
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":

@@ -389,7 +389,7 @@ def _size(folder: Path, parts: dict[str, str], dtype: torch.dtype) -> float:
     return sum(prod(tensor.shape) for tensor in tensors) * dtype.itemsize / 2**30
 
 
-def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> TextModel:
+def load_text_model(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> TextModel:
     """Load a text encoder alone, from a folder such as a pipeline's `text_encoder`; its tokenizer may lie in the same
     folder or in the one beside it that pipelines put it in.
 
@@ -397,7 +397,7 @@ def load_text_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype | N
     """
     import transformers
 
-    precision = dtype or torch.float32
+    folder, precision = Path(folder), dtype or torch.float32
     require_place(device, precision)
     config = read_json(folder / "config.json")
     names = [name for name in config.get("architectures") or [] if name in TEXT_ENCODERS]
@@ -437,8 +437,8 @@ def _load_part(
 
 
 def load_pair(
-    t2i: str | None = None,
-    t2v: str | None = None,
+    t2i: str | Path | None = None,
+    t2v: str | Path | None = None,
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = torch.float32,
@@ -451,6 +451,7 @@ def load_pair(
     A video pipeline alone, or the folder of a text encoder alone, is a pair with itself: enough for methods that learn from
     text. Raises UnreelError when something cannot be loaded or the two share no text encoder.
     """
+    t2i, t2v = (None if source is None else str(source) for source in (t2i, t2v))
     whole = t2v or t2i or EMBEDDED  # a pair that ships with unreel is called by one name
     if (t2i is None or t2v is None) and shipped(whole):
         t2i = t2v = whole
@@ -487,12 +488,13 @@ def _vocabulary_of(t2v: str | None) -> Vocabulary:
 
 
 def load_video_model(
-    t2v: str = EMBEDDED, *, device: str = "cpu", dtype: torch.dtype = torch.float32, offload: bool = False
+    t2v: str | Path = EMBEDDED, *, device: str = "cpu", dtype: torch.dtype = torch.float32, offload: bool = False
 ) -> VideoModel:
     """Load a text-to-video pipeline alone, to generate with; with `offload` its parts take turns on the device.
 
     Raises UnreelError as `load_pipeline` does.
     """
+    t2v = str(t2v)
     require_place(device, dtype)
     waiting = _load_part(t2v, "video", dtype=dtype) if shipped(t2v) else load_pipeline(t2v, dtype=dtype)
     pipeline = move(waiting, t2v, device, offload=offload)

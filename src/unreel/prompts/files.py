@@ -50,7 +50,7 @@ FORMATS = (  # docs/prompt-sets.md has their sources
 )
 
 
-def read_prompts(file: Path) -> list[PromptRow]:
+def read_prompts(file: str | Path) -> list[PromptRow]:
     """Every prompt of a .json, .csv or .txt file in its order, exact repetitions once.
 
     Raises UnreelError, naming file and row, for anything that cannot be read: no row is left out silently.
@@ -64,11 +64,11 @@ def read_prompts(file: Path) -> list[PromptRow]:
     return list(dict.fromkeys(rows))
 
 
-def read_records(file: Path, what: str, suffixes: Sequence[str] = ()) -> list[tuple[int, Any]]:
+def read_records(file: str | Path, what: str, suffixes: Sequence[str] = ()) -> list[tuple[int, Any]]:
     """The rows of a table of `what`, numbered: objects of a .json or .csv file, lines of a .txt file; of `suffixes` only,
     if there are any. Raises UnreelError, naming the file, if it cannot be read.
     """
-    wanted = {suffix: READERS[suffix] for suffix in suffixes or READERS}
+    file, wanted = Path(file), {suffix: READERS[suffix] for suffix in suffixes or READERS}
     try:
         data = file.read_bytes()
         if file.suffix.lower() not in wanted:

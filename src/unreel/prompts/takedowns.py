@@ -40,7 +40,7 @@ class Takedown:
         return file_name(f"{self.ticket} {self.concept}".strip())
 
 
-def read_takedowns(file: Path) -> list[Takedown]:
+def read_takedowns(file: str | Path) -> list[Takedown]:
     """Every row of a .csv file, or object of the list in a .json file, in its order.
 
     Raises UnreelError, naming file and row, for what cannot be read, for a field that is not known, and for two rows that

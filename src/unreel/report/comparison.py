@@ -6,6 +6,7 @@ Knows finished runs, as their folders hold them; makes and measures nothing.
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,11 @@ def differences(runs: Sequence[Run]) -> str:
 
 
 def _fps(compared: Compared) -> float:
-    """Frames a second of its videos."""
+    """Frames a second of its videos, of which some may be broken."""
     import av
 
     for file in compared.videos.values():
-        with av.open(file) as container:
+        with suppress(OSError, av.FFmpegError, IndexError), av.open(file) as container:
             return float(container.streams.video[0].average_rate or 0) or DEFAULT_FPS
     return DEFAULT_FPS
 
