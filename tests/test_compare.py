@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, T5Config, T5EncoderModel, T5ForConditi
 
 from unreel import UnreelError
 from unreel.models.compare import Stored, encoders_of, fetch, grouped
+from unreel.models.pair import load_pipeline
 from unreel.models.shipped import EMBEDDED_FOLDER
 
 TOKENIZER = EMBEDDED_FOLDER / "image" / "tokenizer"
@@ -259,6 +260,11 @@ def shards(folder: Path, index: str) -> None:
         (lambda folder: shards(folder, "{"), "index.json is not valid JSON"),
         (lambda folder: shards(folder, "{}"), "names no shards"),
         (lambda folder: shards(folder, '{"weight_map": {"a": "model-1.safetensors"}}'), "model-1.safetensors is missing"),
+        (
+            lambda folder: shards(folder, '{"weight_map": {"a": "../b.safetensors"}}'),
+            "names '../b.*out of its folder: refused",
+        ),
+        (lambda folder: shards(folder, '{"weight_map": {"a": "/b.safetensors"}}'), "names '/b.*out of its folder: refused"),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no tokenizer"),
     ],
 )
@@ -267,6 +273,17 @@ def test_what_is_no_whole_model_is_refused_with_a_reason(tmp_path, clip, damage,
     with pytest.raises(UnreelError, match=message) as raised:
         groups(tmp_path / "it")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["text_encoder/../../secret", "../text_encoder", "/text_encoder", ".."])
+def test_a_part_of_a_pipeline_lies_in_its_folder(tmp_path, clip, name):
+    save(tmp_path / "secret", clip)
+    (tmp_path / "it" / "text_encoder").mkdir(parents=True)
+    index = {"_class_name": "StableDiffusionPipeline", name: ["transformers", "CLIPTextModel"]}
+    (tmp_path / "it" / "model_index.json").write_text(json.dumps(index))
+    for look in (groups, lambda folder: load_pipeline(folder, text_only=True)):
+        with pytest.raises(UnreelError, match=r"model_index.json names .* out of its folder: refused"):
+            look(tmp_path / "it")
 
 
 def test_a_broken_tokenizer_is_refused_where_it_is_needed(tmp_path, clip):

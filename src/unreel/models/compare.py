@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, shortened
 from unreel.models.loading import PICKLES, REFUSED_PICKLE, loading, repository, require_source
 from unreel.models.tokenizer import load_tokenizer
 
@@ -154,8 +154,17 @@ def components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
         if isinstance(value, (list, tuple)) and value and value[0] and not name.startswith("_"):
             if len(value) != 2:
                 raise UnreelError(f"{INDEX_FILE} names no library and class for {name}: fetch the model again")
+            _require_inside(name, INDEX_FILE)
             out[name] = (str(value[0]), str(value[1]))
     return out
+
+
+def _require_inside(name: str, index: str) -> None:
+    """Raises UnreelError for what an index calls a file or folder in its own, and that would lie elsewhere: whoever made
+    the model would choose what is opened.
+    """
+    if name != Path(name).name or name == "..":
+        raise UnreelError(f"{index} names {shortened(repr(name))}, which leads out of its folder: refused")
 
 
 def weight_files(folder: Path, stem: str = "model") -> list[Path]:
@@ -171,7 +180,10 @@ def weight_files(folder: Path, stem: str = "model") -> list[Path]:
     shards = read_json(file).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UnreelError(f"{file} names no shards: fetch the model again")
-    files = [folder / str(name) for name in sorted(set(shards.values()))]
+    names = sorted({str(name) for name in shards.values()})
+    for name in names:
+        _require_inside(name, str(file))
+    files = [folder / name for name in names]
     for shard in files:
         if not shard.is_file():
             raise UnreelError(f"{folder} is incomplete: {shard.name} is missing; fetch the model again")
