@@ -133,3 +133,15 @@ def test_fidelity_is_whole_for_the_very_video_of_the_anchor_prompt_and_falls_wit
         assert abs(very[f"{metric}_seeds"][0] - seeds[metric][1]) < 0.2  # two seeds of the anchor prompt, by either way
     assert very["anchor_found"] == (0, 1) and very["anchor_ceiling"] == (1, None)
     assert nothing["anchor_found"] == mush["anchor_found"] == (0, 0)
+
+
+def test_similarity_of_large_frames_is_that_of_frames_averaged_down_and_small_ones_stay_as_they_are():
+    from skimage.metrics import structural_similarity
+
+    small, other = moving(1, side=128), moving(2, side=128)
+    exactly = np.mean([structural_similarity(a, b, channel_axis=-1) for a, b in zip(small, other, strict=True)])
+    assert similarity(small, other) == exactly
+    large = [video.repeat(4, 1).repeat(4, 2) for video in (small, other)]  # 512 pixels, of which 256 are compared
+    halved = [video.repeat(2, 1).repeat(2, 2) for video in (small, other)]
+    assert similarity(*large) == similarity(*halved)
+    assert similarity(large[0], large[0]) == 1

@@ -149,7 +149,7 @@ def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf:
     import av
 
     if longest:
-        frames = _shrunk(frames, longest)
+        frames = shrunk(frames, longest)
     factor = -(-MIN_SIDE // min(frames.shape[1:3]))
     if longest:
         factor = max(1, min(factor, longest // max(frames.shape[1:3])))
@@ -170,7 +170,10 @@ def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf:
     return buffer.getvalue()
 
 
-def _shrunk(frames: np.ndarray, longest: int) -> np.ndarray:
+def shrunk(frames: np.ndarray, longest: int) -> np.ndarray:
+    """Frames (frames, height, width, 3) uint8, averaged down until their longest side is so many pixels; as they are where
+    that is no longer.
+    """
     from PIL import Image
 
     height, width = frames.shape[1:3]
