@@ -1,5 +1,6 @@
 """The rivals do what their names say, only that, and come off without a trace."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -228,6 +229,26 @@ def test_rivals_are_told_apart(pair):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("method", ["negative-prompt", "prompt-rewrite", "safree"])
+def test_what_somebody_put_in_place_of_encode_prompt_is_there_again_afterwards(pair, method):
+    asked, encode = [], pair.t2v.encode_prompt
+
+    def own(prompt, *rest, **options):
+        asked.append(prompt)
+        return encode(prompt, *rest, **options)
+
+    pair.t2v.encode_prompt = functools.wraps(encode)(own)
+    put = pair.t2v.encode_prompt
+    rival = unlearn(replace(CASTLE, anchor="house") if method == "prompt-rewrite" else CASTLE, pair, configure(method, {}))
+    with rival.on(pair.t2v):
+        pair.t2v.encode_prompt("a castle", "cpu", 1, True)
+    assert asked and vars(pair.t2v)["encode_prompt"] is put
+    del pair.t2v.encode_prompt
+    with rival.on(pair.t2v):
+        pass
+    assert "encode_prompt" not in vars(pair.t2v)
+
+
 def test_a_negative_prompt_is_that_of_the_pipeline(pair):
     def videos(prompts, **options):
         generators = [torch.Generator().manual_seed(seed) for seed in SEEDS[: len(prompts)]]

@@ -93,6 +93,7 @@ class PromptIntervention(Intervention):
     def _begin(self, pipeline: "DiffusionPipeline") -> None:
         """Have the pipeline's prompts changed by itself and whatever joins it."""
         encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
+        own = vars(pipeline).get("encode_prompt")  # somebody's own, which is to be back afterwards
         on: list[PromptIntervention] = [self]
         with ExitStack() as undo:
             inside = self.prepare(pipeline, undo)
@@ -106,6 +107,10 @@ class PromptIntervention(Intervention):
                     return encode(**arguments)
 
             pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
+            if own is None:
+                undo.callback(delattr, pipeline, "encode_prompt")  # and the class's own is back
+            else:
+                undo.callback(setattr, pipeline, "encode_prompt", own)
             setattr(pipeline, _ON, (on, undo.pop_all()))
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
@@ -116,7 +121,6 @@ class PromptIntervention(Intervention):
             on.remove(self)
             if not on:
                 undo.close()
-                del pipeline.encode_prompt
                 delattr(pipeline, _ON)
         return pipeline
 
