@@ -241,6 +241,7 @@ def test_what_falls_short_is_not_written_unless_that_is_accepted(command, tiny, 
     code, out, err = command(*arguments)
     (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
     assert code == 2 and "the erasure of cat falls short on held-out prompts: " in line and "--accept-weak" in line
+    assert ". Nothing was written: have something else made instead" in line
     assert "Traceback" not in err and not out and sorted(tmp_path.rglob("*")) == before
     code, out, err = command(*arguments, WEAK)
     assert code == 0, err
@@ -595,7 +596,7 @@ def test_attack_says_what_it_leaves_out_of_a_video_model_alone_and_refuses_it_by
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "absent"], "is no erasure"),
+        (["evaluate", "absent"], "is no erasure: there is no such folder"),
         (
             ["evaluate", "made", "--judge", "oracle", "--t2v", "embedded"],
             "unknown judge 'oracle': choose from clip, embedded",

@@ -8,6 +8,7 @@ from conftest import make_pair, same, weights
 
 from unreel import Concept, FewShotConfig, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.judges import load_judge
+from unreel.methods import configure
 from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings
@@ -164,3 +165,10 @@ def test_what_is_no_pair_concept_or_list_is_refused_in_words(tiny):
         unlearn(5, tiny)
     with pytest.raises(UnreelError, match="what to keep is a list"):
         unlearn("cat", tiny, CONFIG, keep="castle")
+
+
+def test_a_setting_that_no_method_has_is_refused_with_those_there_are():
+    with pytest.raises(UnreelError, match=r"the method uce has no token: its settings are .*\btokens\b"):
+        configure("uce", {"token": "whole"})
+    with pytest.raises(UnreelError, match="has no tokens: leave --tokens out, or choose --method uce"):
+        configure("few-shot", {"tokens": "whole"})

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 Concepts = Concept | str | Sequence[Concept | str]
 
 
+class WeakError(UnreelError):
+    """An erasure does less than it should."""
+
+
 @overload
 def unlearn(
     concepts: Concepts,
@@ -224,13 +228,12 @@ class Everyday:
 
 
 def require_some_change(erasure: Intervention) -> None:
-    """Raises UnreelError if an erasure leaves every weight as it is, of the text encoders or of what denoises that it is
+    """Raises WeakError if an erasure leaves every weight as it is, of the text encoders or of what denoises that it is
     for, or if most of what it changes is rounded away in the precision that it was learned in.
     """
     if lost := erasure.provenance.get(ROUNDED_AWAY):
-        raise UnreelError(
-            f"{mostly_lost(erasure.concepts, lost)}. Nothing was written: learn it, and load the model, in float32 (leave "
-            "--dtype out) or with a larger --learning-rate, or write it all the same with --accept-weak"
+        raise WeakError(
+            f"{mostly_lost(erasure.concepts, lost)}: learn it, and load the model, in float32, or with a larger learning rate"
         )
     components = getattr(erasure, "components", ())
     for of in dict.fromkeys(component.of for component in components):
@@ -239,25 +242,14 @@ def require_some_change(erasure: Intervention) -> None:
             continue
         what = "nothing" if of == TEXT_ENCODER else "nothing of what denoises"
         why = "".join(f" ({part['stopped']})" for part in erasure.provenance["parts"][:1] if "stopped" in part)
-        raise UnreelError(
-            f"the erasure of {', '.join(erasure.concepts)} changes {what}{why}. Nothing was written: try other "
-            "settings of the method (`unreel unlearn --help` lists them), or write it all the same with --accept-weak"
-        )
+        raise WeakError(f"the erasure of {', '.join(erasure.concepts)} changes {what}{why}")
 
 
-def require_strong(
-    erasure: Intervention, instead: str = "have something else made instead, or more kept (--replace, --keep)"
-) -> None:
-    """Raises UnreelError if the erasure's self-check falls short of the stated bars, or it has none; `instead` says
-    what to do then.
-    """
+def require_strong(erasure: Intervention) -> None:
+    """Raises WeakError if the erasure's self-check falls short of the stated bars, or it has none."""
     if CHECK not in erasure.provenance:
-        raise UnreelError(
-            f"the erasure of {', '.join(erasure.concepts)} has no self-check: add --accept-weak, or make it again"
-        )
+        raise WeakError(f"the erasure of {', '.join(erasure.concepts)} has no self-check")
     shortfalls = erasure.provenance[CHECK]["shortfalls"]
     if shortfalls:
-        raise UnreelError(
-            f"the erasure of {summarise(erasure.concepts, 5)} falls short on held-out prompts: {'; '.join(shortfalls)}. "
-            f"Nothing was written: {instead}, or write it all the same with --accept-weak"
-        )
+        named = summarise(erasure.concepts, 5)
+        raise WeakError(f"the erasure of {named} falls short on held-out prompts: {'; '.join(shortfalls)}")

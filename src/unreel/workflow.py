@@ -47,7 +47,7 @@ from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
 from unreel.prompts.vocabulary import kind_of, spelled_alike
 from unreel.report.page import write_attack_report, write_report
-from unreel.unlearning import DIGEST, check, require_some_change, require_strong, was_asked_for
+from unreel.unlearning import DIGEST, WeakError, check, require_some_change, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
 from unreel.wordings import Wording, find_wordings, require_drawn
 
@@ -213,9 +213,11 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             concepts, searches = _with_wordings(concepts, job, pair, tell)
             learned = _recorded(_learned(job, concepts, pair, configs), searches)
         if not job.accept_weak:
-            require_some_change(learned)
+            with _nothing_written("try other settings of the method (`unreel unlearn --help` lists them)"):
+                require_some_change(learned)
             if learned.edits_text_encoder and not load_method(job.method).AS_PUBLISHED:
-                require_strong(learned)
+                with _nothing_written("have something else made instead, or more kept (--replace, --keep)"):
+                    require_strong(learned)
         if not stopped:
             learned.save_pretrained(job.folder, overwrite=job.overwrite)
         say_check(learned, tell)
@@ -225,6 +227,16 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
         evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped)
         return Unlearned(learned, job.folder, evaluations, pages)
+
+
+@contextmanager
+def _nothing_written(instead: str) -> Iterator[None]:
+    """Inside, what is too weak to be written is refused, saying what to do `instead`."""
+    try:
+        yield
+    except WeakError as weak:
+        ways = f"{instead}, or write it all the same with --accept-weak"
+        raise UnreelError(f"{weak}. Nothing was written: {ways}") from None
 
 
 def _another(job: UnlearnJob, learned: Intervention) -> TakenError:
@@ -716,6 +728,7 @@ def combine(
         pair = load_pair(t2v=model_of(t2v, total), text_only=True, **place.of_weights)
         total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
         if not accept_weak:
-            require_strong(total, "unlearn them together, in one command")
+            with _nothing_written("unlearn them together, in one command"):
+                require_strong(total)
     total.save_pretrained(out, overwrite=overwrite)
     return total

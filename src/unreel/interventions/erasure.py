@@ -320,6 +320,8 @@ class Erasure(Intervention):
         from safetensors.torch import load_file
 
         folder = fetched(folder)
+        if not folder.is_dir():
+            raise UnreelError(f"{folder} is no erasure: there is no such folder, and no hub id is spelled so")
         for file in (WEIGHTS_FILE, RECORD_FILE):
             if not (folder / file).is_file():
                 raise UnreelError(f"{folder} is no erasure, which changes weights: it has no {file}")

@@ -111,9 +111,8 @@ def configure(method: str, chosen: Mapping[str, Any], settings: Settings | None 
     kind = load_method(method).Config
     for name in sorted(chosen.keys() - {field.name for field in fields(kind)}):
         having = [each for each, other in available().items() if name in {field.name for field in fields(other.Config)}]
-        raise UnreelError(
-            f"the method {method} has no {name.replace('_', ' ')}: leave --{name.replace('_', '-')} out, or choose "
-            f"--method {' or '.join(having)}"
-        )
+        where = f"leave --{name.replace('_', '-')} out, or choose --method {' or '.join(having)}"
+        own_names = f"its settings are {', '.join(field.name for field in fields(kind)) or 'none'}"
+        raise UnreelError(f"the method {method} has no {name.replace('_', ' ')}: {where if having else own_names}")
     own = settings.methods.get(method, {}) if settings else {}
     return kind(**{**own, **chosen})
