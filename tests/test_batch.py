@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from unreel import batch as package
 from unreel.batch import BATCH_FILE, BatchJob, _stored, attempt, batch
 from unreel.files import alone_in
 from unreel.models.memory import enough_memory
+from unreel.prompts.takedowns import read_takedowns
 from unreel.workflow import UnlearnJob
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -194,6 +196,27 @@ def test_a_folder_of_something_else_is_left_as_it_is(job, model):
 def test_of_a_broken_record_nothing_is_taken(tmp_path, broken):
     (tmp_path / "batch.json").write_text(broken)
     assert _stored(tmp_path) == {}
+
+
+def test_models_and_judges_in_folders_are_found_from_wherever_a_worker_stands(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("models/wan", "models/sana", "faces", "modern", "embedded", "pictures"):
+        Path(folder).mkdir(parents=True)
+
+    def asked(**how):
+        (takedown, *_) = read_takedowns(job.file)
+        return BatchJob(job.file, replace(job.each, **how)).job_of(takedown)
+
+    made = asked(t2i="models/sana", t2v="models/wan", judge="faces:faces", images=Path("pictures"))
+    assert (made.t2i, made.t2v, made.judge) == (
+        f"{tmp_path}/models/sana",
+        f"{tmp_path}/models/wan",
+        f"faces:{tmp_path}/faces",
+    )
+    assert made.images == tmp_path / "pictures" and made.out.is_absolute()
+    for t2v, judge in (("embedded", "embedded:modern"), ("embedded:modern", "clip:own/clip"), ("own/model@v1", "none")):
+        same = asked(t2v=t2v, judge=judge)
+        assert (same.t2i, same.t2v, same.judge, same.images) == (None, t2v, judge, None)
 
 
 def test_two_batches_do_not_work_in_one_folder(job):

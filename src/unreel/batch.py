@@ -20,6 +20,7 @@ from unreel.files import write_json
 from unreel.interventions.card import CHECK
 from unreel.models.memory import no_memory
 from unreel.models.pair import Pair, load_pair
+from unreel.models.shipped import names, shipped
 from unreel.progress import Tell, Work, drawn
 from unreel.prompts.takedowns import Takedown, read_takedowns
 from unreel.report.page import write_batch_report
@@ -87,9 +88,25 @@ class BatchJob:
             synonyms=takedown.synonyms,
             anchor=takedown.anchor,
             keep=[*self.each.keep, *takedown.keep],
+            # A worker of a cluster has a working directory of its own, in which a folder's name may read like a hub id.
+            t2i=_from_anywhere(self.each.t2i),
+            t2v=_from_anywhere(self.each.t2v),
+            images=None if self.each.images is None else Path(self.each.images).absolute(),
+            judge=_judge_from_anywhere(self.each.judge),
             out=self.folder.absolute() / takedown.folder,
             resume=True,
         )
+
+
+def _from_anywhere(source: str | None) -> str | None:
+    """A model under a name that means the same wherever one stands."""
+    return source if source is None or shipped(source) or not Path(source).exists() else str(Path(source).absolute())
+
+
+def _judge_from_anywhere(judge: str | None) -> str | None:
+    """As `_from_anywhere`, of `NAME:ARGUMENT`; the judge of a pair that ships with unreel is called as that is."""
+    name, _, argument = (judge or "").partition(":")
+    return judge if not argument or judge in names() else f"{name}:{_from_anywhere(argument)}"
 
 
 @dataclass(frozen=True)
