@@ -3,6 +3,8 @@
 import weakref
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -208,6 +210,16 @@ def test_the_peak_is_that_of_the_card_that_is_asked_about(monkeypatch):
         pass
     assert cost.peak_memory_gib == 3
     assert asked == [(name, "cuda:1") for name in ("reset_peak_memory_stats", "synchronize", "max_memory_allocated")]
+
+
+@pytest.mark.parametrize(("platform", "counted"), [("darwin", 3 * 2**30), ("freebsd", 3 * 2**20)])
+def test_where_there_is_no_proc_the_peak_is_what_the_system_counts_in_its_own_unit(monkeypatch, platform, counted):
+    monkeypatch.setattr("unreel.cost.Path", lambda file: Path("nowhere") / file.strip("/"))
+    monkeypatch.setattr("unreel.cost.sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr("unreel.cost.resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=counted))
+    with Cost() as cost:
+        pass
+    assert cost.peak_memory_gib == 3
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
