@@ -127,7 +127,7 @@ def test_what_half_precision_has_no_room_for_is_never_written_or_put_on_in_silen
     with pytest.warns(UserWarning, match=r"[89]\d % of what the erasure of Tokyo Tower changes is rounded away"):
         in_full.apply(pair.t2v)
     in_full.remove(pair.t2v)
-    with pytest.raises(UnreelError, match="is rounded away.*in float32, or"):
+    with pytest.raises(UnreelError, match=r"is rounded away.*in float32, or"):
         require_some_change(unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-5)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -233,7 +233,7 @@ def require_some_change(erasure: Intervention) -> None:
     """
     if lost := erasure.provenance.get(ROUNDED_AWAY):
         raise WeakError(
-            f"{mostly_lost(erasure.concepts, lost)}: learn it, and load the model, in float32, or with a larger learning rate"
+            f"{mostly_lost(erasure.concepts, lost)}: learn it and load the model in float32, or learn it at a larger rate"
         )
     components = getattr(erasure, "components", ())
     for of in dict.fromkeys(component.of for component in components):

@@ -21,7 +21,7 @@ from unreel.interventions.base import Intervention
 from unreel.judges import Judge, identity_of
 from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import Pair, Settings, VideoModel
+from unreel.models.pair import Pair, VideoModel
 from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import PromptRow
