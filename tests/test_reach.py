@@ -218,7 +218,7 @@ def test_kept_attempts_are_of_the_network_that_was_looked_through(tmp_path, monk
     monkeypatch.setattr(evaluation_of_attacks, "load_attack", lambda _: module)
     case = Case(Concept("castle"), "a castle", "castle", (), reader, reader, Denoiser.of(pair.t2i), torch.empty(0), 1)
     one, again = (_attempt("any", case, 0, 0, 0, cache, None, "") for _ in range(2))
-    two = _attempt("any", replace(case, denoiser=Denoiser.of(other)), 0, 0, 0, cache, None)
+    two = _attempt("any", replace(case, denoiser=Denoiser.of(other)), 0, 0, 0, cache, None, "")
     assert one == again == "a first attempt" and two == "a second attempt"
 
 
