@@ -5,7 +5,7 @@ import json
 import pytest
 import sentencepiece
 from pipelines import build
-from transformers import AutoTokenizer, LlamaTokenizerFast
+from transformers import LlamaTokenizerFast
 
 from unreel import Concept, UnreelError, unlearn
 from unreel.models.pair import load_pipeline, load_text_model
@@ -37,10 +37,15 @@ def test_a_vocabulary_of_bytes_keeps_its_spaces_whatever_class_is_named(hunyuan)
         assert tokenizer.decode(meant, skip_special_tokens=True) == PROMPT
 
 
-def test_what_is_saved_again_is_read_the_same(hunyuan, tmp_path):
-    pipeline = load_pipeline(hunyuan, text_only=True)
-    pipeline.tokenizer.save_pretrained(tmp_path)
-    assert AutoTokenizer.from_pretrained(tmp_path)(PROMPT).input_ids == pipeline.tokenizer(PROMPT).input_ids
+def test_what_is_saved_again_is_read_the_same_and_all_else_is_as_it_was_loaded(hunyuan, tmp_path):
+    pipeline = load_pipeline(hunyuan)
+    tokenizer, as_loaded = pipeline.tokenizer, LlamaTokenizerFast.from_pretrained(hunyuan / "tokenizer")
+    for name in ("padding_side", "pad_token_id", "bos_token_id", "model_max_length", "all_special_tokens"):
+        assert getattr(tokenizer, name) == getattr(as_loaded, name)
+    pipeline.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["tokenizer"] == ["transformers", "LlamaTokenizer"]
+    again = load_pipeline(tmp_path, text_only=True).tokenizer
+    assert again(PROMPT, padding="max_length").input_ids == tokenizer(PROMPT, padding="max_length").input_ids
 
 
 def test_a_pipeline_in_memory_that_runs_words_together_is_refused(hunyuan):

@@ -88,14 +88,20 @@ class BatchJob:
             synonyms=takedown.synonyms,
             anchor=takedown.anchor,
             keep=[*self.each.keep, *takedown.keep],
-            # A worker of a cluster has a working directory of its own, in which a folder's name may read like a hub id.
-            t2i=_from_anywhere(self.each.t2i),
-            t2v=_from_anywhere(self.each.t2v),
-            images=None if self.each.images is None else Path(self.each.images).absolute(),
-            judge=_judge_from_anywhere(self.each.judge),
             out=self.folder.absolute() / takedown.folder,
             resume=True,
         )
+
+
+def _sendable(job: UnlearnJob) -> UnlearnJob:
+    """The same for a worker with a working directory of its own, in which a folder's name may read like a hub id."""
+    return replace(
+        job,
+        t2i=_from_anywhere(job.t2i),
+        t2v=_from_anywhere(job.t2v),
+        images=None if job.images is None else Path(job.images).absolute(),
+        judge=_judge_from_anywhere(job.judge),
+    )
 
 
 def _from_anywhere(source: str | None) -> str | None:
@@ -293,7 +299,7 @@ def _over_ray(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Ou
     while waiting or running:
         while waiting and len(running) < most:
             takedown, number = waiting.pop()
-            running[run.remote(left[takedown])] = takedown, number
+            running[run.remote(_sendable(left[takedown]))] = takedown, number
         (ended,), _ = ray.wait(list(running), num_returns=1)
         takedown, number = running.pop(ended)
         try:

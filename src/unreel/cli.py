@@ -101,8 +101,8 @@ T2I = Annotated[
 StudiedT2I = Annotated[
     str | None,
     typer.Option(
-        help="text-to-image pipeline with the video model's text encoder: a folder or hub id; without it, attacks that "
-        "study the text encoder are left out",
+        help="text-to-image pipeline with the video model's text encoder: a folder or hub id; where a --t2v of your "
+        "own has none, attacks that study the text encoder are left out",
         show_default=False,
     ),
 ]

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
@@ -37,7 +38,7 @@ from unreel.progress import track
 from unreel.unlearning import Everyday
 
 LONGEST_BODY = 2**16  # bytes of a request
-PIECE = 2**16  # bytes of an answer
+PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer, that are sent at once, and in a second by the slowest client
 LAST_SEED = 2**62
 MEGABYTE = 10**6
 MENDED_HERE = "the video could not be made"
@@ -435,7 +436,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         try:
             self.end_headers()
+            deadline = time.monotonic() + self.timeout + len(content) / SLOWEST
             for start in range(0, len(content), PIECE):  # each may take as long: slow clients get all of it too
+                if time.monotonic() > deadline:  # or stopping would wait for them
+                    raise TimeoutError
                 self.wfile.write(content[start : start + PIECE])
         except (TimeoutError, ConnectionError):  # who asked has left
             self.close_connection = True

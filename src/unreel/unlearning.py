@@ -50,7 +50,7 @@ def unlearn(
     pair: "Pair | DiffusionPipeline",
     config: None = None,
     *,
-    images: Path | None = None,
+    images: str | Path | None = None,
     keep: Sequence[str] = (),
 ) -> Erasure: ...
 
@@ -61,7 +61,7 @@ def unlearn(
     pair: "Pair | DiffusionPipeline",
     config: Any,
     *,
-    images: Path | None = None,
+    images: str | Path | None = None,
     keep: Sequence[str] = (),
 ) -> Intervention: ...
 

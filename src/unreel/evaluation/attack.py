@@ -183,6 +183,7 @@ def attack(
     # The second half of a group only repeats the first.
     prompts = build_suite(Conditioner.of(pair.t2i), concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
     erasure.require_matching(pair.t2v)
+    Denoiser.of(pair.t2i)  # refuses what makes no images
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
     once = len(ARMS) * len(attacks) * cases  # but for attacks that have nothing to try

@@ -222,18 +222,21 @@ def measured_with(model: VideoModel, erasure: Intervention, judge: Judge | None)
 
 @contextmanager
 def claimed(folder: Path, run: dict[str, Any]) -> Iterator[None]:
-    """Inside, `folder` is this run's, and no other process works in it. Raises UnreelError as `claim` does, and if another
-    process does.
+    """Inside, `folder` is this run's, and no other process works in it. Raises UnreelError if it is another run's, or
+    anything else than a run's, and if another process works there.
     """
-    claim(folder, run)
+    document = json.loads(json.dumps(run))
+    _require_free(folder, document)
+    folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder, folder):
-        claim(folder, run)  # which another process may have done meanwhile, for a run of its own
+        _require_free(folder, document)  # another process may have claimed it meanwhile, for a run of its own
+        if not (folder / RUN_FILE).is_file():
+            write_json(folder / RUN_FILE, document)
         yield
 
 
-def claim(folder: Path, run: dict[str, Any]) -> None:
-    """Make `folder` this run's. Raises UnreelError if it is another's, or anything else than a run's."""
-    document = json.loads(json.dumps(run))
+def _require_free(folder: Path, document: dict[str, Any]) -> None:
+    """Raises UnreelError if `folder` is another run's than the one described, or anything else than a run's."""
     file = folder / RUN_FILE
     if file.is_file():
         try:
@@ -253,8 +256,6 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
         raise UnreelError(
             f"{folder} exists and is no folder of an evaluation, an attack or takedowns: choose another with --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, document)
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -77,6 +77,17 @@ class ComponentDelta:
     def __post_init__(self) -> None:
         object.__setattr__(self, "deltas", {portable(name): change for name, change in self.deltas.items()})
 
+    def rounded_away(self, module: nn.Module) -> float:
+        """The share of its changes that the precision of the module's weights has no room for, found out once for each."""
+        dtypes = str({weight.dtype for weight in module.parameters()})
+        if dtypes not in self._lost:
+            self._lost[dtypes] = rounded_away(module, self.deltas)
+        return self._lost[dtypes]
+
+    @cached_property
+    def _lost(self) -> dict[str, float]:
+        return {}
+
     def stored(self) -> dict[str, torch.Tensor]:
         return {key: tensor for name, change in self.deltas.items() for key, tensor in _tensors(name, change).items()}
 
@@ -180,6 +191,8 @@ class Erasure(Intervention):
         parts = [part for each in (self, other) for part in each._parts(told=of_one != of_other)]
         # What was said of each does not hold for both together.
         provenance = {name: value for name, value in self.provenance.items() if name not in (CHECK, ROUNDED_AWAY)}
+        if lost := max(each.provenance.get(ROUNDED_AWAY, 0) for each in (self, other)):
+            provenance[ROUNDED_AWAY] = lost
         # What reads and what denoises may be of two models: each is named by whoever changes it.
         if not self.edits_text_encoder and other.edits_text_encoder:
             provenance["encoder"] = other.provenance["encoder"]
@@ -209,7 +222,7 @@ class Erasure(Intervention):
                 undo.pop_all()
             for encoder in text_encoders(pipeline).values():
                 _note(encoder)
-            lost = max(rounded_away(module, component.deltas) for module, component in fitting.items())
+            lost = max(component.rounded_away(module) for module, component in fitting.items())
         if lost > MOST_ROUNDED_AWAY:
             warnings.warn(f"{mostly_lost(self.concepts, lost)}: load the model in float32", stacklevel=2)
         return pipeline
@@ -218,7 +231,7 @@ class Erasure(Intervention):
         """The share of its changes that the precision of the pipeline's weights has no room for: 1 for what does nothing.
         Raises UnreelError if it does not match.
         """
-        return max(rounded_away(module, component.deltas) for module, component in self.fitting(pipeline).items())
+        return max(component.rounded_away(module) for module, component in self.fitting(pipeline).items())
 
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
         self.fitting(pipeline)

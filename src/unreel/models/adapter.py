@@ -307,7 +307,7 @@ def made_by(pipeline: Any, **options: Any) -> Any:
     """What the pipeline makes. Raises UnreelError for what it cannot make, such as more frames than it was trained for."""
     device, video = pipeline._execution_device, frames_argument(pipeline) is not None
     ways = {
-        "--dtype bfloat16": next(iter(text_encoders(pipeline).values())).dtype == torch.float32,
+        "--dtype bfloat16": network_of(pipeline).dtype == torch.float32,
         "--offload": device.type != "cpu" and pipeline.device == device,
         "--tiling": video and not getattr(pipeline.vae, "use_tiling", True),
         "fewer --frames": video,
@@ -327,8 +327,6 @@ def made_by(pipeline: Any, **options: Any) -> Any:
 def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) -> Any:
     """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__`, and without guidance
     unless it is to be `guided`.
-
-    Raises UnreelError if the pipeline needs a package that is not there.
     """
     takes = inspect.signature(pipeline.encode_prompt).parameters
     usual = _defaults(pipeline)

@@ -23,6 +23,7 @@ from unreel.models.adapter import (
     text_encoders,
     tokenizer_of,
     video_size,
+    words_of,
 )
 from unreel.models.compare import (
     HALVED,
@@ -43,7 +44,7 @@ from unreel.models.loading import NO_SAFETENSORS, loading, only_our_bars, reposi
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
-from unreel.models.tokenizer import as_stored, load_tokenizer
+from unreel.models.tokenizer import load_tokenizer, read_as_stored
 from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 
@@ -275,7 +276,7 @@ def load_pipeline(
             return load_pipeline(source, device=device, dtype=dtype, given=given)
     for name, library in parts.items():
         if library == "transformers" and name.startswith("tokenizer"):
-            setattr(pipeline, name, as_stored(getattr(pipeline, name), folder / name))
+            read_as_stored(words_of(getattr(pipeline, name)), folder / name)
     pipeline.set_progress_bar_config(disable=True)
     call_with(pipeline, index.get(USUAL_CALL))
     return move(pipeline, source, device)

@@ -119,7 +119,7 @@ class Fingerprint:
     `structure` hashes names and shapes of all weights; `samples` are numbers taken at even distances through all of them,
     in the coarsest of their precisions. Of the token table only so many rows count as the largest power of two that it
     has, since tokens may be added behind them. Two modules are the same if structures are equal and samples agree to the
-    coarser of the two precisions.
+    coarser of the two precisions that they are loaded in, or exactly in the coarser of those that they are stored in.
     """
 
     structure: str
@@ -198,8 +198,11 @@ class Fingerprint:
 
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
         """Which samples agree; they are of weights of the same shapes."""
+        loaded = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
         coarse = max((self.stored_in, other.stored_in), key=lambda dtype: torch.finfo(dtype).eps)
         a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
+        if coarse != loaded:  # one is the other, rounded once
+            return a == b
         info = torch.finfo(coarse)
         return torch.isclose(a, b, rtol=info.eps, atol=1e-7 + info.eps * info.smallest_normal)
 
