@@ -392,14 +392,11 @@ def test_a_learned_token_is_as_large_as_those_of_the_vocabulary_where_the_table_
     """Gemma 2's does: before any step, v reads as the name does, where that is one token."""
     rates, adam = [], torch.optim.Adam
     monkeypatch.setattr(torch.optim, "Adam", lambda learned, lr: rates.append(lr) or adam(learned, lr=lr))
-    tokenizer, table = sana.t2i.tokenizer, Conditioner.of(sana.t2i).token_table
+    table = Conditioner.of(sana.t2i).token_table
     with torch.no_grad():
-        at_start, within = (tokenizer(text, add_special_tokens=False).input_ids for text in ("cat", " cat"))
-        table.weight[at_start] = table.weight[within]
         spread = float(table(torch.arange(len(table.weight))).std())
     case = dataclasses.replace(sana_case(sana, steps=0), prompt="a photo of a cat", wording="cat")
-    named = read(case, "a photo of a  cat").embeddings[0]  # v stands between two spaces
-    torch.testing.assert_close(load_attack(name).attempt(case, 0, 0), named)
+    torch.testing.assert_close(load_attack(name).attempt(case, 0, 0), read(case, case.prompt).embeddings[0])
     assert spread > 5 * float(table.weight.detach().std())
     assert rates == [pytest.approx(embedding_inversion.RATE * spread, rel=1e-3)]
 

@@ -17,7 +17,7 @@ from conftest import make_pair
 
 from unreel import Erasure, UnreelError, cli
 from unreel import batch as package
-from unreel.batch import BATCH_FILE, BatchJob, _stored, attempt, batch
+from unreel.batch import BATCH_FILE, BatchJob, _sendable, _stored, attempt, batch
 from unreel.files import alone_in
 from unreel.models.memory import enough_memory
 from unreel.prompts.takedowns import read_takedowns
@@ -205,7 +205,9 @@ def test_models_and_judges_in_folders_are_found_from_wherever_a_worker_stands(jo
 
     def asked(**how):
         (takedown, *_) = read_takedowns(job.file)
-        return BatchJob(job.file, replace(job.each, **how)).job_of(takedown)
+        here = BatchJob(job.file, replace(job.each, **how)).job_of(takedown)
+        assert (here.t2i, here.t2v, here.judge) == (how.get("t2i"), how.get("t2v"), how.get("judge"))  # as in its record
+        return _sendable(here)
 
     made = asked(t2i="models/sana", t2v="models/wan", judge="faces:faces", images=Path("pictures"))
     assert (made.t2i, made.t2v, made.judge) == (

@@ -132,6 +132,10 @@ def test_what_half_precision_has_no_room_for_is_never_written_or_put_on_in_silen
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         large.apply(pair.t2v)
+    lost = unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-5))
+    for total in (lost + large, large + lost):  # a sum of which a part does nothing
+        with pytest.raises(UnreelError, match="is rounded away"):
+            require_some_change(total)
 
 
 def test_the_network_is_laid_out_for_speed_only_while_it_is_used(pair, monkeypatch):

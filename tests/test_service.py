@@ -229,6 +229,15 @@ def test_a_slow_client_gets_all_of_a_video_and_nothing_else_if_it_leaves(model, 
         assert video.startswith(sent) and len(sent) < len(video) and handler.close_connection
 
 
+def test_a_client_that_takes_next_to_nothing_does_not_hold_up_for_ever(monkeypatch):
+    client, times = Client(), iter(range(0, 10**6, 9))  # seconds: just within the timeout of each piece
+    monkeypatch.setattr("unreel.service.time", MagicMock(monotonic=lambda: next(times)))
+    handler = object.__new__(_Handler)
+    handler.wfile, handler.request_version, handler.requestline, handler.close_connection = client, "HTTP/1.1", "", False
+    handler._send(200, "video/mp4", bytes(10 * 2**20))
+    assert handler.close_connection and 1 < len(client.pieces) < 10 * 2**20 / 2**16
+
+
 @pytest.mark.parametrize("asked", [{"erasures": ["cat", "secret"]}, {"tenant": "a"}])
 def test_requests_that_wait_hold_no_erasures(model, folder, asked):
     """Nor are they made to wait for what can never be made."""

@@ -67,6 +67,22 @@ def with_lora(pipeline, fused=False, seed=3):
 # Precision
 
 
+def test_what_is_stored_in_less_is_the_same_and_with_a_little_noise_in_everything_another(pair):
+    encoder = pair.t2i.text_encoder
+    with torch.no_grad():
+        for weight in encoder.parameters():  # as after training: no ones and zeros
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    rounded = copy.deepcopy(encoder).bfloat16().float()
+    for a, b in ((encoder, rounded), (rounded, encoder)):
+        assert Fingerprint.of(a).stored_in == (torch.bfloat16 if a is rounded else torch.float32)
+        assert Fingerprint.of(a).fits(b) and Fingerprint.of(a).fits(copy.deepcopy(b).bfloat16())
+    noisy = copy.deepcopy(encoder)
+    with torch.no_grad():
+        for weight in noisy.parameters():
+            weight *= 1 + 1e-3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    assert not Fingerprint.of(rounded).fits(noisy) and not Fingerprint.of(noisy).fits(rounded)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("low_rank", [True, False])
 def test_how_much_of_a_change_a_precision_has_room_for(dtype, low_rank):
@@ -454,7 +470,7 @@ def test_an_erasure_goes_on_and_off_however_weights_are_held(pair, erasure, held
 
 def test_what_was_loaded_under_inference_mode_is_not_learned_on(pair):
     under_inference_mode(pair.t2i.text_encoder)
-    with pytest.raises(UnreelError, match=r"loaded under torch\.inference_mode, where nothing learns: load it outside"):
+    with pytest.raises(UnreelError, match=r"moved, under torch\.inference_mode, where nothing learns: load it outside"):
         unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
 
 
