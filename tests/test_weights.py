@@ -76,6 +76,13 @@ def test_what_is_stored_in_less_is_the_same_and_with_a_little_noise_in_everythin
     for a, b in ((encoder, rounded), (rounded, encoder)):
         assert Fingerprint.of(a).stored_in == (torch.bfloat16 if a is rounded else torch.float32)
         assert Fingerprint.of(a).fits(b) and Fingerprint.of(a).fits(copy.deepcopy(b).bfloat16())
+    with torch.no_grad():
+        for weight in rounded.parameters():  # some so small that float16 has no room for all of their digits
+            weight.view(-1)[::7] = torch.linspace(1e-6, 7e-6, len(weight.view(-1)[::7])).bfloat16().float()
+    assert Fingerprint.of(rounded).fits(copy.deepcopy(rounded).half()) and Fingerprint.of(rounded.half()).fits(
+        rounded.float()
+    )
+    rounded = copy.deepcopy(encoder).bfloat16().float()
     noisy = copy.deepcopy(encoder)
     with torch.no_grad():
         for weight in noisy.parameters():

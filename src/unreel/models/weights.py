@@ -201,10 +201,9 @@ class Fingerprint:
         loaded = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
         coarse = max((self.stored_in, other.stored_in), key=lambda dtype: torch.finfo(dtype).eps)
         a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
-        if coarse != loaded:  # one is the other, rounded once
-            return a == b
         info = torch.finfo(coarse)
-        return torch.isclose(a, b, rtol=info.eps, atol=1e-7 + info.eps * info.smallest_normal)
+        rounded_once = coarse != loaded  # then one is the other, but for numbers that are too small for float16
+        return torch.isclose(a, b, rtol=0 if rounded_once else info.eps, atol=1e-7 + info.eps * info.smallest_normal)
 
 
 def _originals(module: nn.Module) -> dict[str, torch.Tensor]:
