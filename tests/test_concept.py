@@ -1,6 +1,8 @@
 import pytest
 
 from unreel import Concept, UnreelError
+from unreel.prompts import captions
+from unreel.prompts.concept import naming
 
 
 def test_every_forget_prompt_names_the_concept_and_synonyms_add_prompts():
@@ -209,3 +211,16 @@ def test_a_name_that_is_no_text_is_refused(name):
 def test_synonyms_that_are_one_text_are_refused():
     with pytest.raises(UnreelError, match="its synonyms are a list of texts"):
         Concept("cat", synonyms="kitten")
+
+
+def test_whether_any_of_many_is_named_is_whether_one_of_them_is():
+    names = [word for words in captions.everyday().values() for word in words]
+    names += ["Tokyo Tower", "東京タワー", "Tōkyō Tawā", "스파이더맨", "AC/DC", "a.b", "fleur-de-lis"]
+    concepts = [Concept(name) for name in dict.fromkeys(names)][::7]
+    named = naming(concepts)
+    texts = [Concept(name).variants()[way] for name in names for way in Concept(name).variants()]
+    texts += [f"a photo of {text}, lit" for text in texts] + ["an axb at night", "東京タワーの夜", "", "nothing of these"]
+    told = {text: any(concept.is_named_in(text) for concept in concepts) for text in texts[::5]}
+    assert {text: named(text) for text in told} == told
+    assert 100 < sum(told.values()) < len(told) - 100
+    assert not naming([])("") and not naming([])("a cat")

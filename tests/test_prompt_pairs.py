@@ -176,6 +176,21 @@ def test_several_concepts_have_as_many_prompts_however_many_wordings_each_has():
     assert abs(about[0] - about[1]) <= 0.2 * len(pairs) and min(about) >= 0.35 * len(pairs)
 
 
+def test_hundreds_of_concepts_are_all_learned_about_and_few_sentences_are_written_in_vain(monkeypatch):
+    names = [word for words in captions.everyday().values() for word in words]
+    concepts = [Concept(name) for name in dict.fromkeys(map(str.lower, names))][:400]
+    written, sentence = [], Corpus._sentence
+
+    def note(self, *arguments):
+        written.append(arguments)
+        return sentence(self, *arguments)
+
+    monkeypatch.setattr(Corpus, "_sentence", note)
+    pairs = prompts(*concepts, anchor="a quokka").pairs(1600)
+    assert len(pairs) in range(1600, 1650) and {pair.concept for pair in pairs} == {concept.name for concept in concepts}
+    assert len(written) <= prompt_pairs.TRIES * len(pairs)  # not for each of the concepts
+
+
 @pytest.mark.parametrize("near", [("lighthouse", "windmill"), ()])
 def test_half_of_what_is_near_is_about_what_was_asked_to_be_kept(near):
     texts = prompts(TOWER).neighbours(near, 120, ["umbrella"])

@@ -13,6 +13,7 @@ from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings
 from unreel.models.sampling import generate_images
+from unreel.prompts.captions import everyday
 from unreel.prompts.kinds import UNSAFE_COMPANIONS
 from unreel.prompts.suite import ask
 from unreel.prompts.vocabulary import EVERYDAY, nearest
@@ -102,6 +103,10 @@ def test_the_anchor_is_the_one_given_standing_for_a_motion_or_near_but_not_too_n
     assert anchor(Concept("anime", "style")) in {*EVERYDAY["style"]} - {"anime"}
     assert anchor(Concept("Ada Lovelace", "face")) in EVERYDAY["person"]
     assert anchor(Concept("Totoro", "character"), vocabulary={"concept": ["castle"]}) == "castle"
+    persons = [Concept(name, "face") for name in EVERYDAY["person"]]  # few are listed, but people know more
+    instead = anchor(Concept("Ada Lovelace", "face"), *persons)
+    known = [*everyday()["famous"], *everyday()["person"]]
+    assert instead in known and not any(person.is_named_in(instead) for person in persons)
     with pytest.raises(UnreelError, match="nothing left to make instead of 'castle'"):
         anchor(CASTLE, vocabulary={"concept": ["castle", "old castle"]})
 

@@ -6,7 +6,7 @@ Knows words and text encoders; knows no method.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from unreel.models.pair import Pair
 from unreel.models.reading import as_anchors
 from unreel.models.weights import Delta, Fingerprint, held_weights, is_quantized
 from unreel.prompts import captions
-from unreel.prompts.concept import Concept
+from unreel.prompts.concept import Concept, naming
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.pairs import PromptPair, Prompts, own_words
 from unreel.prompts.vocabulary import EVERYDAY, Meanings, Vocabulary, nearest
@@ -75,9 +75,10 @@ class Task:
         first = self.conditioners[0]
         words, known = self.pair.vocabulary, self._known(first)
         out = [replace(c, anchor=anchor_for(c, self.concepts, first, words, known)) for c in self.concepts]
+        forgotten = naming(self.concepts)
         for concept in out:
             anchor = concept.anchor or ""
-            if any(other.is_named_in(anchor) for other in self.concepts):
+            if forgotten(anchor):
                 raise UnreelError(f"{anchor!r} is to be forgotten too: make something else instead of {concept.name!r}")
             if anchor.strip():
                 first.require_room_for(Concept(anchor, concept.kind).forget_prompts)
@@ -122,7 +123,7 @@ class Task:
 
     def require_nothing_kept_is_forgotten(self) -> None:
         for name in self.keep:
-            if any(concept.is_named_in(name) for concept in self.concepts):
+            if naming(self.concepts)(name):
                 raise UnreelError(f"{name!r} is both to be forgotten and to be kept")
 
     def record(
@@ -213,12 +214,10 @@ def near_to(
     """
     out: dict[str, None] = {}
     known = {} if known is None else known
+    forgotten = naming(concepts)
+    kept = cache(lambda name: not forgotten(name) and conditioner.has_room_for(name))  # asked for many concepts
     for concept in concepts:
-        names = [
-            name
-            for name in (*_of_kind(concept, vocabulary), *_looked_at(everyday_of_kind(concept)))
-            if not any(other.is_named_in(name) for other in concepts) and conditioner.has_room_for(name)
-        ]
+        names = list(filter(kept, (*_of_kind(concept, vocabulary), *_looked_at(everyday_of_kind(concept)))))
         out |= dict.fromkeys(nearest(conditioner, concept.name, names, known)[:NEAR])
     return list(out)
 
@@ -252,12 +251,14 @@ def anchor_for(
     """
     if concept.anchor is not None:
         return concept.anchor
+    forgotten = naming(concepts)
     if concept.kind == "motion":  # captions of a world of its own say nothing of what stands still; people say what is done
-        forgotten = any(other.is_named_in(STILL) for other in concepts)
-        return "" if forgotten or vocabulary is not EVERYDAY else STILL
+        return "" if forgotten(STILL) or vocabulary is not EVERYDAY else STILL
     if concept.kind == "unsafe":
         return SAFE
-    others = [word for word in _of_kind(concept, vocabulary) if not any(other.is_named_in(word) for other in concepts)]
+    others = [word for word in _of_kind(concept, vocabulary) if not forgotten(word)]
+    if not others and vocabulary is EVERYDAY:  # which lists few of each kind
+        others = [word for word in everyday_of_kind(concept) if not forgotten(word)]
     if not others:
         raise UnreelError(f"there is nothing left to make instead of {concept.name!r}: say what with --replace")
     return nearest(conditioner, concept.name, others, known)[len(others) // TOO_NEAR]

@@ -4,8 +4,9 @@ Knows text only: no model, no image.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import get_args
 from unicodedata import category
 
@@ -96,3 +97,14 @@ class Concept:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         return spelling.pattern(self.wordings)
+
+
+def naming(concepts: Iterable[Concept]) -> Callable[[str], bool]:
+    """Whether a text names one of `concepts`, as `is_named_in` has it; of thousands it takes little longer than of one."""
+    pattern = _pattern_of(tuple(wording for concept in concepts for wording in concept.wordings))
+    return lambda text: pattern.search(spelling.fold(text)) is not None
+
+
+@lru_cache(maxsize=8)
+def _pattern_of(wordings: tuple[str, ...]) -> re.Pattern[str]:
+    return spelling.pattern(wordings)

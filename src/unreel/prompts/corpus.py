@@ -6,7 +6,7 @@ Knows words and grammar enough to say a thing in many ways; knows no model.
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
@@ -41,7 +41,7 @@ class Corpus:
         Pairs whose anchor prompt names something erased after all, by words at random or within another name, are left out.
         """
         renamed = {wording: _bare(anchor) for wording, anchor in anchors.items()}
-        erased = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, renamed))})(?!\w)", re.IGNORECASE)
+        erased = re.compile(rf"(?<!\w)(?:{_any_of(renamed)})(?!\w)", re.IGNORECASE)
         rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
         slot = concept.traits.slot
         for index in range(count):
@@ -116,6 +116,14 @@ class Corpus:
         if rng.random() < 0.3:
             text += f", {rng.choice(BACKGROUNDS)} background"
         return text, chosen
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    """A pattern of any of the texts, which looks at the first letter of all that share it once."""
+    endings: dict[str, list[str]] = {}
+    for text in texts:
+        endings.setdefault(text[:1], []).append(re.escape(text[1:]))
+    return "|".join(f"{re.escape(start)}(?:{'|'.join(rests)})" for start, rests in endings.items())
 
 
 def _nonsense(rng: random.Random) -> str:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from unreel.prompts import captions, spelling
 from unreel.prompts.captions import CaptionKind, everyday, frames
-from unreel.prompts.concept import Concept
+from unreel.prompts.concept import Concept, naming
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.grammar import bare, fill, in_place_of
 
@@ -60,8 +60,16 @@ class Prompts:
     own: Sequence[str] = ()
 
     def pairs(self, count: int) -> list[PromptPair]:
-        """About `count` prompts that name the concepts in turn, in the spellings in which people write them."""
-        return self._take(self._pairs(self._random("pairs"), count), count, lambda pair: (pair.prompt, pair.anchor))
+        """About `count` prompts that name the concepts in turn, in the spellings in which people write them. Each of many
+        is named, if there is a prompt about it that fits and says nothing else that is to be forgotten.
+        """
+        rng, each = self._random("pairs"), -(-count // max(1, len(self.concepts)))
+        out = self._take(self._pairs(rng, self.concepts, count), count, _texts_of)
+        named = {pair.concept for pair in out}
+        for concept in self.concepts:
+            if concept.name not in named:
+                out += self._take(self._pairs(rng, [concept], each), each, _texts_of)
+        return out
 
     def neighbours(self, names: Sequence[str], count: int, keep: Sequence[str] = ()) -> list[str]:
         """About `count` prompts about `names`, what is near to the concepts, and their own words in other company; where
@@ -101,20 +109,22 @@ class Prompts:
     def _take(self, drawn: Iterator[Drawn], count: int, texts: Callable[[Drawn], Sequence[str]]) -> list[Drawn]:
         """The first `count` that fit and do not name, beside what they are to name, what is to be forgotten."""
         out: dict[Drawn, None] = {}
+        forgotten = naming(self.concepts)
         for one in islice(drawn, TRIES * count):
             *_, last = texts(one)  # of a pair the anchor prompt
-            if not any(concept.is_named_in(last) for concept in self.concepts) and all(map(self.fits, texts(one))):
+            if not forgotten(last) and all(map(self.fits, texts(one))):
                 out[one] = None
             if len(out) == count:
                 break
         return list(out)
 
-    def _pairs(self, rng: random.Random, count: int) -> Iterator[PromptPair]:
+    def _pairs(self, rng: random.Random, concepts: Sequence[Concept], count: int) -> Iterator[PromptPair]:
         renamed = {w.lower(): self.anchors[c.name] for c in self.concepts for w in c.wordings}
-        listed = [(concept, *pair) for concept in self.concepts for pair in self.corpus.forget(concept, renamed, count)]
+        each = min(count, -(-TRIES * count // max(1, len(concepts))))  # more of one are not asked for
+        listed = [(concept, *pair) for concept in concepts for pair in self.corpus.forget(concept, renamed, each)]
         rng.shuffle(listed)
-        wordings = {concept.name: cycle(concept.wordings) for concept in self.concepts}
-        for concept in islice(cycle(self.concepts), TRIES * count):
+        wordings = {concept.name: cycle(concept.wordings) for concept in concepts}
+        for concept in islice(cycle(concepts), TRIES * count):
             wording = next(wordings[concept.name])
             if concept.traits.article and rng.random() < CAPTIONS:
                 yield self._pair(rng, concept, wording)
@@ -162,6 +172,10 @@ class Prompts:
 
     def _random(self, purpose: str) -> random.Random:
         return random.Random(f"{self.corpus.seed}/{purpose}/{self.held_out}/{[concept.name for concept in self.concepts]}")
+
+
+def _texts_of(pair: PromptPair) -> tuple[str, str]:
+    return pair.prompt, pair.anchor
 
 
 def own_words(concept: Concept) -> list[str]:
