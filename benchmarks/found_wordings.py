@@ -13,8 +13,8 @@ import typer
 
 from benchmarks.cells import FOUND, WORDINGS, cells_of
 from benchmarks.common import stored_entries, write_result
+from benchmarks.over_concepts import share_over
 from unreel import Concept, find_wordings, load_pair
-from unreel.evaluation.estimate import Estimate
 from unreel.models.shipped import world_of
 
 PAIR = "embedded:modern"
@@ -47,14 +47,14 @@ def main(
 
 def _graded(found: dict[str, list[str]], known: dict[str, str]) -> dict[str, Any]:
     """How many of the phrases found are the concepts' own, and how many of those were found."""
-    right = [known[text] == name.lower() for name, texts in found.items() for text in texts]
-    sought = [
-        word in found[concept.name]
-        for concept in CONCEPTS
-        for word, name in known.items()
-        if name == concept.name.lower() and not concept.is_named_in(word)
-    ]
-    return {"right": asdict(Estimate.share(np.array(right))), "of_all": asdict(Estimate.share(np.array(sought)))}
+    right = [np.array([known[text] == name.lower() for text in texts]) for name, texts in found.items()]
+    sought = []
+    for concept in CONCEPTS:
+        own = [word for word, name in known.items() if name == concept.name.lower() and not concept.is_named_in(word)]
+        sought.append(np.array([word in found[concept.name] for word in own]))
+    return {
+        name: asdict(share_over([each for each in of if len(each)])) for name, of in (("right", right), ("of_all", sought))
+    }
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 import typer
 
 from benchmarks.common import of_pair, resume, stored_entries, write_entry
+from benchmarks.over_concepts import share_over
 from unreel import Concept, Erasure, generate, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
@@ -130,7 +131,7 @@ def shares(looks: Sequence[Seen]) -> dict[str, Any]:
     """By group, the share in which what was asked for is found, of one look or of several together."""
     flags = [flag for seen in looks for flag in seen.values()]
     out = {
-        group: asdict(Estimate.share_over([flag[group] for flag in flags if group in flag]))
+        group: asdict(share_over([flag[group] for flag in flags if group in flag]))
         for group in (*ERASED, "motion")
         if any(group in flag for flag in flags)
     }

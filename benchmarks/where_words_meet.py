@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks.cells import WORDINGS, cells_of, results_of
 from benchmarks.common import write_result
+from benchmarks.over_concepts import mean_over
 from unreel import Concept, load_pair
-from unreel.evaluation.estimate import Estimate
 from unreel.methods.uce import UCEConfig, last_words, others, text_projections, unified
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
@@ -73,12 +73,17 @@ def main() -> None:
     moved = {}
     for place, matrix in places(pair).items():
         read = Read.of(pair, matrix, texts)
-        pooled: dict[str, list[float]] = {}
+        pooled: dict[str, list[np.ndarray]] = {}
         for concept in concepts:
             for group, its in asked[concept.name].items():
+                if not its:
+                    continue
                 shares = read.shares(concept.name, anchors[concept.name], kept[concept.name], its)
-                pooled.setdefault(group, []).extend(shares)
-        moved[place] = {group: asdict(Estimate.mean(np.array(values))) for group, values in pooled.items()}
+                pooled.setdefault(group, []).append(shares)
+        moved[place] = {
+            group: asdict(mean_over([each.mean() for each in shares], [len(each) for each in shares]))
+            for group, shares in pooled.items()
+        }
     write_result("where_words_meet", {"concepts": list(asked), "moved": moved})
 
 

@@ -45,38 +45,3 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
 
 def test_a_video_counts_from_half_of_its_frames():
     assert in_video(np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], bool)).tolist() == [False, True, True]
-
-
-def test_videos_of_different_concepts_that_are_all_alike_are_so_many_videos():
-    """Nothing tells them from videos of one concept, whichever concepts they are of."""
-    flags = np.arange(50) % 5 == 0
-    assert Estimate.share_over([flags] * 12) == Estimate.share(np.tile(flags, 12))
-    nothing = Estimate.share_over([np.zeros(50, bool)] * 12)
-    assert nothing == Estimate.share(np.zeros(600, bool)) and nothing.ci[1] > 0
-
-
-def test_where_concepts_differ_they_are_what_counts_not_their_videos():
-    """Two of twelve that stay whole: of another concept that says what two of twelve videos would."""
-    concepts = [np.full(50, i < 2) for i in range(12)]
-    pooled, videos, alone = (
-        Estimate.share_over(concepts),
-        Estimate.share(np.concatenate(concepts)),
-        Estimate.share(np.arange(12) < 2),
-    )
-    assert pooled.value == videos.value and pooled.n == 600
-    assert np.ptp(pooled.ci) > 5 * np.ptp(videos.ci)
-    np.testing.assert_allclose(pooled.ci, alone.ci, atol=0.02)
-    more = Estimate.share_over([np.full(500, i < 2) for i in range(12)])
-    np.testing.assert_allclose(more.ci, pooled.ci)  # more videos of the same concepts say nothing more of others
-
-
-def test_intervals_over_concepts_hold_what_they_say():
-    """Of shares that are drawn anew for each of twelve concepts. Intervals over videos miss the mean of such mostly."""
-    rng = np.random.default_rng(0)
-    draws = [[rng.random(50) < share for share in rng.beta(1, 3, size=12)] for _ in range(300)]
-
-    def hits(estimates):
-        return np.mean([low <= 0.25 <= high for low, high in (estimate.ci for estimate in estimates)])
-
-    assert hits(map(Estimate.share_over, draws)) > 0.9
-    assert hits(Estimate.share(np.concatenate(concepts)) for concepts in draws) < 0.6

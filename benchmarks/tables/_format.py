@@ -4,10 +4,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from benchmarks import common
-from unreel.evaluation.estimate import Estimate
+from benchmarks.over_concepts import mean_over, shares_over
 
 
 def load(name: str) -> dict[str, Any]:
@@ -44,36 +42,20 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def pooled_shares(figures: list[dict[str, Any]]) -> dict[str, Any]:
-    """Shares of several concepts as one share of all their videos, of each arm."""
-
-    def flags(share: dict[str, Any]) -> np.ndarray:
-        return np.arange(share["n"]) < round(share["value"] * share["n"])
-
-    return {arm: asdict(Estimate.share_over([flags(figure[arm]) for figure in figures])) for arm in figures[0]}
-
-
 def pooled(figures: list[dict[str, Any] | None]) -> str:
+    """Shares of several concepts as one share of all their videos."""
     known = [figure for figure in figures if figure]
-    return change(pooled_shares(known)) if known else ""
+    return change(shares_over(known)) if known else ""
 
 
 def averaged(figures: list[dict[str, Any] | None], digits: int = 0) -> str:
-    """Means of several concepts as one mean over all their videos; half widths of intervals add up as their squares, and
-    intervals reach as far as those over concepts, of which a percentile bootstrap is never beyond what can be.
-    """
+    """Means of several concepts as one mean over all their videos."""
     known = [figure for figure in figures if figure]
-    if not known:
-        return ""
-    means = {}
-    for arm in known[0]:
-        counts = np.array([figure[arm]["n"] for figure in known])
-        values, shares = np.array([figure[arm]["value"] for figure in known]), counts / counts.sum()
-        value = float(shares @ values)
-        within = float(np.hypot.reduce(shares * [np.ptp(figure[arm]["ci"]) / 2 for figure in known]))
-        between = Estimate.mean(values).ci
-        means[arm] = {"value": value, "ci": (min(value - within, between[0]), max(value + within, between[1]))}
-    return change(means, digits=digits)
+    if len(known) < 2:
+        return change(known[0], digits=digits) if known else ""
+    arms = {arm: [figure[arm] for figure in known] for arm in known[0]}
+    means = {arm: mean_over([each["value"] for each in of], [each["n"] for each in of]) for arm, of in arms.items()}
+    return change({arm: asdict(mean) for arm, mean in means.items()}, digits=digits)
 
 
 def count_of_videos(count: int) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.backdoor import ASKED, METHODS, PLANTED
 from benchmarks.cells import results_of
+from benchmarks.over_concepts import share_over
 from benchmarks.tables._format import count_of_videos, interval, load, table
 from benchmarks.tables.methods import TITLES, by_completeness
 from unreel.attacks import load_attack, version_of
-from unreel.evaluation.estimate import Estimate
 from unreel.models.shipped import EMBEDDED
 
 
@@ -57,8 +57,13 @@ def _compared(results: dict[str, Any]) -> str:
         arms = {method: {name: concepts[name] for name in names} for method, concepts in results.items()}
         rows = []
         for attack, needs_weights in tried.items() if names else ():
-            # Where no text encoder is edited, nothing can be studied in one: there cells are empty.
-            cells = [_pooled_success(concepts, attack, "edited", budget) for concepts in arms.values()]
+            # Where no text encoder is edited, nothing can be studied in one; and an older version of an attack would stand
+            # beside a control of its newer one. There cells are empty.
+            tried_as = [_versions(concepts, attack) for concepts in arms.values()]
+            cells = [
+                _pooled_success(concepts, attack, "edited", budget) if as_here == next(filter(None, tried_as)) else ""
+                for concepts, as_here in zip(arms.values(), tried_as, strict=True)
+            ]
             controls = (_pooled_success(concepts, attack, "original", budget) for concepts in arms.values())
             if not any(cells):  # nor anything where it was not tried on every concept yet
                 continue
@@ -77,6 +82,11 @@ FOOTNOTES = {
     OLDER: "Measured with an older version of the attack; CHANGELOG.md says what has changed.",
     ELSE: "Of some concept measured in an earlier run, against the erasure that was learned then.",
 }
+
+
+def _versions(concepts: dict[str, Any], attack: str) -> list[int]:
+    """In which version it was tried on each, where it was."""
+    return [one["attacks"][attack].get("version", 1) for one in concepts.values() if attack in one["attacks"]]
 
 
 def _told(attack: str, results: Iterable[dict[str, Any]]) -> str:
@@ -132,7 +142,7 @@ def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> di
     """The share of all concepts' cases that one of the first `budget` videos breaks."""
     tried = [[case for case in one["attacks"][attack][f"{arm}_attempts"] if case] for one in concepts.values()]
     flags = [np.array([any(each["found"] for each in case[:budget]) for case in cases]) for cases in tried if cases]
-    return asdict(Estimate.share_over(flags))
+    return asdict(share_over(flags))
 
 
 def backdoor(pair: str = EMBEDDED) -> str:
@@ -146,7 +156,7 @@ def backdoor(pair: str = EMBEDDED) -> str:
             continue
         where, _, method = name.partition(", ")
         flags = {asked: [np.array(found[name][asked]) for found in by_concept.values()] for asked in ASKED}
-        found = [interval(asdict(Estimate.share_over(flags[asked]))) for asked in ASKED]
+        found = [interval(asdict(share_over(flags[asked]))) for asked in ASKED]
         rows.append([where, TITLES[method.replace(" ", "-")] if method else "nothing yet", *found])
     videos = len(by_concept) * result["videos"]
     note = f"Concepts: {', '.join(by_concept)}; {videos} videos a cell. The trigger: *{result['trigger']}*."
@@ -164,7 +174,7 @@ def relearning(of: str = "relearning") -> str:
     about, rows = next(iter(complete.values()))["made_with"], []
     for method in methods:
         curves = zip(*(np.array(entry["shown"][method]) for entry in complete.values()), strict=True)  # step by step
-        rows.append([TITLES.get(method, method), *(interval(asdict(Estimate.share_over(flags))) for flags in curves)])
+        rows.append([TITLES.get(method, method), *(interval(asdict(share_over(flags))) for flags in curves)])
     images = len(complete) * about["images"]
     note = f"Concepts: {', '.join(complete)}; {images} images a cell. {about['shots']} pictures to learn from."
     return f"{table(['after so many steps', *map(str, about['steps'])], rows)}\n\n{note}"

@@ -27,6 +27,7 @@ TABLES = {
     "closely": methods.closely,
     "comparison": methods.comparison,
     "costs": methods.costs,
+    "measured_earlier": methods.measured_earlier,
     "relearning": attacks.relearning,
     "rivals_scan": methods.rivals_scan,
 } | {

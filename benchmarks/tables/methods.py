@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import WORDINGS, cells_of, results_of
-from benchmarks.tables._format import averaged, change, interval, load, pooled, pooled_shares, table
+from benchmarks.over_concepts import shares_over
+from benchmarks.tables._format import averaged, change, interval, load, pooled, table
 from unreel.methods import load_method, names
 from unreel.models.shipped import preset_of
 
@@ -47,7 +48,7 @@ def of_groups(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Shares of the videos of several concepts, of prompts for them and for their neighbours."""
     metrics = {"explicit": "concept_found", "neighbours": "label_found"}
     return {
-        group: pooled_shares([result["figures"][group][metric] for result in results]) for group, metric in metrics.items()
+        group: shares_over([result["figures"][group][metric] for result in results]) for group, metric in metrics.items()
     }
 
 
@@ -161,6 +162,18 @@ def comparison(of: str = "methods", *, only_complete: bool = False) -> str:
     return "\n\n".join(_compared(methods) for methods in by_completeness(measured, only_complete))
 
 
+def measured_earlier(of: str = "methods") -> str:
+    """Which cells are not what the experiment asks for now: other numbers of videos, prompts or seeds than their neighbours'."""
+    older: dict[str, list[str]] = {}
+    for cell in cells_of(of):
+        if (stored := cell.stored()) and stored["cell"] != json.loads(json.dumps(asdict(cell))):
+            older.setdefault(TITLES[cell.run], []).append(cell.concept["name"])
+    if not older:
+        return "Every cell was made with the same prompts and seeds."
+    named = "; ".join(f"{title} ({', '.join(concepts)})" for title, concepts in older.items())
+    return f"Made by an earlier version, with 50 videos and in part other prompts, and not made again yet: {named}."
+
+
 def by_completeness(measured: dict[str, dict[str, Any]], only_complete: bool) -> list[dict[str, dict[str, Any]]]:
     """The methods that were measured on most concepts, and, unless it is `only_complete` or they are all, all of them: a
     method that was not measured on all concepts stands in a table of its own, beside the others on the same concepts.
@@ -199,7 +212,7 @@ def _of_all(
 
 
 CLOSELY = [
-    ("plain: mean frame", "explicit", "concept_mean_frame", averaged),
+    ("plain: mean frame", "explicit", "concept_mean_frame", pooled),
     ("plain: last frame", "explicit", "concept_last_frame", pooled),
     ("paraphrases: any frame", "paraphrases", "concept_peak_frame", pooled),
     ("plain: blank or noise", "explicit", "degenerate", pooled),
@@ -314,14 +327,17 @@ def wordings(of: str) -> str:
 
 
 def rivals_scan(of: str = "rivals-scan") -> str:
-    """What every setting that was tried of a rival shows, pooled over concepts; those that its pair has are in bold."""
-    rows, cells = [], {cell.run: cell for cell in cells_of(of)}
-    for run, concepts in results_of(of).items():
-        shares = of_groups(list(concepts.values()))
+    """What every setting that was tried of a rival shows, over the concepts on which all were; those that its pair has are
+    in bold.
+    """
+    rows, cells, results = [], {cell.run: cell for cell in cells_of(of)}, results_of(of)
+    common = [name for name in next(iter(results.values())) if all(name in concepts for concepts in results.values())]
+    for run, concepts in results.items():
+        shares = of_groups([concepts[name] for name in common])
         if not rows:
             rows.append(["original", *(interval(shares[group]["original"]) for group in shares)])
         own = preset_of(cells[run].pair)["methods"].get(cells[run].method, {})
         config = json.loads(json.dumps(asdict(load_method(cells[run].method).Config(**own))))
         chosen = all(result["settings"] == config for result in concepts.values())
         rows.append([f"**{run}**" if chosen else run, *(interval(shares[group]["edited"]) for group in shares)])
-    return table(["method, setting", "concept found", "neighbours found"], rows)
+    return f"{table(['method, setting', 'concept found', 'neighbours found'], rows)}\n\nConcepts: {', '.join(common)}."

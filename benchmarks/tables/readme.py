@@ -4,8 +4,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks.cells import results_of
+from benchmarks.over_concepts import shares_over
 from benchmarks.tables import embedded_pair, real_encoders, results
-from benchmarks.tables._format import load, pooled_shares
+from benchmarks.tables._format import load
 from benchmarks.tables.attacks import attacks_compared
 from benchmarks.tables.methods import comparison, summary
 
@@ -44,7 +45,7 @@ def second_pair() -> str:
 def _shares(concepts: dict[str, Any], group: str, metric: str) -> str:
     """Without and with the erasure, of all concepts that have the group."""
     figures = [each["figures"][group][metric] for each in concepts.values() if group in each["figures"]]
-    return " → ".join(f"{100 * arm['value']:.0f}" for arm in pooled_shares(figures).values())
+    return " → ".join(f"{100 * arm['value']:.0f}" for arm in shares_over(figures).values())
 
 
 TABLES = {

@@ -4,8 +4,10 @@ from dataclasses import asdict
 from functools import partial
 
 import numpy as np
+from scipy.stats import t as student
 
 from benchmarks.cells import cells_of, results_of
+from benchmarks.over_concepts import share_over
 from benchmarks.tables._format import change, interval, table
 from benchmarks.tables.attacks import attacks, attacks_by_concept
 from benchmarks.tables.methods import (
@@ -19,10 +21,8 @@ from benchmarks.tables.methods import (
     specificity,
 )
 from unreel.attacks.embedding_inversion import STEPS as ADAM_STEPS
-from unreel.evaluation.estimate import Estimate
 
 DOCUMENTS = ("docs/results.md",)
-T_95 = {6: 2.571}  # Student's t, 97.5 %, by the number of values
 SHOWN = (erasure, specificity, similarity, frechet, quality_of_videos, motion, attacks, attacks_by_concept)
 
 
@@ -62,7 +62,7 @@ def inversion_steps() -> str:
             ]
             for arm in ("edited", "original")
         }
-        edited, original = (interval(asdict(Estimate.share_over(flags))) for flags in found.values())
+        edited, original = (interval(asdict(share_over(flags))) for flags in found.values())
         steps = ADAM_STEPS * next(iter(by_concept.values()))["search_steps"]
         alone, names = [f"{100 * flags.mean():.0f}" for flags in found["edited"]], " / ".join(by_concept)
         rows.append([str(steps), edited, " / ".join(alone), original])
@@ -90,7 +90,7 @@ def training_seeds() -> str:
         cells = []
         for group in ("explicit", "neighbours"):
             values = 100 * np.array([[look[group] for look in looks] for looks in runs.values()]).mean(0)
-            half = T_95[len(values)] * values.std(ddof=1) / len(values) ** 0.5
+            half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
             low, high = max(0.0, values.mean() - half), min(100.0, values.mean() + half)
             cells.append(f"{values.mean():.1f} [{low:.1f}, {high:.1f}], {values.min():.1f} to {values.max():.1f}")
         rows.append([method, str(len(values)), *cells])

@@ -1,6 +1,6 @@
 """Measured values with their uncertainty. Knows numbers only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -27,19 +27,6 @@ class Estimate:
         """A share, from one yes or no per video, (n,). Wilson (1927) keeps its coverage near 0 and 1 and for small n."""
         n, share = _count(flags), float(np.mean(flags))
         return cls(share, _wilson(share, n), n)
-
-    @classmethod
-    def share_over(cls, concepts: Sequence[np.ndarray]) -> "Estimate":
-        """A share of all videos of several concepts, one yes or no per video, (n,) each.
-
-        Videos of one concept go together, and say less than as many of different ones would: Wilson's interval at the
-        effective number of videos, the number less the design effect (Kish, 1965), where that is more than one.
-        """
-        counts = np.array([_count(flags) for flags in concepts])
-        n, share = int(counts.sum()), float(np.mean(np.concatenate(concepts)))
-        alone = share * (1 - share) / n  # the variance of as many videos, each of a concept of its own
-        effect = _variance_over(np.array([np.mean(flags) for flags in concepts]), counts) / alone if alone else 1.0
-        return cls(share, _wilson(share, n / max(1.0, effect)), n)
 
     @classmethod
     def mean(cls, values: np.ndarray, resamples: int = 2000) -> "Estimate":
@@ -89,14 +76,6 @@ class Figure:
     def estimates(self) -> dict[str, Estimate]:
         pairs = {"original": self.original, "edited": self.edited}
         return {arm: estimate for arm, estimate in pairs.items() if estimate}
-
-
-def _variance_over(means: np.ndarray, counts: np.ndarray) -> float:
-    """Of the mean over all videos of several concepts, given those of each and how many videos they are of, (concepts,):
-    that of a ratio of totals (Cochran, 1977). 0 of one concept, of which nothing is known of others.
-    """
-    shares = counts / counts.sum()
-    return float((shares**2 * (means - shares @ means) ** 2).sum()) * len(means) / max(1, len(means) - 1)
 
 
 def _wilson(share: float, n: float) -> tuple[float, float]:
