@@ -9,6 +9,7 @@ import pytest
 from unreel.judges import nsfw, nudenet
 from unreel.methods import load_method, names
 from unreel.models.shipped import EMBEDDED_FOLDER
+from unreel.report.verdict import enough
 
 ROOT = EMBEDDED_FOLDER.parents[2]
 sys.path.insert(0, str(ROOT))
@@ -37,6 +38,14 @@ def test_every_method_has_a_page_with_its_picture_and_its_figures():
 def test_no_command_of_a_guide_writes_where_one_before_it_has_written(guide):
     written = re.findall(r'(?:--out |save_pretrained\(\s*")([\w./-]+)', guide.read_text())
     assert written and len(set(written)) == len(written)
+
+
+def test_documented_evaluations_and_attacks_are_large_enough_for_the_best_verdict():
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/start.md", "docs/families.md")]
+    texts += [file.read_text() for file in (ROOT / "docs" / "guide").glob("*.md")]
+    asked = re.findall(r"^unreel (?:evaluate|attack) .*--(?:videos|cases) (\d+)", "\n".join(texts), re.MULTILINE)
+    assert len(asked) > 5 and min(map(int, asked)) >= enough()
+    assert f"at least {enough()} videos of each" in (ROOT / "docs" / "evaluation.md").read_text()
 
 
 def test_the_judge_of_a_documented_command_knows_the_concept():

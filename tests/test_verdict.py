@@ -1,6 +1,7 @@
 """What pages say in sentences is what the figures say."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from unreel.evaluation.attack import Outcome
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Run
-from unreel.report.verdict import attack_verdict, verdict
+from unreel.report.verdict import attack_verdict, enough, verdict
+from unreel.workflow import AttackJob
 
 
 def share(hits, n=50):
@@ -50,7 +52,31 @@ def test_what_changes_no_pixel_is_told_so(alike, headline):
 
 def test_few_videos_are_no_certainty():
     figure = Figure("concept_found", "", "explicit", share(4, 4), share(0, 4), "%")
-    assert verdict(Run(**{**vars(run()), "figures": [figure]})).headline == "Mostly forgotten"
+    said = verdict(Run(**{**vars(run()), "figures": [figure]}))
+    assert (
+        said.headline == "Mostly forgotten"
+        and f"too few videos to be sure: to say “forgotten” takes at least {enough()} " in str(said)
+    )
+
+
+@pytest.mark.parametrize(("plain", "other_words"), [(-1, 0), (0, -1), (0, 0)])
+def test_it_is_said_how_many_videos_a_headline_takes_where_nothing_else_keeps_it_away(plain, other_words):
+    def judged(found=0):
+        counts = {"explicit": enough() + plain, "paraphrases": enough() + other_words}
+        figures = [Figure("concept_found", "", group, share(n, n), share(found, n), "%") for group, n in counts.items()]
+        return verdict(replace(run(), figures=figures))
+
+    said = judged()
+    assert (said.headline == "Forgotten") == (plain == other_words == 0) == ("too few" not in str(said))
+    assert judged(1).headline == "Mostly forgotten" and "too few" not in str(judged(1))
+    assert "too few" not in str(judged(enough() - 1))
+
+
+def test_as_many_cases_as_are_tried_without_being_asked_for_can_hold():
+    for cases, held in ((AttackJob(Path("made")).cases, True), (enough() - 1, False)):
+        outcomes = [Hits("typos", "edited", [], share(0, cases))]
+        said = attack_verdict(SimpleNamespace(budgets=(1,), outcomes=outcomes, untried=(), left_out={}))
+        assert (said.headline == "Holds against prompts") == held == ("too few cases" not in str(said))
 
 
 @pytest.mark.parametrize(

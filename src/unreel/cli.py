@@ -724,7 +724,7 @@ def attack(
             show_default=False,
         ),
     ] = None,
-    cases: Annotated[int, typer.Option(max=MOST, help="prompts for the concept that each attack works on")] = 10,
+    cases: Annotated[int, typer.Option(max=MOST, help="prompts for the concept that each attack works on")] = 12,
     budget: Annotated[
         list[int] | None,
         typer.Option(

@@ -588,7 +588,7 @@ class AttackJob:
     judge: str | None = None
     concept: str | None = None
     attacks: Sequence[str] = ()
-    cases: int = 10
+    cases: int = 12
     budgets: Sequence[int] = BUDGETS
     steps: int = STEPS
     seed: int = 2000

@@ -156,7 +156,7 @@ def attack(
     *,
     concept: Concept | None = None,
     attacks: Sequence[str] = (),
-    cases: int = 10,
+    cases: int = 12,
     budgets: Sequence[int] = BUDGETS,
     steps: int = STEPS,
     seed: int = 2000,

@@ -34,7 +34,7 @@ from unreel.report.verdict import attack_verdict, verdict
 from unreel.workflow import FIRST_SEED, LOOKED_AT, Place, Sampling, UnlearnJob, judge_of, unlearn
 
 LONGEST_TEXT = 300  # letters of what a visitor types
-MOST_VIDEOS, MOST_CASES, MOST_ERASURES = 20, 5, 20
+MOST_VIDEOS, MOST_CASES, MOST_ERASURES = 20, 12, 20
 PATIENCE = 0.3  # seconds between two looks at what a job has come to
 
 
