@@ -4,12 +4,17 @@ import html
 import json
 import re
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import FakeJudge, make_pair
 
 from unreel import Concept, FewShotConfig, UnreelError, cli, evaluate, unlearn
-from unreel.report.comparison import Compared, write_comparison
+from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.run import Run
+from unreel.report import plots
+from unreel.report.comparison import Compared, differences, write_comparison
 from unreel.report.page import write_report
 
 
@@ -52,6 +57,40 @@ def test_what_was_not_measured_alike_is_said(folders, tmp_path, capsys, monkeypa
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert not stop.value.code
+
+
+@pytest.fixture(scope="module")
+def measured(folders):
+    return Run.load(folders / "strong")
+
+
+def altered(run, **of_explicit):
+    return replace(run, asked=run.asked | {"explicit": run.asked["explicit"] | of_explicit})
+
+
+def test_other_prompts_seeds_and_groups_are_not_alike_and_what_a_file_does_not_tell_is_not_said(measured, folders):
+    assert measured.asked["explicit"] == Run.load(folders / "gentle").asked["explicit"]
+    fewer = replace(measured, figures=[figure for figure in measured.figures if figure.group != "neighbours"])
+    for other, said in (
+        (altered(measured, seeds="others"), "seeds"),
+        (altered(measured, prompts="others"), "prompts"),
+        (replace(measured, kind="style"), "kind"),
+        (replace(measured, asked=None), ""),
+        (fewer, "groups of prompts"),
+    ):
+        assert differences([measured, other]) == differences([other, measured]) == said
+
+
+def test_what_is_kept_is_compared_over_the_groups_that_all_have(measured, folders, monkeypatch, tmp_path):
+    compared = Compared.load(folders / "strong")
+    (of_neighbours,) = (f for f in measured.figures if (f.metric, f.group) == ("label_found", "neighbours"))
+    other = replace(of_neighbours, group="unrelated", edited=Estimate.share(np.zeros(40)))
+    more = replace(compared, title="more", run=replace(measured, figures=[*measured.figures, other]))
+    spoken = []
+    point = plots.point
+    monkeypatch.setattr(plots, "point", lambda title, found, kept: spoken.append(kept) or point(title, found, kept))
+    write_comparison([compared, more], tmp_path)
+    assert spoken == [of_neighbours.edited] * 2
 
 
 def test_a_video_that_is_cut_off_does_not_end_a_comparison(folders, tmp_path):

@@ -3,8 +3,9 @@
 Knows videos and judges; knows no metric.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -198,6 +199,7 @@ class Evaluation:
             dtype=dtype_of(self.model.pipeline),
             versions=versions(),
             asking=[name for name, group in self.groups.items() if group.asks_for_concept_alone],
+            asked={name: _asked(group.prompts) for name, group in self.groups.items()},
         )
 
     def figure(self, metric: str, group: str = "") -> Figure:
@@ -225,6 +227,9 @@ class Run:
     dtype: str
     versions: dict[str, str]
     asking: list[str] | None = None  # the groups of prompts that ask for the concept alone; earlier files do not say
+    asked: dict[str, dict[str, Any]] | None = (
+        None  # of each group: how many videos, digests of prompts and of seeds; nor this
+    )
 
     def figure(self, metric: str, group: str = "") -> Figure:
         """Raises KeyError if it was not measured."""
@@ -232,6 +237,11 @@ class Run:
             if (figure.metric, figure.group) == (metric, group):
                 return figure
         raise KeyError(f"{metric} of {group or 'all prompts'}")
+
+    @property
+    def groups(self) -> set[str]:
+        """Of prompts that something was measured on."""
+        return {figure.group for figure in self.figures} - {""}
 
     def metrics(self) -> dict[str, Any]:
         """Every figure as plain data: metrics()[group][metric]["original" | "edited"], group "all" for what has none."""
@@ -272,6 +282,16 @@ class Run:
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreelError(f"{file} is broken, or of another program ({error}): evaluate again") from error
+
+
+def _asked(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What tells the prompts and seeds of a group from others."""
+
+    def digest(what: list[Any]) -> str:
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+    texts, seeds = [[each.text, each.label] for each in prompts], [each.seed for each in prompts]
+    return {"videos": len(prompts), "prompts": digest(texts), "seeds": digest(seeds)}
 
 
 def _figure(metric: str, group: str, estimates: dict[str, Any], about: dict[str, Any]) -> Figure:

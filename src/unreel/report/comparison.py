@@ -23,7 +23,7 @@ from unreel.report.page import BUDGET, INDEX_FILE, VIDEOS, environment
 from unreel.report.table import COLUMNS, TITLES, cell
 from unreel.report.verdict import ABOUT, verdict
 
-ALIKE = ("concept", "judge", "model", "sampling", "dtype")  # what has to be the same for figures to be compared
+ALIKE = ("concept", "kind", "judge", "model", "sampling", "dtype")  # what has to be the same for figures to be compared
 COMPARISON_FILE = "comparison.json"  # in the folder of every comparison, and in no other
 DEFAULT_FPS = 8.0
 LARGEST = 5_000_000  # bytes of a video file that is looked at
@@ -50,10 +50,9 @@ class Compared:
     def found(self) -> Estimate | None:
         return _edited(self.run, "concept_found", "explicit")
 
-    @property
-    def kept(self) -> Estimate | None:
-        """Of everything else that was asked for, in all groups."""
-        shares = [share for group in ABOUT if (share := _edited(self.run, "label_found", group))]
+    def kept(self, groups: Sequence[str]) -> Estimate | None:
+        """Of everything else that was asked for, in `groups`."""
+        shares = [share for group in groups if (share := _edited(self.run, "label_found", group))]
         if not shares:
             return None
         hits = sum(round(share.value * share.n) for share in shares)
@@ -91,7 +90,8 @@ def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
     """
     if len(runs) < 2 or len({compared.title for compared in runs}) < len(runs):
         raise UnreelError("give at least two evaluations, in folders of different names")
-    points = [plots.point(each.title, each.found, each.kept) for each in runs if each.found and each.kept]
+    groups = [group for group in ABOUT if all(_edited(each.run, "label_found", group) for each in runs)]
+    points = [plots.point(each.title, each.found, kept) for each in runs if each.found and (kept := each.kept(groups))]
     page = (
         environment()
         .get_template("comparison.html")
@@ -126,7 +126,17 @@ def differences(runs: Sequence[Run]) -> str:
     asked = [{(f.metric, f.group): f.edited.n for f in run.figures if f.edited and f.unit == "%"} for run in runs]
     if any(counts.get(key, n) != n for counts in asked for key, n in asked[0].items()):
         unlike.append("number of videos")
+    if any(run.groups != runs[0].groups for run in runs):
+        unlike.append("groups of prompts")
+    if not {"concept", "kind"} & set(unlike):  # which other prompts follow from
+        unlike += [what for what in ("prompts", "seeds") if any(_asked_otherwise(runs[0], run, what) for run in runs)]
     return summarise(unlike, len(unlike))
+
+
+def _asked_otherwise(run: Run, other: Run, what: str) -> bool:
+    """Whether as many videos of a group were made of other prompts, or seeds, as far as both say."""
+    both = [(asked, other.asked[group]) for group, asked in (run.asked or {}).items() if group in (other.asked or ())]
+    return any(a["videos"] == b["videos"] and a[what] != b[what] for a, b in both)
 
 
 def _fps(compared: Compared) -> float:
