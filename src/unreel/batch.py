@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unreel.errors import UnreelError, needs, shortened
-from unreel.evaluation.evaluate import claimed
+from unreel.evaluation.run_folder import claimed
 from unreel.files import write_json
 from unreel.interventions.card import CHECK
 from unreel.models.memory import no_memory

@@ -26,7 +26,8 @@ from unreel.attacks import (
 )
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
-from unreel.evaluation.evaluate import CLIPS_FOLDER, build_suite, claimed, concept_of, measured_with
+from unreel.evaluation.evaluate import build_suite, concept_of, measured_with
+from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
 from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of, identity_of, require_room
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
