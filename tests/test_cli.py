@@ -533,17 +533,21 @@ def test_generate_goes_on_with_nothing_that_was_made_otherwise(command, made, tm
 
 def test_evaluate_prints_and_saves_one_table_and_a_page(command, made, tmp_path):
     (tmp_path / "mine.csv").write_text("prompt,group,label\na dog on the moon,moon,dog\n")
-    code, out, err = command("evaluate", *made, "--steps", "2", "--videos", "2", "--prompts", "mine.csv")
+    code, out, err = command(
+        "evaluate", *made, "--steps", "2", "--videos", "2", "--prompts", "mine.csv", "--clips", "shared"
+    )
     assert code == 0, err
     figures = json.loads((tmp_path / "made" / "evaluation" / "metrics.json").read_text())["figures"]
     assert set(figures) == {*GROUPS, "moon", "all"}
     assert "concept found where nobody asked for it" in out and "together with something else" in out
     assert (tmp_path / "made" / "evaluation" / "report.html").is_file()
+    assert list(Path("shared").glob("*.safetensors")) and not (tmp_path / "made" / "evaluation" / "clips").exists()
     assert Erasure.from_pretrained(tmp_path / "made").concepts == ["cat"]
 
 
 def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_path):
     arguments = [*made, *tiny[:2], "--cases", "2", "--budget", "1", "--budget", "2", "--steps", "1", "--video-steps", "2"]
+    arguments += ["--clips", "shared"]
     code, out, err = command("attack", *arguments)
     assert code == 0, err
     document = json.loads((tmp_path / "made" / "attacks" / "attacks.json").read_text())
@@ -554,6 +558,7 @@ def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_p
     assert list(attacks) == usual and all(name in out for name in usual)
     assert max(map(len, out.splitlines())) <= 80
     assert (tmp_path / "made" / "attacks" / "report.html").is_file()
+    assert list(Path("shared").glob("attempt-*")) and not (tmp_path / "made" / "attacks" / "clips").exists()
     code, out, _ = command("attack", *arguments, "--json")
     assert code == 0 and json.loads(out)["attacks"] == attacks
 

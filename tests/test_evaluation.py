@@ -345,6 +345,27 @@ def test_two_processes_do_not_evaluate_into_one_folder(setting, tmp_path):
         evaluate(pair.video, erasure, FakeJudge(), **options)
 
 
+def test_runs_that_share_a_folder_of_videos_make_the_original_ones_once_and_groups_may_go_first(
+    setting, tmp_path, monkeypatch
+):
+    pair, erasure = setting
+    options = {"videos": 2, "clips": tmp_path / "clips"}
+    for group in ("explicit", "neighbours"):
+        evaluate(pair.video, erasure, FakeJudge(), groups=[group], folder=tmp_path / group, **options)
+    made = []
+    monkeypatch.setattr(video_cache, "generate", lambda *given, **more: made.append(given[1]) or generate(*given, **more))
+    whole = evaluate(
+        pair.video, erasure, FakeJudge(), groups=["explicit", "neighbours"], folder=tmp_path / "both", **options
+    )
+    alone = evaluate(pair.video, erasure, FakeJudge(), videos=2, groups=["explicit", "neighbours"])
+    assert whole.figure("ssim", "explicit") == alone.figure("ssim", "explicit")
+    assert len(made) == 4 and not (tmp_path / "both" / "clips").exists()  # all of them of `alone`
+    other = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
+    made.clear()
+    evaluate(pair.video, other, FakeJudge(), groups=["explicit"], folder=tmp_path / "other", **options)
+    assert len(made) == 1  # of two, the edited model's
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -156,6 +156,51 @@ def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):
     assert cache.batches(["a cat"], [0])[0].file == files[0]
 
 
+@pytest.mark.parametrize("what", ["class", "configuration", "scheduler", "tokenizer", "versions"])
+def test_what_is_no_weight_tells_batches_apart_too(pair, tmp_path, monkeypatch, what):
+    def file():
+        return VideoCache(pair.video, tmp_path).batches(["a cat"], [0])[0].file
+
+    pipeline, before = pair.t2v, file()
+    if what == "class":
+        pipeline.__class__ = type("AnotherPipeline", (type(pipeline),), {})
+    elif what == "configuration":
+        pipeline.register_to_config(boundary_ratio=0.9)
+    elif what == "scheduler":  # of one configuration
+        pipeline.scheduler.__class__ = type("AnotherScheduler", (type(pipeline.scheduler),), {})
+    elif what == "tokenizer":
+        pipeline.tokenizer.add_tokens(["zyzzyva"])
+    else:
+        monkeypatch.setattr(clips, "versions", lambda: {"diffusers": "99.1"})
+    assert file() != before
+    pipeline.register_to_config(_name_or_path="elsewhere")
+    assert len({before, file(), file()}) == 2
+
+
+def test_what_another_process_has_made_meanwhile_is_not_made_again(pair, tmp_path, calls, monkeypatch):
+    cache, write = VideoCache(pair.video, tmp_path), clips._write
+    batches = cache.batches(PROMPTS, SEEDS)
+
+    def meanwhile(batch, *rest):  # the other one makes all of it
+        monkeypatch.setattr(clips, "_write", write)
+        other = VideoCache(make_pair().video, tmp_path)
+        other.make(other.batches(PROMPTS, SEEDS), "")
+        write(batch, *rest)
+
+    monkeypatch.setattr(clips, "_write", meanwhile)
+    cache.make(batches, "")
+    assert calls == [2, 2, 2, 1] and len(list(tmp_path.iterdir())) == len(batches)
+    assert np.array_equal(read(cache, batches), generate(pair.t2v, PROMPTS, SEEDS, pair.settings))
+
+
+def test_to_know_how_long_videos_took_none_is_read(pair, monkeypatch):
+    cache = VideoCache(pair.video)
+    batches = cache.batches(PROMPTS, SEEDS)
+    cache.make(batches, "")
+    monkeypatch.setattr(clips, "_open", lambda _: pytest.fail("the videos were read"))
+    assert cache.seconds(batches).shape == (3,) and (cache.seconds(batches) > 0).all()
+
+
 def test_embeddings_make_the_video_that_their_words_make(pair):
     from unreel.models.conditioner import Conditioner
 

@@ -199,6 +199,13 @@ JudgeName = Annotated[
 Resumed = Annotated[
     Path | None, typer.Option(help="output folder; the same command continues there what was stopped", show_default=False)
 ]
+Clips = Annotated[
+    Path | None,
+    typer.Option(
+        help="folder for finished videos; runs that share one make none twice (default: clips in the output folder)",
+        show_default=False,
+    ),
+]
 ErasureFolder = Annotated[Path, typer.Argument(help="folder of the erasure, or its hub id")]
 ConceptName = Annotated[str | None, typer.Option(help="which concept, if the erasure has several", show_default=False)]
 AcceptWeak = Annotated[
@@ -681,6 +688,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(callback=_seed, help="random seed of the first video; further ones count up")] = 1000,
     out: Resumed = None,
+    clips: Clips = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     sampling: Any = SAMPLING,
@@ -702,7 +710,7 @@ def evaluate(
         "groups": group or (),
         "videos": videos,
     }
-    job = EvaluateJob(erasure, t2v, seed=seed, sampling=sampling, out=out, place=place, **asked)
+    job = EvaluateJob(erasure, t2v, seed=seed, sampling=sampling, out=out, clips=clips, place=place, **asked)
     evaluation, page = run(job, _news)
     _tell(f"\n{table(evaluation, _width())}\n\nreport   {page}")
     _result({"report": page, **evaluation.run.document()})
@@ -734,6 +742,7 @@ def attack(
     steps: Annotated[int, typer.Option(max=MOST, help="search steps for each video, for attacks that search")] = 30,
     seed: Annotated[int, typer.Option(callback=_seed, help="random seed of the first case; further ones count up")] = 2000,
     out: Resumed = None,
+    clips: Clips = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     sampling: Any = SAMPLING_OF_ATTACKS,
@@ -757,6 +766,7 @@ def attack(
         "steps": steps,
         "seed": seed,
         "out": out,
+        "clips": clips,
     }
     asked |= {"budgets": budget} if budget else {}
     result, page = run(AttackJob(erasure, **models, **asked), _news)

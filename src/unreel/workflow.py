@@ -535,7 +535,7 @@ def _home(folder: str | Path, what: str, learned: Intervention, concept: Concept
 class EvaluateJob:
     """What to judge and measure: what lies in `folder`, or under a hub id, on `videos` prompts of each of `groups` (all of
     them without any) and on those in the files `prompts`. Without `t2v`, it is the pair of unreel's that it was made on;
-    without a `judge`, the pair's own, or CLIP.
+    without a `judge`, the pair's own, or CLIP. `clips` is a folder of finished videos that runs may share.
     """
 
     folder: Path
@@ -548,6 +548,7 @@ class EvaluateJob:
     seed: int = 1000
     sampling: Sampling = Sampling()
     out: Path | None = None
+    clips: Path | None = None
     place: Place = Place()
 
     def __post_init__(self) -> None:
@@ -570,7 +571,7 @@ def evaluate(job: EvaluateJob, tell: Tell = nobody) -> tuple[Evaluation, Path]:
     judge = judge_of(job.judge, t2v, job.place.device)
     model = job.sampling.onto(load_video_model(t2v, **job.place.of_weights, offload=job.place.offload))
     asked: dict[str, Any] = {"videos": job.videos, "seed": job.seed, "groups": tuple(job.groups or GROUPS)}
-    asked |= {"own_prompts": rows, "folder": home, "tell": tell}
+    asked |= {"own_prompts": rows, "folder": home, "clips": job.clips, "tell": tell}
     evaluation = evaluate_intervention(model, learned, judge, concept=concept, **asked)
     return evaluation, write_report(home, evaluation)
 
@@ -579,7 +580,7 @@ def evaluate(job: EvaluateJob, tell: Tell = nobody) -> tuple[Evaluation, Path]:
 class AttackJob:
     """What to attack, and how often: what lies in `folder`, or under a hub id, by `attacks` (all of them without any), in
     `cases` prompts, each of which may take as many videos as `budgets` say and `steps` of a search for each. Without `t2v`,
-    it is the pair of unreel's that it was made on.
+    it is the pair of unreel's that it was made on. `clips` is a folder of finished videos that runs may share.
     """
 
     folder: Path
@@ -594,6 +595,7 @@ class AttackJob:
     seed: int = 2000
     sampling: Sampling = Sampling()
     out: Path | None = None
+    clips: Path | None = None
     place: Place = Place()
 
     def __post_init__(self) -> None:
@@ -617,7 +619,7 @@ def attack(job: AttackJob, tell: Tell = nobody) -> tuple[AttackRun, Path]:
         raise UnreelError("an attack needs a judge: choose one with --judge")
     pair = job.sampling.onto(load_pair(job.t2i, t2v, **job.place.of_weights))
     options: dict[str, Any] = {"attacks": job.attacks, "cases": job.cases, "budgets": job.budgets, "steps": job.steps}
-    options |= {"seed": job.seed, "folder": home, "tell": tell}
+    options |= {"seed": job.seed, "folder": home, "clips": job.clips, "tell": tell}
     result = attack_intervention(pair, learned, judge, concept=concept, **options)
     return result, write_attack_report(home, result)
 

@@ -218,7 +218,7 @@ def _outcomes(
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     latents = _latents(pair, cache, texts, seed) if searching else [torch.empty(0)] * len(texts)
     videos = _Videos.of(pair, cache, texts, seed) if of_videos else None
-    outcomes, reading = [], f"{type(pair.t2i).__name__} {identity_of(pair.t2i, pair.settings)}"
+    outcomes, reading = [], identity_of(pair.t2i, pair.settings)
     for arm in ARMS:
         scenes = _scenes(pair, concept, synonyms, original, encoders[arm], texts, latents, steps)
         for name, module in modules.items():

@@ -164,7 +164,8 @@ def evaluate(
 
     So that what the edited model makes in the concept's place can be measured too, the original model also makes the anchor
     prompts of prompts that name the concept, if the concept has an anchor, or the erasure records one for it.
-    `folder` keeps the finished videos (in `clips`, by default its own), so that the same call goes on where it was killed;
+    `folder` keeps the finished videos (in `clips`, by default its own), so that the same call goes on where it was killed.
+    Several runs may share `clips`, at once too: what one has made, none makes again.
     `tell` is told of what takes much room there. Without a judge, videos are compared but nothing is looked for in them.
     Raises UnreelError, before anything is generated, if the erasure is for another text encoder, the judge does not know
     the concept, the folder holds another run, or the disk has no room for the videos.

@@ -22,11 +22,13 @@ from unreel.errors import UnreelError
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
-from unreel.models.adapter import modules_of, network_of, undisturbed, usual_call
+from unreel.models.adapter import modules_of, network_of, undisturbed, usual_call, words_of
 from unreel.models.pair import Settings, VideoModel
 from unreel.models.sampling import Asked, Start, generate
+from unreel.models.tokenizer import reading_of
 from unreel.models.weights import Fingerprint, precision
 from unreel.progress import Tell, Work, drawn
+from unreel.versions import versions
 
 LARGE = 1e9  # bytes of videos that people want to know of before
 
@@ -71,7 +73,9 @@ def require_room(model: VideoModel, folder: Path | None, least: int, most: int, 
 
 
 class VideoCache:
-    """A folder of finished batches for one video model, each file named by everything that decides its pixels."""
+    """A folder of finished batches for one video model, each file named by everything that decides its pixels, so that
+    several runs, models and processes may share it.
+    """
 
     def __init__(self, model: VideoModel, folder: Path | None = None):
         """`folder` is made if need be; without one, a temporary folder is used that goes with the cache."""
@@ -105,6 +109,9 @@ class VideoCache:
             for erasure, alike in groupby(left, lambda batch: batch.erasure):
                 with erasure.on(pipeline) if erasure else nullcontext():
                     for batch in alike:
+                        if batch.finished:  # by another process meanwhile
+                            bar.update(len(batch.prompts))
+                            continue
                         begun = time.perf_counter()
                         videos = generate(pipeline, list(batch.prompts), list(batch.seeds), settings, what="")
                         _write(batch, videos, time.perf_counter() - begun, _place(pipeline))
@@ -121,7 +128,8 @@ class VideoCache:
 
     def seconds(self, batches: Sequence[Batch]) -> np.ndarray:
         """Seconds a video took to generate, one figure for every batch."""
-        return np.array([float(_open(batch)["seconds"][0]) / len(batch.prompts) for batch in batches])
+        took = (read_tensors(batch.file, ("seconds",))[0]["seconds"] for batch in batches)
+        return np.array([float(of[0]) / len(batch.prompts) for batch, of in zip(batches, took, strict=True)])
 
     def devices(self, batches: Sequence[Batch]) -> set[str]:
         """What finished batches were made on, by name; earlier files do not say."""
@@ -130,11 +138,21 @@ class VideoCache:
 
 
 def identity_of(pipeline: Any, settings: Settings) -> str:
-    """All that decides what a pipeline makes of a prompt and a seed."""
+    """All that decides what a pipeline makes of a prompt and a seed, up to what devices round otherwise."""
     weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in modules_of(pipeline).values()]
     weights += [on.identity for on in active_interventions(pipeline)]
     sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)} | usual_call(pipeline)
-    return json.dumps([weights, dict(pipeline.scheduler.config), sampling], default=str, sort_keys=True)
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    words = [reading_of(words_of(part)) for name, part in sorted(parts.items()) if name.startswith("tokenizer")]
+    steering = [_configured(parts[name]) for name in ("scheduler", "guider") if name in parts]
+    own = {name: value for name, value in pipeline.config.items() if name not in pipeline.components and name[0] != "_"}
+    made_by = [type(pipeline).__name__, own, words, steering, versions()]
+    return json.dumps([weights, sampling, made_by], default=str, sort_keys=True)
+
+
+def _configured(part: Any) -> list[Any]:
+    """A part without weights: its class, and how that is configured, whichever class it was made from."""
+    return [type(part).__name__, {name: value for name, value in part.config.items() if name[0] != "_"}]
 
 
 def dtype_of(pipeline: Any) -> str:

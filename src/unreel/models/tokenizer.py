@@ -3,6 +3,8 @@
 Knows tokenizers' files; knows no text encoders.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,12 @@ def read_as_stored(tokenizer: Any, folder: Path) -> None:
     if read != meant:
         for part in PARTS:
             setattr(backend, part, getattr(described, part))
+
+
+def reading_of(tokenizer: Any) -> str:
+    """A short name for how a tokenizer takes texts to pieces."""
+    samples = [tokenizer(text, add_special_tokens=False).input_ids for text in SAMPLES]
+    return hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), samples]).encode()).hexdigest()[:16]
 
 
 def require_spaces(tokenizer: Any) -> None:
