@@ -551,6 +551,25 @@ def test_pushed_and_loaded_again_it_is_the_same_and_its_card_says_what_was_measu
     )
 
 
+def test_an_export_says_what_was_measured_of_the_erasure(made, pair, tmp_path):
+    erasure, share = made["text-ablation"], {"value": 0.02, "ci": [0.0, 0.1], "n": 50}
+    folder = erasure.save_pretrained(tmp_path / "cat")
+    export(erasure, pair.t2v, tmp_path / "plain", evaluated=folder)
+    assert "Figures" not in (tmp_path / "plain" / "README.md").read_text()
+    figures = {"explicit": {"concept_found": {"original": share | {"value": 1.0}, "edited": share}}}
+    (folder / "evaluation").mkdir()
+    told = folder / "evaluation" / "metrics.json"
+    told.write_text(json.dumps({"figures": figures, "judge": {"name": "embedded judge"}, "model": "/home/somebody/video"}))
+    export(erasure, pair.t2v, tmp_path / "told", evaluated=folder)
+    card = (tmp_path / "told" / "README.md").read_text()
+    assert "| explicit | 100 → 2 [0, 10] |  |" in card and "on video." in card and "somebody" not in card
+    assert "These figures are of the erasure itself." in card
+    told.write_text("{")
+    with pytest.raises(UnreelError, match="is broken"):
+        export(erasure, pair.t2v, tmp_path / "broken", evaluated=folder)
+    assert not (tmp_path / "broken").exists()
+
+
 def test_what_is_pushed_says_nothing_of_where_models_lie(made, hub, tmp_path):
     told = {"encoder": "/home/somebody/base", "model": "./projects/secret/video"}
     erasure = Erasure(made["text-ablation"].components, made["text-ablation"].provenance | told)

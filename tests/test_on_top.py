@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_pair
+from conftest import make_pair, same, weights
 
-from unreel import UnreelError, load_intervention, load_pair, unlearn
+from unreel import UnreelError, load_intervention, load_pair, load_video_model, unlearn
 from unreel.batch import BatchJob, batch
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import NETWORK, TEXT_ENCODER
@@ -38,6 +38,18 @@ def test_it_is_the_sum_of_what_both_make_alone_with_what_the_check_says_of_text_
     assert made.provenance[CHECK] == alone[0].provenance[CHECK]
     assert dict(said)["check"] == made.provenance[CHECK]["summary"]
     assert made.provenance[CHECK]["summary"] in (done.folder / "README.md").read_text()
+
+
+def test_a_pipeline_that_is_saved_with_it_on_is_erased_whole_and_is_the_original_no_more(job, tmp_path):
+    made, pair = run(job).intervention, load_pair(job.t2i, job.t2v)
+    before = {part: weights(getattr(pair.t2v, part)) for part in ("text_encoder", "unet")}
+    made.apply(pair.t2v).save_pretrained(tmp_path / "erased")
+    saved = load_video_model(tmp_path / "erased").pipeline
+    for part, original in before.items():
+        stored = weights(getattr(saved, part))
+        assert same(stored, weights(getattr(pair.t2v, part))) and not same(stored, original)
+    with pytest.raises(UnreelError, match="was saved with an erasure of cat in it: load the original"):
+        made.apply(saved)
 
 
 def test_a_setting_goes_to_the_method_that_has_it_and_one_that_neither_has_is_refused(job):

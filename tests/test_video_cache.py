@@ -156,7 +156,7 @@ def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):
     assert cache.batches(["a cat"], [0])[0].file == files[0]
 
 
-@pytest.mark.parametrize("what", ["class", "configuration", "scheduler", "tokenizer", "versions"])
+@pytest.mark.parametrize("what", ["class", "scheduler", "tokenizer", "versions"])
 def test_what_is_no_weight_tells_batches_apart_too(pair, tmp_path, monkeypatch, what):
     def file():
         return VideoCache(pair.video, tmp_path).batches(["a cat"], [0])[0].file
@@ -164,8 +164,6 @@ def test_what_is_no_weight_tells_batches_apart_too(pair, tmp_path, monkeypatch, 
     pipeline, before = pair.t2v, file()
     if what == "class":
         pipeline.__class__ = type("AnotherPipeline", (type(pipeline),), {})
-    elif what == "configuration":
-        pipeline.register_to_config(boundary_ratio=0.9)
     elif what == "scheduler":  # of one configuration
         pipeline.scheduler.__class__ = type("AnotherScheduler", (type(pipeline.scheduler),), {})
     elif what == "tokenizer":
@@ -175,6 +173,13 @@ def test_what_is_no_weight_tells_batches_apart_too(pair, tmp_path, monkeypatch, 
     assert file() != before
     pipeline.register_to_config(_name_or_path="elsewhere")
     assert len({before, file(), file()}) == 2
+
+
+def test_how_a_pipeline_is_configured_tells_batches_apart_too(tmp_path):
+    wan = VideoModel(PIPELINES["WanPipeline"](), Settings(steps=1, size=(16, 32), frames=5))
+    before = VideoCache(wan, tmp_path).batches(["a cat"], [0])[0].file
+    wan.pipeline.register_to_config(boundary_ratio=0.9)
+    assert VideoCache(wan, tmp_path).batches(["a cat"], [0])[0].file != before
 
 
 def test_what_another_process_has_made_meanwhile_is_not_made_again(pair, tmp_path, calls, monkeypatch):

@@ -282,7 +282,7 @@ Videos = Annotated[
 Format = Annotated[
     str,
     typer.Option(
-        help="text-encoder (whole, for any pipeline), peft (an adapter), lora (for diffusers' load_lora_weights) or "
+        help="text-encoder (whole, for any pipeline of diffusers), peft (an adapter), lora (for diffusers' load_lora_weights) or "
         "comfyui (for ComfyUI and A1111)"
     ),
 ]
@@ -932,7 +932,8 @@ def export(
     else:
         model = load_pair(t2i, **options).t2i if shipped(t2i) else load_pipeline(t2i, **options)
     least = 0.0 if accept_weak else LEAST_KEPT
-    made = run(learned, model, out, format=format, tolerance=tolerance, overwrite=overwrite, least=least)
+    options = {"format": format, "tolerance": tolerance, "overwrite": overwrite, "least": least, "evaluated": erasure}
+    made = run(learned, model, out, **options)
     for name, ranks in made.ranks.items():
         _tell(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
     _tell(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")

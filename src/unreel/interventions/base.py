@@ -85,8 +85,7 @@ class Intervention(ABC):
         from huggingface_hub import create_repo, upload_folder
 
         looks = self._looks(Path(folder)) if folder else {}
-        several = len(self.concepts) > 1
-        figures = "".join(figures_of(look / METRICS_FILE, several) for look in looks.values())
+        figures = self.figures(folder) if folder else ""
         with tempfile.TemporaryDirectory() as parent, loading(repo_id):
             made = self.save_pretrained(Path(parent) / "erasure")
             for name, look in looks.items():
@@ -101,6 +100,13 @@ class Intervention(ABC):
             former = [WEIGHTS_FILE, *(f"{home}{file}" for home in ("", "*/") for file in (METRICS_FILE, REPORT_FILE))]
             upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token, delete_patterns=former)
         return f"https://huggingface.co/{repo_id}"
+
+    def figures(self, folder: str | Path) -> str:
+        """What cards say of the figures that lie in its folder, if it was evaluated or looked at; else nothing. Raises
+        UnreelError if they cannot be read.
+        """
+        looks = self._looks(Path(folder)).values()
+        return "".join(figures_of(look / METRICS_FILE, several=len(self.concepts) > 1) for look in looks)
 
     def _looks(self, folder: Path) -> dict[str, Path]:
         """Where figures lie in its folder, by where they go on the hub: those of an evaluation or else of the first look;

@@ -30,9 +30,13 @@ erasure.remove(pipeline)  # bit for bit the original again
     return _page(of, "Erasure", "unreel", about, use, figures)
 
 
-def export_card(of: "Intervention", library: str, about: str, use: str) -> str:
-    """The card of a file that loads without unreel; `library` is the hub's name for what loads it."""
-    return _page(of, "Export of an erasure", library, f"{of.about}. Exported with unreel {_version(of)}. {about}", use)
+def export_card(of: "Intervention", library: str, about: str, use: str, figures: str = "") -> str:
+    """The card of a file that loads without unreel; `library` is the hub's name for what loads it, `figures` are of the
+    erasure itself.
+    """
+    about = f"{of.about}. Exported with unreel {_version(of)}. {about}"
+    told = f"{figures}\nThese figures are of the erasure itself.\n" if figures else ""
+    return _page(of, "Export of an erasure", library, about, use, told)
 
 
 def _version(of: "Intervention") -> str:

@@ -261,9 +261,8 @@ class Erasure(Intervention):
                 matched[part] = component
         unmatched = [component for component in components if all(component is not other for other in matched.values())]
         for name, part in parts.items():
-            for component in (
-                component for component in unmatched if part not in matched and component.fingerprint.nearly_fits(part)
-            ):
+            left = [] if part in matched or _saved_with(part) else unmatched
+            for component in (component for component in left if component.fingerprint.nearly_fits(part)):
                 matched[part] = component
                 warnings.warn(
                     f"matrices of this {name} are not quite those that the erasure of {', '.join(self.concepts)} was made "
@@ -350,10 +349,14 @@ class Erasure(Intervention):
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
 
 
+def _saved_with(part: nn.Module) -> Sequence[str]:
+    """The concepts of which an erasure was on a text encoder when it was saved, as its configuration tells."""
+    return () if active_on(part) else getattr(getattr(part, "config", None), _SAVED, None) or ()
+
+
 def _mismatch(part: nn.Module, components: list[ComponentDelta]) -> str:
     """Why none of `components` is for a part like this one, and what to do."""
-    saved = getattr(getattr(part, "config", None), _SAVED, None)
-    if saved and not active_on(part):
+    if saved := _saved_with(part):
         return f"was saved with an erasure of {', '.join(saved)} in it: load the original"
     if any(is_quantized(weight) for weight in part.parameters()):
         return "is quantized, and of another model in what is not: unlearn the concept again with the model it was made of"

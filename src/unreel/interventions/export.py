@@ -111,20 +111,27 @@ def export(
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
     least: float = LEAST_KEPT,
+    evaluated: str | Path | None = None,
 ) -> Export:
     """Write the erasure for `model`, a pipeline or a text encoder with its tokenizer; the folder appears complete or not at
     all.
 
     `text-encoder` writes the text encoders with the erasure in them, in their own precision. The other formats hold
     matrices of low rank: changes that are of low rank go in as they are, others lose up to `tolerance` of their squares.
+    `evaluated` is where the erasure was saved: the figures that lie there, if it was evaluated or looked at, go onto the
+    model card.
     Raises UnreelError if the erasure is not for this model, the format cannot hold it, it would keep less than the share
-    `least` of what the erasure does, or the folder exists.
+    `least` of what the erasure does, its figures cannot be read, or the folder exists.
     """
     folder = Path(folder)
     require(format, tolerance)
     require_new(folder, overwrite, EXPORT_FILE)
     if erasure.edits_network:
-        raise UnreelError("exports hold text encoders, and this erasure changes what denoises: put it on with unreel")
+        raise UnreelError(
+            "exports hold text encoders, and this erasure changes what denoises: put it on with unreel, or put it on a "
+            "pipeline and save that, whole"
+        )
+    figures = erasure.figures(evaluated) if evaluated else ""
     if active_interventions(model):
         raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
     fitting = erasure.fitting(model)
@@ -156,13 +163,13 @@ def export(
         size = sum(file.stat().st_size for file in partial.rglob("*.safetensors"))
         made.append(Export(format, erasure.concepts, size / 1e6, ranks, lost, kept, moved))
         write_json(partial / EXPORT_FILE, asdict(made[0]))
-        write_text(partial / CARD_FILE, _card(erasure, made[0]))
+        write_text(partial / CARD_FILE, _card(erasure, made[0], figures))
 
     write_folder(folder, fill, EXPORT_FILE, overwrite=overwrite)
     return made[0]
 
 
-def _card(erasure: Erasure, made: Export) -> str:
+def _card(erasure: Erasure, made: Export, figures: str) -> str:
     library, use = USES[made.format]
     before, now = (f"{100 * share:.1f} %" for share in made.moved)
     left = f" It leaves out {summarise(made.left_out)}, which the format cannot hold." if made.left_out else ""
@@ -170,7 +177,7 @@ def _card(erasure: Erasure, made: Export) -> str:
         f"It keeps {100 * made.kept:.1f} % of the erasure's effect on prompts that name what is forgotten, and moves "
         f"unrelated ones by {now} (the erasure itself: {before}).{left}"
     )
-    return export_card(erasure, library, about, use)
+    return export_card(erasure, library, about, use, figures)
 
 
 def _held(erasure: Erasure, components: dict[str, ComponentDelta], layers: Layers) -> Erasure:
