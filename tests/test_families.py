@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -556,6 +557,13 @@ def test_a_video_models_own_settings_are_those_of_its_call(name):
     assert settings.steps == takes["num_inference_steps"]
     assert settings.guidance == takes.get("guidance_scale", 6.0)  # a guider's, where there is one
     assert settings.frames == next(takes[key] for key in ("num_frames", "video_length", "frames") if key in takes)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_videos_play_as_fast_as_in_the_example_of_their_pipeline(name):
+    model = build(name)
+    told = re.search(r"export_to_video\(.*fps=(\d+)", inspect.getmodule(type(model)).EXAMPLE_DOC_STRING)
+    assert settings_of("", model).fps == (int(told[1]) if told else {"MochiPipeline": 30}.get(name, 8))
 
 
 def test_a_guider_guides_as_asked():

@@ -176,7 +176,11 @@ Size = Annotated[
 Fps = Annotated[
     int | None,
     typer.Option(
-        min=1, max=240, rich_help_panel=SAMPLED, help="frames per second of the files (default: 8)", show_default=False
+        min=1,
+        max=240,
+        rich_help_panel=SAMPLED,
+        help="frames per second of the files (default: the pipeline's usual)",
+        show_default=False,
     ),
 ]
 Tiling = Annotated[
@@ -282,8 +286,8 @@ Videos = Annotated[
 Format = Annotated[
     str,
     typer.Option(
-        help="text-encoder (whole, for any pipeline of diffusers), peft (an adapter), lora (for diffusers' load_lora_weights) or "
-        "comfyui (for ComfyUI and A1111)"
+        help="text-encoder (whole, for any pipeline of diffusers), peft (an adapter), lora (for diffusers' "
+        "load_lora_weights) or comfyui (for ComfyUI and A1111)"
     ),
 ]
 Tolerance = Annotated[

@@ -51,6 +51,22 @@ FAMILIES = (
 )
 
 
+# Frames a second of pipelines that make more than the usual ones, as diffusers' own example of each writes them; Mochi's as
+# its documentation does.
+FPS = {
+    "LTXPipeline": 24,
+    "MochiPipeline": 30,
+    "AllegroPipeline": 15,
+    "WanPipeline": 16,
+    "SkyReelsV2Pipeline": 24,
+    "HunyuanVideoPipeline": 15,
+    "HunyuanVideo15Pipeline": 15,
+    "Kandinsky5T2VPipeline": 24,
+    "SanaVideoPipeline": 16,
+}
+USUAL_FPS = 8  # AnimateDiff's, CogVideoX's
+
+
 def known(pipeline_class: str) -> list[Family]:
     """The families that a pipeline class belongs to; none if it is not in the table."""
     return [family for family in FAMILIES if pipeline_class in (*family.t2v, *family.t2i)]

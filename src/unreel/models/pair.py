@@ -39,7 +39,7 @@ from unreel.models.compare import (
     variant_of,
 )
 from unreel.models.conditioner import Conditioner
-from unreel.models.families import FAMILIES, known, makes_videos
+from unreel.models.families import FAMILIES, FPS, USUAL_FPS, known, makes_videos
 from unreel.models.loading import NO_SAFETENSORS, loading, only_our_bars, repository, require_place, require_source
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader
@@ -85,7 +85,7 @@ class Settings:
     steps: int = 50
     guidance: float = 7.5
     frames: int | None = 16
-    fps: int = 8
+    fps: int = USUAL_FPS
     size: tuple[int, int] | None = None
     tiling: bool = False
     batch: int = 1
@@ -521,9 +521,9 @@ def require_makes_videos(pipeline: Any, what: str) -> None:
 
 def settings_of(t2v: str, pipeline: Any) -> Settings:
     """How a pipeline is sampled from unless somebody says otherwise: of a pair that ships with unreel, as its `preset.json`
-    says; else as the pipeline samples when it is called with a prompt alone.
+    says; else as the pipeline samples when it is called with a prompt alone, at the speed of its published example.
     """
     preset = preset_of(t2v)
     if preset:
         return Settings(**preset["sampling"], methods=preset["methods"])
-    return Settings(**own_sampling(pipeline))
+    return Settings(**own_sampling(pipeline), fps=FPS.get(type(pipeline).__name__, USUAL_FPS))
