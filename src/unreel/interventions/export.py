@@ -126,14 +126,8 @@ def export(
     folder = Path(folder)
     require(format, tolerance)
     require_new(folder, overwrite, EXPORT_FILE)
-    if erasure.edits_network:
-        raise UnreelError(
-            "exports hold text encoders, and this erasure changes what denoises: put it on with unreel, or put it on a "
-            "pipeline and save that, whole"
-        )
+    _require_exportable(erasure, model)
     figures = erasure.figures(evaluated) if evaluated else ""
-    if active_interventions(model):
-        raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
     fitting = erasure.fitting(model)
     components = {name: fitting[encoder] for name, encoder in text_encoders(model).items() if encoder in fitting}
     layers: Layers = {}
@@ -167,6 +161,17 @@ def export(
 
     write_folder(folder, fill, EXPORT_FILE, overwrite=overwrite)
     return made[0]
+
+
+def _require_exportable(erasure: Erasure, model: Any) -> None:
+    """Raises UnreelError for what no format holds, and for a model that has something on it."""
+    if erasure.edits_network:
+        raise UnreelError(
+            "exports hold text encoders, and this erasure changes what denoises: put it on with unreel, or put it on a "
+            "pipeline and save that, whole"
+        )
+    if active_interventions(model):
+        raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
 
 
 def _card(erasure: Erasure, made: Export, figures: str) -> str:

@@ -135,7 +135,8 @@ def differences(runs: Sequence[Run]) -> str:
 
 def _asked_otherwise(run: Run, other: Run, what: str) -> bool:
     """Whether as many videos of a group were made of other prompts, or seeds, as far as both say."""
-    both = [(asked, other.asked[group]) for group, asked in (run.asked or {}).items() if group in (other.asked or ())]
+    first, second = run.asked or {}, other.asked or {}
+    both = [(first[group], second[group]) for group in first.keys() & second.keys()]
     return any(a["videos"] == b["videos"] and a[what] != b[what] for a, b in both)
 
 
