@@ -302,6 +302,35 @@ def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(m
         Service(model, Shelf(folder), rules)
 
 
+def test_health_is_that_of_requests_and_names_nobodys_erasures(served, tmp_path, capfd):
+    rules = policy(tmp_path, a=["robot"])
+    port, sound = served(rules), rules.file.read_text()
+    for broken, says in (("{", "is no policy"), (json.dumps({"all": ["secret"], "tenants": {"a": []}}), "no erasure secret")):
+        rules.file.write_text(broken)
+        status, _, content = ask(port, "GET", "/health")
+        assert status == 500 and "cannot be served" in json.loads(content)["error"] and b"secret" not in content
+        assert says in capfd.readouterr().err
+        assert ask(port, body={"prompt": "a cat", "tenant": "a"})[0] == 500
+    rules.file.write_text(sound)
+    assert ask(port, "GET", "/health")[0] == 200
+
+
+def test_the_command_tries_a_policy_without_serving_it(model, folder, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("unreel.models.pair.load_video_model", lambda *_, **__: model)
+    monkeypatch.setattr("unreel.service.Server", lambda *_: pytest.fail("it serves"))
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    for name in ("one", "other"):
+        unlearn(Concept(name), make_pair(), configure("safree", {})).save_pretrained(home / name)
+    rules = policy(tmp_path, a=["one"], b=["robot"])
+    code, out, _ = command("serve", home, "--policy", rules.file, "--check")
+    assert code == 0 and "videos can be made for every tenant" in out
+    policy(tmp_path, a=["one", "other"])
+    code, _, said = command("serve", home, "--policy", rules.file, "--check")
+    assert code == 2 and "no video can be made for tenant 'a'" in said and said.count("\n") == 1
+    code, _, said = command("serve", home, "--check")
+    assert code == 2 and "nothing to check without a policy" in said
+
+
 def test_a_policy_that_can_never_be_met_is_refused_at_the_start(model, folder, tmp_path):
     home = shutil.copytree(folder, tmp_path / "shelf")
     for name in ("one", "other"):

@@ -854,6 +854,9 @@ def serve(
             min=1, max=MOST, help="most requests in progress, the one being served included; further ones get 503"
         ),
     ] = 64,
+    check: Annotated[
+        bool, typer.Option("--check", help="try all that the policy speaks of as when it starts, and end: exit code 0 or 2")
+    ] = False,
     sampling: Any = SAMPLING,
     place: Any = PLACE,
 ) -> None:
@@ -867,12 +870,17 @@ def serve(
     from unreel.service import serve as serve_from
 
     shelf, rules = Shelf(erasures, megabytes), Policy(policy) if policy else None
+    if check and not rules:
+        raise UnreelError("there is nothing to check without a policy: name one with --policy")
     if rules:
         rules.require(shelf)  # before the model is loaded, which takes long
     place.require()
     model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
     worker = FirstThread()
     service = Service(model, shelf, rules, waiting, worker)
+    if check:
+        _tell(f"checked  {policy}: videos can be made for every tenant")
+        return
     with suppress(KeyboardInterrupt), Server(service, host, port) as server:
         _tell(f"serving  {t2v} with {len(shelf.names)} erasures at {server.url}")
         serve_from(server, worker)

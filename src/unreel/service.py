@@ -277,6 +277,14 @@ class Service:
         except UnreelError as error:
             raise UnreelError(f"no video can be made for tenant {tenant!r} of {policy.file}: {error}") from error
 
+    def health(self) -> dict[str, Any]:
+        """The model, and how many erasures there are. Raises UnreelError while requests are refused that nothing is wrong
+        with.
+        """
+        if self.policy:
+            self.policy.require(self.shelf)
+        return {"model": self.model.source, "erasures": len(self.shelf.names)}
+
     def wanted(self, wish: Wish) -> list[Intervention]:
         """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
         return self._taken(self._asked_for(wish))
@@ -372,13 +380,13 @@ class _Handler(BaseHTTPRequestHandler):
         service = self.server.service
         try:
             if self.path == "/health":
-                self._json(HTTPStatus.OK, {"model": service.model.source, "erasures": len(service.shelf.names)})
+                self._json(HTTPStatus.OK, service.health())
             elif self.path == "/erasures" and not service.policy:  # a tenant need not know of others
                 self._json(HTTPStatus.OK, service.shelf.names)
             else:
                 self._nothing_there()
         except UnreelError as error:
-            self._to_mend(error, "the erasures could not be read")
+            self._to_mend(error, "the erasures cannot be served: standard error says why")
 
     def do_POST(self) -> None:
         if self.path != "/videos":
