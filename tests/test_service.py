@@ -12,6 +12,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from unittest.mock import MagicMock
 from urllib.request import urlopen
@@ -27,7 +28,7 @@ from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure
 from unreel.methods.video_eraser import VideoEraserConfig
 from unreel.models.weights import LowRank
-from unreel.service import BusyError, Policy, Server, Service, Shelf, Wish, _Handler, serve
+from unreel.service import Audit, BusyError, Policy, Server, Service, Shelf, Wish, _Handler, serve
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")
 
@@ -137,7 +138,7 @@ def test_what_a_request_gets_does_not_depend_on_those_before_it(model, folder, b
     for when, earlier in (("alone", []), ("after another", before)):
         with service.with_on(earlier):
             pass
-        service.wanted = lambda wish: wanted
+        service._named = lambda wish: (dict(enumerate(wanted)), None)
         made[when] = service._made(Wish("a robot in the snow", 3))
         with service.with_on([]):
             assert not active_interventions(model.pipeline)
@@ -305,7 +306,8 @@ def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(m
 def test_health_is_that_of_requests_and_names_nobodys_erasures(served, tmp_path, capfd):
     rules = policy(tmp_path, a=["robot"])
     port, sound = served(rules), rules.file.read_text()
-    for broken, says in (("{", "is no policy"), (json.dumps({"all": ["secret"], "tenants": {"a": []}}), "no erasure secret")):
+    unknown = json.dumps({"all": ["secret"], "tenants": {"a": []}})
+    for broken, says in (("{", "is no policy"), (unknown, "no erasure secret")):
         rules.file.write_text(broken)
         status, _, content = ask(port, "GET", "/health")
         assert status == 500 and "cannot be served" in json.loads(content)["error"] and b"secret" not in content
@@ -313,6 +315,51 @@ def test_health_is_that_of_requests_and_names_nobodys_erasures(served, tmp_path,
         assert ask(port, body={"prompt": "a cat", "tenant": "a"})[0] == 500
     rules.file.write_text(sound)
     assert ask(port, "GET", "/health")[0] == 200
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_an_audit_says_of_each_video_what_it_was_made_with_and_no_prompt(model, folder, served, tmp_path):
+    """Before it is sent, whoever else asks."""
+    file, shelf = tmp_path / "audit.jsonl", Shelf(folder)
+    rules = policy(tmp_path, a=["robot"], b=[])
+    port = served(rules, audit=Audit(file))
+    with ThreadPoolExecutor(4) as threads:
+        asked = [{"prompt": "a secret cat", "seed": i, "tenant": "ab"[i % 2]} for i in range(4)]
+        assert [status for status, *_ in threads.map(lambda wish: ask(port, body=wish), asked)] == [200] * 4
+    digests = {line["policy"] for line in lines(file)}
+    assert [line["seed"] for line in sorted(lines(file), key=lambda line: line["seed"])] == [0, 1, 2, 3]
+    for line in lines(file):
+        names = ["pizza", "robot"] if line["tenant"] == "a" else ["pizza"]
+        assert line["erasures"] == {name: shelf.take(name).identity for name in names}
+        assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+    policy(tmp_path, a=["cat"], b=[])
+    assert ask(port, body={"prompt": "a secret cat", "tenant": "nobody"})[0] == 400
+    assert ask(port, body={"prompt": "a secret cat", "tenant": "a"})[0] == 200
+    assert list(lines(file)[-1]["erasures"]) == ["pizza", "cat"] and len(lines(file)) == 5
+    assert lines(file)[-1]["policy"] not in digests and len(digests) == 1 and "secret" not in file.read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to try")
+def test_what_cannot_be_written_down_is_not_served(model, folder, served, tmp_path, monkeypatch, capfd):
+    with pytest.raises(UnreelError, match=f"cannot write {tmp_path}/nowhere/audit.jsonl, and no video is made without: No"):
+        Audit(tmp_path / "nowhere" / "audit.jsonl")
+    file = tmp_path / "audit.jsonl"
+    file.write_bytes(b'{"cut sho')  # as it was left where the disk was full
+    audit, wish = Audit(file), {"prompt": "a cat", "tenant": "a"}
+    port = served(policy(tmp_path, a=[]), audit=audit)
+    with monkeypatch.context() as full:
+        full.setattr("unreel.service.generate", lambda *_, **__: pytest.fail("it was made"))
+        full.setattr(audit, "file", Path("/dev/full"))
+        assert (ask(port, body=wish)[0], ask(port, "GET", "/health")[0]) == (500, 500)
+        assert capfd.readouterr().err.count("cannot write /dev/full, and no video is made without: No space left") == 2
+    with monkeypatch.context() as full:
+        full.setattr("unreel.service.shutil.disk_usage", lambda _: MagicMock(free=0))
+        assert ask(port, "GET", "/health")[0] == 500
+    assert ask(port, body=wish)[0] == 200 and ask(port, "GET", "/health")[0] == 200
+    assert file.read_bytes().startswith(b'{"cut sho\n{"time": ') and file.read_bytes().endswith(b"}\n")
 
 
 def test_the_command_tries_a_policy_without_serving_it(model, folder, tmp_path, command, monkeypatch):
@@ -512,9 +559,9 @@ def test_too_many_requests_are_turned_away(model, folder):
     def slow(wish):
         started.set()
         go.wait(60)
-        return []
+        return {}, None
 
-    service.wanted = slow
+    service._named = slow
     first = threading.Thread(target=service.video, args=(Wish("a cat"),))
     first.start()
     assert started.wait(60)

@@ -854,6 +854,13 @@ def serve(
             min=1, max=MOST, help="most requests in progress, the one being served included; further ones get 503"
         ),
     ] = 64,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            help="file to append a line of JSON to for each video: when, for whom, with which erasures; no prompts",
+            show_default=False,
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="try all that the policy speaks of as when it starts, and end: exit code 0 or 2")
     ] = False,
@@ -866,7 +873,7 @@ def serve(
     """
     from unreel.first_thread import FirstThread
     from unreel.models.pair import load_video_model
-    from unreel.service import Policy, Server, Service, Shelf
+    from unreel.service import Audit, Policy, Server, Service, Shelf
     from unreel.service import serve as serve_from
 
     shelf, rules = Shelf(erasures, megabytes), Policy(policy) if policy else None
@@ -874,10 +881,11 @@ def serve(
         raise UnreelError("there is nothing to check without a policy: name one with --policy")
     if rules:
         rules.require(shelf)  # before the model is loaded, which takes long
+    log = Audit(audit) if audit else None
     place.require()
     model = sampling.onto(load_video_model(t2v, **place.of_weights, offload=place.offload))
     worker = FirstThread()
-    service = Service(model, shelf, rules, waiting, worker)
+    service = Service(model, shelf, rules, waiting, worker, log)
     if check:
         _tell(f"checked  {policy}: videos can be made for every tenant")
         return

@@ -5,7 +5,11 @@ Knows requests and who may want what; how erasures go on and videos are made is 
 authentication: a proxy in front of it authenticates callers and names the tenant.
 """
 
+import errno
+import hashlib
 import json
+import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,6 +45,7 @@ from unreel.unlearning import Everyday
 LONGEST_BODY = 2**16  # bytes of a request
 PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer, that are sent at once, and in a second by the slowest client
 LAST_SEED = 2**62
+ROOM = 2**20  # bytes that are free where there is room for lines of an audit
 MEGABYTE = 10**6
 MENDED_HERE = "the video could not be made"
 
@@ -137,10 +143,14 @@ class Policy:
 
     def erasures_of(self, tenant: str) -> list[str]:
         """Their names. Raises UnreelError for a tenant that is not listed: nobody else's erasures are a guess."""
+        return self.ruling(tenant)[0]
+
+    def ruling(self, tenant: str) -> tuple[list[str], str]:
+        """As `erasures_of`, and the digest of the file that says so."""
         rules = self._current()
         if tenant not in rules["tenants"]:
             raise RefusedError(f"there is no tenant {shortened(repr(tenant))}")
-        return list(dict.fromkeys([*rules["all"], *rules["tenants"][tenant]]))
+        return list(dict.fromkeys([*rules["all"], *rules["tenants"][tenant]])), rules["digest"]
 
     @property
     def names(self) -> set[str]:
@@ -179,7 +189,8 @@ def _rules(text: str) -> dict[str, Any]:
         raise ValueError("it is no object")
     if unknown := sorted(rules.keys() - {"all", "tenants"}):
         raise ValueError(f"it has no place for {summarise(map(repr, unknown))}")
-    return {"all": _names(rules.get("all", [])), "tenants": _tenants(rules.get("tenants", {}))}
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"all": _names(rules.get("all", [])), "tenants": _tenants(rules.get("tenants", {})), "digest": digest}
 
 
 def _names(value: Any) -> list[str]:
@@ -192,6 +203,52 @@ def _tenants(value: Any) -> dict[str, list[str]]:
     if not isinstance(value, dict):
         raise ValueError(f"{value!r} lists no tenants")
     return {tenant: _names(names) for tenant, names in value.items()}
+
+
+class Audit:
+    """A file with a line of JSON for each video: when, for whom, from which seed and with which erasures; never the prompt.
+
+    A line is appended in one piece, and the file opened for it, so that several services may share one, and it may be
+    renamed meanwhile.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        self.file = Path(file)
+        self._lock = threading.Lock()
+        self.require()
+
+    def require(self) -> None:
+        """Raises UnreelError unless lines can be appended, as far as that shows beforehand."""
+        self._append(b"")
+        if shutil.disk_usage(self.file.absolute().parent).free < ROOM:
+            raise self._unwritten(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def note(self, wish: "Wish", on: Mapping[str, Intervention], policy: str | None) -> None:
+        """That a video is made with what is `on`, by its names, as the `policy` of that digest says. Raises UnreelError if
+        that cannot be written.
+        """
+        about = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "tenant": wish.tenant,
+            "seed": wish.seed,
+            "erasures": {name: each.identity for name, each in on.items()},
+            "policy": policy,
+        }
+        self._append(json.dumps(about).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        try:
+            with self._lock, self.file.open("ab+", buffering=0) as file:
+                if line and file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else b"\n" + line  # behind one that was cut short
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> UnreelError:
+        return UnreelError(f"cannot write {self.file}, and no video is made without: {error.strerror}")
 
 
 @dataclass(frozen=True)
@@ -229,7 +286,7 @@ class Service:
     """Makes videos of one model, one after the other, each with its own erasures on and no others.
 
     What is on stays on until a request wants it otherwise, so that requests that want the same cost nothing. `worker` is
-    who computes, whichever threads ask.
+    who computes, whichever threads ask. With an `audit`, no video is made that is not in it.
     """
 
     def __init__(
@@ -239,8 +296,9 @@ class Service:
         policy: Policy | None = None,
         waiting: int = 64,
         worker: Executor | None = None,
+        audit: Audit | None = None,
     ) -> None:
-        self.model, self.shelf, self.policy = model, shelf, policy
+        self.model, self.shelf, self.policy, self.audit = model, shelf, policy, audit
         self.worker = worker or ThreadPoolExecutor(1)
         self._places = threading.BoundedSemaphore(waiting)
         if active_interventions(model.pipeline):
@@ -271,7 +329,7 @@ class Service:
 
     def _tried(self, names: Sequence[str], tenant: str, policy: Policy) -> list[Intervention]:
         try:
-            wanted = self._taken(names)
+            wanted = _each_once({name: self.shelf.take(name) for name in names})
             with self.with_on(wanted):
                 return wanted
         except UnreelError as error:
@@ -283,25 +341,29 @@ class Service:
         """
         if self.policy:
             self.policy.require(self.shelf)
+        if self.audit:
+            self.audit.require()
         return {"model": self.model.source, "erasures": len(self.shelf.names)}
 
     def wanted(self, wish: Wish) -> list[Intervention]:
         """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
-        return self._taken(self._asked_for(wish))
+        return _each_once(self._named(wish)[0])
 
-    def _asked_for(self, wish: Wish) -> Sequence[str]:
+    def _named(self, wish: Wish) -> tuple[dict[str, Intervention], str | None]:
+        """What is to be on by its names, which may be several for the same, and the digest of the policy that says so."""
+        names, policy = self._asked_for(wish)
+        return {name: self.shelf.take(name) for name in names}, policy
+
+    def _asked_for(self, wish: Wish) -> tuple[Sequence[str], str | None]:
         if self.policy:
             if wish.erasures:
                 raise RefusedError("the tenant decides about erasures here: leave them out")
             if wish.tenant is None:
                 raise RefusedError("name the tenant")
-            return self.policy.erasures_of(wish.tenant)
+            return self.policy.ruling(wish.tenant)
         if wish.tenant is not None:
             raise RefusedError("there is no policy for tenants here: name erasures")
-        return wish.erasures
-
-    def _taken(self, names: Sequence[str]) -> list[Intervention]:
-        return list(dict.fromkeys(self.shelf.take(name) for name in names))
+        return wish.erasures, None
 
     @contextmanager
     def with_on(self, wanted: Sequence[Intervention]) -> Iterator[None]:
@@ -345,7 +407,7 @@ class Service:
         if not self._places.acquire(blocking=False):
             raise BusyError
         try:
-            self.shelf.require(self._asked_for(wish))  # before it waits
+            self.shelf.require(self._asked_for(wish)[0])  # before it waits
             return self._submitted(wish).result()
         finally:
             self._places.release()
@@ -358,8 +420,15 @@ class Service:
 
     def _made(self, wish: Wish) -> np.ndarray:
         # Read only now: of requests that wait, however many, none has erasures in memory, and all get the latest policy.
-        with self.with_on(self.wanted(wish)):
+        named, policy = self._named(wish)
+        with self.with_on(_each_once(named)):
+            if self.audit:
+                self.audit.note(wish, named, policy)  # now that they are on, and before minutes are spent
             return generate(self.model.pipeline, [wish.prompt], [wish.seed], self.model.settings, what="")[0]
+
+
+def _each_once(named: Mapping[str, Intervention]) -> list[Intervention]:
+    return list(dict.fromkeys(named.values()))
 
 
 def _by_kind(interventions: Sequence[Intervention]) -> tuple[list[Intervention], list[Intervention]]:
