@@ -94,9 +94,54 @@ def test_what_is_asked_for_otherwise_is_not_taken_for_done(job, tmp_path):
     assert made.outcomes[0].status == "refused" and not made.complete
     assert "holds another erasure" in made.outcomes[0].says
     folder = job.folder / "a-tokyo-tower"
-    assert made.outcomes[0].says.endswith(f": delete {folder}, or give the row a ticket of its own")
+    assert made.outcomes[0].says.endswith(": replace it with --overwrite, or give the row a ticket of its own")
     shutil.rmtree(folder)
     assert batch(job, lambda *_: None)[0].complete
+
+
+def identities(job):
+    return {file.parent.name: Erasure.from_pretrained(file.parent).identity for file in job.folder.glob("*/erasure.json")}
+
+
+def test_only_what_has_changed_is_replaced_and_only_when_the_new_one_is_there(job, model, monkeypatch):
+    batch(job, lambda *_: None)
+    before, asked = identities(job), []
+    over = replace(job, each=replace(job.each, overwrite=True))
+    monkeypatch.setattr(package, "attempt", lambda each: asked.append(each.concepts) or attempt(each))
+    assert batch(over, lambda *_: None)[0].complete and not asked and identities(job) == before
+    job.file.write_text("concept,kind,ticket,synonyms\ntokyo tower,,A,big mast\npizza,object,B,\nink,style,C,\n")
+    strict = replace(over, each=replace(over.each, accept_weak=False))
+    made, _ = batch(strict, lambda *_: None)
+    assert made.outcomes[0].status == "refused" and identities(job) == before  # what is too weak replaces nothing
+    (job.folder / BATCH_FILE).unlink()
+    made, _ = batch(over, lambda *_: None)
+    after = identities(job)
+    assert made.complete and {name for name in before if before[name] != after[name]} == {"a-tokyo-tower"}
+    part, *_ = Erasure.from_pretrained(job.folder / "a-tokyo-tower").provenance["parts"]
+    assert part["synonyms"] == ["big mast"]
+
+
+def test_all_rows_together_are_one_erasure_each_with_what_its_row_says(job):
+    table = "concept,kind,synonyms,replace,keep\ntokyo tower,,big mast,a castle,owl\nink,style,,nothing,\n"
+    job.file.write_text(table)
+    job = replace(job, together="For All")
+    made, page = batch(job, lambda *_: None)
+    (outcome,) = made.outcomes
+    erasure = Erasure.from_pretrained(job.folder / "for-all")
+    assert made.complete and list(identities(job)) == ["for-all"] and outcome.says.startswith("tokyo tower, ink together: ")
+    assert [(part["kind"], part["synonyms"], part["anchor"]) for part in erasure.provenance["parts"]] == [
+        ("object", ["big mast"], "a castle"),
+        ("style", [], ""),
+    ]
+    assert all(part["settings"]["keep"] == ["owl"] for part in erasure.provenance["parts"])
+    (job.folder / BATCH_FILE).unlink()
+    again, _ = batch(job, lambda *_: None)
+    assert again.complete and identities(job) == {"for-all": erasure.identity} and "For All" in page.read_text()
+    job.file.write_text(table + "pizza,,,,\n")
+    refused, _ = batch(job, lambda *_: None)
+    assert refused.outcomes[0].says.endswith("replace it with --overwrite, or give --together another name")
+    assert batch(replace(job, each=replace(job.each, overwrite=True)), lambda *_: None)[0].complete
+    assert Erasure.from_pretrained(job.folder / "for-all").concepts == ["tokyo tower", "ink", "pizza"]
 
 
 def test_what_another_table_asked_for_in_the_same_folder_stays_on_record(job, tmp_path):

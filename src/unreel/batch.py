@@ -1,4 +1,5 @@
-"""Many takedowns, each an erasure of its own: one after the other, or over a Ray cluster; killed ones go on.
+"""Many takedowns, each an erasure of its own, or all of them one: one after the other, or over a Ray cluster; killed ones
+go on.
 
 Knows that a takedown is done, refused or failed, and how often to try again; how one is unlearned is for `workflow`.
 """
@@ -7,14 +8,14 @@ import hashlib
 import json
 import socket
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from unreel.errors import UnreelError, needs, shortened
+from unreel.errors import UnreelError, needs, shortened, summarise
 from unreel.evaluation.run_folder import claimed
 from unreel.files import write_json
 from unreel.interventions.card import CHECK
@@ -25,7 +26,7 @@ from unreel.progress import Tell, Work, drawn
 from unreel.prompts.takedowns import Takedown, read_takedowns
 from unreel.report.page import write_batch_report
 from unreel.versions import versions
-from unreel.workflow import Place, TakenError, UnlearnJob, require_sensible, unlearn
+from unreel.workflow import Place, TakenError, Unlearned, UnlearnJob, require_sensible, unlearn
 
 BATCH_FILE = "batch.json"
 PATIENCE = 5  # seconds to wait for a cluster to answer
@@ -68,17 +69,27 @@ class Outcome:
 @dataclass(frozen=True)
 class BatchJob:
     """Unlearn every takedown in `file` as the job `each` says, whose `out` is the folder of them all. `ray` is the address
-    of a cluster whose machines see that folder under the same path; "local" is this machine's own processors.
+    of a cluster whose machines see that folder under the same path; "local" is this machine's own processors. `together` is
+    what to call the one erasure that all of them become instead.
     """
 
     file: Path
     each: UnlearnJob
     retries: int = 2
     ray: str = ""
+    together: str | None = None
 
     @property
     def folder(self) -> Path:
         return Path(self.each.out) if self.each.out else Path("runs") / Path(self.file).stem
+
+    def jobs_of(self, takedowns: Sequence[Takedown]) -> dict[Takedown, UnlearnJob]:
+        """What to unlearn, by what it is called. Raises UnreelError for a name that says nothing."""
+        if self.together is None:
+            return {takedown: self.job_of(takedown) for takedown in takedowns}
+        named = Takedown(self.together)
+        job = replace(self.each, concepts=takedowns, out=self.folder.absolute() / named.folder, resume=True)
+        return {named: job}
 
     def job_of(self, takedown: Takedown) -> UnlearnJob:
         return replace(
@@ -160,8 +171,7 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
     The same job goes on where it was stopped, and tries again what was refused or has failed. Raises UnreelError for what
     is known to be wrong with any row or setting, before any work.
     """
-    takedowns = read_takedowns(Path(job.file))
-    jobs = {takedown: job.job_of(takedown) for takedown in takedowns}
+    jobs = job.jobs_of(read_takedowns(Path(job.file)))
     for each in jobs.values():
         require_sensible(each)
     if job.retries < 0:
@@ -194,8 +204,8 @@ def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Te
 
 
 def _asked(job: UnlearnJob) -> str:
-    """A short name for all of a job but where it is computed and written."""
-    wanted = asdict(replace(job, settings=dict(job.settings), out=None, place=Place()))
+    """A short name for all of a job but where it is computed and written, and in place of what."""
+    wanted = asdict(replace(job, settings=dict(job.settings), out=None, overwrite=False, place=Place()))
     return hashlib.sha256(json.dumps(wanted, default=str).encode()).hexdigest()[:16]
 
 
@@ -215,12 +225,23 @@ def _kept_pair(*sources: Any, **options: Any) -> Pair:
     return load_pair(*sources, **options)
 
 
+def _unlearned(job: UnlearnJob) -> Unlearned:
+    """What is there already if it is what is asked for; anything else is replaced only where the job says so."""
+    try:
+        return unlearn(replace(job, overwrite=False), load=_kept_pair)
+    except TakenError:
+        if not job.overwrite:
+            raise
+    return unlearn(replace(job, resume=False), load=_kept_pair)
+
+
 def attempt(job: UnlearnJob) -> dict[str, Any]:
     """Unlearn one takedown; returns the fields of its outcome. What cannot be helped is refused, what breaks has failed."""
     try:
-        done = unlearn(job, load=_kept_pair)
+        done = _unlearned(job)
     except TakenError:
-        way = f"delete {job.folder}, or give the row a ticket of its own"
+        elsewhere = "give the row a ticket of its own" if len(job.concepts) == 1 else "give --together another name"
+        way = f"replace it with --overwrite, or {elsewhere}"
         return {"status": "refused", "says": shortened(f"{job.folder} holds another erasure: {way}")}
     except UnreelError as error:
         # Others may leave more memory another time.
@@ -235,6 +256,8 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
     status, says = "unchecked", "no self-check: text encoders stay as they are, so only an evaluation tells"
     if check:
         status, says = "weak" if check["shortfalls"] else "passed", check["summary"]
+    if len(job.concepts) > 1:
+        says = f"{summarise(learned.concepts)} together: {says}"
     parts = learned.provenance["parts"]
     found = dict.fromkeys(word for part in parts for word in part.get("wordings", {}).get("found", []))
     return {

@@ -600,6 +600,14 @@ def batch(
     videos: Videos = 0,
     judge: JudgeName = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<file>", show_default=False)] = None,
+    together: Annotated[
+        str | None,
+        typer.Option(help="make one erasure of all rows instead, into the folder of that name there", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="replace erasures of rows that have changed, each when the new one is made"),
+    ] = False,
     accept_weak: AcceptWeak = False,
     retries: Annotated[int, typer.Option(min=0, max=MOST, help="how often to retry a takedown that breaks")] = 2,
     ray: Annotated[
@@ -623,8 +631,9 @@ def batch(
 
     models: dict[str, Any] = {"t2i": t2i, "t2v": t2v, "judge": judge, "sampling": sampling, "place": place}
     each = UnlearnJob((), method=method, settings=settings, seed=seed, videos=videos, keep=keep or (), out=out, **models)
-    each = dataclasses.replace(each, accept_weak=accept_weak, wordings=_phrases(wordings), on_top=on_top)
-    made, page = run(BatchJob(takedowns, each, retries, ray), _news)
+    more: dict[str, Any] = {"overwrite": overwrite, "accept_weak": accept_weak}
+    each = dataclasses.replace(each, wordings=_phrases(wordings), on_top=on_top, **more)
+    made, page = run(BatchJob(takedowns, each, retries, ray, together), _news)
     _tell(f"{made.summary}\nreport   {page}")
     _result(made.document() | {"report": page})
     if not made.complete:

@@ -45,6 +45,7 @@ from unreel.progress import Tell, Work, drawn, nobody
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_prompts
 from unreel.prompts.suite import GROUPS
+from unreel.prompts.takedowns import Takedown
 from unreel.prompts.vocabulary import kind_of, spelled_alike
 from unreel.report.page import write_attack_report, write_report
 from unreel.unlearning import DIGEST, WeakError, check, require_some_change, require_strong, was_asked_for
@@ -116,14 +117,15 @@ def _require_lists(**lists: Any) -> None:
 
 @dataclass(frozen=True)
 class UnlearnJob:
-    """What to unlearn, and how to look at it. `anchor` is what to make instead, `settings` are of the method, `seed` is of
-    sentences, images, draws and videos. Without a `kind`, it is what a name is listed as. `wordings` are phrases, or
-    "everyday" words: those of them that the image model draws a concept from are forgotten with it. `on_top` is a method
-    that changes what denoises, whose change is added: the result is of one video model then. With `resume`, what is
-    finished is taken as it lies in the folder `out`, if it is what is asked for.
+    """What to unlearn, and how to look at it. `concepts` are names, or takedowns, each with a kind, synonyms, an anchor and
+    what to keep of its own. `anchor` is what to make instead, `settings` are of the method, `seed` is of sentences, images,
+    draws and videos. Without a `kind`, it is what a name is listed as. `wordings` are phrases, or "everyday" words: those
+    of them that the image model draws a concept from are forgotten with it. `on_top` is a method that changes what
+    denoises, whose change is added: the result is of one video model then. With `resume`, what is finished is taken as it
+    lies in the folder `out`, if it is what is asked for.
     """
 
-    concepts: Sequence[str]
+    concepts: Sequence[str | Takedown]
     kind: str | None = None
     synonyms: Sequence[str] = ()
     anchor: str | None = None
@@ -152,7 +154,20 @@ class UnlearnJob:
 
     @property
     def folder(self) -> Path:
-        return Path(self.out) if self.out else Path("runs") / file_name(" ".join(self.concepts))
+        return Path(self.out) if self.out else Path("runs") / file_name(" ".join(each.concept for each in self.takedowns))
+
+    @property
+    def takedowns(self) -> list[Takedown]:
+        """The concepts, each with what is asked of it."""
+        return [
+            each if isinstance(each, Takedown) else Takedown(each, self.kind, tuple(self.synonyms), self.anchor)
+            for each in self.concepts
+        ]
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is to be left as it is besides everyday concepts."""
+        return (*self.keep, *dict.fromkeys(name for each in self.takedowns for name in each.keep))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -171,12 +186,12 @@ class UnlearnJob:
         """With the kinds under which a pair lists them, unless the kind is given."""
         return [
             Concept(
-                name.strip(),
-                self.kind or (kind_of(name, pair.vocabulary) if pair else "object"),  # type: ignore[arg-type]
-                tuple(self.synonyms),
-                self.anchor,
+                each.concept.strip(),
+                each.kind or self.kind or (kind_of(each.concept, pair.vocabulary) if pair else "object"),  # type: ignore[arg-type]
+                each.synonyms,
+                each.anchor,
             )
-            for name in self.concepts
+            for each in self.takedowns
         ]
 
 
@@ -203,7 +218,7 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
         if stopped:
             learned = load_intervention(job.folder)
             asked = _as_found(concepts, job, learned)
-            if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.keep):
+            if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.kept):
                 raise _another(job, learned)
             tell("goes on", f"with the erasure in {job.folder}")
         else:
@@ -270,7 +285,7 @@ def _made(
     """What a method makes; one that needs the video model has all of it where it is to compute."""
     whole, place = method_of(config).NEEDS == "video" and not isinstance(pair.t2v, TextModel), job.place
     with moved(pair.t2v, pair.t2v_source, place.device, offload=place.offload) if whole else nullcontext():
-        return unlearn_concepts(concepts, pair, config, images=images, keep=tuple(job.keep))
+        return unlearn_concepts(concepts, pair, config, images=images, keep=job.kept)
 
 
 def _weights(job: UnlearnJob, learned: Intervention) -> Any:
@@ -323,8 +338,9 @@ def _with_wordings(
     """
     if not job.wordings:
         return concepts, {}
-    Task(concepts, pair, job.keep, job.images).require_nothing_kept_is_forgotten()  # before minutes are spent
-    stays = [Concept(text) for text in (*job.keep, job.anchor) if text and text.strip()]
+    Task(concepts, pair, job.kept, job.images).require_nothing_kept_is_forgotten()  # before minutes are spent
+    instead = [concept.anchor for concept in concepts]
+    stays = [Concept(text) for text in (*job.kept, *dict.fromkeys(instead)) if text and text.strip()]
     found = {}
     for name, rows in _found(concepts, job, pair, job.seed).items():
         texts = [row.text for row in rows]
@@ -379,7 +395,10 @@ def _pages(job: UnlearnJob, concepts: Sequence[Concept]) -> list[Path]:
 def require_sensible(job: UnlearnJob) -> None:
     """Raises UnreelError for what is known to be wrong before anything is loaded."""
     if job.synonyms and len(job.concepts) > 1:
-        raise UnreelError("synonyms belong to one concept: unlearn it on its own, and add it up with the others")
+        raise UnreelError(
+            "synonyms belong to one concept: put each into a row of a table, with its own, and unlearn all rows with "
+            "`unreel batch TABLE --together NAME`"
+        )
     for concept in job.concepts_of():
         if job.wordings:
             require_drawn(concept)
@@ -457,7 +476,7 @@ def _prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[P
     if not job.videos:
         return pair, None
     judge = judge_of(job.judge, job.t2v, place.device) if job.judge else world
-    unknown = [name for name in job.concepts if judge and not judge.knows(name.strip())]
+    unknown = [each.name for each in job.concepts_of() if judge and not judge.knows(each.name)]
     if unknown and job.judge:
         raise UnreelError(f"the {job.judge} judge does not know {unknown[0]!r}: choose another with --judge")
     return pair, None if unknown else judge  # nobody asked for one that does not know it: compare by eye
