@@ -148,6 +148,14 @@ def test_a_job_that_is_stopped_or_left_ends_and_lets_others_go_on(visit, host):
     assert same(before, weights(host.pair.t2v.text_encoder)) and not active_interventions(host.pair.t2v)
 
 
+def test_a_job_that_was_left_stays_stopped_when_the_next_one_begins(visit):
+    left = visit.forget("dog", videos=20, accept_weak=True)
+    seen = next(seen for seen in left if seen.doing == "making videos")
+    left.close()
+    assert len(last(visit.make("a cat", 3, [])).clips) == 2
+    assert len(seen.clips) < 2 * 2 * 20  # which the other would have waited for
+
+
 def test_visitors_share_nothing_but_the_model(host):
     visits = [Visit(host) for _ in range(4)]
     names = ["cat", "dog", "owl", "car"]

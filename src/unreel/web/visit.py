@@ -28,7 +28,7 @@ from unreel.methods import DEFAULT
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, load_pair
 from unreel.models.sampling import generate, write_mp4
-from unreel.progress import Work, drawn_by
+from unreel.progress import Work, drawn_by, track
 from unreel.report.page import write_attack_report, write_report
 from unreel.report.verdict import attack_verdict, verdict
 from unreel.workflow import FIRST_SEED, LOOKED_AT, Place, Sampling, UnlearnJob, judge_of, unlearn
@@ -68,6 +68,7 @@ class _Bar:
 
     def __init__(self, work: Work, show: Callable[[float, str], None], stop: threading.Event) -> None:
         self.work, self.done, self.show, self.stop = work, work.done, show, stop
+        self.update(0)
 
     def update(self, n: int = 1) -> None:
         self.done += n
@@ -167,11 +168,8 @@ class Visit:
         known = judge if judge and judge.knows(concept.name) else None
         options: dict[str, Any] = {"videos": videos, "seed": FIRST_SEED, "groups": LOOKED_AT, "erased": learned.concepts}
         prompts = build_suite(Conditioner.of(pair.t2v), concept, known, **options)
-        for i, prompt in enumerate(prompts):
-            seen.share, seen.doing = i / len(prompts), "making videos"
+        for prompt in track(prompts, "making videos", "prompt"):
             seen.clips += self._both([learned], prompt.text, prompt.seed)
-            if self.stop.is_set():
-                raise StoppedError
 
     def make(self, prompt: str, seed: int, on: Sequence[str]) -> Iterator[Seen]:
         """A video of a prompt by the original model, and one with the erasures of those names on."""
@@ -255,7 +253,7 @@ class Visit:
 
     def _run(self, work: Callable[[Seen], None]) -> Iterator[Seen]:
         """What is seen of a job while the host's worker does it, until it is over. Who stops asking stops the job."""
-        self.stop.clear()
+        stop = self.stop = threading.Event()  # its own: one that was told to stop stays so when another begins
         seen = Seen(doing="waiting for other visitors")
 
         def show(share: float, doing: str) -> None:
@@ -263,7 +261,7 @@ class Visit:
 
         def run() -> None:
             seen.doing = ""
-            with drawn_by(lambda part: _Bar(part, show, self.stop)):
+            with drawn_by(lambda part: _Bar(part, show, stop)):
                 work(seen)
 
         job = self.host.worker.submit(run)
@@ -271,7 +269,7 @@ class Visit:
             while not job.done():
                 yield seen
                 wait([job], PATIENCE)
-                if self.stop.is_set():
+                if stop.is_set():
                     job.cancel()  # if it has not begun
             seen.doing = ""
             try:
@@ -282,7 +280,7 @@ class Visit:
                 seen.lines.append(shortened(str(error)))
             yield seen
         finally:
-            self.stop.set()
+            stop.set()
             job.cancel()
 
 
