@@ -39,6 +39,19 @@ def make_rivals(pair):
     return [*prompts, *(uce(pair, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
 
 
+def test_a_negative_prompt_goes_with_embeddings_in_place_of_a_prompt(pair):
+    negative, asked = negative_prompt(pair, CASTLE), []
+
+    class Pipeline:
+        def encode_prompt(self, prompt=None, negative_prompt=None, prompt_embeds=None):
+            asked.append((prompt, negative_prompt))
+
+    pipeline = negative.apply(Pipeline())
+    pipeline.encode_prompt(prompt_embeds=torch.zeros(2, 4, 8))
+    pipeline.encode_prompt(None, prompt_embeds=torch.zeros(2, 4, 8))
+    assert asked == [(None, ["castle, fortress"] * 2)] * 2
+
+
 def test_several_that_change_prompts_go_on_together_and_come_off_in_any_order(pair):
     """A tenant may have many takedowns by them."""
     negatives = [negative_prompt(pair, Concept(name)) for name in ("castle", "owl")]

@@ -181,7 +181,7 @@ class NegativePrompt(PromptIntervention):
             return  # the caller's
         text = ", ".join(filter(None, (told, self.text)))
         # One for each prompt, and text for text: pipelines insist on both.
-        alone = isinstance(arguments["prompt"], str)
+        alone = isinstance(arguments.get("prompt"), str)
         arguments["negative_prompt"] = text if alone else [text] * count_of(arguments)
 
 
