@@ -4,6 +4,7 @@ import contextlib
 import copy
 import pickle
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import accelerate
@@ -16,7 +17,7 @@ from peft import LoraConfig
 from readers import t5, words_tokenizer
 
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
-from unreel.interventions.erasure import ComponentDelta
+from unreel.interventions.erasure import NETWORK, ComponentDelta
 from unreel.models.pair import TextModel
 from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision, rounded_away
 
@@ -428,6 +429,10 @@ def test_changes_of_full_rank_and_learning_are_refused_where_weights_are_quantiz
     with pytest.raises(UnreelError, match="is quantized, and its change is of full rank") as raised:
         whole.apply(pair.t2i)
     assert "\n" not in str(raised.value) and "export" in str(raised.value)
+    network = Erasure((replace(whole.components[0], of=NETWORK),), erasure.provenance)
+    pair.t2i.unet = pair.t2i.text_encoder
+    with pytest.raises(UnreelError, match=r"cannot stand beside it: apply the erasure before quantizing$"):
+        network.apply(pair.t2i)
     with pytest.raises(UnreelError, match="CLIPTextModel is quantized, and learns nothing exactly"):
         unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
     assert same(before, weights(pair.t2i.text_encoder)) and torch.equal(read(pair.t2i), own)

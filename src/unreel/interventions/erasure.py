@@ -217,7 +217,7 @@ class Erasure(Intervention):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
             with ExitStack() as undo:  # on all of them or on none
                 for encoder, component in fitting.items():
-                    put_on(encoder, self, component.deltas)
+                    self._put_on(encoder, component)
                     undo.callback(take_off, encoder, self)
                 undo.pop_all()
             for encoder in text_encoders(pipeline).values():
@@ -288,7 +288,12 @@ class Erasure(Intervention):
         """Put what is for a text encoder on one alone, without a pipeline around it, as whoever studies it has it."""
         components = [component for component in self.components if component.of == TEXT_ENCODER]
         for part, component in self._fitting({"text encoder": encoder}, components, TEXT_ENCODER).items():
-            put_on(part, self, component.deltas)
+            self._put_on(part, component)
+
+    def _put_on(self, part: nn.Module, component: ComponentDelta) -> None:
+        # Nothing exports a network.
+        instead = ", or export it as a text encoder and quantize that" if component.of == TEXT_ENCODER else ""
+        put_on(part, self, component.deltas, instead)
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """As the protocol says; without any left, the weights are the original ones bit for bit."""

@@ -109,7 +109,7 @@ def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:
     for one in getattr(hook, "hooks", [hook]):
         if getattr(one, "weights_map", None) is not None:
             return one.weights_map[leaf]
-    raise UnreelError("the text encoder's weights are not in memory: load them first")
+    raise UnreelError("the module's weights are not in memory: load them first")
 
 
 @dataclass(frozen=True)
@@ -329,12 +329,12 @@ def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def put_on(module: nn.Module, owner: Identified, deltas: Deltas) -> None:
+def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = "") -> None:
     """Add changes, on top of all others, to weights of the module. Those of low rank of a linear layer whose weight is
     quantized go beside it, and leave it as it is: what they make of what enters is added to what comes out.
 
     Raises UnreelError, before anything changes, for changes of weights that it does not have, that have another shape, or
-    to which nothing can be added.
+    to which nothing can be added, saying what may be done `instead` of quantizing first.
     """
     with locked([module]):
         weights, linear = held_weights(module), _linear(module)
@@ -342,7 +342,7 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas) -> None:
         if table is not None and table in deltas:
             deltas = {**deltas, **dict.fromkeys(_copies(weights, table), deltas[table])}
         for name, change in deltas.items():
-            _require_fitting(name, weights.get(name), shapes.get(name), change, name in linear)
+            _require_fitting(name, weights.get(name), shapes.get(name), change, name in linear, instead)
         beside = {name: change for name, change in deltas.items() if is_quantized(weights[name])}
         inside = {name: change for name, change in deltas.items() if name not in beside}
         applied = _applied(module) or _Applied()
@@ -494,17 +494,19 @@ def _mark(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _require_fitting(
-    name: str, weight: torch.Tensor | None, has: tuple[int, ...] | None, change: Delta, linear: bool
+    name: str, weight: torch.Tensor | None, has: tuple[int, ...] | None, change: Delta, linear: bool, instead: str
 ) -> None:
-    """`has` is the weight's shape where it is not quantized; `linear` says whether a linear layer holds it."""
+    """`has` is the weight's shape where it is not quantized; `linear` says whether a linear layer holds it; `instead` is
+    what else may be done where it is.
+    """
     shape = (len(change.up), change.down.shape[1]) if isinstance(change, LowRank) else tuple(change.shape)
     if weight is None or has != shape:
         reason = "has no such weight" if weight is None else f"has one of {has}"
-        raise UnreelError(f"the change of {name}, {shape}, does not fit: the text encoder {reason}")
+        raise UnreelError(f"the change of {name}, {shape}, does not fit: the module {reason}")
     if is_quantized(weight) and not (linear and isinstance(change, LowRank)):
         raise UnreelError(
             f"{name} is quantized, and its change is of full rank, which cannot stand beside it: apply the erasure before "
-            "quantizing, or export it as a text encoder and quantize that"
+            f"quantizing{instead}"
         )
 
 
