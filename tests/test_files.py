@@ -136,6 +136,13 @@ def test_an_interrupt_while_a_folder_is_replaced_leaves_what_was_there(folder, t
     assert (folder / "marker.json").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
+def test_what_other_threads_write_meanwhile_is_as_private_as_ever(tmp_path, monkeypatch):
+    """Which the process is asked for by setting it, for all of them."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("it was set"))
+    made = write_folder(tmp_path / "x", fill, "marker.json")
+    assert [file.name for file in made.iterdir()] == ["marker.json"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="modes in the way of Unix")
 @pytest.mark.parametrize(("mask", "modes"), [(0o077, (0o700, 0o600)), (0o027, (0o750, 0o640)), (0o022, (0o755, 0o644))])
 def test_a_folder_is_as_private_as_its_owner_has_files_made(tmp_path, mask, modes):

@@ -1059,12 +1059,11 @@ def methods(as_json: AsJson = False) -> None:
 
     from unreel.methods import available
 
-    about = {
-        name: " ".join((method.__doc__ or name).strip().split("\n\n")[0].split()) for name, method in available().items()
-    }
+    having = available()
+    about = {name: " ".join((method.__doc__ or name).strip().split("\n\n")[0].split()) for name, method in having.items()}
     for name, says in about.items():
         _tell(fill(f"{name:<18}{says}", 100, subsequent_indent=" " * 18))
-    _result([{"name": name, "needs": available()[name].NEEDS, "about": says} for name, says in about.items()])
+    _result([{"name": name, "needs": having[name].NEEDS, "about": says} for name, says in about.items()])
 
 
 @app.command()

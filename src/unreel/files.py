@@ -136,8 +136,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, ove
     partial = Path(tempfile.mkdtemp(prefix=_beside(home), dir=home.parent))
     try:
         fill(partial)
+        allowed = _allowed(partial)
         for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
-            file.chmod((0o755 if file.is_dir() else 0o644) & ~_umask())
+            file.chmod((0o755 if file.is_dir() else 0o644) & allowed)
         _put(partial, home)
     except (OSError, SafetensorError) as error:
         raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
@@ -146,11 +147,15 @@ def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, ove
     return folder
 
 
-def _umask() -> int:
-    """What others may not do with files of this process. Only setting it reads it: to private, for that moment."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _allowed(folder: Path) -> int:
+    """What others may do with files of this process, as the mode of one that it makes in `folder` tells: to ask the process
+    itself sets it, for that moment, for the files of all threads.
+    """
+    probe = folder / f".{uuid4().hex[:12]}.partial"
+    probe.touch(0o777)
+    mode = probe.stat().st_mode
+    probe.unlink()
+    return mode
 
 
 def _put(partial: Path, home: Path) -> None:
