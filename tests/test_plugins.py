@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import make_pair
 
-from unreel import FewShotConfig, UnreelError
+from unreel import FewShotConfig, UnreelError, load_intervention, unlearn
 from unreel.cli import _settings_of_methods
+from unreel.interventions.base import Intervention
+from unreel.interventions.prompt import PromptIntervention
 from unreel.methods import available, configure, load_method, names, option
 from unreel.plugins import Registry
 
@@ -100,6 +102,50 @@ def announced(monkeypatch, **offers):
     module = SimpleNamespace(NEEDS="text", AS_PUBLISHED=True, learn=None, **offers)
     point = SimpleNamespace(name="odd", value="somewhere", load=lambda: module)
     monkeypatch.setattr("unreel.plugins.entry_points", lambda group: [point])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Guard(PromptIntervention):
+    KIND = "my-guard"
+
+    @property
+    def identity(self):
+        return f"my guard of {self.provenance['parts'][0]['concept']}"
+
+    def change(self, arguments, before=()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [(Guard, ""), (Fine, "it has no KIND"), (SimpleNamespace(KIND=""), "it is no dataclass")]
+)
+def test_a_kind_of_intervention_that_is_announced_is_loaded(monkeypatch, tmp_path, pair, kind, says):
+    record = unlearn("cat", pair, configure("negative-prompt", {})).provenance
+    home = Guard(record).save_pretrained(tmp_path / "guard")
+    with pytest.raises(UnreelError, match="holds a 'my-guard', which neither this version of unreel nor an installed"):
+        load_intervention(home)
+    point = SimpleNamespace(name="my-guard", value="somewhere", load=lambda: kind)
+    points = {"unreel.interventions": [point]}
+    monkeypatch.setattr("unreel.plugins.entry_points", lambda group: points.get(group, []))
+    if says:
+        with pytest.raises(UnreelError, match=f"the intervention my-guard of somewhere cannot be used: .*{says}"):
+            load_intervention(home)
+        return
+    loaded = load_intervention(home)
+    assert type(loaded) is Guard and loaded == Guard(record) and loaded.provenance == record
+
+
+def test_what_a_method_makes_has_to_take_a_record(monkeypatch, pair):
+    """Seconds and memory are put into it."""
+
+    class Bare(Intervention):
+        edits_text_encoder, provenance = False, {"parts": []}
+        identity = nbytes = about = limits = require_matching = apply = remove = save_pretrained = None
+
+    announced(monkeypatch, Config=Fine)
+    monkeypatch.setattr(load_method("odd"), "learn", lambda task, config: Bare())
+    with pytest.raises(UnreelError, match="the method odd made a Bare, which is no Intervention that is a frozen"):
+        unlearn("cat", pair, Fine())
 
 
 def test_the_help_of_a_setting_says_whose_it_is_and_its_defaults(monkeypatch):

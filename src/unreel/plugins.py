@@ -1,8 +1,9 @@
-"""Methods, judges, attacks and metrics by name: modules of unreel's own packages, and those that other packages announce.
+"""Methods, judges, attacks and metrics by name: modules of unreel's own packages, and those that other packages announce;
+and kinds of interventions, which are classes.
 
 Another package announces a module in its pyproject.toml, under the name that users call it by:
 
-    [project.entry-points."unreel.methods"]      # or unreel.judges, unreel.attacks, unreel.metrics
+    [project.entry-points."unreel.methods"]      # or unreel.judges, unreel.attacks, unreel.metrics, unreel.interventions
     my-method = "my_package.my_method"
 
 It offers what the docstring of that package of unreel's says; `examples/` has one of each. What is unreel's own goes first,

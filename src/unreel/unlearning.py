@@ -6,7 +6,7 @@ Knows methods by their protocol only.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -99,6 +99,7 @@ def unlearn(
     first = task.conditioners[0]
     with Cost(first.device) as cost, enough_memory("unlearning", first.device, _ways_to_save(config, first)):
         learned = method_of(config).learn(task, config)
+    _require_record(learned, config)
     spent = {
         "seconds": round(cost.seconds / len(these), 3),  # an equal share of the time all took together
         "peak_memory_gib": round(cost.peak_memory_gib, 3),
@@ -115,6 +116,16 @@ def unlearn(
     near = [task.near(conditioner) for conditioner in task.conditioners]
     checked = check(learned, pair, seed=getattr(config, "seed", 0), near=near)  # type: ignore[arg-type]
     return replace(learned, provenance={**learned.provenance, CHECK: checked.document()})  # type: ignore[type-var]
+
+
+def _require_record(learned: Any, config: Any) -> None:
+    """Raises UnreelError for what a method of another package makes, if nothing can be added to its record."""
+    named = {each.name for each in fields(learned)} if is_dataclass(learned) else set()
+    if not isinstance(learned, Intervention) or "provenance" not in named:
+        raise UnreelError(
+            f"the method {name_of(config)} made a {type(learned).__name__}, which is no Intervention that is a frozen "
+            "dataclass with the field provenance"
+        )
 
 
 def _ways_to_save(config: Any, conditioner: Conditioner) -> list[str]:

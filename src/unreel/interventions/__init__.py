@@ -1,8 +1,13 @@
-"""What makes a model forget, as things that go on pipelines and come off again, are saved, loaded and shipped."""
+"""What makes a model forget, as things that go on pipelines and come off again, are saved, loaded and shipped.
+
+A kind of another package is announced under its KIND, which stands in the record that it saves (`KIND` of
+`unreel.interventions.base`): a frozen dataclass that is an Intervention, and is made anew of that record, `Kind(record)`.
+"""
 
 import json
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
 from unreel.interventions.base import KIND, RECORD_FILE, Intervention, fetched
@@ -11,6 +16,7 @@ from unreel.interventions.prompt import NegativePrompt, PromptIntervention, Prom
 from unreel.interventions.record import require_record
 from unreel.interventions.safree import Safree, VideoEraser
 from unreel.models.adapter import networks, text_encoders
+from unreel.plugins import Registry
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -18,6 +24,15 @@ if TYPE_CHECKING:
 ON_PROMPTS: dict[str, type[PromptIntervention]] = {
     kind.KIND: kind for kind in (NegativePrompt, PromptRewrite, Safree, VideoEraser)
 }
+
+
+def _unsound(kind: Any) -> str:
+    """What is wrong with a kind of another package."""
+    sound = isinstance(kind, type) and issubclass(kind, Intervention) and is_dataclass(kind)
+    return "" if sound else "it is no dataclass that is an Intervention"
+
+
+_REGISTRY = Registry("interventions", (), "intervention", ("KIND",), unsound=_unsound)
 
 
 def load_intervention(folder: str | Path) -> Intervention:
@@ -34,12 +49,15 @@ def load_intervention(folder: str | Path) -> Intervention:
         kind = record.pop(KIND, None)
         if kind is None:
             return Erasure.from_pretrained(folder)
-        if kind not in ON_PROMPTS:
-            raise UnreelError(f"{folder} holds a {kind!r}, which this version of unreel does not know")
+        if kind not in (*ON_PROMPTS, *_REGISTRY.names()):
+            raise UnreelError(
+                f"{folder} holds a {kind!r}, which neither this version of unreel nor an installed package knows"
+            )
         require_record(record)
-        if ON_PROMPTS[kind] is PromptRewrite and any("anchor" not in part for part in record["parts"]):
+        made_of = ON_PROMPTS.get(kind) or _REGISTRY.load(kind)
+        if made_of is PromptRewrite and any("anchor" not in part for part in record["parts"]):
             raise ValueError("it does not say what to ask for instead")
-        intervention = ON_PROMPTS[kind](record)
+        intervention = made_of(record)
         intervention.identity  # noqa: B018  (which reads all its settings)
         return intervention
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
