@@ -163,7 +163,7 @@ def comparison(of: str = "methods", *, only_complete: bool = False) -> str:
 
 
 def measured_earlier(of: str = "methods") -> str:
-    """Which cells are not what the experiment asks for now: other numbers of videos, prompts or seeds than their neighbours'."""
+    """Which cells are not what the experiment asks for now: of other numbers of videos, prompts or seeds than others."""
     older: dict[str, list[str]] = {}
     for cell in cells_of(of):
         if (stored := cell.stored()) and stored["cell"] != json.loads(json.dumps(asdict(cell))):

@@ -2,8 +2,9 @@
 
 d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) between two sets of frames (Heusel et al., 2017), in units of the judge's
 features: comparable only under one judge and one number of videos. The second half of a group has the prompts of the
-first with other seeds. The edited model's videos of one half are held against the original model's videos of the other, and the other way round;
-"original" is the original model against itself in the same way, which is what seeds alone do. Noise and mush raise it.
+first with other seeds. The edited model's videos of one half are held against the original model's videos of the other,
+and the other way round; "original" is the original model against itself in the same way, which is what seeds alone do.
+Noise and mush raise it.
 """
 
 from collections.abc import Iterator
