@@ -38,7 +38,7 @@ IMAGES, SEED = 20, 12_500_000
 def relearned(pair: Pair, texts: Sequence[str], latents: torch.Tensor) -> Iterator[int]:
     """Yields the number of steps done at each of STEPS, with the image model's text encoder as it is then."""
     generator, reader, denoiser = torch.Generator().manual_seed(SEED), Conditioner.of(pair.t2i), Denoiser.of(pair.t2i)
-    with reader.learning("mlp-final-attn") as weights:
+    with reader.learning("mlp-final-attn") as (weights, _):
         optimizer = torch.optim.Adam(weights.values(), lr=RATE)
         for step in range(STEPS[-1] + 1):
             if step in STEPS:

@@ -19,7 +19,16 @@ from readers import t5, words_tokenizer
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.interventions.erasure import NETWORK, ComponentDelta
 from unreel.models.pair import TextModel
-from unreel.models.weights import Fingerprint, LowRank, held_weights, portable, precision, rounded_away
+from unreel.models.weights import (
+    Fingerprint,
+    LowRank,
+    held_weights,
+    learning,
+    portable,
+    precision,
+    rounded_away,
+    set_to,
+)
 
 MATRICES = ("q_proj", "fc1", "fc2")
 
@@ -754,3 +763,17 @@ def test_what_is_learned_does_not_depend_on_how_the_encoder_is_held(pair, held):
     made.apply(pair.t2v)
     encoder = getattr(other.t2i.text_encoder, "_orig_mod", other.t2i.text_encoder)
     assert all(torch.equal(it[: len(before[name])], before[name]) for name, it in held_weights(encoder).items())
+
+
+def test_what_learns_is_copied_once_and_stands_as_it_was_wherever_that_is_asked_for(pair):
+    reader = pair.t2v.text_encoder.requires_grad_(False)
+    own = dict(reader.named_parameters())
+    names = [name for name in own if name.endswith("q_proj.weight")]
+    found = weights(reader)
+    with learning({name: own[name] for name in names}) as before:
+        assert same(before, {name: found[name] for name in names}) and all(own[name].requires_grad for name in names)
+        own[names[0]].data += 1
+        with torch.no_grad(), set_to({name: own[name] for name in names}, before):
+            assert same(weights(reader), found)
+        assert torch.equal(own[names[0]], before[names[0]] + 1)
+    assert same(weights(reader), found) and not any(weight.requires_grad for weight in own.values())

@@ -20,7 +20,7 @@ the rate of v is multiplied likewise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, cycle, islice
@@ -118,9 +118,7 @@ def adv_unlearn(
         return unused_word(conditioner, "", prompt)
 
     turns = cycle(range(len(kept.prompts)))
-    with ExitStack() as afterwards:
-        weights = afterwards.enter_context(conditioner.learning(which))
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
+    with conditioner.learning(which) as (weights, before):
         optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate)
 
         def loss(step: int) -> torch.Tensor:

@@ -31,7 +31,7 @@ from unreel.methods._descent import finite
 from unreel.methods._shots import latents_of
 from unreel.models.conditioner import Conditioner, Tokens, Trainable, whole_words
 from unreel.models.denoiser import Denoiser
-from unreel.models.weights import restored
+from unreel.models.weights import set_to
 from unreel.progress import track
 from unreel.prompts.corpus import Corpus
 
@@ -121,8 +121,8 @@ class _Learner:
 
     def __init__(self, conditioners: Sequence[Conditioner], which: Trainable, afterwards: ExitStack) -> None:
         self.conditioners = conditioners
-        self.weights = [afterwards.enter_context(conditioner.learning(which)) for conditioner in conditioners]
-        self.found = self.copy()
+        learning = [afterwards.enter_context(conditioner.learning(which)) for conditioner in conditioners]
+        self.weights, self.found = [weights for weights, _ in learning], [found for _, found in learning]
 
     def copy(self) -> list[dict[str, torch.Tensor]]:
         return [{name: weight.detach().clone() for name, weight in weights.items()} for weights in self.weights]
@@ -135,9 +135,7 @@ class _Learner:
         """Inside, the encoders are T_0, and nothing learns."""
         with torch.no_grad(), ExitStack() as afterwards:
             for weights, found in zip(self.weights, self.found, strict=True):
-                afterwards.enter_context(restored(weights))
-                for name, weight in weights.items():
-                    weight.copy_(found[name])
+                afterwards.enter_context(set_to(weights, found))
             yield
 
     def tokenize(self, prompts: Sequence[str]) -> list[Tokens]:

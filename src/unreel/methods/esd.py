@@ -12,8 +12,6 @@ says 2). There is no term for what is to stay.
 Ours: c are the sentences that few-shot learns from, not the bare name; several concepts take turns.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +24,7 @@ from unreel.methods import Task, descended, option, require
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
-from unreel.models.weights import Delta, Fingerprint, restored
+from unreel.models.weights import Delta, Fingerprint, learning, set_to
 
 
 @dataclass(frozen=True)
@@ -77,21 +75,11 @@ def negatively_guided(
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)  # CPU: the same draws on every device
     weights = {f"{name}.{own}": weight for name, matrix in matrices.items() for own, weight in matrix.named_parameters()}
-    found = {name: weight.detach().clone() for name, weight in weights.items()}
-
-    @contextmanager
-    def as_found() -> Iterator[None]:
-        with torch.no_grad(), restored(weights):
-            for name, weight in weights.items():
-                weight.copy_(found[name])
-            yield
 
     def draw(high: int) -> int:
         return int(torch.randint(high, (1,), generator=generator))
 
-    with ExitStack() as afterwards:
-        afterwards.enter_context(restored(weights))
-        afterwards.enter_context(learning(weights))
+    with learning(weights) as found:
         optimizer = torch.optim.Adam(weights.values(), lr=config.learning_rate)
         with torch.no_grad():
             nothing, asked_for = denoiser.conditioning([""]), [denoiser.conditioning([prompt]) for prompt in prompts]
@@ -99,22 +87,10 @@ def negatively_guided(
         def loss(_: int) -> torch.Tensor:
             which, seed, at = draw(len(prompts)), draw(2**31), draw(settings.steps)
             named = asked_for[which]
-            with as_found():
+            with torch.no_grad(), set_to(weights, found):
                 x_t, t = denoiser.on_the_way(prompts[which], seed, at, settings)
                 empty, asked = (denoiser.predict(x_t, t, words) for words in (nothing, named))
             return mse_loss(denoiser.predict(x_t, t, named), empty - config.eta * (asked - empty))
 
         losses = descended(optimizer, loss, config.steps)
         return {name: weight.detach().cpu() - found[name].cpu() for name, weight in weights.items()}, losses
-
-
-@contextmanager
-def learning(weights: dict[str, nn.Parameter]) -> Iterator[None]:
-    """Inside, the weights are ready to learn."""
-    try:
-        for weight in weights.values():
-            weight.requires_grad_().grad = None
-        yield
-    finally:
-        for weight in weights.values():
-            weight.requires_grad_(False).grad = None

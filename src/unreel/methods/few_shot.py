@@ -163,8 +163,7 @@ class _Weights:
     """The weights of a text encoder themselves, which learn; `afterwards` they are as found."""
 
     def __init__(self, conditioner: Conditioner, which: Trainable, afterwards: ExitStack):
-        self.weights = afterwards.enter_context(conditioner.learning(which))
-        self.before = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.weights, self.before = afterwards.enter_context(conditioner.learning(which))
 
     def parameters(self) -> list[torch.Tensor]:
         return list(self.weights.values())

@@ -79,8 +79,7 @@ def misdirected(
     tokens = conditioner.tokenize(list(names))
     with ExitStack() as afterwards:
         written = afterwards.enter_context(_outputs(writer))
-        weights = afterwards.enter_context(conditioner.learning("first-layer"))
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        weights, before = afterwards.enter_context(conditioner.learning("first-layer"))
         with torch.no_grad():
             goal_tokens = conditioner.tokenize(list(goals))
             conditioner.encode_tokens(goal_tokens if config.towards == "anchor" else tokens)

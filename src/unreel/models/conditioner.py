@@ -33,7 +33,7 @@ from unreel.models.adapter import (
 )
 from unreel.models.memory import device_of, forwarding, multiplies_bfloat16
 from unreel.models.tokenizer import require_spaces
-from unreel.models.weights import held_weights, portable, restored
+from unreel.models.weights import held_weights, learning, portable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -401,20 +401,15 @@ class Conditioner:
                 weight.data = weight.data.to(dtype)
 
     @contextmanager
-    def learning(self, which: Trainable) -> Iterator[dict[str, nn.Parameter]]:
-        """The parameters that `trainable` chooses, in float32 at least and ready to learn; then all are as they were."""
+    def learning(self, which: Trainable) -> Iterator[tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]]]:
+        """The parameters that `trainable` chooses, in float32 at least and ready to learn, and what they were before, by
+        the same names; then all are as they were.
+        """
         self.text_encoder.requires_grad_(False)
         with self.upcast():
             weights = self.trainable(which)
-            with restored(weights):
-                try:
-                    for weight in weights.values():
-                        weight.grad = None  # what somebody left there would be added to
-                        weight.requires_grad_()
-                    yield weights
-                finally:
-                    for weight in weights.values():
-                        weight.requires_grad_(False).grad = None
+            with learning(weights) as before:
+                yield weights, before
 
     @contextmanager
     def brisk(self) -> Iterator[None]:

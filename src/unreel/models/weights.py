@@ -511,15 +511,38 @@ def _require_fitting(
 
 
 @contextmanager
-def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Whatever happens to the weights inside, afterwards they are as they were, bit for bit."""
+def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Whatever happens to the weights inside, afterwards they are as they were, bit for bit: that is what it gives, by the
+    same names.
+    """
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
-        yield
+        yield before
     finally:
-        with torch.no_grad():
-            for name, own in before.items():
-                _set(weights[name], own)
+        for name, own in before.items():
+            _set(weights[name], own)
+
+
+@contextmanager
+def set_to(weights: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Inside, the weights are the values of the same names; then they are as they were, bit for bit."""
+    with restored(weights):
+        for name, weight in weights.items():
+            _set(weight, values[name])
+        yield
+
+
+@contextmanager
+def learning(weights: Mapping[str, nn.Parameter]) -> Iterator[dict[str, torch.Tensor]]:
+    """Inside, the weights are ready to learn; then they learn no more and are as they were, as `restored` gives it."""
+    with restored(weights) as before:
+        try:
+            for weight in weights.values():
+                weight.requires_grad_().grad = None  # what somebody left there would be added to
+            yield before
+        finally:
+            for weight in weights.values():
+                weight.requires_grad_(False).grad = None
 
 
 @contextmanager
