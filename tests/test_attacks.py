@@ -317,11 +317,12 @@ def test_ring_a_bell_counts_no_padding_where_prompts_are_padded_to_the_longest_a
     torch.testing.assert_close(together, torch.cat(apart))
 
 
-def test_token_embeddings_stand_in_for_the_ids(pair):
-    conditioner = Conditioner.of(pair.t2i)
-    cat, dog = conditioner.tokenize(["a cat"]), conditioner.tokenize(["a dog"])
-    assert torch.equal(conditioner.encode_tokens(cat, conditioner.token_table(dog.ids)), conditioner.encode(["a dog"]))
-    assert torch.equal(conditioner.encode_tokens(cat), conditioner.encode(["a cat"]))
+def test_token_embeddings_stand_in_for_the_ids(case):
+    table = case.attacked.token_table.weight.detach()
+    cat, dog = (case.attacked.tokenize([text]).ids for text in ("a cat", "a dog"))
+    as_dog = read(case, "a cat", lambda ids, _: table[torch.where(ids == cat, dog, ids)])
+    assert torch.equal(as_dog.embeddings, read(case, "a dog").embeddings)
+    assert not torch.equal(as_dog.embeddings, read(case, "a cat").embeddings)
 
 
 @pytest.fixture

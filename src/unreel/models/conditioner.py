@@ -242,21 +242,9 @@ class Conditioner:
         """Prompts -> embeddings (batch, tokens, width), differentiable in the text encoder's weights."""
         return self.encode_tokens(self.tokenize(prompts))
 
-    def encode_tokens(self, tokens: Tokens, token_embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens -> embeddings (batch, tokens, width).
-
-        `token_embeddings` (batch, tokens, width) stand in for the rows of `token_table` that the ids pick, so that one can
-        differentiate in them or feed tokens that no vocabulary has.
-        """
-        if token_embeddings is None:
-            return self._states(tokens)
-        embedded = token_embeddings.to(self.token_table.weight.dtype)
-        # CLIP text encoders take ids only.
-        handle = self.token_table.register_forward_hook(lambda *_: embedded)
-        try:
-            return self._states(tokens)
-        finally:
-            handle.remove()
+    def encode_tokens(self, tokens: Tokens) -> torch.Tensor:
+        """Tokens -> embeddings (batch, tokens, width)."""
+        return self._last_read(self.write(tokens))
 
     def write(self, tokens: Tokens) -> Any:
         """All that the text encoder gives back for tokens, as transformers names it."""
@@ -269,9 +257,6 @@ class Conditioner:
         written = self.write(tokens)
         pooling = 0 if getattr(written, "hidden_states", None) is None else len(self.layers) - len(self.token_layers)
         return written.hidden_states[-1 - self._unread - pooling] if pooling else self._last_read(written)
-
-    def _states(self, tokens: Tokens) -> torch.Tensor:
-        return self._last_read(self.write(tokens))
 
     def _last_read(self, written: Any) -> torch.Tensor:
         hidden = getattr(written, "hidden_states", None)
