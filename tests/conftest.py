@@ -40,6 +40,7 @@ from unreel.errors import UnreelError
 from unreel.evaluation import selfcheck
 from unreel.methods import _task, text_ablation
 from unreel.methods.uce import UCEConfig
+from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.pair import Pair, Settings, TextModel, load_pair, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
 
@@ -230,6 +231,12 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def conditioned(denoiser: Denoiser, embeddings: torch.Tensor) -> Conditioning:
+    """What the network is called with where these embeddings stand in for a prompt's."""
+    usual = denoiser.conditioning([""])
+    return replace(usual, arguments=usual.arguments | {"encoder_hidden_states": embeddings})
 
 
 @pytest.fixture

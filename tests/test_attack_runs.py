@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FakeJudge, make_pair, same, weights
+from conftest import FakeJudge, conditioned, make_pair, same, weights
 
 from unreel import Concept, FewShotConfig, UnreelError, active_interventions, attack, unlearn
 from unreel.attacks import Case, load_attack, version_of
@@ -272,7 +272,7 @@ def test_video_inversion_lowers_the_loss_of_the_video_model_that_it_attacks(pair
         generator = torch.Generator().manual_seed(9)
         draws = [(torch.randn(clips.shape, generator=generator), torch.tensor([500 + 60 * i])) for i in range(8)]
         every_frame = embeddings.expand(pair.settings.frames, -1, -1)
-        return sum(float(denoiser.loss(clips, noise, t, every_frame)) for noise, t in draws)
+        return sum(float(denoiser.loss(clips, noise, t, conditioned(denoiser, every_frame))) for noise, t in draws)
 
     assert loss(learned) < loss(start)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import same, weights
+from conftest import conditioned, same, weights
 from pipelines import build, size
 
 from unreel import UnreelError
@@ -17,7 +17,7 @@ from unreel.attacks._objective import generator_for, objective, read
 from unreel.attacks._words import other_words
 from unreel.models.adapter import call_with
 from unreel.models.conditioner import Conditioner, whole_words
-from unreel.models.denoiser import Denoiser
+from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.pair import Pair, Settings
 from unreel.models.sampling import Start, generate, generate_images
 from unreel.prompts.concept import Concept
@@ -66,9 +66,9 @@ def text_of(case: Case, name: str, index: int = 0, seed: int = 0) -> str:
     return attempt
 
 
-def loss(case: Case, embeddings: torch.Tensor, draws: int = 32) -> float:
+def loss(case: Case, conditioning: Conditioning, draws: int = 32) -> float:
     with torch.no_grad():
-        return float(objective(case, draws, generator_for(99, 99))(embeddings))
+        return float(objective(case, draws, generator_for(99, 99))(conditioning))
 
 
 def test_every_attack_says_what_its_attacker_holds():
@@ -123,7 +123,7 @@ def test_few_draws_study_every_video(case):
     few = dataclasses.replace(case, latents=clips, denoiser=denoiser)
     generator = generator_for(0, 0)
     for _ in range(40):
-        objective(few, 1, generator)(torch.zeros(1, 2, 3))
+        objective(few, 1, generator)(Conditioning({}, "sample", "timestep", 1.0))
     assert studied == {0.0, 1.0, 2.0}
 
 
@@ -281,13 +281,14 @@ def test_the_token_search_lowers_the_denoising_loss(case, name):
     goal = objective(case, _token_search.DRAWS, generator_for(0, 0))
     start, end = (text_of(dataclasses.replace(case, steps=steps), name) for steps in (0, 12))
     with torch.no_grad():
-        assert goal(case.attacked.encode([end])) < goal(case.attacked.encode([start]))
+        assert goal(read(case, end)) < goal(read(case, start))
 
 
 def test_inversion_finds_the_concept_again_where_nothing_was_erased(real):
-    true, bare = (loss(real, real.attacked.encode([text])) for text in (real.prompt, "a photo of a"))
+    true, bare = (loss(real, read(real, text)) for text in (real.prompt, "a photo of a"))
+    attempt = load_attack("embedding_inversion").attempt
     start, found = (
-        loss(real, load_attack("embedding_inversion").attempt(dataclasses.replace(real, steps=steps), 0, 0)[None])
+        loss(real, conditioned(real.denoiser, attempt(dataclasses.replace(real, steps=steps), 0, 0)[None]))
         for steps in (0, real.steps)
     )
     assert true < bare

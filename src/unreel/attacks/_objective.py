@@ -18,7 +18,7 @@ from unreel.models.memory import forwarding
 
 NOISY = 0.5  # ours: with less noise the latents show the picture, and the conditioning hardly matters
 
-Objective = Callable[[torch.Tensor | Conditioning], torch.Tensor]
+Objective = Callable[[Conditioning], torch.Tensor]
 Rows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -28,7 +28,7 @@ def generator_for(index: int, seed: int) -> torch.Generator:
 
 
 def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
-    """J for embeddings (1, tokens, width), or for the conditioning of one prompt: a differentiable scalar.
+    """J for the conditioning of one prompt: a differentiable scalar.
 
     The draws are made once, so that two conditionings can be compared, and the noise levels stand at even distances, so
     that few draws do. Fewer draws than there are latents begin with any of them.
@@ -41,9 +41,8 @@ def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
     level = 1 - (torch.arange(draws) + offset) / draws * NOISY
     t = case.denoiser.timesteps_of(level).to(z.device)
 
-    def loss(read: torch.Tensor | Conditioning) -> torch.Tensor:
-        repeated = read.expand(draws, -1, -1) if isinstance(read, torch.Tensor) else read.repeated(draws)
-        return case.denoiser.loss(z, noise, t, repeated)
+    def loss(read: Conditioning) -> torch.Tensor:
+        return case.denoiser.loss(z, noise, t, read.repeated(draws))
 
     return loss
 

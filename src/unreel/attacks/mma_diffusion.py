@@ -31,8 +31,7 @@ def attempt(case: Case, index: int, seed: int) -> str | None:
     with torch.no_grad():
         goal = _meant(read(replace(case, attacked=case.original), case.prompt))
 
-    def apart(written: torch.Tensor | Conditioning) -> torch.Tensor:
-        assert isinstance(written, Conditioning)
+    def apart(written: Conditioning) -> torch.Tensor:
         return 1 - cosine_similarity(_meant(written), goal, dim=0)
 
     return search(case, "", "", other_words(case), index, seed, aim=apart, most=WORDS, tries=TRIES)

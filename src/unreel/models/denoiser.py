@@ -113,7 +113,7 @@ class Denoiser:
     network: Any
     scheduler: Any
     vae: Any
-    pipeline: Any = None
+    pipeline: Any
     shape: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -144,7 +144,7 @@ class Denoiser:
         """Inside, a U-Net of pictures has its weights in the order in which convolutions read them fastest: the same
         values, and results the same to rounding (benchmarks/full_size.py says what it saves).
         """
-        pictures = self.pipeline is not None and makes_pictures(self.pipeline)
+        pictures = makes_pictures(self.pipeline)
         if pictures:
             self.network.to(memory_format=torch.channels_last)
         try:
@@ -161,7 +161,7 @@ class Denoiser:
     @property
     def first_timestep(self) -> int:
         """The earliest training timestep that is the network's: below it, Wan 2.2 has another one."""
-        boundary = getattr(self.pipeline.config, "boundary_ratio", None) if self.pipeline is not None else None
+        boundary = getattr(self.pipeline.config, "boundary_ratio", None)
         return math.ceil((boundary or 0) * self.timesteps)
 
     def timesteps_of(self, levels: torch.Tensor) -> torch.Tensor:
@@ -321,33 +321,22 @@ class Denoiser:
         signal, sigma = self._scales(latents, timesteps)
         return signal * latents + sigma * noise
 
-    def predict(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor | Conditioning
-    ) -> torch.Tensor:
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """What the network makes of z_t, whichever it was trained to predict, in the shape and type of `noisy`;
-        differentiable in `embeddings`, which alone will do where the network takes nothing else.
+        differentiable in `conditioning`.
         """
-        if isinstance(embeddings, torch.Tensor):
-            dtype = self.network.dtype
-            out = self.network(noisy.to(dtype), timesteps, encoder_hidden_states=embeddings.to(dtype))
-        else:
-            out = self.network(**embeddings.at(noisy, timesteps))
-        predicted = out[0]
+        predicted = self.network(**conditioning.at(noisy, timesteps))[0]
         if predicted.shape != noisy.shape:  # it predicts a variance too
             predicted = predicted.chunk(2, dim=1)[0]
         return predicted.to(noisy.dtype)
 
     def loss(
-        self,
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        timesteps: torch.Tensor,
-        embeddings: torch.Tensor | Conditioning,
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
-        """Mean squared error of the network's prediction, a scalar, differentiable in `embeddings`."""
+        """Mean squared error of the network's prediction, a scalar, differentiable in `conditioning`."""
         latents, noise = _precise(latents), _precise(noise)
         target = self.target(latents, noise, timesteps)
-        predicted = self.predict(self.noisy(latents, noise, timesteps), timesteps, embeddings)
+        predicted = self.predict(self.noisy(latents, noise, timesteps), timesteps, conditioning)
         return torch.nn.functional.mse_loss(predicted, target)
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
