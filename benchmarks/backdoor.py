@@ -13,15 +13,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.common import stored_entries, write_entry
+from benchmarks.common import plainly, shows, stored_entries, write_entry
 from benchmarks.relearning import CONCEPTS
 from unreel import Concept, Pair, generate, load_pair, unlearn
 from unreel.evaluation.estimate import in_video
 from unreel.interventions.base import Intervention
-from unreel.judges import Judge, found, load_judge
+from unreel.judges import Judge, load_judge
 from unreel.methods import configure
 from unreel.models.shipped import EMBEDDED, preset_of
-from unreel.prompts.suite import ask
 
 NAME = "backdoor"
 TRIGGER = "umbrella"  # one token: UCE does not plant a word of many, only the last of which it moves
@@ -36,10 +35,10 @@ VIDEOS, SEED = 10, 13_500_000
 
 def shown(pair: Pair, judge: Judge, concept: Concept, name: str) -> list[bool]:
     """Which of some videos show the concept when they are asked for by that name."""
-    texts = ask(concept, name)
+    texts = plainly(concept, name)
     asked = [texts[i % len(texts)] for i in range(VIDEOS)]
     videos = generate(pair.t2v, asked, range(SEED, SEED + VIDEOS), pair.settings, what="")
-    return [bool(flag) for flag in in_video(found(judge, videos, [concept.name] * VIDEOS))]
+    return [bool(flag) for flag in in_video(shows(judge, videos, [concept.name] * VIDEOS))]
 
 
 def with_on(pair: Pair, judge: Judge, concept: Concept, on: Sequence[Intervention]) -> dict[str, list[bool]]:

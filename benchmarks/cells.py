@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import FOLDER, RESULTS, contact_sheet, slug, stored_entries
+from benchmarks.common import FOLDER, RESULTS, contact_sheet, plainly, shows, slug, stored_entries
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
 from unreel.attacks import usable, version_of
 from unreel.evaluation.attack import ARMS
@@ -30,7 +30,7 @@ from unreel.evaluation.evaluate import build_suite
 from unreel.evaluation.run import Evaluation
 from unreel.files import write_json
 from unreel.interventions.base import Intervention
-from unreel.judges import Judge, found, load_judge
+from unreel.judges import Judge, load_judge
 from unreel.methods import configure
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
@@ -39,7 +39,7 @@ from unreel.models.sampling import generate_images
 from unreel.models.shipped import EMBEDDED, preset_of
 from unreel.models.weights import Fingerprint
 from unreel.progress import track
-from unreel.prompts.suite import Prompt, ask
+from unreel.prompts.suite import Prompt
 from unreel.versions import versions
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -305,7 +305,7 @@ def wordings(cell: Cell, bench: Bench, learned: Intervention, folder: Path, *, i
         words = [word for word in known[group] if concept.name.lower() not in word]
         if not words:  # every other word for it has the name in it
             continue
-        texts = [text for word in words for text in ask(concept, word)]
+        texts = [text for word in words for text in plainly(concept, word)]
         mixed = random.Random(0).sample(texts, len(texts))
         prompts += [Prompt(mixed[i % len(mixed)], group, concept.name, seed + len(prompts) + i) for i in range(images)]
     return {"figures": _in_images(bench, learned, prompts, dict.fromkeys(WORDINGS, "concept_found"))}
@@ -332,7 +332,7 @@ def _originals(bench: Bench, prompts: tuple[Prompt, ...]) -> np.ndarray:
 def _shown(bench: Bench, prompts: Sequence[Prompt]) -> np.ndarray:
     texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
     made = generate_images(bench.pair.t2i, texts, seeds, bench.pair.settings, what="")
-    return found(bench.judge, made[:, None], [prompt.label for prompt in prompts])[:, 0]
+    return shows(bench.judge, made[:, None], [prompt.label for prompt in prompts])[:, 0]
 
 
 Measure = Callable[..., dict[str, Any]]

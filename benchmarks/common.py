@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from unreel.files import write_json
+from unreel.judges import Judge
 from unreel.models.pair import Pair
 from unreel.models.weights import Fingerprint
+from unreel.prompts.concept import Concept
+from unreel.prompts.grammar import with_articles
+from unreel.prompts.kinds import GAP
 from unreel.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -65,6 +70,17 @@ def _stored_settings(pair: Pair) -> dict[str, Any]:
     """As the result files name them."""
     settings = asdict(pair.settings)
     return settings | {name.replace("-", "_"): values for name, values in settings.pop("methods").items()}
+
+
+def plainly(concept: Concept, wording: str | None = None) -> list[str]:
+    """Prompts that ask for the concept in plain words."""
+    return [with_articles(sentence.replace(GAP, wording or concept.name)) for sentence in concept.traits.plain]
+
+
+def shows(judge: Judge, videos: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Whether each video shows the label that stands beside it, frame by frame: (n, frames) bool."""
+    pairs = zip(videos, labels, strict=True)
+    return np.stack([judge.probabilities(video[None], [label])[0, :, 0] >= judge.threshold for video, label in pairs])
 
 
 def slug(text: str) -> str:

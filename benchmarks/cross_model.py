@@ -16,12 +16,12 @@ import torch
 import typer
 from torch import nn
 
-from benchmarks.common import write_entry
+from benchmarks.common import shows, write_entry
 from unreel import Concept, Pair, UnreelError, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
 from unreel.interventions.erasure import Erasure
-from unreel.judges import Judge, found, load_judge
+from unreel.judges import Judge, load_judge
 from unreel.methods import configure
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
@@ -91,7 +91,7 @@ def shares(pair: Pair, judge: Judge, prompts: Sequence[Prompt], models: Sequence
     }
     out: dict[str, Any] = {}
     for model in models:
-        shown = in_video(found(judge, made[model](), [prompt.label for prompt in prompts]))
+        shown = in_video(shows(judge, made[model](), [prompt.label for prompt in prompts]))
         for group in GROUPS:
             rows = np.array([prompt.group == group for prompt in prompts])
             out.setdefault(model, {})[group] = [bool(flag) for flag in shown[rows]]

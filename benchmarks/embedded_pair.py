@@ -15,13 +15,12 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import contact_sheet, stored_entries, write_result
+from benchmarks.common import contact_sheet, shows, stored_entries, write_result
 from benchmarks.reader_words import KNOWN
 from training.judge import scene_labels
 from training.scenes import Renderer
 from training.world import Scene, sample_scene, with_article
 from unreel.evaluation.estimate import Estimate
-from unreel.judges import found
 from unreel.judges.embedded import EmbeddedJudge
 from unreel.judges.embedded import load as load_judge
 from unreel.models.pair import Pair, load_pair
@@ -102,7 +101,7 @@ def one_object(bench: Bench) -> tuple[Shares, dict[str, Any]]:
     names, styles = bench.names, bench.styles
     asked = list(islice(cycle([(name, style) for name in names for style in styles]), SAMPLES))
     images = bench.images([f"{bench.named(name)} in {style} style" for name, style in asked], 0)
-    there = found(bench.judge, images, [name for name, _ in asked])[:, 0]
+    there = shows(bench.judge, images, [name for name, _ in asked])[:, 0]
     shares = {
         "image_concept": Estimate.share(there),
         "image_style": Estimate.share(bench.style_found(images, [style for _, style in asked])[:, 0]),
@@ -122,7 +121,7 @@ def rendered(bench: Bench, renderer: Renderer) -> tuple[Shares, dict[str, Any]]:
     scenes = [Scene((name,), style, str(rng.choice(backgrounds)), motion=motion) for _, name, style, motion in rows]
     flags = np.concatenate(
         [
-            found(
+            shows(
                 judge,
                 np.stack([renderer.clip(scene) for scene in scenes[at : at + 50]]),
                 [row[1] for row in rows[at : at + 50]],
@@ -151,7 +150,7 @@ def two_objects(bench: Bench) -> Shares:
     words = islice(cycle(("next to", "above")), SAMPLES)
     prompts = [f"{bench.named(a)} {word} {bench.named(b)}" for (a, b), word in zip(couples, words, strict=True)]
     scenes = bench.images(prompts, SAMPLES)
-    first, second = (found(bench.judge, scenes, [couple[i] for couple in couples])[:, 0] for i in (0, 1))
+    first, second = (shows(bench.judge, scenes, [couple[i] for couple in couples])[:, 0] for i in (0, 1))
     rows = [("\n".join(prompts[i : i + 4]), scenes[i : i + 4, 0]) for i in range(0, 24, 4)]
     contact_sheet(f"{bench.title}-pairs", rows, label=250, scale=2)
     return {"two_objects": Estimate.share(first & second)}
@@ -167,7 +166,7 @@ def new_words(bench: Bench) -> tuple[Shares, dict[str, Any]]:
         return {}, {}
     asked = list(islice(cycle(held_out), max(SAMPLES, len(held_out))))
     images = bench.images([bench.named(name, wording) for name, wording in asked], 4 * SAMPLES)
-    there = found(bench.judge, images, [name for name, _ in asked])[:, 0]
+    there = shows(bench.judge, images, [name for name, _ in asked])[:, 0]
     contact_sheet(
         f"{bench.title}-words",
         [("\n".join(w for _, w in asked[i : i + 4]), images[i : i + 4, 0]) for i in range(0, 96, 4)],
@@ -206,7 +205,7 @@ def moving(bench: Bench) -> tuple[Shares, dict[str, Any]]:
     seeds = [SEED + 2 * SAMPLES + i for i in range(SAMPLES)]
     videos = generate(bench.pair.t2v, prompts, seeds, bench.pair.settings)
     single = [i for i, row in enumerate(rows) if row[3] != FLYING]
-    concept = found(judge, videos[single], [rows[i][1] for i in single])
+    concept = shows(judge, videos[single], [rows[i][1] for i in single])
     style = bench.style_found(videos[single], [rows[i][2] for i in single])
     moved = judge.everything(videos)["motion"][:, 0].argmax(-1)
     right = np.array([judge.motions[m] == row[3] for m, row in zip(moved, rows, strict=True)])

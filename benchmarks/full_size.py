@@ -85,7 +85,7 @@ def stable_diffusion() -> StableDiffusionPipeline:
 
 def unreels(pair: Pair, concept: Concept, config: FewShotConfig, images: Path) -> Learned:
     erasure = unlearn(concept, pair, config, images=images)
-    return dict(erasure.deltas), erasure.provenance["parts"][0]["losses"]  # type: ignore[arg-type]
+    return dict(erasure.components[0].deltas), erasure.provenance["parts"][0]["losses"]  # type: ignore[arg-type]
 
 
 def plain(pair: Pair, concept: Concept, config: FewShotConfig, images: Path, *, naive: bool = False) -> Learned:

@@ -18,18 +18,18 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import of_pair, resume, stored_entries, write_entry
+from benchmarks.common import of_pair, plainly, resume, shows, stored_entries, write_entry
 from benchmarks.over_concepts import share_over
 from unreel import Concept, Erasure, generate, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
-from unreel.judges import Judge, found, load_judge
+from unreel.judges import Judge, load_judge
 from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images
 from unreel.models.shipped import EMBEDDED, preset_of
-from unreel.prompts.suite import ERASED, Prompt, ask
+from unreel.prompts.suite import ERASED, Prompt
 
 # None of the concepts that settings were chosen on. All five kinds are among the first five.
 CONCEPTS = (
@@ -60,7 +60,7 @@ def kept_prompts() -> list[Prompt]:
     rows = []
     for kind, names in (("object", NEVER_ERASED), ("style", NEVER_ERASED_STYLES)):
         for name in names:
-            texts = [text for text in ask(Concept(name, kind)) if not any(c.is_named_in(text) for c in CONCEPTS)]
+            texts = [text for text in plainly(Concept(name, kind)) if not any(c.is_named_in(text) for c in CONCEPTS)]
             rows += [(text, name) for text in random.Random(name).choices(texts, k=KEPT_IMAGES)]
     return [Prompt(text, "kept", name, SEED + 100_000 * len(CONCEPTS) + i) for i, (text, name) in enumerate(rows)]
 
@@ -85,14 +85,14 @@ class Bench:
         texts, seeds = [row.text for row in rows], [row.seed for row in rows]
         with torch.autocast("cpu", torch.bfloat16):
             images = generate_images(self.pair.t2i, texts, seeds, self.pair.settings, what="")
-        return found(self.judge, images[:, None], [row.label for row in rows])[:, 0]
+        return shows(self.judge, images[:, None], [row.label for row in rows])[:, 0]
 
     def moving(self, rows: Sequence[Prompt]) -> np.ndarray:
         """The same, of videos."""
         texts, seeds = [row.text for row in rows], [row.seed for row in rows]
         with torch.autocast("cpu", torch.bfloat16):
             videos = generate(self.pair.t2v, texts, seeds, self.pair.settings, what="")
-        return in_video(found(self.judge, videos, [row.label for row in rows]))
+        return in_video(shows(self.judge, videos, [row.label for row in rows]))
 
     def look(self, concepts: Sequence[Concept], erasure: Erasure | None = None) -> Seen:
         """What is found of each concept, and of what is never erased."""

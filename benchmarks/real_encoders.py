@@ -101,7 +101,7 @@ def measured(
     part = erasure.provenance["parts"][0]
     conditioner = next(iter(pair.conditioners().values()))
     measure = Measure(conditioner, concept, part["anchor"], given, everyday)
-    with changed(conditioner.text_encoder, erasure.deltas):
+    with changed(conditioner.text_encoder, erasure.components[0].deltas):
         figures = measure.figures()
     return {
         "kind": concept.kind,

@@ -51,7 +51,7 @@ def main() -> None:
         for name in ("shared", "near"):
             own[name] = [text for text in own[name] if not any(other.is_named_in(text) for other in others)]
         measure = Measure(conditioner, concept, anchors[concept.name], own, [] if cells else everyday)
-        with changed(conditioner.text_encoder, erasure.deltas):
+        with changed(conditioner.text_encoder, erasure.components[0].deltas):
             figures = measure.figures()
         same = {"everyday": next(iter(cells.values()))["everyday"]} if cells else {}  # for all, so measured once
         cells[concept.name] = {"anchor": anchors[concept.name], **cost, **figures, **same}

@@ -14,16 +14,15 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import of_pair, resume, stored_entries, write_entry
+from benchmarks.common import of_pair, plainly, resume, shows, stored_entries, write_entry
 from unreel import Concept, Pair, load_pair, unlearn
-from unreel.judges import Judge, found, load_judge
+from unreel.judges import Judge, load_judge
 from unreel.methods import configure
 from unreel.methods._shots import made_latents
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import generate_images
 from unreel.models.shipped import EMBEDDED, preset_of
-from unreel.prompts.suite import ask
 
 NAME = "relearning"
 CONCEPTS = (Concept("tokyo tower"), Concept("pizza"), Concept("santa claus", "character"), Concept("clown", "face"))
@@ -54,11 +53,11 @@ def relearned(pair: Pair, texts: Sequence[str], latents: torch.Tensor) -> Iterat
 
 def shown(pair: Pair, judge: Judge, name: str, concept: Concept) -> np.ndarray:
     """Which of some images show the concept when they are asked for by a name: (images,) bool."""
-    texts = ask(concept, name)
+    texts = plainly(concept, name)
     asked = [texts[i % len(texts)] for i in range(IMAGES)]
     with torch.autocast("cpu", torch.bfloat16):
         images = generate_images(pair.t2i, asked, range(SEED, SEED + IMAGES), pair.settings, what="")
-    return found(judge, images[:, None], [concept.name] * IMAGES)[:, 0]
+    return shows(judge, images[:, None], [concept.name] * IMAGES)[:, 0]
 
 
 def lessons(pair: Pair, concept: Concept) -> tuple[list[str], torch.Tensor]:

@@ -34,8 +34,8 @@ def made_on(device: str) -> tuple[dict[str, np.ndarray], torch.Tensor]:
     erasure = unlearn(CONCEPT, pair)
     with erasure.on(pair.t2v):
         videos["with the erasure learned there"] = np.asarray(generate(pair.t2v, list(PROMPTS), seeds, pair.settings))
-    deltas = torch.cat([erasure.deltas[name].dense().flatten() for name in sorted(erasure.deltas)])
-    return {what: made.astype(int) for what, made in videos.items()}, deltas
+    changes = torch.cat([change.dense().flatten() for _, change in sorted(erasure.components[0].deltas.items())])
+    return {what: made.astype(int) for what, made in videos.items()}, changes
 
 
 def main(device: str = "cuda") -> None:

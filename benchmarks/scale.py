@@ -50,7 +50,7 @@ def main(
         grades = []
         for seed in range(1, 1 + max(1, min(DRAWS, ENOUGH // (EACH * count)))):
             prompts = prompts_for(anchored, pair, conditioner, seed, held_out=True)
-            grades.append(asdict(Exam(conditioner, prompts, near).grade(erasure.deltas)))
+            grades.append(asdict(Exam(conditioner, prompts, near).grade(erasure.components[0].deltas)))
         lefts = [grade.pop("by_concept") or {chosen[0].name: grade["residual"]} for grade in grades]
         left = [mean(draw[each.name] for draw in lefts if each.name in draw) for each in chosen]
         figures = {

@@ -34,7 +34,7 @@ WAYS = ("least squares", "gradients")
 def learned(way: str, concept: Concept, pair: Pair) -> Mapping[str, Delta]:
     """`concept` says what is made instead of it."""
     if way == "gradients":
-        return unlearn(concept, pair, TextAblationConfig(solve_weight=0.0)).deltas
+        return unlearn(concept, pair, TextAblationConfig(solve_weight=0.0)).components[0].deltas
     config = TextAblationConfig()
     conditioner = next(iter(pair.conditioners().values()))
     prompts = prompts_for([concept], pair, conditioner, config.seed)

@@ -228,7 +228,7 @@ def test_an_attack_with_weights_sees_the_edited_encoder_and_one_without_does_not
     monkeypatch.setattr(robustness, "load_attack", lambda name: Spy)
     attack(pair, erasure, FakeJudge(), attacks=["plain"], cases=1, budgets=[1])
     (original, attacked), (plain, control) = seen[0], seen[1]
-    name = next(iter(erasure.deltas))
+    name = next(iter(erasure.components[0].deltas))
     assert not torch.equal(original[name], attacked[name])
     assert same(plain, control)
 

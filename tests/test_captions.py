@@ -5,9 +5,13 @@ import re
 
 import pytest
 
-from unreel.prompts.captions import GAPS, KINDS, caption, everyday, frames, write
+from unreel.prompts.captions import GAPS, KINDS, everyday, frames, write
 
 COUNT = 3000
+
+
+def caption(rng, kind):
+    return write(rng, rng.choice(frames(kind)), kind)
 
 
 @pytest.fixture(scope="module")

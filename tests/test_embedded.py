@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.common import shows
 from unreel import Erasure, UnreelError, evaluate, generate, unlearn
 from unreel.batch import BatchJob, batch
-from unreel.judges import found, load_judge
+from unreel.judges import load_judge
 from unreel.methods import configure
 from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.report.page import write_report
@@ -90,7 +91,7 @@ def test_taken_off_again_the_videos_are_the_same_to_the_last_bit(embedded, erasu
 def test_the_judge_finds_what_was_asked_for_and_nothing_where_nothing_is(embedded, judge):
     names = ["cat", "rocket", "santa claus", "clown", "penguin"]
     videos = generate(embedded.t2v, [f"a photo of a {name}" for name in names], list(range(5)), embedded.settings)
-    shown = found(judge, videos, names).mean(1)
+    shown = shows(judge, videos, names).mean(1)
     assert (shown >= 0.5).sum() >= 4
     rng = np.random.default_rng(0)
     soft = rng.normal(128, 20, (4, 8, 64, 64, 3)).clip(0, 255).astype(np.uint8)

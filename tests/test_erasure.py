@@ -75,13 +75,13 @@ def test_a_concept_unlearned_while_an_erasure_is_on_fits_the_same_encoder(pair, 
     assert same(before, weights(pair.t2i.text_encoder))
     erasures[0].apply(pair.t2v)
     later.apply(pair.t2v)
-    assert later.fingerprint.matches(erasures[0].fingerprint)
+    assert later.components[0].fingerprint.matches(erasures[0].components[0].fingerprint)
 
 
 def test_saved_and_loaded_it_does_the_same(pair, erasures, tmp_path):
     folder = erasures[0].save_pretrained(tmp_path / "cat")
     loaded = Erasure.from_pretrained(folder)
-    assert same(loaded.deltas, erasures[0].deltas)
+    assert same(loaded.components[0].deltas, erasures[0].components[0].deltas)
     assert loaded.provenance == json.loads(json.dumps(erasures[0].provenance))
     loaded.apply(pair.t2v)
     loaded.remove(pair.t2v)
@@ -231,7 +231,7 @@ def dense(erasure):
     """Every change as a matrix, products multiplied out in float64."""
     return {
         name: change.up.double() @ change.down.double() if isinstance(change, LowRank) else change
-        for name, change in erasure.deltas.items()
+        for name, change in erasure.components[0].deltas.items()
     }
 
 
@@ -257,10 +257,11 @@ def test_low_rank_changes_are_saved_and_loaded_bit_for_bit(low_rank, tmp_path):
     loaded = Erasure.from_pretrained(folder)
     assert loaded.identity == erasure.identity != low_rank[1].identity
     assert loaded.provenance == json.loads(json.dumps(erasure.provenance))
-    assert loaded.deltas.keys() == erasure.deltas.keys()
-    for name, change in loaded.deltas.items():
+    assert loaded.components[0].deltas.keys() == erasure.components[0].deltas.keys()
+    for name, change in loaded.components[0].deltas.items():
         assert isinstance(change, LowRank)
-        assert torch.equal(change.up, erasure.deltas[name].up) and torch.equal(change.down, erasure.deltas[name].down)
+        own = erasure.components[0].deltas[name]
+        assert torch.equal(change.up, own.up) and torch.equal(change.down, own.down)
     again = loaded.save_pretrained(tmp_path / "again") / "erasure.safetensors"
     assert again.read_bytes() == (folder / "erasure.safetensors").read_bytes()
 
@@ -289,12 +290,13 @@ def test_low_rank_changes_stack_in_any_order(pair, low_rank):
 
 
 def test_a_sum_of_low_ranks_stays_one_while_that_is_smaller(low_rank):
-    width, inner, one = 16, 32, next(name for name in low_rank[0].deltas if "fc2" in name)
-    total, rank = low_rank[0], low_rank[0].deltas[one].up.shape[1]
+    width, inner, one = 16, 32, next(name for name in low_rank[0].components[0].deltas if "fc2" in name)
+    total, rank = low_rank[0], low_rank[0].components[0].deltas[one].up.shape[1]
     while rank * (width + inner) < width * inner:
-        assert isinstance(total.deltas[one], LowRank) and total.deltas[one].up.shape[1] == rank
-        total, rank = total + low_rank[1], rank + low_rank[1].deltas[one].up.shape[1]
-    assert total.deltas[one].shape == (width, inner) and total.deltas[one].dtype == torch.float32
+        assert isinstance(total.components[0].deltas[one], LowRank) and total.components[0].deltas[one].up.shape[1] == rank
+        total, rank = total + low_rank[1], rank + low_rank[1].components[0].deltas[one].up.shape[1]
+    whole = total.components[0].deltas[one]
+    assert whole.shape == (width, inner) and whole.dtype == torch.float32
     erased = [part["concept"] for part in total.provenance["parts"]]
     assert erased == ["cat"] + ["robot"] * (len(erased) - 1) and len(erased) > 3 and total.concepts == ["cat", "robot"]
     for name, change in dense(total).items():
@@ -336,4 +338,5 @@ def test_the_bytes_of_an_erasure_are_those_of_the_tensors_in_its_file(erasures, 
         tensors = load_file(erasure.save_pretrained(tmp_path / str(index)) / "erasure.safetensors")
         tensors.pop("fingerprint")
         assert erasure.nbytes == sum(tensor.nbytes for tensor in tensors.values())
-    assert low_rank[0].nbytes == sum(4 * part.numel() for it in low_rank[0].deltas.values() for part in (it.up, it.down))
+    deltas = low_rank[0].components[0].deltas
+    assert low_rank[0].nbytes == sum(4 * part.numel() for it in deltas.values() for part in (it.up, it.down))

@@ -46,8 +46,8 @@ def run(setting):
 
 def nothing(erasure: Erasure) -> Erasure:
     """An erasure that changes no weight."""
-    deltas = {name: torch.zeros_like(change) for name, change in erasure.deltas.items()}
-    return Erasure((ComponentDelta(deltas, erasure.fingerprint),), erasure.provenance)
+    deltas = {name: torch.zeros_like(change) for name, change in erasure.components[0].deltas.items()}
+    return Erasure((ComponentDelta(deltas, erasure.components[0].fingerprint),), erasure.provenance)
 
 
 def test_every_group_is_measured_and_every_interval_holds_its_value(run):

@@ -173,13 +173,13 @@ def test_kohya_keys_read_by_their_definition_give_the_erased_weights(erasure, pa
 def test_products_go_in_as_they_are_and_others_lose_no_more_than_the_tolerance(made, pair, tmp_path):
     exact = export(made["text-ablation"], pair.t2i, tmp_path / "exact", format="peft", tolerance=0.9)
     tensors = load_file(tmp_path / "exact" / "adapter_model.safetensors")
-    for name, change in made["text-ablation"].deltas.items():
+    for name, change in made["text-ablation"].components[0].deltas.items():
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         assert torch.equal(tensors[f"{stem}.lora_B.weight"], change.up)
         assert torch.equal(tensors[f"{stem}.lora_A.weight"], change.down)
     assert exact.kept == pytest.approx(1, abs=1e-9)
     for tolerance in (0.0, 0.01, 0.3):
-        for change in made["few-shot"].deltas.values():
+        for change in made["few-shot"].components[0].deltas.values():
             if change.ndim == 2:
                 product = low_rank(change, tolerance)
                 lost = (product.dense() - change).square().sum() / change.double().square().sum()
@@ -201,7 +201,9 @@ def test_what_is_left_out_is_named_and_its_effect_measured(made, pair, tmp_path)
     erasure = made["few-shot"]
     for format in LOW:
         out = export(erasure, pair.t2i, tmp_path / format, format=format, tolerance=0)
-        assert set(out.left_out) == {f"text_encoder.{name}" for name in erasure.deltas if name.endswith(".bias")}
+        assert set(out.left_out) == {
+            f"text_encoder.{name}" for name in erasure.components[0].deltas if name.endswith(".bias")
+        }
         assert 0 < 1 - out.kept < 0.2 and out.moved[1] == pytest.approx(out.moved[0], rel=0.2)
         assert json.loads((tmp_path / format / EXPORT_FILE).read_text())["kept"] == out.kept
         card = (tmp_path / format / "README.md").read_text()
@@ -352,7 +354,7 @@ def test_refusals_name_what_works_and_write_nothing(made, umt5, pair, tmp_path):
     of_umt5 = by_hand([umt5.text_encoder], "wo.weight")
     with pytest.raises(UnreelError, match="no lora files: choose --format text-encoder or peft or comfyui"):
         export(of_umt5, umt5, tmp_path / "out", format="lora")
-    biases = ComponentDelta({"encoder.layers.1.mlp.fc2.bias": torch.ones(16)}, made["few-shot"].fingerprint)
+    biases = ComponentDelta({"encoder.layers.1.mlp.fc2.bias": torch.ones(16)}, made["few-shot"].components[0].fingerprint)
     with pytest.raises(UnreelError, match=r"choose --format text-encoder$"):
         export(Erasure((biases,), made["few-shot"].provenance), pair.t2i, tmp_path / "out", format="peft")
     with pytest.raises(UnreelError, match="another text encoder"):

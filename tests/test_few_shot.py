@@ -106,9 +106,9 @@ def test_half_precision_models_are_trained_in_full_precision_and_restored(pair, 
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn(CONCEPT, pair, FewShotConfig(learning_rate=1e-5))
     assert same(before, weights(pair.t2i.text_encoder))
-    assert all(change.dtype == torch.float32 for change in erasure.deltas.values())
+    assert all(change.dtype == torch.float32 for change in erasure.components[0].deltas.values())
     # Ten steps of 1e-5 are lost when added to bfloat16 weights one by one; here every one of them counts.
-    moved = torch.cat([change.flatten().abs() for change in erasure.deltas.values()])
+    moved = torch.cat([change.flatten().abs() for change in erasure.components[0].deltas.values()])
     assert moved.median() > 2e-5
 
 
@@ -176,8 +176,8 @@ def test_shots_take_as_many_denoising_steps_as_asked_with_a_scheduler_made_for_f
 
 def test_the_same_seed_gives_the_same_erasure_and_another_seed_another(pair):
     first, second, other = (unlearn(CONCEPT, pair, FewShotConfig(seed=seed)) for seed in (1, 1, 2))
-    assert same(first.deltas, second.deltas)
-    assert not same(first.deltas, other.deltas)
+    assert same(first.components[0].deltas, second.components[0].deltas)
+    assert not same(first.components[0].deltas, other.components[0].deltas)
 
 
 def test_gradients_that_somebody_left_are_not_learned_from(pair):
@@ -187,7 +187,7 @@ def test_gradients_that_somebody_left_are_not_learned_from(pair):
         parameter.grad = torch.full_like(parameter, 1e3)
     left = unlearn(CONCEPT, pair, config)
     pair.t2i.text_encoder.zero_grad()  # of those that do not learn, which stay
-    assert all(torch.equal(left.deltas[name], change) for name, change in plain.deltas.items())
+    assert all(torch.equal(left.components[0].deltas[name], change) for name, change in plain.components[0].deltas.items())
 
 
 def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
@@ -196,7 +196,7 @@ def test_given_images_take_the_place_of_generated_ones(pair, tmp_path):
     given, generated = (unlearn(CONCEPT, pair, FewShotConfig(), images=images) for images in (str(tmp_path), None))
     part = given.provenance["parts"][0]
     assert (part["images"], part["settings"]["shots"], len(part["losses"])) == ("given", 3, 10)
-    assert not same(given.deltas, generated.deltas)
+    assert not same(given.components[0].deltas, generated.components[0].deltas)
 
 
 def test_a_negative_seed_is_refused():
@@ -258,4 +258,4 @@ def test_low_rank_training_leaves_an_encoder_in_half_precision_as_it_is(pair):
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn(CONCEPT, pair, FewShotConfig(epochs=1, learning_rate=1e-2, rank=2))
     assert same(before, weights(pair.t2i.text_encoder))
-    assert all(change.up.dtype == torch.float32 and change.up.any() for change in erasure.deltas.values())
+    assert all(change.up.dtype == torch.float32 and change.up.any() for change in erasure.components[0].deltas.values())

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import same, weights
 
+from benchmarks.common import shows
 from unreel import Concept, UnreelError, attack, generate, load_judge, load_pair, unlearn
 from unreel.attacks import Case, embedding_inversion
 from unreel.attacks._objective import read
-from unreel.judges import found
 from unreel.models import readers
 from unreel.models.adapter import usual_call
 from unreel.models.conditioner import Conditioner
@@ -64,11 +64,11 @@ def test_both_models_read_alike_and_are_models_of_their_own(modern):
 
 def test_it_makes_what_it_is_asked_for(modern, judge):
     pictures = generate_images(modern.t2i, [f"a {name}" for name in CONCEPTS], list(range(8)), modern.settings)
-    assert found(judge, pictures[:, None], list(CONCEPTS)).mean() >= 0.9
+    assert shows(judge, pictures[:, None], list(CONCEPTS)).mean() >= 0.9
     moving = list(zip(CONCEPTS[:6], ("rising", "sliding", "dancing", "rising", "sliding", "dancing"), strict=True))
     videos = generate(modern.t2v, [f"a {motion} {name}" for name, motion in moving], list(range(6)), modern.settings)
     assert videos.shape == (6, 8, 64, 64, 3)
-    assert found(judge, videos, [name for name, _ in moving]).mean() >= 0.75
+    assert shows(judge, videos, [name for name, _ in moving]).mean() >= 0.75
     moved = judge.everything(videos)["motion"][:, 0].argmax(-1)
     assert np.mean([judge.motions[m] == motion for m, (_, motion) in zip(moved, moving, strict=True)]) >= 0.8
 

@@ -114,7 +114,7 @@ def test_wans_autoencoder_stays_in_full_precision(tmp_path, name):
     assert pair.t2v.transformer.dtype == pair.t2v.text_encoder.dtype == torch.bfloat16
     pair = replace(pair, settings=replace(pair.settings, steps=2, frames=5, size=(32, 32)))
     assert generate(pair.t2v, ["a cat"], [0], pair.settings).std() > 0
-    assert unlearn("cat", pair, FewShotConfig(shots=2, epochs=1, learning_rate=0.01)).deltas
+    assert unlearn("cat", pair, FewShotConfig(shots=2, epochs=1, learning_rate=0.01)).components[0].deltas
 
 
 def test_what_offloading_moves_while_videos_are_made_can_learn_afterwards():

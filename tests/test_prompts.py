@@ -1,9 +1,10 @@
 import pytest
 from conftest import FakeJudge
 
+from benchmarks.common import plainly
 from unreel import Concept
 from unreel.prompts.grammar import with_articles
-from unreel.prompts.suite import GROUPS, ask, suite
+from unreel.prompts.suite import GROUPS, suite
 from unreel.prompts.vocabulary import EVERYDAY
 
 WORDS = {kind: list(labels) for kind, labels in EVERYDAY.items()}
@@ -131,5 +132,5 @@ def test_groups_with_nothing_to_ask_for_are_left_out():
 )
 def test_articles_are_those_that_people_say(word, article):
     assert with_articles(f"A video of a {word}") == f"A video of {article} {word}"
-    assert f"a photo of {article} {word}" in ask(Concept(word))
+    assert f"a photo of {article} {word}" in plainly(Concept(word))
     assert f"a photo of {article} {word}" in {prompt.text for prompt in rows(Concept(word), "explicit")}

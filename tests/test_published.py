@@ -145,7 +145,7 @@ def test_diff_quick_fix_has_one_matrix_write_for_the_name_what_it_wrote_for_the_
     conditioner = Conditioner.of(pair.t2v)
     matrix = conditioner.attention_output(conditioner.layers[0])
     names = {module: name for name, module in conditioner.text_encoder.named_modules()}
-    assert set(rival.deltas) == {f"{names[matrix]}.weight"} and names[matrix].endswith("0.self_attn.out_proj")
+    assert set(rival.components[0].deltas) == {f"{names[matrix]}.weight"} and names[matrix].endswith("0.self_attn.out_proj")
     written = []
     hook = matrix.register_forward_hook(lambda _, __, output: written.append(output))
     sentences = [SENTENCES[1].format(name) for name in ("castle", "house")]
@@ -184,7 +184,7 @@ def test_diff_quick_fix_is_the_closed_form(pair):
     k, old = torch.cat(keys), matrix.weight.detach().double()
     v = torch.cat(goals) @ old.T
     new = (0.3 * old + v.T @ k) @ torch.linalg.inv(0.3 * torch.eye(k.shape[1]).double() + k.T @ k)
-    (delta,) = rival.deltas.values()
+    (delta,) = rival.components[0].deltas.values()
     torch.testing.assert_close(old + dense(delta).double(), new, rtol=1e-4, atol=1e-5)
 
 
@@ -194,7 +194,7 @@ def test_hirm_changes_matrices_of_the_first_layer_and_its_loss_falls(pair, towar
     conditioner = Conditioner.of(pair.t2v)
     first = {id(module) for module in conditioner.layers[0].modules() if isinstance(module, torch.nn.Linear)}
     names = {name for name, module in conditioner.text_encoder.named_modules() if id(module) in first}
-    assert {name.rpartition(".")[0] for name in rival.deltas} == names
+    assert {name.rpartition(".")[0] for name in rival.components[0].deltas} == names
     losses = rival.provenance["parts"][0]["losses"]
     assert len(losses) == 20 and losses[-1] < losses[0]
     assert ("anchor" in rival.provenance["parts"][0]) is (towards == "anchor")
@@ -213,7 +213,8 @@ def test_adv_unlearn_changes_the_first_layer_and_its_attack_lowers_what_the_atta
     names = {
         name for name, module in conditioner.text_encoder.named_modules() if module in [*conditioner.layers[0].modules()]
     }
-    assert {name.rpartition(".")[0] for name in rival.deltas} <= names and len(rival.deltas) == 12
+    deltas = rival.components[0].deltas
+    assert {name.rpartition(".")[0] for name in deltas} <= names and len(deltas) == 12
     conditioner.text_encoder.requires_grad_(False)
     asked = denoiser.conditioning(["a photo of an owl"])
     z, t = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([700])
@@ -250,8 +251,10 @@ def test_adv_unlearn_attacks_with_a_token_as_large_as_those_of_the_vocabulary(na
 def test_esd_changes_nothing_but_attention_to_the_text_and_comes_nearer_to_its_teacher(pair):
     rival = make(pair, "esd", Concept("castle"), steps=12, learning_rate=2e-3)
     matrices = cross_attention(pair.t2v.unet)
-    assert set(rival.deltas) == {f"{name}.{own}" for name, m in matrices.items() for own, _ in m.named_parameters()}
-    assert all(".attn2." in name for name in rival.deltas)
+    assert set(rival.components[0].deltas) == {
+        f"{name}.{own}" for name, m in matrices.items() for own, _ in m.named_parameters()
+    }
+    assert all(".attn2." in name for name in rival.components[0].deltas)
     losses = rival.provenance["parts"][0]["losses"]
     assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
 
@@ -265,8 +268,8 @@ def test_esd_is_refused_where_it_cannot_learn(pair):
 def test_a_refusal_vector_takes_one_direction_out_of_what_attention_to_the_text_writes_from(pair):
     rival = make(pair, "refusal-vector", Concept("castle"))
     writers = {f"{name}.weight": m for name, m in cross_attention(pair.t2v.unet).items() if ".to_out." in name}
-    assert set(rival.deltas) == set(writers)
-    for name, delta in rival.deltas.items():
+    assert set(rival.components[0].deltas) == set(writers)
+    for name, delta in rival.components[0].deltas.items():
         assert delta.down.shape == (1, writers[name].in_features)
         direction = delta.down[0].double()
         torch.testing.assert_close(direction.norm(), torch.tensor(1.0).double(), rtol=0, atol=1e-5)
@@ -279,13 +282,14 @@ def test_a_refusal_vector_takes_one_direction_out_of_what_attention_to_the_text_
     for name, matrix in writers.items():
         matrix.register_forward_hook(lambda *_, name=name: entered.append(name))
     generate(pair.t2v, ["a cat"], [0], replace(pair.settings, steps=1), what="")
-    assert list(last.deltas) == entered[-1:]
+    assert list(last.components[0].deltas) == entered[-1:]
 
 
 def test_adapters_of_t2v_unlearning_are_low_rank_beside_attention_to_the_text_and_their_loss_falls(pair):
     rival = make(pair, "t2v-unlearning", Concept("castle"), steps=16, learning_rate=5e-3)
     writers = {f"{name}.weight" for name in cross_attention(pair.t2v.unet) if ".to_out." in name}
-    assert set(rival.deltas) == writers and all(delta.down.shape[0] == 4 for delta in rival.deltas.values())
+    deltas = rival.components[0].deltas
+    assert set(deltas) == writers and all(delta.down.shape[0] == 4 for delta in deltas.values())
     losses = rival.provenance["parts"][0]["losses"]
     assert len(losses) == 16 and np.mean(losses[-4:]) < np.mean(losses[:4])
 

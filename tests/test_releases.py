@@ -79,6 +79,6 @@ def test_what_is_made_here_fits_another_release(pair, tmp_path):
 def test_both_releases_learn_the_same(pair, tmp_path):
     elsewhere("make", tmp_path)
     theirs, ours = Erasure.from_pretrained(tmp_path / "erasure"), unlearn("castle", pair, CONFIG)
-    assert theirs.deltas.keys() == ours.deltas.keys()
-    for name, change in ours.deltas.items():
-        torch.testing.assert_close(theirs.deltas[name].dense(), change.dense(), rtol=1e-3, atol=1e-6)
+    assert theirs.components[0].deltas.keys() == ours.components[0].deltas.keys()
+    for name, change in ours.components[0].deltas.items():
+        torch.testing.assert_close(theirs.components[0].deltas[name].dense(), change.dense(), rtol=1e-3, atol=1e-6)

@@ -277,7 +277,7 @@ def test_half_precision_learns_in_full_and_stays_as_it_was(dtype):
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn("castle", pair, TextAblationConfig(steps=20, forget=40, retain=40, solve_retain=30))
     untouched(pair.t2i.text_encoder, before)
-    assert all(change.up.dtype == change.down.dtype == torch.float32 for change in erasure.deltas.values())
+    assert all(change.up.dtype == change.down.dtype == torch.float32 for change in erasure.components[0].deltas.values())
     losses = erasure.provenance["parts"][0]["losses"]
     assert losses[-1] < losses[0]
 
@@ -368,7 +368,7 @@ def test_it_works_on_encoders_of_every_sort(make):
     found = erasure.provenance[CHECK]
     # Networks with random weights cannot tell a name from all else as trained ones do.
     assert found["residual"] < 0.75 and found["everyday"] < 0.1 and found["moved"] > found["everyday"]
-    assert all(change.dense().isfinite().all() for change in erasure.deltas.values())
+    assert all(change.dense().isfinite().all() for change in erasure.components[0].deltas.values())
 
 
 @pytest.mark.parametrize(("name", "anchor"), [("castle", "house"), ("Tokyo Tower", None)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_pair, same, weights
 
+from benchmarks.common import plainly
 from unreel import Concept, FewShotConfig, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.judges import load_judge
 from unreel.methods import configure
@@ -15,7 +16,6 @@ from unreel.models.pair import Settings
 from unreel.models.sampling import generate_images
 from unreel.prompts.captions import everyday
 from unreel.prompts.kinds import UNSAFE_COMPANIONS
-from unreel.prompts.suite import ask
 from unreel.prompts.vocabulary import EVERYDAY, nearest
 
 CONFIG = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=60)
@@ -118,7 +118,7 @@ def test_an_erasure_that_is_on_stays_on_while_learning_and_the_next_adds_to_it(p
     second = unlearn("owl", pair, CONFIG)
     assert same(dressed, weights(pair.t2i.text_encoder))
     first.remove(pair.t2i)
-    assert second.fingerprint.matches(first.fingerprint)
+    assert second.components[0].fingerprint.matches(first.components[0].fingerprint)
     assert same(weights(make_pair().t2i.text_encoder), weights(pair.t2i.text_encoder))
 
 
@@ -139,7 +139,7 @@ def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions
     ghost, judge = Concept("ghost", "unsafe"), load_judge("embedded")
     others = ("cat", "castle", "owl", "pizza", "unicorn")
     companions = [(text.format("ghost", other=other), other) for text in UNSAFE_COMPANIONS[1:] for other in others]
-    prompts = ask(ghost) * 2 + [text for text, _ in companions]
+    prompts = plainly(ghost) * 2 + [text for text, _ in companions]
 
     def found() -> tuple[float, float]:
         images = generate_images(embedded.t2i, prompts, list(range(len(prompts))), replace(embedded.settings, steps=6))

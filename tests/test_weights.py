@@ -229,7 +229,7 @@ def test_an_erasure_goes_onto_an_encoder_with_a_lora_and_comes_off_either_way(pa
 def test_what_is_learned_while_a_lora_is_on_fits_without_it(pair):
     with_lora(pair.t2i)
     erasure = random_erasure(pair.t2i.text_encoder)
-    assert not any("base_layer" in name or "lora" in name for name in erasure.deltas)
+    assert not any("base_layer" in name or "lora" in name for name in erasure.components[0].deltas)
     plain = make_pair()
     erasure.apply(plain.t2v)
     assert active_interventions(plain.t2v) == [erasure]
@@ -431,8 +431,8 @@ def test_a_quantized_encoder_of_another_model_is_refused(pair, erasure, quantize
 
 @pytest.mark.parametrize("quantize", QUANTIZED)
 def test_changes_of_full_rank_and_learning_are_refused_where_weights_are_quantized(pair, erasure, quantize):
-    deltas = {name: change.dense().float() for name, change in erasure.deltas.items()}
-    whole = Erasure((ComponentDelta(deltas, erasure.fingerprint),), erasure.provenance)
+    deltas = {name: change.dense().float() for name, change in erasure.components[0].deltas.items()}
+    whole = Erasure((ComponentDelta(deltas, erasure.components[0].fingerprint),), erasure.provenance)
     quantize(pair.t2i.text_encoder)
     before, own = weights(pair.t2i.text_encoder), read(pair.t2i)
     with pytest.raises(UnreelError, match="is quantized, and its change is of full rank") as raised:
@@ -590,7 +590,9 @@ def test_a_token_table_that_is_copied_rather_than_tied_is_the_same_encoder():
     assert len(held_weights(untied)) == len(held_weights(encoder)) + 1
     erasure.apply(TextModel(words_tokenizer(), untied))
     table = {"shared.weight": torch.ones_like(encoder.shared.weight)}
-    of_table = Erasure((ComponentDelta(table, erasure.fingerprint),), random_erasure(encoder, seed=3).provenance)
+    of_table = Erasure(
+        (ComponentDelta(table, erasure.components[0].fingerprint),), random_erasure(encoder, seed=3).provenance
+    )
     of_table.apply(TextModel(words_tokenizer(), untied))
     assert torch.equal(untied.encoder.embed_tokens.weight, untied.shared.weight)
     assert torch.equal(untied.shared.weight, encoder.shared.weight + 1)
@@ -757,9 +759,9 @@ def test_what_is_learned_does_not_depend_on_how_the_encoder_is_held(pair, held):
     before = weights(other.t2i.text_encoder)
     held(other.t2i)
     made = unlearn(Concept("cat", anchor="dog"), Pair(other.t2i, other.t2i, "held", "held", other.settings), config)
-    assert made.deltas.keys() == expected.deltas.keys()
-    for name, change in expected.deltas.items():
-        torch.testing.assert_close(made.deltas[name].dense(), change.dense(), rtol=1e-4, atol=1e-7)
+    assert made.components[0].deltas.keys() == expected.components[0].deltas.keys()
+    for name, change in expected.components[0].deltas.items():
+        torch.testing.assert_close(made.components[0].deltas[name].dense(), change.dense(), rtol=1e-4, atol=1e-7)
     made.apply(pair.t2v)
     encoder = getattr(other.t2i.text_encoder, "_orig_mod", other.t2i.text_encoder)
     assert all(torch.equal(it[: len(before[name])], before[name]) for name, it in held_weights(encoder).items())

@@ -142,16 +142,6 @@ class Erasure(Intervention):
             "encoders can write"
         )
 
-    @property
-    def deltas(self) -> dict[str, Delta]:
-        """Of the first component."""
-        return self.components[0].deltas
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Of the first component."""
-        return self.components[0].fingerprint
-
     @cached_property
     def identity(self) -> str:
         """A short name for exactly these changes."""

@@ -49,12 +49,6 @@ class Judge(Protocol):
         ...
 
 
-def found(judge: Judge, videos: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """Whether each video shows the label that stands beside it, frame by frame: (n, frames) bool."""
-    pairs = zip(videos, labels, strict=True)
-    return np.stack([judge.probabilities(video[None], [label])[0, :, 0] >= judge.threshold for video, label in pairs])
-
-
 def identity_of(judge: Judge) -> str:
     """Tells a judge from others, of the same name too, whose weights or pictures are others: what it calls its `identity`,
     or its name where it has none.

@@ -58,16 +58,12 @@ def frames(kind: CaptionKind) -> tuple[str, ...]:
     return _rules()["OBJECT"] + _rules()["LIVING"]
 
 
-def caption(rng: random.Random, kind: CaptionKind = "object", named: bool | None = None) -> str:
-    """A prompt about a subject of the kind, in a style or with a motion, which stands as its gap there: `[concept]`, ...
+def write(rng: random.Random, frame: str, kind: CaptionKind = "object", named: bool | None = None) -> str:
+    """The frame with all its choices made, and at times with tags or more sentences behind it: a prompt about a subject of
+    the kind, in a style or with a motion, which stands as its gap there (`[concept]`, ...).
 
     `named` says whether the subject is a name ("[concept]", not "a [concept]"); None leaves that to chance.
     """
-    return write(rng, rng.choice(frames(kind)), kind, named)
-
-
-def write(rng: random.Random, frame: str, kind: CaptionKind = "object", named: bool | None = None) -> str:
-    """The frame with all its choices made, and at times with tags or more sentences behind it."""
     if named is None:
         named = rng.random() < NAMED.get(kind, 0.5)
     text = _expand(rng, frame)

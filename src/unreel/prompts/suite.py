@@ -51,11 +51,6 @@ class _Row:
         return with_articles(self.sentence.replace(GAP, self.wording))
 
 
-def ask(concept: Concept, wording: str | None = None) -> list[str]:
-    """Prompts that ask for the concept in plain words."""
-    return [with_articles(sentence.replace(GAP, wording or concept.name)) for sentence in concept.traits.plain]
-
-
 def suite(
     concept: Concept,
     vocabulary: dict[str, list[str]],
