@@ -42,13 +42,12 @@ from benchmarks.common import machine, write_entry
 from benchmarks.encoder_cost import CLIP_L
 from unreel import Concept, FewShotConfig, unlearn
 from unreel.cost import Cost
-from unreel.methods._shots import make_shots
 from unreel.methods.few_shot import few_shot
 from unreel.models.adapter import image_size
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
-from unreel.models.sampling import load_images, to_tensor
+from unreel.models.sampling import load_images, made_images, to_tensor
 from unreel.models.shipped import EMBEDDED_FOLDER
 
 NAME = "full_size"
@@ -213,7 +212,7 @@ def write_shots(pair: Pair, config: FewShotConfig, folder: Path) -> float | None
         pixels = np.random.default_rng(0).integers(256, size=(config.shots, *image_size(pair.t2i), 3), dtype=np.uint8)
     else:
         with Cost(pair.t2i.device) as cost:
-            pixels = make_shots(pair, CONCEPT, config)
+            pixels = made_images(pair, CONCEPT.forget_prompts[: config.shots], range(config.shots), config.shot_steps)
         seconds = cost.seconds
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(folder / f"{i}.png")

@@ -18,10 +18,9 @@ from benchmarks.common import of_pair, plainly, resume, shows, stored_entries, w
 from unreel import Concept, Pair, load_pair, unlearn
 from unreel.judges import Judge, load_judge
 from unreel.methods import configure
-from unreel.methods._shots import made_latents
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
-from unreel.models.sampling import generate_images
+from unreel.models.sampling import generate_images, made_latents
 from unreel.models.shipped import EMBEDDED, preset_of
 
 NAME = "relearning"

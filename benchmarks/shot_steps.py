@@ -4,7 +4,6 @@ Four images of the embedded model, in as many steps as the experiment `shot-step
 is measured there.
 """
 
-from dataclasses import replace
 from statistics import median
 
 from benchmarks.cells import cells_of
@@ -12,19 +11,20 @@ from benchmarks.common import write_result
 from unreel import Concept, load_pair
 from unreel.cost import Cost
 from unreel.methods import configure
-from unreel.methods._shots import make_shots
+from unreel.models.sampling import made_images
 
 RUNS = 5
 
 
 def main() -> None:
     pair, seconds = load_pair(), {}
-    config = configure("few-shot", {}, pair.settings)
+    shots = configure("few-shot", {}, pair.settings).shots
+    prompts = Concept("castle").forget_prompts[:shots]
     for steps in dict.fromkeys(cell.settings["shot_steps"] for cell in cells_of("shot-steps")):
         taken = []
         for _ in range(RUNS):
             with Cost() as cost:
-                make_shots(pair, Concept("castle"), replace(config, shot_steps=steps))
+                made_images(pair, prompts, range(shots), steps)
             taken.append(cost.seconds)
         seconds[str(steps)] = median(taken)
     own = {"scheduler": type(pair.t2i.scheduler).__name__, "steps": pair.settings.steps}

@@ -6,12 +6,12 @@ import torch
 from conftest import make_pair, same, weights
 
 from unreel import Concept, UnreelError
-from unreel.methods._shots import make_shots
+from unreel.methods import Task
+from unreel.methods._shots import latents_of
 from unreel.methods.concept_ablation import ConceptAblationConfig, ablate
 from unreel.methods.few_shot import FewShotConfig
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.denoiser import Denoiser
-from unreel.models.sampling import to_tensor
 from unreel.prompts.corpus import Corpus
 
 PAIRS = [
@@ -203,13 +203,12 @@ def test_settings_that_make_no_sense_are_refused(bad, why):
 
 
 def test_the_embedded_pair_forgets_a_castle_before_the_steps_run_out(embedded):
-    (conditioner,), denoiser = parts(embedded)
+    (conditioner,), _ = parts(embedded)
     config, concept = ConceptAblationConfig(**EMBEDDED), Concept("castle")
     corpus = Corpus(embedded.vocabulary, list(whole_words(conditioner.tokenizer)), config.seed)
     pairs = corpus.forget(concept, {"castle": "house"}, config.forget)
     retain = [sentence for sentence in corpus.retain(config.retain) if not concept.is_named_in(sentence)]
-    pixels = to_tensor(make_shots(embedded, concept, FewShotConfig(shots=config.shots)))
-    shots = torch.stack([denoiser.encode(pixels), denoiser.encode(pixels.flip(-1))], dim=1)
+    _, _, shots = latents_of(Task([concept], embedded), FewShotConfig(shots=config.shots))
     before = weights(embedded.t2i.text_encoder)
     deltas, record = ablated(embedded, pairs, retain, config, shots)
     assert record["stopped"] == "the concept is gone"

@@ -9,10 +9,10 @@ from PIL import Image
 
 from unreel import Concept, FewShotConfig, UnreelError, unlearn
 from unreel.interventions.erasure import ROUNDED_AWAY
-from unreel.methods._shots import make_shots
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.models.sampling import made_images
 from unreel.unlearning import require_some_change
 
 CONCEPT = Concept("Tokyo Tower")
@@ -166,11 +166,11 @@ def test_shots_take_as_many_denoising_steps_as_asked_with_a_scheduler_made_for_f
 
     pair.t2i.unet.register_forward_pre_hook(note, with_kwargs=True)
     with pytest.raises(KeyboardInterrupt) if failing else nullcontext():
-        shots = make_shots(pair, CONCEPT, FewShotConfig(shots=1, shot_steps=5))
+        shots = made_images(pair, CONCEPT.forget_prompts[:1], [0], 5)
     assert pair.t2i.scheduler is own
     assert calls == ["DPMSolverMultistepScheduler"] * (1 if failing else 5)
     if not failing:
-        assert (shots != make_shots(pair, CONCEPT, FewShotConfig(shots=1))).any()
+        assert (shots != made_images(pair, CONCEPT.forget_prompts[:1], [0], 0)).any()
         assert calls[5:] == ["DDIMScheduler"] * pair.settings.steps
 
 

@@ -20,12 +20,12 @@ from itertools import product
 import torch
 
 from unreel.errors import UnreelError
-from unreel.methods._shots import made_latents
 from unreel.methods._task import everyday_of_kind
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import MARGIN, Conditioning, Denoiser
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
+from unreel.models.sampling import made_latents
 from unreel.progress import track
 from unreel.prompts.concept import Concept
 from unreel.prompts.kinds import Kind

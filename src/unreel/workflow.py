@@ -33,8 +33,7 @@ from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge, load_judge, require_judge
-from unreel.methods import DEFAULT, Task, configure, load_method, method_of
-from unreel.methods._shots import require_offloadable
+from unreel.methods import DEFAULT, Task, configure, load_method, method_of, require_offloadable
 from unreel.models.adapter import require_size, require_tiling
 from unreel.models.loading import require_place
 from unreel.models.pair import Pair, TextModel, VideoModel, load_pair, load_video_model, move, moved

@@ -7,7 +7,8 @@ announced by another package, offers
     AS_PUBLISHED         whether it is kept as others published it, so that what a self-check says only marks it
     learn(task, config)  what makes the model forget the task's concepts, an Intervention
 
-A config that cannot learn while a text encoder waits in main memory says so in `refuses_offloading`. What methods are
+A config that cannot learn while a text encoder waits in main memory says so in `refuses_offloading`, which
+`require_offloadable` raises. What methods are
 made of comes from here too: `Task`, `option` and `require` for a Config, `descended` for steps down a loss.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, Literal, Protocol, get_type_hints
 from unreel.errors import UnreelError
 from unreel.interventions.base import Intervention
 from unreel.methods._descent import descended
-from unreel.methods._options import option, require
+from unreel.methods._options import option, require, require_offloadable
 from unreel.methods._task import Task
 from unreel.models.pair import Settings
 from unreel.plugins import Registry
@@ -36,6 +37,7 @@ __all__ = [
     "names",
     "option",
     "require",
+    "require_offloadable",
 ]
 
 DEFAULT = "text-ablation"

@@ -13,6 +13,13 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def require_offloadable(config: Any) -> None:
+    """Raises UnreelError, saying what helps, if the method cannot learn while a text encoder waits in main memory."""
+    refusal = getattr(config, "refuses_offloading", "")
+    if refusal:
+        raise UnreelError(refusal)
+
+
 def require(config: Any, *, positive: Sequence[str], or_zero: Sequence[str] = ()) -> None:
     """Raises UnreelError unless settings are greater than zero, others zero or more, and those of which a few values make
     sense have one of these.

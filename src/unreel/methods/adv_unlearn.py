@@ -31,9 +31,10 @@ from torch.nn.functional import mse_loss
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
-from unreel.methods._shots import latents_of, made_latents
+from unreel.methods._shots import latents_of
 from unreel.models.conditioner import Conditioner, Trainable, unused_word
 from unreel.models.denoiser import Conditioning, Denoiser
+from unreel.models.sampling import made_latents
 from unreel.models.weights import Delta
 
 KEPT = 20  # prompts that images to keep are made of, and five of which are taken in turn

@@ -1,12 +1,12 @@
-"""Seeded images and videos out of a pipeline, and H.264 files that browsers play.
+"""Seeded images and videos out of a pipeline, latents of images to learn from, and H.264 files that browsers play.
 
 Knows pipelines and pixels; knows nothing about concepts or judges, and of erasures only that none may come in between.
 """
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.files import write_bytes
-from unreel.models.adapter import as_prompts, made_by, set_up, undisturbed
+from unreel.models.adapter import as_prompts, fewer_steps, made_by, makes_pictures, set_up, undisturbed
 from unreel.models.denoiser import Denoiser
-from unreel.models.pair import Settings, settings_of
+from unreel.models.pair import Pair, Settings, settings_of
 from unreel.progress import track
 
 if TYPE_CHECKING:
@@ -114,6 +114,32 @@ def generate_images(
     options = {"guidance_scale": settings.guidance}
     parts = [out.images for out in _batches(pipeline, prompts, seeds, settings, what, **options)]
     return _bytes(np.concatenate(parts))
+
+
+def made_images(pair: Pair, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
+    """One image of the pair's image model per prompt and seed, (n, height, width, 3) uint8, in so many denoising steps of a
+    scheduler for few; 0: in the pair's own.
+    """
+    settings = replace(pair.settings, steps=steps or pair.settings.steps)
+    with fewer_steps(pair.t2i) if steps else nullcontext():
+        return generate_images(pair.t2i, prompts, seeds, settings)
+
+
+def made_latents(pair: Pair, denoiser: Denoiser, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> torch.Tensor:
+    """Latents of what the image model makes of each prompt, in steps as `made_images` has them, each with its mirror image:
+    (prompts, 2, channels, height, width), or any layout of a latent in place of the last three.
+    """
+    if not makes_pictures(pair.t2i):
+        latents = denoiser.sample(prompts, seeds, steps or pair.settings.steps)
+        return torch.stack([latents, latents], dim=1)
+    return encoded(denoiser, made_images(pair, prompts, seeds, steps))
+
+
+def encoded(denoiser: Denoiser, images: np.ndarray) -> torch.Tensor:
+    """Latents of images (n, height, width, 3) uint8, each with its mirror image: (n, 2, channels, height, width)."""
+    # One at a time, so that memory does not grow with their number.
+    pictures = to_tensor(images).split(1)
+    return torch.stack([torch.cat([denoiser.encode(image), denoiser.encode(image.flip(-1))]) for image in pictures])
 
 
 @torch.no_grad()
