@@ -22,9 +22,9 @@ from unreel import Concept, load_pair
 from unreel.evaluation.estimate import Estimate
 from unreel.judges import load_judge
 from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.reading import nearest
 from unreel.models.sampling import generate_images
 from unreel.prompts.kinds import COMPANIONS, SUBJECT_PROMPTS
-from unreel.prompts.vocabulary import nearest
 
 IMAGES = {"plain": 40, "companions": 40, "random words": 60}  # of each thing
 AROUND = 3  # random words, as many as the searches of attacks put there

@@ -62,6 +62,13 @@ def test_no_module_imports_one_above_it():
     assert not above
 
 
+def test_prompts_are_words_alone():
+    for module, file in MODULES.items():
+        if part(module) == "prompts":
+            text = file.read_text()
+            assert not re.search(r"^\s*(import|from) (torch|numpy|transformers|diffusers)\b", text, re.MULTILINE), module
+
+
 def test_imports_go_round_in_no_circle():
     reached: dict[str, set[str]] = {}
 

@@ -13,10 +13,11 @@ from unreel.methods import configure
 from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings
+from unreel.models.reading import nearest
 from unreel.models.sampling import generate_images
 from unreel.prompts.captions import everyday
 from unreel.prompts.kinds import UNSAFE_COMPANIONS
-from unreel.prompts.vocabulary import EVERYDAY, nearest
+from unreel.prompts.vocabulary import EVERYDAY
 
 CONFIG = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=60)
 CASTLE = Concept("castle")

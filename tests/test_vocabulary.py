@@ -11,8 +11,9 @@ from pipelines import PIPELINES
 from unreel import Concept
 from unreel.methods._task import anchor_for
 from unreel.models.conditioner import Conditioner
+from unreel.models.reading import nearest
 from unreel.models.shipped import EMBEDDED_FOLDER, WORLD_FILE
-from unreel.prompts.vocabulary import EVERYDAY, KINDS, kind_of, nearest, of_world, spelled_alike
+from unreel.prompts.vocabulary import EVERYDAY, KINDS, kind_of, of_world, spelled_alike
 
 WORLD = json.loads((EMBEDDED_FOLDER / WORLD_FILE).read_text())
 

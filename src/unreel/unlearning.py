@@ -26,10 +26,10 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.loading import recorded
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair, VideoModel
+from unreel.models.reading import Meanings
 from unreel.models.sampling import image_files
 from unreel.models.weights import is_felt
 from unreel.prompts.concept import Concept
-from unreel.prompts.vocabulary import Meanings
 
 DIGEST = "images_digest"  # in the record of what was learned from given images
 

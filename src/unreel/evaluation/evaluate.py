@@ -21,12 +21,13 @@ from unreel.judges import Judge, identity_of
 from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, VideoModel
+from unreel.models.reading import nearest
 from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import PromptRow
 from unreel.prompts.kinds import OBJECT_TEMPLATES
 from unreel.prompts.suite import GROUPS, Prompt, suite
-from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary, nearest
+from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary
 from unreel.versions import versions
 
 if TYPE_CHECKING:

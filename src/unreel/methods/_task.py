@@ -18,13 +18,13 @@ from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.loading import recorded
 from unreel.models.pair import Pair
-from unreel.models.reading import as_anchors
+from unreel.models.reading import Meanings, as_anchors, nearest
 from unreel.models.weights import Delta, Fingerprint, held_weights, is_quantized
 from unreel.prompts import captions
 from unreel.prompts.concept import Concept, naming
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.pairs import PromptPair, Prompts, own_words
-from unreel.prompts.vocabulary import EVERYDAY, Meanings, Vocabulary, nearest
+from unreel.prompts.vocabulary import EVERYDAY, Vocabulary
 from unreel.versions import versions
 
 TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it

@@ -1,5 +1,5 @@
-"""How a text encoder reads prompts, as numbers to aim at and to compare: what it writes for each token, and how far that is
-from what it should be.
+"""How a text encoder reads prompts, as numbers to aim at and to compare: what it writes for each token, how far that is
+from what it should be, and which names it takes to be alike.
 
 Knows encoders and sentences; knows nothing about how an encoder is changed.
 """
@@ -13,8 +13,12 @@ import torch
 from torch.nn.functional import pad
 
 from unreel.models.conditioner import Conditioner, Tokens
+from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 
+Meanings = dict[str, torch.Tensor]  # what a text encoder makes of texts: vectors (width)
+
+BATCH = 64  # names read at once
 SPARE = 4  # tokens of padding to learn from: encoders that read from left to right write nearly the same for all of them
 
 
@@ -184,3 +188,37 @@ def _counterparts(places: Sequence[int], prompt: Sequence[int], anchor: Sequence
 
 def _opcodes(prompt: Sequence[int], anchor: Sequence[int]) -> Sequence[tuple[str, int, int, int, int]]:
     return SequenceMatcher(None, prompt, anchor, autojunk=False).get_opcodes()
+
+
+def nearest(conditioner: Conditioner, name: str, names: Sequence[str], known: Meanings | None = None) -> list[str]:
+    """`names` ordered from what the text encoder takes to be most like `name` to what it takes to be least like it; what
+    they mean to it is looked up in what is `known`, and added to it.
+    """
+    if not names:
+        return []
+    known = {} if known is None else known
+    texts = [name, *names]
+    unknown = [text for text in dict.fromkeys(texts) if text not in known]
+    with torch.no_grad():
+        for start in track(range(0, len(unknown), BATCH), "looking for what is near", brief=True):
+            some = unknown[start : start + BATCH]
+            known |= zip(some, _meanings(conditioner, some), strict=True)
+        vectors = torch.stack([known[text] for text in texts])
+        centred = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
+        order = (centred[1:] @ centred[0]).argsort(descending=True)
+    return [names[i] for i in order.tolist()]
+
+
+def _meanings(conditioner: Conditioner, texts: list[str]) -> torch.Tensor:
+    """The mean over what the network sees of what the encoder writes for each text: (texts, width).
+
+    To encoders that read from left to right, the first token of all means next to nothing (arXiv 2309.17453). Where that
+    would be one of a text's own, it stands in a sentence, and its last token, which has read all of it, for all of it.
+    """
+    if conditioner.causal and not conditioner.begins_alike:
+        tokens = conditioner.tokenize([f"a photo of a {text}" for text in texts])
+        last = tokens.mask.sum(1) - 1
+        return conditioner.encode_tokens(tokens).float()[torch.arange(len(texts), device=last.device), last]
+    tokens = conditioner.tokenize(texts)
+    seen = conditioner.seen(texts, tokens)[..., None]
+    return (conditioner.encode_tokens(tokens).float() * seen).sum(1) / seen.sum(1)
