@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from unreel.errors import UnreelError
-from unreel.interventions.erasure import ComponentDelta, Erasure
+from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.models.adapter import only_network_of
 from unreel.models.conditioner import Conditioner, whole_words
 from unreel.models.loading import recorded
 from unreel.models.pair import Pair
@@ -83,6 +84,11 @@ class Task:
             if anchor.strip():
                 first.require_room_for(Concept(anchor, concept.kind).forget_prompts)
         return out
+
+    @property
+    def anchors(self) -> dict[str, str]:
+        """What is made instead of each concept, by the concept's name."""
+        return {concept.name: concept.anchor or "" for concept in self.anchored}
 
     def near(self, conditioner: Conditioner) -> list[str]:
         """What a text encoder takes to be most like the concepts, found once."""
@@ -162,6 +168,10 @@ class Task:
             for of, reader in zip(deltas, self.conditioners, strict=True)
         ]
         return Erasure(tuple(components), record)
+
+    def network_erasure(self, deltas: Mapping[str, Delta], record: dict[str, Any]) -> Erasure:
+        """An erasure that makes `deltas` to what denoises in the video model, by weight name."""
+        return Erasure((ComponentDelta(dict(deltas), Fingerprint.of(only_network_of(self.pair.t2v)), NETWORK),), record)
 
 
 def _require_learning(encoder: torch.nn.Module) -> None:

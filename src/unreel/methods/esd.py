@@ -19,12 +19,12 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from unreel.errors import UnreelError
-from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
-from unreel.models.weights import Delta, Fingerprint, learning, set_to
+from unreel.models.weights import Delta, learning, set_to
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
     denoiser = Denoiser.of(task.pair.t2v, task.pair.settings.size, task.pair.settings.frames)
     prompts = [prompt for concept in task.concepts for prompt in concept.forget_prompts]
     deltas, losses = negatively_guided(denoiser, matrices, prompts, task.pair.settings, config)
-    component = ComponentDelta(deltas, Fingerprint.of(network), NETWORK)
-    return Erasure((component,), task.record("esd", config, losses=losses))
+    return task.network_erasure(deltas, task.record("esd", config, losses=losses))
 
 
 def negatively_guided(

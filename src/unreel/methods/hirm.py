@@ -59,7 +59,7 @@ def learn(task: Task, config: HiRMConfig) -> Erasure:
     task.require_no_images()
     task.require_nothing_to_keep()
     names = [wording for concept in task.concepts for wording in concept.wordings]
-    anchors = {concept.name: concept.anchor or "" for concept in task.anchored} if config.towards == "anchor" else {}
+    anchors = task.anchors if config.towards == "anchor" else {}
     goals = [anchors.get(concept.name, "") for concept in task.concepts for _ in concept.wordings]
     steps = config.steps or STEPS[config.towards][all(concept.kind == "style" for concept in task.concepts)]
     learned = [misdirected(conditioner, names, goals, steps, config) for conditioner in task.conditioners]

@@ -25,12 +25,12 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError
-from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
 from unreel.models.adapter import guides_in_one_call, only_network_of, text_writers
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate
-from unreel.models.weights import Delta, Fingerprint, LowRank
+from unreel.models.weights import Delta, LowRank
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
     seen = _seen(task.pair, writers, [(pair.prompt, pair.anchor) for pair in pairs], neutral, config.seed)
     deltas: dict[str, Delta] = {f"{name}.weight": _removed(matrix, seen[name], config) for name, matrix in writers.items()}
-    anchors = {concept.name: concept.anchor for concept in task.anchored}
-    record = task.record("refusal-vector", config, anchors, losses=[])
-    return Erasure((ComponentDelta(deltas, Fingerprint.of(network), NETWORK),), record)
+    return task.network_erasure(deltas, task.record("refusal-vector", config, task.anchors, losses=[]))
 
 
 def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:

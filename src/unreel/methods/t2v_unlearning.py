@@ -26,13 +26,13 @@ from torch import nn
 from torch.nn.functional import max_pool2d, mse_loss
 
 from unreel.errors import UnreelError
-from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.methods._low_rank import Factors
 from unreel.models.adapter import only_network_of, text_writers
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
-from unreel.models.weights import Delta, Fingerprint
+from unreel.models.weights import Delta
 
 SEEN = 0.1  # Receler's threshold, on which the authors' code builds
 VIDEOS = 4  # of the concept and of everything else, each noised anew at every step
@@ -110,8 +110,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
     if not named:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
     deltas, losses = adapted(denoiser, {f"{n}.weight": m for n, m in writers.items()}, named, others, settings, config)
-    component = ComponentDelta(deltas, Fingerprint.of(network), NETWORK)
-    return Erasure((component,), task.record("t2v-unlearning", config, losses=losses))
+    return task.network_erasure(deltas, task.record("t2v-unlearning", config, losses=losses))
 
 
 def adapted(

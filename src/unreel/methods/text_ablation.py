@@ -99,10 +99,9 @@ def learn(task: Task, config: TextAblationConfig) -> Erasure:
     """
     task.require_no_images()
     task.require_nothing_kept_is_forgotten()
-    anchors = {concept.name: concept.anchor for concept in task.anchored}
     learned = [_learn(task, conditioner, config) for conditioner in task.conditioners]
     losses = [record["losses"] for _, record in learned]
-    record = task.record("text-ablation", config, anchors, losses=losses if len(losses) > 1 else losses[0])
+    record = task.record("text-ablation", config, task.anchors, losses=losses if len(losses) > 1 else losses[0])
     return task.erasure([deltas for deltas, _ in learned], record)
 
 

@@ -33,12 +33,12 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError
-from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
-from unreel.models.weights import Delta, Fingerprint
+from unreel.models.weights import Delta
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import Vocabulary
 
@@ -88,9 +88,8 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
         f"{name}.weight": (matrix.weight.double() @ move.to(matrix.weight.device)).float().cpu()
         for name, matrix in matrices.items()
     }
-    anchors = {concept.name: concept.anchor for concept in task.anchored}
-    record = task.record("uce", config, anchors, losses=[], preserved=len(preserved))
-    return Erasure((ComponentDelta(deltas, Fingerprint.of(network), NETWORK),), record)
+    record = task.record("uce", config, task.anchors, losses=[], preserved=len(preserved))
+    return task.network_erasure(deltas, record)
 
 
 def last_words(conditioner: Conditioner, texts: Sequence[str], read: Sequence[torch.Tensor], masked: bool) -> list[int]:
