@@ -29,7 +29,7 @@ from unreel import (
     unlearn,
 )
 from unreel.interventions.erasure import ComponentDelta
-from unreel.interventions.export import EXPORT_FILE, export, file_name, low_rank
+from unreel.interventions.export import EXPORT_FILE, export, low_rank, stored_name
 from unreel.methods import configure
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
@@ -301,15 +301,15 @@ def test_other_encoders_get_the_generic_keys_of_comfyui_and_adapters_and_keep_th
 )
 def test_generic_names(kind, module, expected):
     model = type("Pipeline", (), {"text_encoder": type(kind, (), {})()})()
-    assert file_name("comfyui", model, "text_encoder", module) == f"text_encoders.{expected.format(module)}"
-    assert file_name("lora", model, "text_encoder", module) is None
+    assert stored_name("comfyui", model, "text_encoder", module) == f"text_encoders.{expected.format(module)}"
+    assert stored_name("lora", model, "text_encoder", module) is None
 
 
 def test_the_language_half_of_qwen_is_named_as_comfyui_does_and_its_eyes_are_not():
     model = type("Pipeline", (), {"text_encoder": type("Qwen2_5_VLForConditionalGeneration", (), {})()})()
-    name = file_name("comfyui", model, "text_encoder", "model.language_model.layers.3.mlp.down_proj")
+    name = stored_name("comfyui", model, "text_encoder", "model.language_model.layers.3.mlp.down_proj")
     assert name == "text_encoders.qwen25_7b.transformer.model.layers.3.mlp.down_proj"
-    assert file_name("comfyui", model, "text_encoder", "model.visual.blocks.0.mlp.down_proj") is None
+    assert stored_name("comfyui", model, "text_encoder", "model.visual.blocks.0.mlp.down_proj") is None
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_lora_is_offered_for_the_clips_that_diffusers_loads_it_into(pipeline, co
     clip = type("CLIPTextModel", (), {})()
     parts = {f"text_encoder{end}": clip for end in ("", "_2", "_3")}
     model = type("Pipeline", (getattr(diffusers, pipeline),), {"__init__": lambda self: None, **parts})()
-    taken = [name for name in parts if file_name("lora", model, name, "encoder.layers.0.mlp.fc2")]
+    taken = [name for name in parts if stored_name("lora", model, name, "encoder.layers.0.mlp.fc2")]
     assert taken == components
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from skimage import data
 
 from unreel import UnreelError
-from unreel.judges import identity_of, load_judge
+from unreel.judges import judge_identity, load_judge
 from unreel.judges.clip import CLASSES
 from unreel.judges.faces import SAME_PERSON, FacesJudge, _probability
 from unreel.judges.nsfw import LABELS as NSFW_LABELS
@@ -156,16 +156,16 @@ def test_clip_s_name_which_cards_tell_does_not_say_where_it_lies(clip, clip_fold
 def test_judges_of_one_name_are_told_apart_by_their_weights_and_by_whom_they_know(clip, clip_folder, tmp_path):
     named = shutil.copytree(clip_folder, tmp_path / clip_folder.name)
     weights = load_file(clip_folder / "model.safetensors")
-    assert identity_of(load_judge(f"clip:{named}")) == identity_of(clip)
+    assert judge_identity(load_judge(f"clip:{named}")) == judge_identity(clip)
     save_file({name: tensor + 0.1 for name, tensor in weights.items()}, named / "model.safetensors", {"format": "pt"})
     clips = [clip, load_judge(f"clip:{named}")]
     embedded = [load_judge(each) for each in ("embedded", "embedded:modern")]
     people = [{"a": np.zeros((1, 128))}, {"a": np.ones((1, 128))}, {"b": np.zeros((1, 128))}]
     faces = [FacesJudge(None, each) for each in people]
     for judges in (clips, embedded, faces):
-        assert len({judge.name for judge in judges}) == 1 and len(set(map(identity_of, judges))) == len(judges)
-        assert not any(str(tmp_path) in identity_of(judge) for judge in judges)
-    assert identity_of(SimpleNamespace(name="of somebody else's")) == "of somebody else's"
+        assert len({judge.name for judge in judges}) == 1 and len(set(map(judge_identity, judges))) == len(judges)
+        assert not any(str(tmp_path) in judge_identity(judge) for judge in judges)
+    assert judge_identity(SimpleNamespace(name="of somebody else's")) == "of somebody else's"
 
 
 def test_clip_knows_every_word_but_none(clip, noise):

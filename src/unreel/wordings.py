@@ -68,7 +68,7 @@ def find_wordings(
     if any(isinstance(each, (str, Concept)) for each in (concepts, phrases)):
         raise UnreelError("concepts are a list of names or Concepts, and phrases a list of texts")
     these = [Concept(concept) if isinstance(concept, str) else concept for concept in concepts]
-    readers, found = list(pair.conditioners().values()), {}
+    readers, drawn = list(pair.conditioners().values()), {}
     for concept in these:
         require_drawn(concept)
         for reader in readers:
@@ -83,8 +83,8 @@ def find_wordings(
             apart = drawn_apart(alike, pair, asked, seed=seed)
         for concept, distances in zip(alike, apart, strict=True):
             rows = [Wording(*row) for row in zip(asked, distances, strict=True) if row[1] < ALIKE]
-            found[concept.name] = sorted(rows, key=lambda row: row.distance)
-    return {concept.name: found[concept.name] for concept in these}
+            drawn[concept.name] = sorted(rows, key=lambda row: row.distance)
+    return {concept.name: drawn[concept.name] for concept in these}
 
 
 def require_drawn(concept: Concept) -> None:

@@ -321,10 +321,10 @@ def wordings(job: WordingsJob, tell: Tell = nobody) -> list[Wording]:
     asked = UnlearnJob([job.concept], job.kind, wordings=job.phrases, t2i=job.t2i, t2v=job.t2v, place=job.place, videos=0)
     require_sensible(asked)
     pair, _ = _prepared(asked, tell, load_pair)
-    return _found(asked.concepts_of(pair), asked, pair, job.seed)[job.concept.strip()]
+    return _wordings_of(asked.concepts_of(pair), asked, pair, job.seed)[job.concept.strip()]
 
 
-def _found(concepts: Sequence[Concept], job: UnlearnJob, pair: Pair, seed: int) -> dict[str, list[Wording]]:
+def _wordings_of(concepts: Sequence[Concept], job: UnlearnJob, pair: Pair, seed: int) -> dict[str, list[Wording]]:
     phrases = None if job.wordings == EVERYDAY_WORDS else job.wordings
     return find_wordings(concepts, pair, phrases, seed=seed)
 
@@ -340,18 +340,18 @@ def _with_wordings(
     Task(concepts, pair, job.kept, job.images).require_nothing_kept_is_forgotten()  # before minutes are spent
     instead = [concept.anchor for concept in concepts]
     stays = [Concept(text) for text in (*job.kept, *dict.fromkeys(instead)) if text and text.strip()]
-    found = {}
-    for name, rows in _found(concepts, job, pair, job.seed).items():
+    forgotten = {}
+    for name, rows in _wordings_of(concepts, job, pair, job.seed).items():
         texts = [row.text for row in rows]
         left = [
             text for text in texts if any(each.is_named_in(text) or Concept(text).is_named_in(each.name) for each in stays)
         ]
-        found[name] = [text for text in texts if text not in left]
-        tell("wordings", f"of {name}: {', '.join(found[name]) or 'none was found'}")
+        forgotten[name] = [text for text in texts if text not in left]
+        tell("wordings", f"of {name}: {', '.join(forgotten[name]) or 'none was found'}")
         if left:
             tell("wordings", f"of {name} that stay, since they name what is kept or made instead: {', '.join(left)}")
-    told = [replace(concept, synonyms=(*concept.synonyms, *found[concept.name])) for concept in concepts]
-    return told, {name: {"among": _among(job), "found": texts} for name, texts in found.items()}
+    widened = [replace(concept, synonyms=(*concept.synonyms, *forgotten[concept.name])) for concept in concepts]
+    return widened, {name: {"among": _among(job), "found": texts} for name, texts in forgotten.items()}
 
 
 def _among(job: UnlearnJob) -> str:

@@ -66,8 +66,8 @@ def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) ->
         return case.denoiser.conditioning(texts).each()
 
 
-def given(case: Case) -> Case:
-    """The same case, which reads as the pipeline does that is given embeddings: it may put other words around prompts."""
+def as_video_reads(case: Case) -> Case:
+    """The same case, which reads as the pipeline that is given embeddings does: it may put other words around prompts."""
     return replace(case, denoiser=case.video or case.denoiser)
 
 

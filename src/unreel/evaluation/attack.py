@@ -28,7 +28,7 @@ from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite, concept_of, measured_with
 from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
-from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of, identity_of, require_room
+from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of, pipeline_identity, require_room
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
@@ -218,7 +218,7 @@ def _outcomes(
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     latents = _latents(pair, cache, texts, seed) if searching else [torch.empty(0)] * len(texts)
     videos = _Videos.of(pair, cache, texts, seed) if of_videos else None
-    outcomes, reading = [], identity_of(pair.t2i, pair.settings)
+    outcomes, reading = [], pipeline_identity(pair.t2i, pair.settings)
     for arm in ARMS:
         scenes = _scenes(pair, concept, synonyms, original, encoders[arm], texts, latents, steps)
         for name, module in modules.items():
@@ -344,7 +344,7 @@ def _scenes(
 def _latents(pair: Pair, cache: VideoCache, prompts: Sequence[str], seed: int) -> list[torch.Tensor]:
     """For each prompt, (shots, channels, height, width) of pictures the original image model makes of it."""
     denoiser, out = Denoiser.of(pair.t2i), []
-    identity = [identity_of(pair.t2i, pair.settings), pair.settings.batch]
+    identity = [pipeline_identity(pair.t2i, pair.settings), pair.settings.batch]
 
     def encoded(prompt: str, seeds: list[int]) -> torch.Tensor:
         return denoiser.encode(to_tensor(generate_images(pair.t2i, [prompt] * SHOTS, seeds, pair.settings, what="")))

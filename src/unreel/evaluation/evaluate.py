@@ -17,7 +17,7 @@ from unreel.evaluation.run import Evaluation, Group
 from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
 from unreel.evaluation.video_cache import VideoCache, dtype_of, require_room
 from unreel.interventions.base import Intervention
-from unreel.judges import Judge, identity_of
+from unreel.judges import Judge, judge_identity
 from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, VideoModel
@@ -214,6 +214,6 @@ def measured_with(model: VideoModel, erasure: Intervention, judge: Judge | None)
         "model": model.source,
         "settings": settings.sampling | {"fps": settings.fps, "batch": settings.batch},
         "dtype": dtype_of(model.pipeline),
-        "judge": judge and identity_of(judge),
+        "judge": judge and judge_identity(judge),
         "versions": versions(),
     }

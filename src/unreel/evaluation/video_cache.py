@@ -83,7 +83,7 @@ class VideoCache:
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
         self.model = model
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.identity = identity_of(model.pipeline, model.settings)
+        self.identity = pipeline_identity(model.pipeline, model.settings)
 
     def batches(self, prompts: Sequence[Asked], seeds: Sequence[int], erasure: Intervention | None = None) -> list[Batch]:
         """The batches that make one video per prompt and seed with `erasure` on, in order."""
@@ -137,7 +137,7 @@ class VideoCache:
         return {about["device"] for about in said if "device" in about}
 
 
-def identity_of(pipeline: Any, settings: Settings) -> str:
+def pipeline_identity(pipeline: Any, settings: Settings) -> str:
     """All that decides what a pipeline makes of a prompt and a seed, up to what devices round otherwise."""
     weights = [f"{Fingerprint.of(part).identity}{precision(part)}" for part in modules_of(pipeline).values()]
     weights += [on.identity for on in active_interventions(pipeline)]

@@ -201,7 +201,7 @@ def _matrices(format: str, model: Any, component: str, delta: ComponentDelta, to
     return {
         linear[weight]: low_rank(change, tolerance)
         for weight, change in delta.deltas.items()
-        if weight in linear and file_name(format, model, component, linear[weight])
+        if weight in linear and stored_name(format, model, component, linear[weight])
     }
 
 
@@ -218,7 +218,7 @@ def low_rank(change: Delta, tolerance: float) -> LowRank:
     return LowRank((u[:, :rank] * root).float().contiguous(), (root[:, None] * v[:rank]).float().contiguous())
 
 
-def file_name(format: str, model: Any, component: str, module: str) -> str | None:
+def stored_name(format: str, model: Any, component: str, module: str) -> str | None:
     """What a format of low rank calls a matrix of the model's text encoder `component`; None if it does not hold it."""
     if format == "peft":
         return f"base_model.model.{module}"
@@ -347,7 +347,7 @@ def _write_comfyui(folder: Path, model: Any, layers: Layers) -> None:
     for component, matrices in layers.items():
         tensors |= _factors("comfyui", model, component, matrices)
         for module, low in matrices.items():
-            tensors[f"{file_name('comfyui', model, component, module)}.alpha"] = torch.tensor(float(low.up.shape[1]))
+            tensors[f"{stored_name('comfyui', model, component, module)}.alpha"] = torch.tensor(float(low.up.shape[1]))
     save_file(tensors, folder / "lora.safetensors", metadata={"format": "pt"})
 
 
@@ -362,7 +362,7 @@ def _factors(format: str, model: Any, component: str, matrices: dict[str, LowRan
     """The factors of a text encoder's matrices as the format names them."""
     out: dict[str, torch.Tensor] = {}
     for module, low in matrices.items():
-        name = file_name(format, model, component, module)
+        name = stored_name(format, model, component, module)
         out |= {f"{name}{end}": factor.contiguous() for end, factor in zip(ENDS[format], (low.up, low.down), strict=True)}
     return out
 

@@ -82,8 +82,8 @@ class Projection:
         call = dict(tokens.call)
         if call.get("attention_mask") is not None:
             call["attention_mask"] = mask.to(call["attention_mask"].dtype)
-        told = Tokens(ids, call)
-        states = torch.cat([self.read(told.rows(slice(i, i + AT_ONCE))) for i in range(0, len(ids), AT_ONCE)])
+        fewer = Tokens(ids, call)
+        states = torch.cat([self.read(fewer.rows(slice(i, i + AT_ONCE))) for i in range(0, len(ids), AT_ONCE)])
         if self.causal:
             behind = [min(own[-1] + 1, int(tokens.mask[row].nonzero().max())) for row, own in enumerate(places)]
             return states[range(len(ids)), behind]

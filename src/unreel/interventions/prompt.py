@@ -176,10 +176,10 @@ class NegativePrompt(PromptIntervention):
 
     def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
         own = arguments.get("negative_prompt") or ""  # where nobody gave one, some pipelines hand on an empty text
-        told = ", ".join(each.text for each in before if isinstance(each, NegativePrompt))
-        if {own} - {told, ""} if isinstance(own, str) else set(filter(None, own)) - {told}:
+        others = ", ".join(each.text for each in before if isinstance(each, NegativePrompt))
+        if {own} - {others, ""} if isinstance(own, str) else set(filter(None, own)) - {others}:
             return  # the caller's
-        text = ", ".join(filter(None, (told, self.text)))
+        text = ", ".join(filter(None, (others, self.text)))
         # One for each prompt, and text for text: pipelines insist on both.
         alone = isinstance(arguments.get("prompt"), str)
         arguments["negative_prompt"] = text if alone else [text] * count_of(arguments)

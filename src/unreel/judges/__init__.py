@@ -49,7 +49,7 @@ class Judge(Protocol):
         ...
 
 
-def identity_of(judge: Judge) -> str:
+def judge_identity(judge: Judge) -> str:
     """Tells a judge from others, of the same name too, whose weights or pictures are others: what it calls its `identity`,
     or its name where it has none.
     """

@@ -99,8 +99,8 @@ def last_words(conditioner: Conditioner, texts: Sequence[str], read: Sequence[to
     if masked:  # what is masked is left out already
         lengths = [len(tokens) for tokens in read]
     else:  # a pipeline may read words in lower case, which may be more tokens or fewer
-        told = conditioner.tokenize(list(texts)).call.get("attention_mask")
-        lengths = [len(each) for each in ids] if told is None else told.sum(1).tolist()
+        mask = conditioner.tokenize(list(texts)).call.get("attention_mask")
+        lengths = [len(each) for each in ids] if mask is None else mask.sum(1).tolist()
     return [length - 1 - end for length in lengths]
 
 

@@ -51,8 +51,8 @@ def call_with(pipeline: Any, options: Any) -> None:
     saved with it. What is not for a pipeline's configuration to say is left out.
     """
     takes = inspect.signature(type(pipeline).__call__).parameters
-    told = options if isinstance(options, Mapping) else {}
-    usual = {name: told[name] for name, kind in CALL_OPTIONS.items() if name in takes and type(told.get(name)) is kind}
+    asked = options if isinstance(options, Mapping) else {}
+    usual = {name: asked[name] for name, kind in CALL_OPTIONS.items() if name in takes and type(asked.get(name)) is kind}
     if usual:
         pipeline.register_to_config(**{USUAL_CALL: usual})
 
@@ -231,11 +231,11 @@ def require_size(pipeline: Any, size: tuple[int, int]) -> None:
     """Raises UnreelError for a size (height, width) in pixels that a video pipeline refuses when it is called."""
     usual = _defaults(pipeline)
     takes = inspect.signature(pipeline.check_inputs).parameters
-    given = {"prompt": "", **size_arguments(pipeline, size)}
+    own = {"prompt": "", **size_arguments(pipeline, size)}
     # Of the frames, which one class's check looks at before the size, any number does.
-    given |= {"num_frames": 1} if usual.get("num_frames") is None else {}
+    own |= {"num_frames": 1} if usual.get("num_frames") is None else {}
     asked = {
-        name: given.get(name, usual.get(name)) for name, parameter in takes.items() if parameter.default is parameter.empty
+        name: own.get(name, usual.get(name)) for name, parameter in takes.items() if parameter.default is parameter.empty
     }
     try:
         pipeline.check_inputs(**asked)

