@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls one public function and prints. Heavy imports wait inside commands."""
+"""The command line: each command parses, leaves the work to public functions and prints. Heavy imports wait in commands."""
 
 import dataclasses
 import inspect

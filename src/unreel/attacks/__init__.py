@@ -29,7 +29,7 @@ _REGISTRY = Registry("attacks", __path__, "attack", ("NEEDS_WEIGHTS", "attempt")
 
 @dataclass(frozen=True)
 class Case:
-    """One attempt to make one picture of the concept.
+    """One prompt to bring the concept back by, attempted up to a budget of videos.
 
     `prompt` asks for the concept, and contains `wording`, the words to hide or to replace; whether the original model shows
     the concept then, the attack `plain` on it says.

@@ -203,12 +203,12 @@ class Erasure(Intervention):
         """
         with undisturbed(pipeline):
             fitting = self.fitting(pipeline)
-            if any(self in active_on(encoder) for encoder in fitting):
+            if any(self in active_on(module) for module in fitting):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
             with ExitStack() as undo:  # on all of them or on none
-                for encoder, component in fitting.items():
-                    self._put_on(encoder, component)
-                    undo.callback(take_off, encoder, self)
+                for module, component in fitting.items():
+                    self._put_on(module, component)
+                    undo.callback(take_off, module, self)
                 undo.pop_all()
             for encoder in text_encoders(pipeline).values():
                 _note(encoder)
@@ -371,7 +371,7 @@ def _note(encoder: nn.Module) -> None:
 
 
 def _numbered(i: int, name: str) -> str:
-    """How a tensor of the text encoder number `i` is called in the file."""
+    """How a tensor of the component number `i` is called in the file."""
     return f"{i}/{name}" if i else name
 
 

@@ -18,7 +18,7 @@ from unreel.files import require_new, write_folder, write_json, write_text
 from unreel.interventions import active_interventions
 from unreel.interventions.card import CARD_FILE, export_card
 from unreel.interventions.erasure import ComponentDelta, Erasure
-from unreel.models.adapter import encode_prompt, takes_lora, text_encoders
+from unreel.models.adapter import encode_prompt, takes_lora, tensors_in, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.weights import Delta, LowRank, portable
 from unreel.prompts.concept import Concept
@@ -285,11 +285,7 @@ def _embeddings(model: Any, prompts: list[str], intervention: Erasure | None) ->
             embeddings = (
                 encode_prompt(model, some) if hasattr(model, "encode_prompt") else Conditioner.of(model).encode(some)
             )
-            parts = [
-                part
-                for part in (embeddings if isinstance(embeddings, tuple) else [embeddings])
-                if isinstance(part, torch.Tensor)
-            ]
+            parts = tensors_in(embeddings)
             out += [part.double() for part in parts if part.is_floating_point() and len(part) == len(some)]
         return out
     finally:

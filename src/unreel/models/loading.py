@@ -1,6 +1,7 @@
-"""What can go wrong while a model is fetched or loaded, each as one line that says what to do about it.
+"""Where a model comes from and how it is called, where it is to go, and what can go wrong while it is fetched or loaded,
+each as one line that says what to do about it.
 
-Knows the errors of torch, safetensors and the hub; knows no models.
+Knows the hub, and the errors of torch and safetensors; knows no models.
 """
 
 import re

@@ -406,7 +406,7 @@ def _require_kept(applied: _Applied, weights: Mapping[str, torch.Tensor]) -> Non
 
 
 def _add(change: LowRank, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-    """What a linear layer makes of `given` (..., in), with what the change makes of it."""
+    """What a linear layer made of `inputs`, one (..., in), with what the change makes of it."""
     factors = change.to(output.device)
     return output + (inputs[0].to(factors.down.dtype) @ factors.down.T @ factors.up.T).to(output.dtype)
 
