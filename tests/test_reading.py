@@ -254,7 +254,7 @@ def test_several_aims_as_one_are_what_each_was(make):
     conditioner = make()
     pairs, texts = PAIRS[:2], ["a dog", "a cat next to a castle by night"]
     parts = [as_anchors(conditioner, pairs, short=True), as_read(conditioner, texts, short=True)]
-    whole = together(conditioner, [*(pair.prompt for pair in pairs), *texts], parts, short=True)
+    whole = together(conditioner, [*(pair.prompt for pair in pairs), *texts], parts)
     start = 0
     for part in parts:
         rows, width = slice(start, start + len(part.states)), part.states.shape[1]

@@ -84,7 +84,7 @@ def _checked(of: "Intervention") -> str:
     return f"Self-check on prompts that nothing was learned from: {check['summary']}.{weak}"
 
 
-def figures_of(file: Path, several: bool = False) -> str:
+def figures_of(file: Path, several: bool) -> str:
     """What a card says of an evaluation's figures, and of which concept if there are `several`; nothing without a judge's.
     Raises UnreelError if they cannot be read.
     """

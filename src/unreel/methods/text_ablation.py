@@ -261,7 +261,7 @@ def _lesson(
     conditioner: Conditioner, pairs: Sequence[PromptPair], kept: Sequence[list[str]], aims: Sequence[Aim]
 ) -> _Lesson:
     prompts = [*(pair.prompt for pair in pairs), *chain(*kept)]
-    whole = together(conditioner, prompts, aims, short=True)
+    whole = together(conditioner, prompts, aims)
     row = torch.arange(len(whole.counted), device=whole.counted.device)[:, None]
     naming, more = len(pairs), len(pairs) + len(kept[0])
     # Read from left to right, what stands before the name is everyday text, and costs nothing more.

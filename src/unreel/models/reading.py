@@ -101,9 +101,11 @@ def side_by_side(
 
 
 @torch.no_grad()
-def together(conditioner: Conditioner, prompts: Sequence[str], aims: Sequence[Aim], *, short: bool = False) -> Aim:
-    """Several aims as one, whose `prompts` are theirs one after the other: to read much at once takes less time."""
-    tokens = tokens_of(conditioner, prompts, short=short)
+def together(conditioner: Conditioner, prompts: Sequence[str], aims: Sequence[Aim]) -> Aim:
+    """Several aims that are `short`, as one whose `prompts` are theirs one after the other: to read much at once takes less
+    time.
+    """
+    tokens = tokens_of(conditioner, prompts, short=True)
     more = [tokens.ids.shape[1] - aim.counted.shape[1] for aim in aims]
     states = torch.cat([pad(aim.states, (0, 0, 0, by)) for aim, by in zip(aims, more, strict=True)])
     counted = torch.cat([pad(aim.counted, (0, by)) for aim, by in zip(aims, more, strict=True)])

@@ -32,10 +32,10 @@ def row(title: str, wanted: str, original: Estimate | None, edited: Estimate) ->
     return Row(title, wanted, WIDTH * original.value if original else None, value, low, high, spoken)
 
 
-def line(values: Sequence[float], width: int = WIDTH, height: int = HEIGHT) -> str:
+def line(values: Sequence[float]) -> str:
     """Shares, one after the other, as points of a polyline whose top is 1."""
     last = max(1, len(values) - 1)
-    return " ".join(f"{i * width / last:.1f},{height - value * height:.1f}" for i, value in enumerate(values))
+    return " ".join(f"{i * WIDTH / last:.1f},{HEIGHT - value * HEIGHT:.1f}" for i, value in enumerate(values))
 
 
 def losses(values: Sequence[float]) -> str:
