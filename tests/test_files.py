@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from unreel import UnreelError
-from unreel.files import file_name, file_names, read_tensors, require_new, write_folder, write_tensors, write_text
+from unreel.files import (
+    file_name,
+    file_names,
+    read_tensors,
+    require_new,
+    short_digest,
+    write_folder,
+    write_tensors,
+    write_text,
+)
 
 TEXTS = (
     "C++",
@@ -153,3 +162,8 @@ def test_a_folder_is_as_private_as_its_owner_has_files_made(tmp_path, mask, mode
     finally:
         os.umask(before)
     assert tuple(file.stat().st_mode & 0o777 for file in (made, made / "marker.json")) == modes
+
+
+def test_short_digests_stay_what_records_hold():
+    assert short_digest([["noodles", "東京"], 0]) == "d0a35e04a22da404"
+    assert short_digest({"out": None, "folder": Path("runs")}) == short_digest({"out": None, "folder": "runs"})

@@ -4,7 +4,6 @@ go on.
 Knows that a takedown is done, refused or failed, and how often to try again; how one is unlearned is for `workflow`.
 """
 
-import hashlib
 import json
 import socket
 import traceback
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from unreel.errors import UnreelError, needs, shortened, summarise
 from unreel.evaluation.run_folder import claimed
-from unreel.files import write_json
+from unreel.files import short_digest, write_json
 from unreel.interventions.card import CHECK
 from unreel.models.memory import no_memory
 from unreel.models.pair import Pair, load_pair
@@ -206,7 +205,7 @@ def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Te
 def _asked(job: UnlearnJob) -> str:
     """A short name for all of a job but where it is computed and written, and in place of what."""
     wanted = asdict(replace(job, settings=dict(job.settings), out=None, overwrite=False, place=Place()))
-    return hashlib.sha256(json.dumps(wanted, default=str).encode()).hexdigest()[:16]
+    return short_digest(wanted)
 
 
 def _stored(folder: Path) -> dict[Takedown, Outcome]:

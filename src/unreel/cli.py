@@ -23,7 +23,6 @@ from unreel.files import require_new
 
 SMALLEST, LARGEST = 8, 16384  # pixels of a side of a video
 MOST = 100_000  # videos, steps, frames: more would never end
-LAST = 2**62  # seed, from which one can still count on
 SAMPLED, PLACED, LEARNED = "How to sample", "Where to compute", "Settings of methods"  # groups of options in --help
 
 
@@ -73,8 +72,10 @@ def _number(value: float | None) -> float | None:
 
 
 def _seed(value: int) -> int:
-    if not 0 <= value <= LAST:  # as a callback, since `min` and `max` would stand in --help
-        raise typer.BadParameter(f"a seed is a whole number from 0 to {LAST}, not {value}")
+    from unreel.prompts.suite import LAST_SEED
+
+    if not 0 <= value <= LAST_SEED:  # as a callback, since `min` and `max` would stand in --help
+        raise typer.BadParameter(f"a seed is a whole number from 0 to {LAST_SEED}, not {value}")
     return value
 
 

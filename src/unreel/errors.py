@@ -28,6 +28,11 @@ def shortened(message: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, on one line: what the error says, or its kind where it says nothing."""
+    return shortened(str(error)) or type(error).__name__
+
+
 def is_text(letters: str) -> bool:
     """Whether no half of a pair of surrogates stands in it, which arguments and JSON can hold and no file or tokenizer."""
     return not any("\ud800" <= letter <= "\udfff" for letter in letters)

@@ -205,6 +205,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+def short_digest(key: Any) -> str:
+    """A short name for `key`, plain data: the same for what is the same as JSON, what JSON lacks being written as text."""
+    return hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]
+
+
 def tensor_file(folder: Path, key: Any, prefix: str = "") -> Path:
     """Where in `folder` the tensors belong that `key`, plain data, decides, so that a cache never mixes them up."""
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]

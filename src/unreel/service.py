@@ -40,11 +40,11 @@ from unreel.models.adapter import undisturbed
 from unreel.models.pair import VideoModel
 from unreel.models.sampling import encode_mp4, generate
 from unreel.progress import track
+from unreel.prompts.suite import LAST_SEED
 from unreel.unlearning import Everyday
 
 LONGEST_BODY = 2**16  # bytes of a request
 PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer, that are sent at once, and in a second by the slowest client
-LAST_SEED = 2**62
 ROOM = 2**20  # bytes that are free where there is room for lines of an audit
 MEGABYTE = 10**6
 MENDED_HERE = "the video could not be made"

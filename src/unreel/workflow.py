@@ -5,8 +5,6 @@ Knows what belongs together and in which order; leaves every part of it to other
 draws how far it is as `unreel.progress` is told to.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,7 +25,7 @@ from unreel.evaluation.evaluate import evaluate as evaluate_intervention
 from unreel.evaluation.evaluate import require_sensible as require_sensible_prompts
 from unreel.evaluation.run import Evaluation
 from unreel.evaluation.video_cache import Batch, VideoCache, require_room
-from unreel.files import alone_in, file_name, require_new
+from unreel.files import alone_in, file_name, require_new, short_digest
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
 from unreel.interventions.card import CHECK
@@ -356,8 +354,7 @@ def _with_wordings(
 
 def _among(job: UnlearnJob) -> str:
     """A short name for what other words are looked for among, and how."""
-    listed = json.dumps([list(job.wordings) if job.wordings != EVERYDAY_WORDS else job.wordings, job.seed])
-    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+    return short_digest([list(job.wordings) if job.wordings != EVERYDAY_WORDS else job.wordings, job.seed])
 
 
 def _recorded(learned: Any, searches: Mapping[str, Mapping[str, Any]]) -> Any:

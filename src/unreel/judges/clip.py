@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, reason_of
 from unreel.models.loading import at_the_hub, repository, shown
 from unreel.models.weights import Fingerprint
 
@@ -59,7 +59,7 @@ def load(argument: str = "", device: str = "cpu") -> "ClipJudge":
         # Resized by Pillow whether or not torchvision is there: the two differ, and so would the figures.
         images = CLIPImageProcessorPil.from_pretrained(name, revision=version)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = at_the_hub(source, error) or " ".join(str(error).split())[:300]
+        reason = at_the_hub(source, error) or reason_of(error)
         raise UnreelError(
             f"cannot load {source} as a CLIP in safetensors ({reason}): give a folder with --judge clip:FOLDER, or compare "
             "by eye with --judge none"

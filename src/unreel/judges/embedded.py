@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, reason_of
 from unreel.judges._network import JudgeNetwork
 from unreel.models.sampling import to_tensor
-from unreel.models.shipped import EMBEDDED, names, shipped
+from unreel.models.shipped import EMBEDDED, WORLD_FILE, names, shipped
 from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import Vocabulary, of_world
 
@@ -34,10 +34,10 @@ def load(argument: str = "", device: str = "cpu") -> "EmbeddedJudge":
     named = f"{EMBEDDED}:{argument}"
     folder = shipped(named if argument else EMBEDDED) if not argument or named in names() else None
     folder = folder or Path(argument)
-    if not (folder / "judge" / "judge.safetensors").is_file() or not (folder / "world.json").is_file():
-        raise UnreelError(f"{folder} holds no embedded judge: it needs judge/judge.safetensors and world.json")
+    if not (folder / "judge" / "judge.safetensors").is_file() or not (folder / WORLD_FILE).is_file():
+        raise UnreelError(f"{folder} holds no embedded judge: it needs judge/judge.safetensors and {WORLD_FILE}")
     try:
-        world = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        world = json.loads((folder / WORLD_FILE).read_text(encoding="utf-8"))
         network = JudgeNetwork(len(world["concepts"]), len(world["styles"]), len(world["motions"]) + 1, world["frames"])
         weights = load_file(folder / "judge" / "judge.safetensors")
         network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -46,7 +46,7 @@ def load(argument: str = "", device: str = "cpu") -> "EmbeddedJudge":
         judge = EmbeddedJudge(network.eval().to(device), world, error)
         judge.try_out()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as broken:
-        raise UnreelError(f"the embedded judge in {folder} is broken: {' '.join(str(broken).split())[:200]}") from broken
+        raise UnreelError(f"the embedded judge in {folder} is broken: {reason_of(broken)}") from broken
     return judge
 
 

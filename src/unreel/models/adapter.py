@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, reason_of
 from unreel.models.memory import device_of, enough_memory, forwarding, no_memory
 from unreel.models.weights import locked
 
@@ -241,8 +241,8 @@ def require_size(pipeline: Any, size: tuple[int, int]) -> None:
         pipeline.check_inputs(**asked)
         _require_whole_patches(pipeline, size)
     except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UnreelError(f"{type(pipeline).__name__} cannot generate with --size {size[0]} {size[1]}: {reason}") from error
+        why = reason_of(error)
+        raise UnreelError(f"{type(pipeline).__name__} cannot generate with --size {size[0]} {size[1]}: {why}") from error
 
 
 # What pipelines call the pixels along a side of one latent; the image models' name last, which some have as well.
@@ -320,8 +320,7 @@ def made_by(pipeline: Any, **options: Any) -> Any:
             if no_memory(error):
                 raise
             numbers = ", ".join(f"{name}={value}" for name, value in options.items() if isinstance(value, (int, float)))
-            reason = " ".join(str(error).split())
-            raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason}") from error
+            raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason_of(error)}") from error
 
 
 def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) -> Any:

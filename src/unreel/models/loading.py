@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, reason_of
 from unreel.models.memory import no_memory
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -148,12 +148,12 @@ def at_the_hub(source: str, error: BaseException) -> str | None:
     if met(errors.OfflineModeIsEnabled):
         return f"{source} is not complete in the local cache, and HF_HUB_OFFLINE forbids to fetch it: unset it"
     if met(errors.RemoteEntryNotFoundError):
-        return f"{source} lacks what it should hold: {_reason(error)}"
+        return f"{source} lacks what it should hold: {reason_of(error)}"
     codes = [getattr(getattr(each, "response", None), "status_code", None) for each in chain]
     if met(errors.LocalTokenNotFoundError) or HTTPStatus.UNAUTHORIZED in codes:
         return f"the hub wants a token that it knows for {source}: {LOG_IN}"
     if met(errors.HfHubHTTPError):
-        return f"the hub refuses {source}: {_reason(error)}"
+        return f"the hub refuses {source}: {reason_of(error)}"
     if met(errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError, errors.HTTPError, ConnectionError):
         return (
             f"there is no folder {source}, it is not complete in the local cache, and the hub cannot be reached: connect "
@@ -170,8 +170,4 @@ def _other(source: str, error: BaseException) -> str:
     if "trust_remote_code" in str(error):
         return f"{source} asks to run code of its own: refused"
     broken = any(isinstance(each, SafetensorError) for each in _chain(error))
-    return f"cannot load {source}: {_reason(error)}" + (" (broken or cut short: fetch it again)" if broken else "")
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return f"cannot load {source}: {reason_of(error)}" + (" (broken or cut short: fetch it again)" if broken else "")

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError
+from unreel.files import short_digest
 
 # What is put around a weight's own name: by torch.compile, by peft, and by transformers before 5.6 around CLIP's.
 _AROUND = re.compile(r"(?<![^.])(?:_orig_mod|base_layer|original_module|text_model)\.")
@@ -280,7 +281,7 @@ def precision(module: nn.Module) -> str:
         (name, type(part).__name__, str(part.dtype), list(part.shape), str(getattr(part, "quant_type", "")))
         for name, part in held.items()
     ]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16] if described else ""
+    return short_digest(described) if described else ""
 
 
 class Identified(Protocol):

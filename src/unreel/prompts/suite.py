@@ -21,6 +21,7 @@ GROUPS = (*ERASED, *KEPT)
 NEIGHBOURS = 10
 UNRELATED = 20
 SEEDS_PER_GROUP = 10_000
+LAST_SEED = 2**62  # from which one can still count on
 
 
 @dataclass(frozen=True)
