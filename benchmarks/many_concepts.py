@@ -24,7 +24,7 @@ from unreel import Concept, Erasure, generate, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
 from unreel.judges import Judge, load_judge
-from unreel.methods._task import anchor_for
+from unreel.models.anchors import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images

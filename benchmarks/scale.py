@@ -16,7 +16,7 @@ from benchmarks.common import machine, write_entry
 from benchmarks.encoders import encoder
 from unreel import Concept, load_pair, unlearn
 from unreel.evaluation.selfcheck import EACH, MOST_RESIDUAL, Exam
-from unreel.methods._task import near_to, prompts_for
+from unreel.models.anchors import near_to, prompts_for
 from unreel.prompts import captions
 
 NAME, ENCODER = "scale", "smollm2"

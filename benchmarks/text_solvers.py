@@ -23,8 +23,8 @@ from benchmarks.encoders import encoder, everyday_prompts
 from benchmarks.real_encoders import SEEN_IN_TUNING, SENTENCES, Measure
 from unreel import Concept, Pair, TextAblationConfig, load_pair, unlearn
 from unreel.methods._least_squares import least_squares
-from unreel.methods._task import near_to, prompts_for
 from unreel.methods.text_ablation import NEAR, first_layers
+from unreel.models.anchors import near_to, prompts_for
 from unreel.models.weights import Delta, changed
 
 ENCODER, DEFAULT = "smollm2", "gradients from least squares"

@@ -38,8 +38,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from unreel import cli, unlearn
 from unreel.errors import UnreelError
 from unreel.evaluation import selfcheck
-from unreel.methods import _task, text_ablation
+from unreel.methods import text_ablation
 from unreel.methods.uce import UCEConfig
+from unreel.models import anchors
 from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.pair import Pair, Settings, TextModel, load_pair, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
@@ -245,7 +246,7 @@ def hasty(monkeypatch):
     monkeypatch.setattr(text_ablation, "STEPS", 5)
     for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
         monkeypatch.setattr(selfcheck, name, 4)
-    monkeypatch.setattr(_task, "LOOKED_AT", 12)
+    monkeypatch.setattr(anchors, "LOOKED_AT", 12)
 
 
 class FakeJudge:

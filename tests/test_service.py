@@ -42,14 +42,15 @@ def model():
 def folder(tmp_path_factory):
     """Four erasures of a tiny model, made hastily."""
     from unreel.evaluation import selfcheck
-    from unreel.methods import _task, text_ablation
+    from unreel.methods import text_ablation
+    from unreel.models import anchors
 
     folder = tmp_path_factory.mktemp("erasures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_ablation, "STEPS", 5)
         for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
             patch.setattr(selfcheck, name, 4)
-        patch.setattr(_task, "LOOKED_AT", 12)
+        patch.setattr(anchors, "LOOKED_AT", 12)
         for name in NAMES:
             unlearn(Concept(name.replace("-", " ")), make_pair()).save_pretrained(folder / name)
     return folder

@@ -11,11 +11,11 @@ from conftest import make_pair, same, weights
 
 from unreel import Concept, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.interventions.card import CHECK
-from unreel.methods import _task
 from unreel.methods import text_ablation as module
 from unreel.methods._low_rank import Factors
-from unreel.methods._task import words_to_keep
 from unreel.methods.text_ablation import text_ablation
+from unreel.models import anchors
+from unreel.models.anchors import words_to_keep
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import TextModel
 from unreel.models.reading import SPARE, Aim
@@ -232,7 +232,7 @@ def test_the_way_of_each_concept_counts_as_much_as_any_other(conditioner):
 
 def test_of_several_concepts_each_has_something_to_be_learned_from(pair, monkeypatch):
     """A prompt that a text encoder has room for may still be too long to learn from."""
-    monkeypatch.setattr(_task, "LONGEST", 12)
+    monkeypatch.setattr(anchors, "LONGEST", 12)
     with pytest.raises(UnreelError, match=r"^no prompt that names 'cat cat .* fits .*: name it in fewer words"):
         unlearn([Concept("castle"), Concept("cat " * 12)], pair, QUICK)
 

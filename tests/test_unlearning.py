@@ -10,7 +10,7 @@ from benchmarks.common import plainly
 from unreel import Concept, FewShotConfig, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.judges import load_judge
 from unreel.methods import configure
-from unreel.methods._task import anchor_for
+from unreel.models.anchors import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings
 from unreel.models.reading import nearest

@@ -9,7 +9,7 @@ from conftest import same, weights
 from pipelines import PIPELINES
 
 from unreel import Concept
-from unreel.methods._task import anchor_for
+from unreel.models.anchors import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.reading import nearest
 from unreel.models.shipped import EMBEDDED_FOLDER, WORLD_FILE

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.cells import cells_of, results_of
 from benchmarks.tables._format import change, interval, load, percent, table, where
 from benchmarks.tables.methods import METHODS, of_groups, pooled_alone
-from unreel.methods._task import TOO_NEAR
+from unreel.models.anchors import TOO_NEAR
 from unreel.models.shipped import EMBEDDED, preset_of
 
 DOCUMENTS = ("docs/methods/index.md", *(f"docs/methods/{method}.md" for method in METHODS))

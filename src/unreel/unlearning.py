@@ -21,7 +21,7 @@ from unreel.interventions.base import Intervention
 from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import CHANGES, MOST_ROUNDED_AWAY, ROUNDED_AWAY, TEXT_ENCODER, Erasure, mostly_lost
 from unreel.methods import DEFAULT, Task, configure, method_of, name_of
-from unreel.methods._task import anchor_for, near_to, prompts_for
+from unreel.models.anchors import anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.loading import recorded
 from unreel.models.memory import enough_memory

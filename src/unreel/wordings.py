@@ -20,7 +20,7 @@ from itertools import product
 import torch
 
 from unreel.errors import UnreelError
-from unreel.methods._task import everyday_of_kind
+from unreel.models.anchors import everyday_of_kind
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import MARGIN, Conditioning, Denoiser
 from unreel.models.memory import enough_memory
