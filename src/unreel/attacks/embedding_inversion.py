@@ -31,7 +31,7 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
     """As `attempt`, with so many draws of noise a step."""
     conditioner = case.attacked
     word, placeholder = unused_word(case.original, *around(case))
-    named, scale = conditioner.written_rows(torch.tensor(_within(conditioner.tokenizer, case.wording)))
+    named, spread = conditioner.written_rows(torch.tensor(_within(conditioner.tokenizer, case.wording)))
     v, prompt = named.mean(0).requires_grad_(), in_place(case, word)
 
     def conditioning(case: Case) -> Conditioning:
@@ -42,8 +42,7 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
         )
 
     generator, brief = generator_for(index, seed), briefly(case, prompt)
-    spread = float(conditioner.token_table.weight.detach().float().std())
-    optimizer = torch.optim.Adam([v], lr=RATE * spread * scale)
+    optimizer = torch.optim.Adam([v], lr=RATE * spread)
     with conditioner.brisk():
         for _ in range(STEPS * case.steps):
             (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning(brief)), v)

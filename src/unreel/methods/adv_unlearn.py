@@ -12,11 +12,14 @@ for c. The first 200 of 1,000 steps go without; Adam at 1e-5, eta = 1, gamma = 0
 30 steps of Adam at 1e-3 for v are those of the authors (OPTML-Group/AdvUnlearn). For things and styles theta is the first
 layer, for what is unsafe all.
 
+The rate of v is in units of the spread of what the table of tokens writes, so that as many steps lead as far in every text
+encoder: thirty of 0.07 at most 2.1 times as far as a row is long. On CLIP ViT-L/14, whose table has a spread of 0.014, that
+is the authors' 1e-3.
+
 Ours: z and y are latents of images that the model makes of c and q, noised; of the first layer matrices and biases alone
 learn, of all of it embeddings too; q are twenty everyday prompts, c the sentences that few-shot learns from, where theirs
-makes new latents at every step; gamma is 0.5 for unsafe content too, unless told otherwise; the gradients of one step for v
-do not add up with those of the steps before, as they do there; and where the table of tokens multiplies its rows (Gemma 2),
-the rate of v is multiplied likewise.
+makes new latents at every step; gamma is 0.5 for unsafe content too, unless told otherwise; and the gradients of one step
+for v do not add up with those of the steps before, as they do there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +56,7 @@ class AdvUnlearnConfig:
     retain_weight: float = option(0.5, "weight of the loss that keeps other prompts as they are")
     retain_batch: int = 5
     attack_steps: int = option(30, "optimisation steps of the inner attack in each training step")
-    attack_rate: float = 1e-3
+    attack_rate: float = option(0.07, "Adam's learning rate in the inner attack, in units of the token table's spread")
     seed: int = 0
 
     @property
@@ -165,7 +168,7 @@ def _attacked(
         return
     word, token = placeholder(prompt)
     some = torch.randint(len(conditioner.token_table.weight), (1,), generator=generator)
-    drawn, scale = conditioner.written_rows(some)
+    drawn, spread = conditioner.written_rows(some)
     v = drawn[0].requires_grad_()
 
     def put(_: object, args: tuple, rows: torch.Tensor) -> torch.Tensor:
@@ -174,7 +177,7 @@ def _attacked(
     def read() -> Conditioning:
         return denoiser.conditioning([f"{word} {prompt}"])
 
-    optimizer = torch.optim.Adam([v], lr=rate * scale)
+    optimizer = torch.optim.Adam([v], lr=rate * spread)
     hook = conditioner.token_table.register_forward_hook(put)
     try:
         for z_t, t in chain([first], rounds):

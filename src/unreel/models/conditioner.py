@@ -472,13 +472,14 @@ class Conditioner:
 
     @torch.no_grad()
     def written_rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """What `token_table` writes for the ids, (tokens, width) in float32, and how many times as large as its
-        rows that is: Gemma 2's multiplies them.
+        """What `token_table` writes for the ids, (tokens, width) in float32, and the spread of all that it writes, the
+        standard deviation over rows and width: that of the table, unless it multiplies its rows as Gemma 2's does.
         """
         table = self.token_table
         some = torch.arange(min(FIRST_ROWS, len(table.weight)), device=table.weight.device)
         written, rows = table(some).float(), table.weight[some].float()
-        return table(ids.to(some.device)).float(), float(written.norm() / rows.norm())
+        spread = float(table.weight.detach().float().std()) * float(written.norm() / rows.norm())
+        return table(ids.to(some.device)).float(), spread
 
     @cached_property
     def layers(self) -> list[nn.Module]:
