@@ -22,6 +22,7 @@ FEW: dict[str, dict[str, Any]] = {  # all settings but these are as they are
     "few-shot": {"shots": 1, "epochs": 1},
     "concept-ablation": {"shots": 1, "steps": 1, "batch_size": 1, "retain_batch": 1, "forget": 4, "retain": 4},
     "esd": {"steps": 1},
+    "esd --weights u": {"steps": 1, "weights": "u"},
     "refusal-vector": {"pairs": 2, "neutral": 2, "rank": 2},
     "t2v-unlearning": {"steps": 1, "rank": 2},
     "hirm": {"steps": 1},
@@ -29,10 +30,10 @@ FEW: dict[str, dict[str, Any]] = {  # all settings but these are as they are
 }
 
 
-def tried(method: str, pair: Any) -> str:
-    """Empty if the method unlearns and a video is made with it on; else why it does not."""
+def tried(run: str, pair: Any) -> str:
+    """Empty if the method that a run begins with unlearns and a video is made with it on; else why it does not."""
     try:
-        learned = unlearn("cat", pair, configure(method, FEW.get(method, {})))
+        learned = unlearn("cat", pair, configure(run.split()[0], FEW.get(run, {})))
         with learned.on(pair.t2v):
             generate(pair.t2v, ["a cat"], [0], pair.settings, what="")
     except UnreelError as error:
@@ -48,11 +49,11 @@ def main() -> None:
     found: dict[str, dict[str, str]] = {}
     for name in [name for family in FAMILIES for name in family.t2v]:
         found[name] = {}
-        for method in names():
+        for run in [*names(), *(run for run in FEW if run not in names())]:
             pair = alone(build(name))
             pair = replace(pair, settings=replace(pair.settings, frames=FRAMES.get(name, 5), guidance=3.0))
-            found[name][method] = tried(method, pair)
-        print(name, {method: why[:80] for method, why in found[name].items() if why}, flush=True)
+            found[name][run] = tried(run, pair)
+        print(name, {run: why[:80] for run, why in found[name].items() if why}, flush=True)
         write_result(NAME, found)
 
 

@@ -34,6 +34,7 @@ ON_ENCODERS = {
 }
 ON_NETWORKS = {
     "esd": {"steps": 2, "learning_rate": 1e-2},
+    "esd of u": {"steps": 2, "learning_rate": 1e-3, "weights": "u"},
     "refusal-vector": {"pairs": 2, "neutral": 2, "rank": 4},
     "t2v-unlearning": {"steps": 2, "learning_rate": 1e-2, "rank": 4},
 }
@@ -52,7 +53,7 @@ def test_they_change_videos_and_come_off_bit_for_bit(pair, name):
     hooks = [len(part._forward_hooks) for part in (pair.t2v.unet, pair.t2v.text_encoder)]
     rival = make(pair, name)
     assert same(network, weights(pair.t2v.unet)) and same(encoder, weights(pair.t2v.text_encoder))
-    if name in ("esd", "t2v-unlearning"):  # which learn
+    if name in ("esd", "esd of u", "t2v-unlearning"):  # which learn
         assert not any(weight.requires_grad for weight in pair.t2v.unet.parameters())
     rival.apply(pair.t2v)
     made = generate(pair.t2v, PROMPTS, SEEDS, pair.settings)
@@ -94,7 +95,7 @@ def test_they_are_evaluated_and_attacked_like_erasures(pair, name, tmp_path):
 @pytest.mark.parametrize("name", ALL)
 def test_the_same_seed_is_the_same_rival(pair, name):
     assert make(pair, name) == make(pair, name)
-    if name in ("hirm at random", "esd", "t2v-unlearning", "adv-unlearn"):
+    if name in ("hirm at random", "esd", "esd of u", "t2v-unlearning", "adv-unlearn"):
         assert make(pair, name, seed=1) != make(pair, name)
 
 
@@ -127,6 +128,7 @@ def test_those_that_make_nothing_instead_refuse_an_anchor(pair, name):
         ("diff-quick-fix", {"lamb": 0.0}),
         ("hirm", {"learning_rate": -1.0}),
         ("esd", {"eta": 0.0}),
+        ("esd", {"weights": "all"}),
         ("adv-unlearn", {"attack_rate": 0.0}),
         ("refusal-vector", {"pairs": 0}),
         ("t2v-unlearning", {"rank": 0}),
@@ -258,6 +260,28 @@ def test_esd_changes_nothing_but_attention_to_the_text_and_comes_nearer_to_its_t
     assert all(".attn2." in name for name in rival.components[0].deltas)
     losses = rival.provenance["parts"][0]["losses"]
     assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_esd_u_changes_what_esd_x_leaves_and_comes_nearer_to_its_teacher(pair):
+    rival = make(pair, "esd of u", Concept("castle"), steps=12, learning_rate=5e-4)
+    network, reading = pair.t2v.unet, cross_attention(pair.t2v.unet)
+    layers = {name for name, part in network.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))}
+    assert {name.rpartition(".")[0] for name in rival.deltas} == layers - reading.keys()
+    assert {delta.ndim for delta in rival.deltas.values()} == {1, 2, 4}
+    assert all(delta.any() for name, delta in rival.deltas.items() if not name.endswith("to_k.bias"))
+    losses = rival.provenance["parts"][0]["losses"]
+    assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_esd_u_needs_no_attention_to_the_text_which_esd_x_does():
+    pipeline = build("CogVideoXPipeline")
+    pair = Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, frames=5, guidance=3.0, size=size(pipeline)))
+    with pytest.raises(UnreelError, match="choose the weights u, or another method"):
+        make(pair, "esd")
+    rival = make(pair, "esd of u", Concept("castle"))
+    assert all(delta.isfinite().all() for delta in rival.deltas.values())
+    with rival.on(pipeline):
+        generate(pipeline, ["a castle"], [1], pair.settings)
 
 
 def test_esd_is_refused_where_it_cannot_learn(pair):

@@ -29,7 +29,8 @@ TITLES = {
     "few-shot-lora": "few-shot as LoRA of rank 16",
     "uce": "UCE, on the video model",
     "text-ablation-and-uce": "text ablation, and UCE on top",
-    "esd": "ESD, on the video model",
+    "esd": "ESD-x, on the video model",
+    "esd-u": "ESD-u, on the video model",
     "refusal-vector": "a refusal vector in the video model",
     "t2v-unlearning": "adapters in the video model, after T2VUnlearning",
     "hirm": "HiRM",
@@ -328,7 +329,7 @@ def wordings(of: str) -> str:
 
 def rivals_scan(of: str = "rivals-scan") -> str:
     """What every setting that was tried of a rival shows, over the concepts on which all were; those that its pair has are
-    in bold.
+    in bold. A result that is older than a setting was made with its default.
     """
     rows, cells, results = [], {cell.run: cell for cell in cells_of(of)}, results_of(of)
     common = [name for name in next(iter(results.values())) if all(name in concepts for concepts in results.values())]
@@ -338,6 +339,6 @@ def rivals_scan(of: str = "rivals-scan") -> str:
             rows.append(["original", *(interval(shares[group]["original"]) for group in shares)])
         own = preset_of(cells[run].pair)["methods"].get(cells[run].method, {})
         config = json.loads(json.dumps(asdict(load_method(cells[run].method).Config(**own))))
-        chosen = all(result["settings"] == config for result in concepts.values())
+        chosen = all(result["settings"].items() <= config.items() for result in concepts.values())
         rows.append([f"**{run}**" if chosen else run, *(interval(shares[group]["edited"]) for group in shares)])
     return f"{table(['method, setting', 'concept found', 'neighbours found'], rows)}\n\nConcepts: {', '.join(common)}."

@@ -96,6 +96,14 @@ def cross_attention(network: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+def outside_cross_attention(network: nn.Module) -> dict[str, nn.Module]:
+    """The matrices and convolutions that are no part of `cross_attention`, by name: all there are, where text and picture
+    are joined in one sequence.
+    """
+    kinds, reading = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), cross_attention(network)
+    return {name: part for name, part in network.named_modules() if isinstance(part, kinds) and name not in reading}
+
+
 def text_writers(network: nn.Module) -> dict[str, nn.Linear]:
     """The matrices through which attention to the text writes, by name."""
     return {name: matrix for name, matrix in cross_attention(network).items() if ".to_out." in name}
