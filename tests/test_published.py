@@ -129,6 +129,7 @@ def test_those_that_make_nothing_instead_refuse_an_anchor(pair, name):
         ("hirm", {"learning_rate": -1.0}),
         ("esd", {"eta": 0.0}),
         ("esd", {"weights": "all"}),
+        ("esd", {"start_guidance": 0.0}),
         ("adv-unlearn", {"attack_rate": 0.0}),
         ("refusal-vector", {"pairs": 0}),
         ("t2v-unlearning", {"rank": 0}),
@@ -260,6 +261,13 @@ def test_esd_changes_nothing_but_attention_to_the_text_and_comes_nearer_to_its_t
     assert all(".attn2." in name for name in rival.components[0].deltas)
     losses = rival.provenance["parts"][0]["losses"]
     assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_esd_learns_on_videos_that_are_guided_as_its_authors_do_whatever_the_pairs_guidance(pair):
+    def learned(guidance, **settings):
+        return make(replace(pair, settings=replace(pair.settings, guidance=guidance)), "esd", **settings)
+
+    assert learned(7.5) == learned(3.0) != learned(3.0, start_guidance=7.5)
 
 
 def test_esd_u_changes_what_esd_x_leaves_and_comes_nearer_to_its_teacher(pair):

@@ -4,17 +4,17 @@ With c a prompt that names the concept, phi_0 the denoiser as found and phi the 
 
     theta* = argmin_theta  E_t || phi(x_t, t, c) - [ phi_0(x_t, t, "") - eta ( phi_0(x_t, t, c) - phi_0(x_t, t, "") ) ] ||^2
 
-so that the concept's own prompts lead where guidance away from it would. x_t is what the model as found makes of c, guided,
-after so many of its steps, their number drawn anew every time; theta are all matrices of the attention to the text (ESD-x,
-in the paper for styles) or all other matrices and convolutions (ESD-u, in the paper for objects and nudity, which show
-where no prompt names them). Adam, its learning rate, 200 iterations and eta = 1 are those of the authors' newest code
-(rohitgandikota/erasing, where it says 2). There is no term for what is to stay.
+so that the concept's own prompts lead where guidance away from it would. x_t is what the model as found makes of c, guided
+at 3, after so many of its steps, their number drawn anew every time; theta are all matrices of the attention to the text
+(ESD-x, in the paper for styles) or all other matrices and convolutions (ESD-u, in the paper for objects and nudity, which
+show where no prompt names them). That guidance, Adam, its learning rate, 200 iterations and eta = 1 are those of the
+authors' newest code (rohitgandikota/erasing, where it says 2). There is no term for what is to stay.
 
 Ours: c are the sentences that few-shot learns from, not the bare name; several concepts take turns.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -38,10 +38,11 @@ class ESDConfig:
     learning_rate: float = option(5e-5, "Adam's learning rate")
     eta: float = 1.0
     weights: Literal["x", "u"] = option("x", "x or u: those of attention to the text learn, or those of all else")
+    start_guidance: float = option(3.0, "guidance of the half-made videos that it learns on")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, positive=["steps", "learning_rate", "eta"], or_zero=["seed"])
+        require(self, positive=["steps", "learning_rate", "eta", "start_guidance"], or_zero=["seed"])
 
 
 Config, NEEDS, AS_PUBLISHED = ESDConfig, "video", True
@@ -67,7 +68,8 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
         raise UnreelError("ESD learns in float32: leave --dtype out")
     denoiser = Denoiser.of(task.pair.t2v, task.pair.settings.size, task.pair.settings.frames)
     prompts = [prompt for concept in task.concepts for prompt in concept.forget_prompts]
-    deltas, losses = negatively_guided(denoiser, layers, prompts, task.pair.settings, config)
+    settings = replace(task.pair.settings, guidance=config.start_guidance)
+    deltas, losses = negatively_guided(denoiser, layers, prompts, settings, config)
     return task.network_erasure(deltas, task.record("esd", config, losses=losses))
 
 
