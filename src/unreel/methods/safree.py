@@ -1,7 +1,8 @@
 """SAFREE: no weight changes; tokens that are most of the concept are projected away from it (interventions/projection.py).
 
 Yoon et al., arXiv 2410.12761, as its authors run it on ZeroScope, where the concept is the negative prompt besides. There
-the concept is a list of phrases, of which none is given for things; here it is its wordings.
+the concept is a list of 6 to 17 phrases, given for unsafe content alone (for images the artist's name, for artists); here
+it is its wordings, a single one unless synonyms are given.
 """
 
 from dataclasses import dataclass
