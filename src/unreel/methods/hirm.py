@@ -7,8 +7,10 @@ With h_t(p) what the last layer's self-attention writes at token t of the concep
 over every token, the start and the padding included, theta being the matrices and biases of the first layer. Towards
 "random", a_t is a random unit vector of every token's own, and c = 500; towards "anchor" (there: a super-category), a_t is
 what the encoder as found writes at the same place of the anchor's name, and c = 1. AdamW and its settings are the authors'
-(Coffeeloveman/HiRM, which has the first alone), and so are the steps: 25 and 15 for things, 40 and 30 for styles. There is
-no term for what is to stay.
+(Coffeeloveman/HiRM, which has the first alone). There is no term for what is to stay.
+
+Their sources disagree about the steps: 25 and 15 for things, 40 and 30 for styles are taken here; a README of theirs says
+15 for things, 20 for styles and 50 for unsafe content. Which of them the paper's figures are of is not known here.
 
 Unsafe content is learned there at 1e-4 in 50 and 25 steps, towards what is left of its name without a vector for it.
 
@@ -36,7 +38,7 @@ STEPS = {"random": (25, 40), "anchor": (15, 30)}  # for things, and for styles
 
 @dataclass(frozen=True)
 class HiRMConfig:
-    """Settings, as the authors have them; `steps` 0 stands for those of the concept's kind."""
+    """Settings, as the authors have them; `steps` 0 stands for those of the concept's kind, of which they tell several."""
 
     towards: Literal["anchor", "random"] = option("anchor", "anchor or random: what the concept is to be read as")
     scale: float = 500.0
