@@ -4,7 +4,8 @@ announced by another package, offers
     Config               a frozen dataclass of settings; fields made by `option` are options of the command line too
     NEEDS                what it needs besides text encoders: "text", nothing; "images", the text-to-image model; "video",
                          the network of the text-to-video model
-    AS_PUBLISHED         whether it is kept as others published it, so that what a self-check says only marks it
+    AS_PUBLISHED         whether it is kept as others published it, or by measures of its own as concept ablation is, so
+                         that what a self-check says only marks it
     learn(task, config)  what makes the model forget the task's concepts, an Intervention
 
 A config that cannot learn while a text encoder waits in main memory says so in `refuses_offloading`, which

@@ -12,6 +12,10 @@ when to stop: the effect left, which is the first term as a share of what it was
 E_q || T_theta(q) - T_0(q) || / || T_0(q) ||. Where a pipeline has several text encoders, all of them learn together, and
 what is said of T_theta(q) is the mean over them; tokens that the denoiser is not to look at do not count.
 
+Ours, beside lambda and when to stop: z are latents of a few images of the concept, where theirs are hundreds of the anchor
+(200; 1,000 in the paper); the text encoder learns, where theirs is the attention to the text in the denoiser, its keys and
+values; and t is of the noisier half, where theirs is of all.
+
 Knows sentences and latents; knows nothing about how images are made.
 """
 
@@ -48,10 +52,10 @@ class ConceptAblationConfig:
     """Hyperparameters, for checkpoints of the usual size; none has been run here with these defaults.
 
     Learning rate, Adam's and the trained weights are few-shot erasing's, number of steps and batch size those of concept
-    ablation's code; the rest is ours. `retain_weight` is lambda; `retain_batch` sentences q go with the `batch_size` pairs
-    of a step. Every `check` steps, training ends if at most `stop` of the effect is left, and goes back to the check before
-    if the retain shift is more than `bound`. `forget` and `retain` are how many sentences the caller is to draw,
-    `shot_steps` is as for few-shot.
+    ablation's code on one of the two GPUs that it recommends; the rest is ours. `retain_weight` is lambda; `retain_batch`
+    sentences q go with the `batch_size` pairs of a step. Every `check` steps, training ends if at most `stop` of the effect
+    is left, and goes back to the check before if the retain shift is more than `bound`. `forget` and `retain` are how many
+    sentences the caller is to draw, `shot_steps` is as for few-shot.
     Raises UnreelError for values that make no sense.
     """
 
