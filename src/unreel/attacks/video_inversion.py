@@ -6,7 +6,8 @@ first one weighted by the noise; here the noisier half of the timesteps is learn
 attacked video model and videos of the concept, and a service that takes embeddings, so this is an attack on changes of the
 denoiser too.
 
-Ours: one vector, some hundred steps and one video a step, where theirs takes five vectors and 3,000 steps.
+Ours: one vector, some hundred steps and one draw of one of two videos a step, where theirs takes five vectors and 3,000
+steps of four of a hundred clips.
 """
 
 import torch
