@@ -24,7 +24,7 @@ def share_over(concepts: Sequence[np.ndarray]) -> Estimate:
     """
     if len(concepts) == 1:
         return Estimate.share(concepts[0])
-    counts, hits = (np.array([measure(flags) for flags in concepts], float) for measure in (len, np.sum))
+    counts, hits = (np.array([measure(flags) for flags in concepts], float).round(9) for measure in (len, np.sum))
     value = float(hits.sum() / counts.sum())
     low, high = _beta_binomial(hits, counts)
     return Estimate(value, (min(value, low), max(value, high)), int(counts.sum()))
