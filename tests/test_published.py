@@ -284,7 +284,7 @@ def test_esd_u_changes_what_esd_x_leaves_and_comes_nearer_to_its_teacher(pair):
 def test_esd_u_needs_no_attention_to_the_text_which_esd_x_does():
     pipeline = build("CogVideoXPipeline")
     pair = Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, frames=5, guidance=3.0, size=size(pipeline)))
-    with pytest.raises(UnreelError, match="choose the weights u, or another method"):
+    with pytest.raises(UnreelError, match="ESD-u, the weights u, needs none"):
         make(pair, "esd")
     rival = make(pair, "esd of u", Concept("castle"))
     assert all(delta.isfinite().all() for delta in rival.deltas.values())

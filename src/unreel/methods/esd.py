@@ -61,8 +61,8 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
         layers = cross_attention(network) if config.weights == "x" else outside_cross_attention(network)
     if not layers:
         raise UnreelError(
-            f"ESD-x edits attention to the text, which a {type(task.pair.t2v).__name__} has not: choose the weights u, or "
-            "another method, such as text-ablation"
+            f"ESD-x edits attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another method, "
+            "such as text-ablation; ESD-u, the weights u, needs none, but guidance in one call of the network"
         )
     if network.dtype != torch.float32:
         raise UnreelError("ESD learns in float32: leave --dtype out")
