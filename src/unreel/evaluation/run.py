@@ -3,7 +3,6 @@
 Knows videos and judges; knows no metric.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +15,7 @@ import numpy as np
 from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of
-from unreel.files import write_json
+from unreel.files import short_digest, write_json
 from unreel.interventions.base import METRICS_FILE, Intervention
 from unreel.judges import Judge
 from unreel.models.conditioner import Conditioner
@@ -227,9 +226,7 @@ class Run:
     dtype: str
     versions: dict[str, str]
     asking: list[str] | None = None  # the groups of prompts that ask for the concept alone; earlier files do not say
-    asked: dict[str, dict[str, Any]] | None = (
-        None  # of each group: how many videos, digests of prompts and of seeds; nor this
-    )
+    asked: dict[str, dict[str, Any]] | None = None  # by group how many videos, digests of prompts and of seeds; nor this
 
     def figure(self, metric: str, group: str = "") -> Figure:
         """Raises KeyError if it was not measured."""
@@ -286,12 +283,8 @@ class Run:
 
 def _asked(prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What tells the prompts and seeds of a group from others."""
-
-    def digest(what: list[Any]) -> str:
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-
     texts, seeds = [[each.text, each.label] for each in prompts], [each.seed for each in prompts]
-    return {"videos": len(prompts), "prompts": digest(texts), "seeds": digest(seeds)}
+    return {"videos": len(prompts), "prompts": short_digest(texts), "seeds": short_digest(seeds)}
 
 
 def _figure(metric: str, group: str, estimates: dict[str, Any], about: dict[str, Any]) -> Figure:
