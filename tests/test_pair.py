@@ -43,7 +43,7 @@ def test_a_pair_of_folders_loads_with_its_weights_and_is_proven_to_share(folders
 def test_a_pipeline_alone_is_sampled_from_as_it_samples_itself(monkeypatch):
     wan = PIPELINES["WanPipeline"]()
     own = VideoModel(wan).settings
-    assert own == Pair.of(wan).settings == Pair(wan, wan, "", "").settings == Settings(50, 5.0, 81)
+    assert own == Pair.of(wan).settings == Pair(wan, wan, "", "").settings == Settings(50, 5.0, 81, fps=16)
     pipeline = make_pair().t2v
     monkeypatch.setattr(sampling, "settings_of", lambda *_: SETTINGS)
     assert (generate(pipeline, ["a cat"], [0]) == generate(pipeline, ["a cat"], [0], SETTINGS)).all()

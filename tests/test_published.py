@@ -274,9 +274,9 @@ def test_esd_u_changes_what_esd_x_leaves_and_comes_nearer_to_its_teacher(pair):
     rival = make(pair, "esd of u", Concept("castle"), steps=12, learning_rate=5e-4)
     network, reading = pair.t2v.unet, cross_attention(pair.t2v.unet)
     layers = {name for name, part in network.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))}
-    assert {name.rpartition(".")[0] for name in rival.deltas} == layers - reading.keys()
-    assert {delta.ndim for delta in rival.deltas.values()} == {1, 2, 4}
-    assert all(delta.any() for name, delta in rival.deltas.items() if not name.endswith("to_k.bias"))
+    assert {name.rpartition(".")[0] for name in rival.components[0].deltas} == layers - reading.keys()
+    assert {delta.ndim for delta in rival.components[0].deltas.values()} == {1, 2, 4}
+    assert all(delta.any() for name, delta in rival.components[0].deltas.items() if not name.endswith("to_k.bias"))
     losses = rival.provenance["parts"][0]["losses"]
     assert len(losses) == 12 and np.mean(losses[-4:]) < np.mean(losses[:4])
 
@@ -287,7 +287,7 @@ def test_esd_u_needs_no_attention_to_the_text_which_esd_x_does():
     with pytest.raises(UnreelError, match="ESD-u, the weights u, needs none"):
         make(pair, "esd")
     rival = make(pair, "esd of u", Concept("castle"))
-    assert all(delta.isfinite().all() for delta in rival.deltas.values())
+    assert all(delta.isfinite().all() for delta in rival.components[0].deltas.values())
     with rival.on(pipeline):
         generate(pipeline, ["a castle"], [1], pair.settings)
 

@@ -152,12 +152,12 @@ def test_the_video_pipeline_may_wait_elsewhere_while_the_erasure_is_checked(imag
 def test_uce_finds_where_a_transformer_reads_text_whatever_its_class_says_of_it(name):
     """LTX's class marks no attention as such, and Allegro's rotates by the places of a video of the size that is asked."""
     video, texts = build(name), ["castle", "house", "cat"]
-    component = uce(alone(video), Concept("castle"), "house", ["cat", "owl", "tree"], tokens="last")
+    erasure = uce(alone(video), Concept("castle"), "house", ["cat", "owl", "tree"], tokens="last")
     part, matrix = next(iter(text_projections(network_of(video)).items()))
     read, masked = Denoiser.of(video, size(video)).reaching(matrix, texts)
     places = last_words(Conditioner.of(video), texts, read, masked)
     castle, house, cat = (tokens[place] for tokens, place in zip(read, places, strict=True))
-    change = component.deltas[f"{part}.weight"]
+    change = erasure.components[0].deltas[f"{part}.weight"]
     way = matrix.weight @ (house - castle)
     assert (way - change @ castle).norm() < 0.7 * way.norm()
     assert (change @ cat).norm() < 0.5 * (change @ castle).norm()
