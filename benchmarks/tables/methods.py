@@ -166,13 +166,16 @@ def comparison(of: str = "methods", *, only_complete: bool = False) -> str:
 def measured_earlier(of: str = "methods") -> str:
     """Which cells are not what the experiment asks for now: of other numbers of videos, prompts or seeds than others."""
     older: dict[str, list[str]] = {}
+    counts = set()
     for cell in cells_of(of):
         if (stored := cell.stored()) and stored["cell"] != json.loads(json.dumps(asdict(cell))):
             older.setdefault(TITLES[cell.run], []).append(cell.concept["name"])
+            counts.add(str(stored["cell"]["options"]["videos"]))
     if not older:
         return "Every cell was made with the same prompts and seeds."
     named = "; ".join(f"{title} ({', '.join(concepts)})" for title, concepts in older.items())
-    return f"Made by an earlier version, with 50 videos and in part other prompts, and not made again yet: {named}."
+    videos = " or ".join(sorted(counts))
+    return f"Made by an earlier version, with {videos} videos and in part other prompts, and not made again yet: {named}."
 
 
 def by_completeness(measured: dict[str, dict[str, Any]], only_complete: bool) -> list[dict[str, dict[str, Any]]]:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 Z = 1.959964  # standard normal, 97.5 %
+RESAMPLES = 2000  # of a bootstrap
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Estimate:
         return cls(share, _wilson(share, n), n)
 
     @classmethod
-    def mean(cls, values: np.ndarray, resamples: int = 2000) -> "Estimate":
+    def mean(cls, values: np.ndarray) -> "Estimate":
         """The mean of one number per video, (n,). Percentile bootstrap over videos (Efron, 1979), always the same draws."""
         n = _count(values)
-        draws = np.random.default_rng(0).integers(n, size=(resamples, n))
+        draws = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
         low, high = np.quantile(np.asarray(values, float)[draws].mean(1), (0.025, 0.975))
         return cls(float(np.mean(values)), (float(low), float(high)), n)
 

@@ -117,8 +117,9 @@ class Task:
             raise UnreelError(f"{self.method} keeps nothing by name: leave --keep out, or take the default method")
 
     def require_nothing_kept_is_forgotten(self) -> None:
+        forgotten = naming(self.concepts)
         for name in self.keep:
-            if naming(self.concepts)(name):
+            if forgotten(name):
                 raise UnreelError(f"{name!r} is both to be forgotten and to be kept")
 
     def record(

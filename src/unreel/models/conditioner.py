@@ -478,8 +478,12 @@ class Conditioner:
         table = self.token_table
         some = torch.arange(min(FIRST_ROWS, len(table.weight)), device=table.weight.device)
         written, rows = table(some).float(), table.weight[some].float()
-        spread = float(table.weight.detach().float().std()) * float(written.norm() / rows.norm())
-        return table(ids.to(some.device)).float(), spread
+        return table(ids.to(some.device)).float(), self._spread * float(written.norm() / rows.norm())
+
+    @cached_property
+    def _spread(self) -> float:
+        """Of `token_table`, as it is when it is first asked for: of large ones it takes as much memory again."""
+        return float(self.token_table.weight.detach().float().std())
 
     @cached_property
     def layers(self) -> list[nn.Module]:

@@ -3,12 +3,11 @@
 Knows tokenizers' files; knows no text encoders.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from unreel.errors import UnreelError
+from unreel.files import short_digest
 from unreel.models.loading import loading
 
 FILE = "tokenizer.json"
@@ -58,7 +57,7 @@ def read_as_stored(tokenizer: Any, folder: Path) -> None:
 def reading_of(tokenizer: Any) -> str:
     """A short name for how a tokenizer takes texts to pieces."""
     samples = [tokenizer(text, add_special_tokens=False).input_ids for text in SAMPLES]
-    return hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), samples]).encode()).hexdigest()[:16]
+    return short_digest([sorted(tokenizer.get_vocab().items()), samples])
 
 
 def require_spaces(tokenizer: Any) -> None:
