@@ -16,6 +16,7 @@ for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
+    from unreel.adoption import adopt
     from unreel.errors import UnreelError
     from unreel.evaluation.attack import AttackRun, attack
     from unreel.evaluation.estimate import Estimate, Figure
@@ -56,6 +57,7 @@ _HOME = {
     "UnreelError": "errors",
     "VideoModel": "models.pair",
     "active_interventions": "interventions",
+    "adopt": "adoption",
     "attack": "evaluation.attack",
     "combine": "workflow",
     "configure": "methods",
@@ -89,6 +91,7 @@ __all__ = [
     "UnreelError",
     "VideoModel",
     "active_interventions",
+    "adopt",
     "attack",
     "combine",
     "configure",

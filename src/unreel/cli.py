@@ -977,6 +977,56 @@ def export(
 
 @app.command()
 @_grouped
+def adopt(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            help="what the other code wrote: a pipeline's folder or hub id, the folder of a text encoder or denoiser, or a "
+            "safetensors file of weights or of a LoRA"
+        ),
+    ],
+    concept: Annotated[list[str], typer.Argument(help="what it is to have forgotten, for example 'Tokyo Tower'")],
+    t2v: Annotated[
+        str, typer.Option(help="text-to-video pipeline that it is to be compared with and put on: a folder or hub id")
+    ] = "embedded",
+    method: Annotated[str, typer.Option(help="what to call the method that made it, on cards and pages")] = "adopted",
+    kind: KindOf = None,
+    synonym: Synonyms = None,
+    replace: Annotated[
+        str | None,
+        typer.Option(
+            help="what it makes instead, if that is known: the self-check then measures the way to it", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="output folder; default: runs/<concept>", show_default=False)] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    place: Any = PLACE_OF_THE_WHOLE,
+) -> None:
+    """Make an erasure of weights that other code changed, to evaluate, attack, combine and serve it like any other.
+
+    They are compared with those of the video model: what differs, in its text encoders and in what denoises, is the
+    erasure. Nothing is learned.
+    """
+    from unreel.prompts.takedowns import Takedown
+    from unreel.workflow import adopt as run
+    from unreel.workflow import say_check
+
+    asked = [Takedown(name, kind, tuple(synonym or ()), replace) for name in concept]
+    made, folder = run(weights, asked, _news, method=method, t2v=t2v, out=out, overwrite=overwrite, place=place)
+    for component in made.components:
+        _tell(f"changes  {len(component.deltas)} weights of the {component.of}")
+    say_check(made, _news)
+    _tell(f"erasure  {folder}, {made.nbytes / 1e6:.2f} MB")
+    options = _as_options({"--t2v": None if t2v == "embedded" else t2v}, place)
+    which = f" --concept {shlex.quote(concept[0])}" if len(concept) > 1 else ""
+    _tell(f"next     unreel evaluate {shlex.quote(str(folder))}{which}{options}")
+    _result({"erasure": folder, **_described(made)})
+
+
+@app.command()
+@_grouped
 def combine(
     erasure: Annotated[list[Path], typer.Argument(help="folders of two or more erasures")],
     out: Annotated[Path, typer.Option(help="output folder")],

@@ -85,14 +85,9 @@ def unlearn(
     the images cannot be read or the numbers break down.
     """
     pair = pair if isinstance(pair, Pair) else Pair.of(pair)
-    if isinstance(keep, str) or not isinstance(concepts, (Concept, str, Sequence)):
-        raise UnreelError("concepts are names or Concepts, and what to keep is a list of names")
-    wanted = [concepts] if isinstance(concepts, (Concept, str)) else list(concepts)
-    these = [Concept(concept) if isinstance(concept, str) else concept for concept in wanted]
-    if not these:
-        raise UnreelError("name at least one concept to forget")
-    if len({concept.name.casefold() for concept in these}) < len(these):
-        raise UnreelError("the same concept is named twice")
+    if isinstance(keep, str):
+        raise UnreelError("what to keep is a list of names")
+    these = as_concepts(concepts)
     config = config or configure(DEFAULT, {}, pair.settings)
     folder = None if images is None else Path(images)
     task = Task(these, pair, keep, folder, name_of(config))
@@ -116,6 +111,19 @@ def unlearn(
     near = [task.near(conditioner) for conditioner in task.conditioners]
     checked = check(learned, pair, seed=getattr(config, "seed", 0), near=near)  # type: ignore[arg-type]
     return replace(learned, provenance={**learned.provenance, CHECK: checked.document()})  # type: ignore[type-var]
+
+
+def as_concepts(concepts: Concepts) -> list[Concept]:
+    """What is meant by one or several, by name or as they are. Raises UnreelError for none, and for the same one twice."""
+    if not isinstance(concepts, (Concept, str, Sequence)):
+        raise UnreelError("concepts are names or Concepts")
+    wanted = [concepts] if isinstance(concepts, (Concept, str)) else list(concepts)
+    these = [Concept(concept) if isinstance(concept, str) else concept for concept in wanted]
+    if not these:
+        raise UnreelError("name at least one concept to forget")
+    if len({concept.name.casefold() for concept in these}) < len(these):
+        raise UnreelError("the same concept is named twice")
+    return these
 
 
 def _require_record(learned: Any, config: Any) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from unreel.adoption import ADOPTED
+from unreel.adoption import adopt as adopt_weights
 from unreel.errors import UnreelError
 from unreel.evaluation.attack import BUDGETS, STEPS, AttackRun
 from unreel.evaluation.attack import attack as attack_intervention
@@ -181,15 +183,20 @@ class UnlearnJob:
 
     def concepts_of(self, pair: Pair | None = None) -> list[Concept]:
         """With the kinds under which a pair lists them, unless the kind is given."""
-        return [
-            Concept(
-                each.concept.strip(),
-                each.kind or self.kind or (kind_of(each.concept, pair.vocabulary) if pair else "object"),  # type: ignore[arg-type]
-                each.synonyms,
-                each.anchor,
-            )
-            for each in self.takedowns
-        ]
+        return _concepts([replace(each, kind=each.kind or self.kind) for each in self.takedowns], pair)
+
+
+def _concepts(takedowns: Sequence[Takedown], pair: Pair | None = None) -> list[Concept]:
+    """What is asked for, each of the kind that it is given, or else listed as by a pair."""
+    return [
+        Concept(
+            each.concept.strip(),
+            each.kind or (kind_of(each.concept, pair.vocabulary) if pair else "object"),  # type: ignore[arg-type]
+            each.synonyms,
+            each.anchor,
+        )
+        for each in takedowns
+    ]
 
 
 @dataclass(frozen=True)
@@ -749,3 +756,29 @@ def combine(
                 require_strong(total)
     total.save_pretrained(out, overwrite=overwrite)
     return total
+
+
+def adopt(
+    weights: str | Path,
+    takedowns: Sequence[Takedown],
+    tell: Tell = nobody,
+    *,
+    method: str = ADOPTED,
+    t2v: str = EMBEDDED,
+    out: Path | None = None,
+    overwrite: bool = False,
+    place: Place = Place(),
+) -> tuple[Erasure, Path]:
+    """Write what other code changed in the model `t2v` to make it forget, as an erasure; returns it, and where it lies.
+
+    Nothing is refused for how far it goes: that is what its card and an evaluation say. Raises UnreelError as
+    `adoption.adopt` does, if nothing can be put in that `place`, or the folder exists; then nothing is written.
+    """
+    folder = Path(out) if out else Path("runs") / file_name(" ".join(each.concept for each in takedowns))
+    _require_new(folder, overwrite, tell)
+    place.require()
+    _concepts(takedowns)  # what is wrong with a name is said before anything is loaded
+    pair = load_video_model(t2v, **place.of_weights).alone
+    adopted = adopt_weights(weights, _concepts(takedowns, pair), pair, method=method)
+    adopted.save_pretrained(folder, overwrite=overwrite)
+    return adopted, folder

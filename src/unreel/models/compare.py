@@ -198,15 +198,25 @@ def variant_of(folder: Path, stem: str = "model") -> str | None:
 
 def stored(folder: Path, stem: str = "model") -> list[Stored]:
     """All tensors of a model, from the headers of its files."""
+    return [tensor for path in weight_files(folder, stem) for tensor in tensors_in(path)]
+
+
+def tensors_in(file: Path) -> list[Stored]:
+    """All tensors of a safetensors file, from its header."""
     from safetensors import safe_open
 
-    out = []
-    for path in weight_files(folder, stem):
-        with loading(str(path)), safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (it is no dictionary)
-                piece = file.get_slice(key)
-                out.append(Stored(path, key, tuple(piece.get_shape()), piece.get_dtype()))
-    return out
+    with loading(str(file)), safe_open(file, "pt") as opened:
+        pieces = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 (it is no dictionary)
+        return [Stored(file, key, tuple(piece.get_shape()), piece.get_dtype()) for key, piece in pieces.items()]
+
+
+def weight_name(key: str) -> str | None:
+    """What a tensor is called within the part of a model that reads or denoises, whichever version saved it; None for what
+    no prompt passes through.
+    """
+    name = _WRAPPERS.sub("", key)
+    name = _EMBEDDING if name == "encoder.embed_tokens.weight" else name
+    return None if _IGNORED.search(name) else name
 
 
 def tokenizer_folder(text_encoder: Path) -> Path:
@@ -266,12 +276,8 @@ def encoders_of(folder: Path, source: str) -> list[Encoder]:
 
 
 def _encoder(folder: Path, source: str, name: str, kind: str) -> Encoder:
-    tensors = {}
-    for tensor in stored(folder):
-        key = _WRAPPERS.sub("", tensor.key)
-        key = _EMBEDDING if key == "encoder.embed_tokens.weight" else key
-        if not _IGNORED.search(key):
-            tensors[key] = tensor
+    named = {weight_name(tensor.key): tensor for tensor in stored(folder)}
+    tensors = {key: tensor for key, tensor in named.items() if key is not None}
     return Encoder(source, name, kind, tensors, tokenizer_folder(folder))
 
 

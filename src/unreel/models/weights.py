@@ -191,11 +191,7 @@ class Fingerprint:
         """The coarsest that has nearly all of the samples exactly: weights are often stored in less than they are loaded
         in, and some may have been changed since.
         """
-        for dtype in (torch.bfloat16, torch.float16):
-            exact = self.samples.to(dtype).float() == self.samples.float()
-            if len(exact) and exact.float().mean() > _NEARLY_ALL:
-                return dtype
-        return self.samples.dtype
+        return _exact_in(self.samples)
 
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
         """Which samples agree; they are of weights of the same shapes."""
@@ -205,6 +201,19 @@ class Fingerprint:
         info = torch.finfo(coarse)
         rounded_once = coarse != loaded  # then one is the other, but for numbers that are too small for float16
         return torch.isclose(a, b, rtol=0 if rounded_once else info.eps, atol=1e-7 + info.eps * info.smallest_normal)
+
+
+def stored_in(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The precision that weights were stored in, as `Fingerprint.stored_in` tells it of a module's."""
+    return _exact_in(torch.cat([some.cpu() for some in _samples(weights).values()]))
+
+
+def _exact_in(numbers: torch.Tensor) -> torch.dtype:
+    for dtype in (torch.bfloat16, torch.float16):
+        exact = numbers.to(dtype).float() == numbers.float()
+        if len(exact) and exact.float().mean() > _NEARLY_ALL:
+            return dtype
+    return numbers.dtype
 
 
 def _originals(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,218 @@
+"""Weights that other code changed become an erasure that does what they do, and comes off again."""
+
+import copy
+import json
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from tests.conftest import make_pair, same, weights
+from unreel import Concept, Erasure, UnreelError, adopt, unlearn
+from unreel.interventions.export import export
+from unreel.methods.uce import UCEConfig
+from unreel.models.adapter import networks, text_encoders
+from unreel.models.weights import LowRank, held_weights
+
+CONCEPT = Concept("Tokyo Tower", anchor="castle")
+
+
+def nudged(module, share=0.1, only="", seed=0):
+    """Change weights of a module as somebody's training might; returns the names of those."""
+    generator, names = torch.Generator().manual_seed(seed), []
+    with torch.no_grad():
+        for name, weight in held_weights(module).items():
+            if only in name:
+                weight.add_(share * weight.abs().mean() * torch.randn(weight.shape, generator=generator))
+                names.append(name)
+    return names
+
+
+def close(a, b):
+    return all(torch.allclose(a[name], b[name], rtol=1e-6, atol=1e-7) for name in b)
+
+
+def goes_on_and_comes_off(erasure, pipeline, wanted):
+    """Whether it makes of the pipeline's parts the `wanted` weights, and goes again bit for bit."""
+    parts = {**text_encoders(pipeline), **networks(pipeline)}
+    before = {name: weights(part) for name, part in parts.items()}
+    erasure.apply(pipeline)
+    reached = all(close(weights(parts[name]), wanted[name]) for name in parts)
+    erasure.remove(pipeline)
+    return reached and all(same(weights(part), before[name]) for name, part in parts.items())
+
+
+@pytest.fixture
+def theirs():
+    """The video model after somebody's code changed its text encoder and what attends to the text in its network."""
+    other = make_pair().t2v
+    nudged(other.text_encoder, only="layers.0.")
+    nudged(other.unet, only="attn2.to_k")
+    return other
+
+
+def held(pipeline):
+    return {name: weights(part) for name, part in {**text_encoders(pipeline), **networks(pipeline)}.items()}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_whole_pipeline_becomes_an_erasure_that_makes_of_the_model_what_it_is(pair, theirs, tmp_path):
+    theirs.save_pretrained(tmp_path / "theirs")
+    erasure = adopt(tmp_path / "theirs", CONCEPT, pair.t2v, method="somebody's")
+    assert goes_on_and_comes_off(erasure, pair.t2v, held(theirs))
+    by_part = {component.of: set(component.deltas) for component in erasure.components}
+    assert all("layers.0." in name for name in by_part["text encoder"])
+    assert all("attn2.to_k" in name for name in by_part["network"])
+    erasure.save_pretrained(tmp_path / "out")
+    assert Erasure.from_pretrained(tmp_path / "out") == erasure
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "somebody's" in card and "Self-check" in card and str(tmp_path) not in card
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_way_left_is_known_where_it_is_said_what_is_made_instead(pair, theirs, tmp_path):
+    theirs.text_encoder.save_pretrained(tmp_path / "encoder")
+    with_anchor, without = (adopt(tmp_path / "encoder", each, pair.t2v) for each in (CONCEPT, "Tokyo Tower"))
+    assert with_anchor.provenance["check"]["residual"] > 0
+    assert without.provenance["check"]["residual"] is None
+    assert without.provenance["check"]["moved"] == with_anchor.provenance["check"]["moved"] > 0
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_unreel_learned_and_somebody_saved_is_adopted_as_what_it_was(pair, tmp_path):
+    learned = unlearn(CONCEPT, pair)
+    for format in ("text-encoder", "lora"):
+        export(learned, pair.t2v, tmp_path / format, format=format, tolerance=0.0)
+    wanted = held(learned.apply(make_pair().t2v))
+    whole, lora = (
+        adopt(tmp_path / "text-encoder" / "text_encoder", CONCEPT, pair.t2v),
+        adopt(tmp_path / "lora", CONCEPT, pair.t2v),
+    )
+    for adopted in (whole, lora):
+        assert goes_on_and_comes_off(adopted, pair.t2v, wanted)
+        assert set(adopted.components[0].deltas) == set(learned.components[0].deltas)
+    assert all(isinstance(change, LowRank) for change in lora.components[0].deltas.values())
+
+
+@pytest.mark.parametrize("before", ["", "unet.", "module.unet."])
+def test_a_file_of_changed_weights_alone_is_placed_by_their_names(pair, theirs, tmp_path, before):
+    changed = {f"{before}{name}": weight for name, weight in weights(theirs.unet).items() if "attn2.to_k" in name}
+    save_file(changed, tmp_path / "esd.safetensors")
+    erasure = adopt(tmp_path / "esd.safetensors", CONCEPT, pair.t2v, method="esd")
+    wanted = held(pair.t2v) | {"unet": weights(theirs.unet)}
+    assert goes_on_and_comes_off(erasure, pair.t2v, wanted)
+    assert not erasure.edits_text_encoder and "check" not in erasure.provenance
+
+
+def test_what_changes_a_denoiser_is_adopted_as_what_it_was(pair, tmp_path):
+    learned = unlearn(Concept("Tokyo Tower", anchor="castle"), pair, UCEConfig())
+    learned.apply(pair.t2v)
+    pair.t2v.unet.save_pretrained(tmp_path / "unet")
+    wanted = held(pair.t2v)
+    learned.remove(pair.t2v)
+    assert goes_on_and_comes_off(adopt(tmp_path / "unet", CONCEPT, pair.t2v), pair.t2v, wanted)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_what_rounding_did_is_no_change(pair, tmp_path, stored):
+    other = copy.deepcopy(pair.t2v.text_encoder).to(stored)
+    other.save_pretrained(tmp_path / "rounded")
+    with pytest.raises(UnreelError, match="has the same weights as this model"):
+        adopt(tmp_path / "rounded", CONCEPT, pair.t2v)
+    names = nudged(other, 0.5, only="layers.1.mlp.fc1.weight")
+    other.save_pretrained(tmp_path / "changed")
+    erasure = adopt(tmp_path / "changed", CONCEPT, pair.t2v)
+    assert set(erasure.components[0].deltas) == set(names) and len(names) == 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_image_models_changes_are_those_of_the_video_model_that_shares_what_changed(pair, tmp_path):
+    other, wanted = make_pair(), held(pair.t2v)
+    nudged(other.t2i.text_encoder, only="layers.0.")
+    other.t2i.save_pretrained(tmp_path / "encoder-only")
+    erasure = adopt(tmp_path / "encoder-only", CONCEPT, pair.t2v)
+    assert [component.of for component in erasure.components] == ["text encoder"]
+    assert erasure.matches(pair.t2i)
+    assert goes_on_and_comes_off(erasure, pair.t2v, wanted | {"text_encoder": weights(other.t2i.text_encoder)})
+    nudged(other.t2i.unet, only="attn2.to_v")  # which the video model has too, with motion modules between
+    other.t2i.save_pretrained(tmp_path / "both")
+    erasure = adopt(tmp_path / "both", CONCEPT, pair.t2v)
+    assert [component.of for component in erasure.components] == ["text encoder", "network"]
+    assert set(erasure.components[1].deltas) == set(nudged(copy.deepcopy(pair.t2i.unet), only="attn2.to_v"))
+
+
+def test_a_model_that_is_built_otherwise_is_refused(pair, tmp_path):
+    other = make_pair().t2i
+    other.text_encoder = CLIPTextModel(CLIPTextConfig(**{**other.text_encoder.config.to_dict(), "intermediate_size": 8}))
+    other.unet = UNet2DConditionModel(**{**other.unet.config, "cross_attention_dim": 8})
+    other.save_pretrained(tmp_path / "other")
+    refused("is another model: neither its text encoders nor what denoises", tmp_path / "other", pair.t2v)
+
+
+def refused(message, weights, pipeline):
+    with pytest.raises(UnreelError, match=message):
+        adopt(weights, CONCEPT, pipeline)
+
+
+def test_what_is_no_change_of_this_model_is_refused(pair, theirs, tmp_path):
+    pair.t2v.unet.save_pretrained(tmp_path / "same")
+    refused("has the same weights as this model", tmp_path / "same", pair.t2v)
+    save_file({"elsewhere.weight": torch.ones(3)}, tmp_path / "other.safetensors")
+    refused(
+        r"is of another model: no part of this one has all of its weights \(elsewhere.weight\)",
+        tmp_path / "other.safetensors",
+        pair.t2v,
+    )
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    save_file({name: torch.ones(3, 3)}, tmp_path / "shape.safetensors")
+    refused("is of another model", tmp_path / "shape.safetensors", pair.t2v)
+    both = {name: theirs.unet.get_parameter(name).detach(), "elsewhere.weight": torch.ones(3)}
+    save_file(both, tmp_path / "both.safetensors")
+    refused("is of another model", tmp_path / "both.safetensors", pair.t2v)
+    refused("does not exist", tmp_path / "missing", pair.t2v)
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    refused("broken or cut short", tmp_path / "broken.safetensors", pair.t2v)
+    torch.save({name: both[name]}, tmp_path / "esd.pt")
+    refused("is a pickle", tmp_path / "esd.pt", pair.t2v)
+    (tmp_path / "empty").mkdir()
+    refused("has no weights", tmp_path / "empty", pair.t2v)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_is_on_the_pipeline_is_not_taken_for_its_own_weights(pair, theirs, tmp_path):
+    theirs.save_pretrained(tmp_path / "theirs")
+    erasure = adopt(tmp_path / "theirs", CONCEPT, pair.t2v)
+    erasure.apply(pair.t2v)
+    refused("take it off first", tmp_path / "theirs", pair.t2v)
+
+
+def test_a_lora_that_fits_nothing_is_refused_and_leaves_none_behind(pair, tmp_path):
+    save_file(
+        {"unet.elsewhere.lora_A.weight": torch.ones(1, 3), "unet.elsewhere.lora_B.weight": torch.ones(3, 1)},
+        tmp_path / "lora.safetensors",
+    )
+    before = held(pair.t2v)
+    with pytest.raises(UnreelError):
+        adopt(tmp_path / "lora.safetensors", CONCEPT, pair.t2v)
+    assert all(same(now, before[name]) for name, now in held(pair.t2v).items())
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_command_writes_an_erasure_that_the_others_take(command, models, theirs, tmp_path):
+    theirs.save_pretrained(tmp_path / "theirs")
+    asked = ["adopt", tmp_path / "theirs", "Tokyo Tower", "--t2v", models / "t2v", "--method", "theirs", "--quiet"]
+    code, out, err = command(*asked, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["erasure"] == "runs/tokyo-tower" and said["concepts"][0]["method"] == "theirs"
+    assert "weights of the text encoder" in err and "unreel evaluate runs/tokyo-tower" in err
+    assert command(*asked)[0] == 2  # it exists
+    code, out, _ = command(
+        "generate", "a photo", "--erasure", "runs/tokyo-tower", "--t2v", models / "t2v", "--steps", 1, "--frames", 2
+    )
+    assert code == 0 and out.strip().endswith(".mp4")
+    code, _, err = command("adopt", tmp_path / "nowhere", "Tokyo Tower", "--t2v", models / "t2v", "--out", tmp_path / "new")
+    assert (code, err.count("\n")) == (2, 1) and not (tmp_path / "new").exists()
