@@ -34,10 +34,10 @@ from unreel.judges import Judge, load_judge
 from unreel.methods import configure
 from unreel.models.adapter import network_of
 from unreel.models.conditioner import Conditioner
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import VideoModel, load_video_model
 from unreel.models.sampling import generate_images
 from unreel.models.shipped import EMBEDDED, preset_of
-from unreel.models.weights import Fingerprint
 from unreel.progress import track
 from unreel.prompts.suite import Prompt
 from unreel.versions import versions

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 
 from unreel.files import write_json
 from unreel.judges import Judge
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import Pair
-from unreel.models.weights import Fingerprint
 from unreel.prompts.concept import Concept
 from unreel.prompts.grammar import with_articles
 from unreel.prompts.kinds import GAP

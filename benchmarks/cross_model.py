@@ -25,9 +25,9 @@ from unreel.judges import Judge, load_judge
 from unreel.methods import configure
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.sampling import generate, generate_images
 from unreel.models.shipped import EMBEDDED, preset_of
-from unreel.models.weights import Fingerprint
 from unreel.prompts.suite import Prompt
 
 NAME = "cross_model"

@@ -25,8 +25,8 @@ from benchmarks.common import RESULTS, write_result
 from benchmarks.encoders import ENCODERS, encoder, everyday_prompts
 from unreel import Concept, Pair, TextAblationConfig, load_pair, unlearn
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import changed
 from unreel.models.reading import Aim, as_anchors, as_read
-from unreel.models.weights import changed
 from unreel.prompts import spelling
 from unreel.prompts.grammar import bare, fill, in_place_of
 from unreel.prompts.pairs import PromptPair

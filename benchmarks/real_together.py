@@ -13,7 +13,7 @@ from benchmarks.common import write_result
 from benchmarks.encoders import encoder, everyday_prompts
 from benchmarks.real_encoders import SEEN_IN_TUNING, SENTENCES, Measure
 from unreel import Concept, TextAblationConfig, load_pair, unlearn
-from unreel.models.weights import changed
+from unreel.models.deltas import changed
 
 ENCODER = "smollm2"
 MORE = {

@@ -23,9 +23,9 @@ from unreel import Erasure, active_interventions, generate, load_pair, unlearn
 from unreel.files import write_json
 from unreel.first_thread import FirstThread
 from unreel.judges import load_judge
+from unreel.models.deltas import LowRank
 from unreel.models.pair import Pair, VideoModel
 from unreel.models.sampling import encode_mp4
-from unreel.models.weights import LowRank
 from unreel.service import Policy, Server, Service, Shelf, Wish
 
 NAME = "service"

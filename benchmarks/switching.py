@@ -22,7 +22,8 @@ from unreel.interventions.erasure import ComponentDelta
 from unreel.methods import configure
 from unreel.methods.text_ablation import first_layers
 from unreel.models.conditioner import Conditioner
-from unreel.models.weights import Delta, Fingerprint, LowRank
+from unreel.models.deltas import Delta, LowRank
+from unreel.models.fingerprint import Fingerprint
 
 NAME = "switching"
 CONCEPTS = ("castle", "guitar")

@@ -25,7 +25,7 @@ from unreel import Concept, Pair, TextAblationConfig, load_pair, unlearn
 from unreel.methods._least_squares import least_squares
 from unreel.methods.text_ablation import NEAR, first_layers
 from unreel.models.anchors import near_to, prompts_for
-from unreel.models.weights import Delta, changed
+from unreel.models.deltas import Delta, changed
 
 ENCODER, DEFAULT = "smollm2", "gradients from least squares"
 WAYS = ("least squares", "gradients")

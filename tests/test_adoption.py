@@ -14,7 +14,8 @@ from unreel import Concept, Erasure, UnreelError, adopt, unlearn
 from unreel.interventions.export import export
 from unreel.methods.uce import UCEConfig
 from unreel.models.adapter import networks, text_encoders
-from unreel.models.weights import LowRank, held_weights
+from unreel.models.deltas import LowRank
+from unreel.models.weights import held_weights
 
 CONCEPT = Concept("Tokyo Tower", anchor="castle")
 

@@ -19,7 +19,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from pipelines import PIPELINES
 
-from unreel import Erasure, __version__, cli, load_pair, unlearning, workflow
+from unreel import Erasure, __version__, cli, load_pair, unlearning
 from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
 from unreel.evaluation import video_cache as clips
@@ -27,7 +27,7 @@ from unreel.files import alone_in
 from unreel.methods import few_shot, text_ablation
 from unreel.models.families import FAMILIES
 from unreel.prompts.suite import GROUPS
-from unreel.workflow import Place, Sampling, UnlearnJob
+from unreel.workflow import Place, Sampling, UnlearnJob, common, generation, judging, learning
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -385,7 +385,7 @@ def test_a_name_that_the_pair_does_not_know_is_questioned_though_no_video_is_mad
     def learn(what, pair, *_, **__):
         raise UnreelError("this test needs no more")
 
-    monkeypatch.setattr(workflow, "unlearn_concepts", learn)
+    monkeypatch.setattr(learning, "unlearn_concepts", learn)
     _, out, err = command("unlearn", "Santa Clause", "--videos", "0", *more, "--out", "made")
     assert "this test needs no more" in err
     assert "unknown  'Santa Clause' is not listed in this pair's world: do you mean 'santa claus'?" in out
@@ -396,7 +396,7 @@ def test_what_videos_take_of_the_disk_is_said_or_refused_before_anything_is_lear
     def learn(*_, **__):
         raise UnreelError("this test needs no more")
 
-    monkeypatch.setattr(workflow, "unlearn_concepts", learn)
+    monkeypatch.setattr(learning, "unlearn_concepts", learn)
     monkeypatch.setattr(clips, "LARGE", 0)
     arguments = ["unlearn", "cat", *tiny, *SHORT, "--videos", 3, "--out", "made"]
     _, out, err = command(*arguments)
@@ -427,7 +427,7 @@ def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
     learned = SimpleNamespace(provenance=record, concepts=["cat"], nbytes=0, identity="x")
     done = SimpleNamespace(intervention=learned, folder=Path("made"), evaluations={}, pages=[Path("report.html")])
     place = Place("cuda", "bfloat16", offload=True)
-    cli._say_unlearned(done, UnlearnJob(["cat"], t2v="a model", place=place))
+    cli.learning._say_unlearned(done, UnlearnJob(["cat"], t2v="a model", place=place))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
     commands = [shlex.split(each) for each in line.removeprefix("next").split(";")]
     assert [each[:3] for each in commands] == [["unreel", "evaluate", "made"], ["unreel", "attack", "made"]]
@@ -438,7 +438,7 @@ def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
     sampling = Sampling(steps=3, guidance=0.0, frames=8, size=(64, 32), fps=4, tiling=True)
     job = UnlearnJob(["cat"], t2v="a model", t2i="its images", judge="clip:a b", sampling=sampling)
     for judge, asked in (("clip:a b", ["--judge", "clip:a b"]), ("none", [])):
-        cli._say_unlearned(done, replace(job, judge=judge))
+        cli.learning._say_unlearned(done, replace(job, judge=judge))
         (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
         evaluated, attacked = (shlex.split(each)[3:] for each in line.removeprefix("next").split(";"))
         said = ["--guidance", "0.0", "--frames", "8", "--size", "64", "32", "--fps", "4", "--tiling"]
@@ -479,7 +479,7 @@ THREE = ["generate", "a cat", "a dog", "an owl"]
 def test_generate_writes_each_video_as_soon_as_it_is_made_and_goes_on_when_it_was_killed(
     command, tiny, tmp_path, monkeypatch, batch
 ):
-    load, write, sample = workflow.load_video_model, workflow.write_mp4, workflow.sample
+    load, write, sample = generation.load_video_model, generation.write_mp4, generation.sample
     made, options = [], [*tiny[2:], "--steps", 1, "--frames", 2]
 
     def several_at_once(*sources, **how):
@@ -491,13 +491,13 @@ def test_generate_writes_each_video_as_soon_as_it_is_made_and_goes_on_when_it_wa
             raise KeyboardInterrupt
         write(*rest)
 
-    monkeypatch.setattr(workflow, "load_video_model", several_at_once)
+    monkeypatch.setattr(generation, "load_video_model", several_at_once)
     monkeypatch.setattr(
-        workflow, "sample", lambda on, prompts, *rest, **how: made.extend(prompts) or sample(on, prompts, *rest, **how)
+        generation, "sample", lambda on, prompts, *rest, **how: made.extend(prompts) or sample(on, prompts, *rest, **how)
     )
     code, out, err = command(*THREE, *options, "--out", "whole")
     assert code == 0 and out.split() == ["whole/a-cat-0.mp4", "whole/a-dog-1.mp4", "whole/an-owl-2.mp4"], err
-    monkeypatch.setattr(workflow, "write_mp4", killed)
+    monkeypatch.setattr(generation, "write_mp4", killed)
     code, out, err = command(*THREE, *options, "--out", "killed")
     assert (
         code
@@ -505,7 +505,7 @@ def test_generate_writes_each_video_as_soon_as_it_is_made_and_goes_on_when_it_wa
         and out.split() == ["killed/a-cat-0.mp4"]
         and [file.name for file in Path("killed").iterdir()] == ["a-cat-0.mp4"]
     )
-    monkeypatch.setattr(workflow, "write_mp4", write)
+    monkeypatch.setattr(generation, "write_mp4", write)
     made.clear()
     code, out, err = command(*THREE, *options, "--out", "killed", "--json")
     assert code == 0 and made == (["a dog", "an owl"] if batch == 1 else ["a cat", "a dog", "an owl"]), err
@@ -523,7 +523,7 @@ def test_generate_goes_on_with_nothing_that_was_made_otherwise(command, made, tm
     for other in (["--erasure", "made"], ["--steps", 2], ["--fps", 9], ["--dtype", "bfloat16"]):
         code, out, err = command(*THREE, *options, *other)
         assert code == 2 and not out and "videos/a-cat-0.mp4 exists: choose another --out" in err
-    monkeypatch.setattr(workflow, "load_video_model", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(generation, "load_video_model", lambda *_, **__: pytest.fail("it was loaded"))
     Path("videos", "a-dog-1.mp4").write_text("of somebody else's")
     code, _, err = command(*THREE, *options)
     assert code == 2 and "videos/a-dog-1.mp4 exists" in err
@@ -648,9 +648,17 @@ def test_bad_input_to_evaluate_and_attack_writes_nothing(command, made, tmp_path
     ],
 )
 def test_what_is_misspelled_or_senseless_is_refused_before_anything_is_loaded(command, monkeypatch, arguments, message):
-    for name in ("load_pair", "load_video_model", "load_judge", "load_intervention"):
-        monkeypatch.setattr(workflow, name, lambda *_, **__: pytest.fail("it was loaded"))
-    monkeypatch.setattr(workflow.unlearn, "__kwdefaults__", {"load": workflow.load_pair})
+    def loaded(*_, **__):
+        pytest.fail("it was loaded")
+
+    for module, loaders in {
+        judging: ("load_pair", "load_video_model", "load_intervention"),
+        learning: ("load_intervention",),
+        common: ("load_judge",),
+    }.items():
+        for name in loaders:
+            monkeypatch.setattr(module, name, loaded)
+    monkeypatch.setattr(learning.unlearn, "__kwdefaults__", {"load": loaded})
     code, _, err = command(*arguments, "--t2v", "own/model")
     assert code == 2 and message in err and len(err.strip().splitlines()) == 1
 

@@ -11,9 +11,9 @@ from conftest import FakeJudge, make_pair, same, weights
 from unreel import ConceptAblationConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
 from unreel.batch import BatchJob, batch
 from unreel.methods.uce import UCEConfig
+from unreel.models.deltas import LowRank
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import move
-from unreel.models.weights import LowRank
 from unreel.workflow import Place, UnlearnJob
 from unreel.workflow import unlearn as run
 
@@ -112,7 +112,7 @@ def test_the_video_model_is_there_for_what_goes_on_top_alone(alone, tmp_path, mo
         where.append((type(config), pair.t2v.unet.device.type))
         return unlearn(concepts, pair, config, **options)
 
-    monkeypatch.setattr("unreel.workflow.unlearn_concepts", noted)
+    monkeypatch.setattr("unreel.workflow.learning.unlearn_concepts", noted)
     with another_device(same_weights=True) as device:
         pair = make_pair().video.alone if alone else make_pair()
         options = {"videos": 0, "accept_weak": True, "out": tmp_path / "made", "place": Place(device)}
@@ -132,7 +132,7 @@ def test_no_takedown_of_a_table_learns_beside_the_video_model_of_the_one_before(
     table = tmp_path / "takedowns.csv"
     table.write_text("concept\ncat\ndog\n")
     pair = make_pair().video.alone if alone else make_pair()
-    monkeypatch.setattr("unreel.workflow.unlearn_concepts", noted)
+    monkeypatch.setattr("unreel.workflow.learning.unlearn_concepts", noted)
     monkeypatch.setattr("unreel.batch._kept_pair", lambda *_, **__: pair)
     with another_device(same_weights=True) as device:
         place = Place(device, offload=offload)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from unreel import Concept, Erasure, FewShotConfig, TextAblationConfig, UnreelError, active_interventions, unlearn
 from unreel.files import write_folder
-from unreel.models.weights import LowRank
+from unreel.models.deltas import LowRank
 
 CONFIG = FewShotConfig(learning_rate=1e-2)
 

@@ -33,9 +33,10 @@ from unreel.interventions.export import EXPORT_FILE, export, low_rank, stored_na
 from unreel.methods import configure
 from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import LowRank
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import TextModel, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
-from unreel.models.weights import Fingerprint, LowRank
 from unreel.unlearning import check
 
 PROMPTS = ["a photo of a cat", "the cat is running next to a house", "a castle"]
@@ -474,7 +475,7 @@ def test_a_sum_is_checked_where_it_is_asked_to_be(made, command, tiny, tmp_path,
         where.append((pair.t2v.text_encoder.device.type, pair.t2v.text_encoder.dtype))
         return check(erasure, pair)
 
-    monkeypatch.setattr("unreel.workflow.check", noted)
+    monkeypatch.setattr("unreel.workflow.artifacts.check", noted)
     code, _, err = command(*arguments, "--device", "abacus")
     assert code == 2 and err == "unreel: device 'abacus' is not available here: try --device cpu\n"
     assert not where and not (tmp_path / "both").exists()
@@ -487,7 +488,7 @@ def test_a_sum_is_checked_on_no_model_that_nobody_but_its_file_names(made, comma
     for name, erasure in zip("ab", made.values(), strict=True):
         record = erasure.provenance | {"encoder": str(models / "t2v"), "model": str(models / "t2v")}
         Erasure(erasure.components, record).save_pretrained(name)
-    monkeypatch.setattr("unreel.workflow.load_pair", None)  # to load anything would fail
+    monkeypatch.setattr("unreel.workflow.artifacts.load_pair", None)  # to load anything would fail
     code, _, err = command("combine", "a", "b", "--out", "both", "--accept-weak")
     assert code == 2 and f"this was made on {models / 't2v'}: add --t2v" in err
 

@@ -29,11 +29,11 @@ from unreel import (
 from unreel.interventions.prompt import NegativePrompt
 from unreel.models.adapter import call_with, encode_prompt, frames_axis, network_of, text_encoders, usual_call
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import changed
 from unreel.models.denoiser import MARGIN, Denoiser
 from unreel.models.families import FAMILIES, known
 from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
 from unreel.models.sampling import Start
-from unreel.models.weights import changed
 from unreel.report.page import write_report
 from unreel.report.verdict import attack_verdict
 from unreel.workflow import Sampling

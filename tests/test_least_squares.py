@@ -11,8 +11,8 @@ from unreel import UnreelError
 from unreel.methods import _least_squares as module
 from unreel.methods._least_squares import least_squares
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import changed
 from unreel.models.reading import as_anchors, as_read
-from unreel.models.weights import changed
 from unreel.prompts.pairs import PromptPair
 
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {}", "the {}", "a {} and a tree", "a big {}", "one {}")

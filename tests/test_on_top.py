@@ -63,7 +63,7 @@ def test_a_setting_goes_to_the_method_that_has_it_and_one_that_neither_has_is_re
 
 def test_it_goes_on_only_with_what_was_made_the_same_way(job, monkeypatch):
     run(job)
-    monkeypatch.setattr("unreel.workflow.unlearn_concepts", None)  # to learn again would fail
+    monkeypatch.setattr("unreel.workflow.learning.unlearn_concepts", None)  # to learn again would fail
     again = run(replace(job, resume=True)).intervention
     assert len(again.provenance["parts"]) == 2
     for other in ({"on_top": None}, {"on_top": "esd"}, {"settings": {"tokens": "last"}}):
@@ -79,7 +79,7 @@ def test_it_goes_on_only_with_what_was_made_the_same_way(job, monkeypatch):
     ],
 )
 def test_what_does_not_go_on_top_is_refused_before_any_work(job, monkeypatch, method, on_top):
-    monkeypatch.setattr("unreel.workflow._prepared", None)
+    monkeypatch.setattr("unreel.workflow.learning.prepared", None)
     with pytest.raises(UnreelError, match=f"{on_top} does not go on top of {method}|unknown method 'nothing'"):
         run(replace(job, method=method, on_top=on_top))
     assert not job.folder.exists()
@@ -106,7 +106,7 @@ def test_an_edit_that_changes_nothing_is_not_hidden_by_the_other(job, monkeypatc
         still = {name: torch.zeros_like(weight) for name, weight in part.named_parameters()}
         return replace(made, components=(replace(component, deltas={name: still[name] for name in component.deltas}),))
 
-    monkeypatch.setattr("unreel.workflow.unlearn_concepts", nothing)
+    monkeypatch.setattr("unreel.workflow.learning.unlearn_concepts", nothing)
     with pytest.raises(UnreelError, match=rf"changes {what}\. Nothing was written"):
         run(replace(job, accept_weak=False))
     assert not job.folder.exists()

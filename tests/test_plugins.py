@@ -12,7 +12,7 @@ import pytest
 from conftest import make_pair
 
 from unreel import FewShotConfig, UnreelError, load_intervention, unlearn
-from unreel.cli import _settings_of_methods
+from unreel.cli.app import settings_of_methods
 from unreel.interventions.base import Intervention
 from unreel.interventions.prompt import PromptIntervention
 from unreel.methods import available, configure, load_method, names, option
@@ -150,7 +150,7 @@ def test_what_a_method_makes_has_to_take_a_record(monkeypatch, pair):
 
 def test_the_help_of_a_setting_says_whose_it_is_and_its_defaults(monkeypatch):
     def told(name):
-        kind, _ = _settings_of_methods().options[name]
+        kind, _ = settings_of_methods().options[name]
         return kind.__metadata__[0].help
 
     assert told("shots") == "adv-unlearn, concept-ablation, few-shot: images to generate. Default: 4"
@@ -159,7 +159,7 @@ def test_the_help_of_a_setting_says_whose_it_is_and_its_defaults(monkeypatch):
     )
     assert "few-shot 1e-5" in told("learning_rate").replace("adv-unlearn, concept-ablation, ", "")
     assert "Default" not in told("gradient_checkpointing")
-    assert not [name for name in _settings_of_methods().options if "its setting of that name" in told(name)]
+    assert not [name for name in settings_of_methods().options if "its setting of that name" in told(name)]
     announced(monkeypatch, Config=Fine)
     assert "odd: its setting of that name" in told("rank") and "odd 1" in told("rank")
 
@@ -169,7 +169,7 @@ def test_a_setting_of_another_type_than_others_of_its_name_is_refused(monkeypatc
     with pytest.raises(
         UnreelError, match="setting rank is of type int in the method text-ablation, but str in odd: rename"
     ):
-        _settings_of_methods()
+        settings_of_methods()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_setting_of_another_type_than_others_of_its_name_is_refused(monkeypatc
 )
 def test_a_method_that_is_unsound_is_in_nobodys_way_and_says_why(monkeypatch, offered, reason):
     announced(monkeypatch, Config=Fine)
-    assert "odd" in available() and "seed" not in _settings_of_methods().options  # `unlearn` has a seed already
+    assert "odd" in available() and "seed" not in settings_of_methods().options  # `unlearn` has a seed already
     announced(monkeypatch, **offered)
     with pytest.warns(UserWarning, match=f"odd of somewhere cannot be used: {reason}.*: it is left out"):
         assert "odd" not in available()

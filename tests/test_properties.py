@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from unreel import Erasure, UnreelError
 from unreel.interventions.erasure import ComponentDelta
+from unreel.models.deltas import LowRank
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.reading import align
-from unreel.models.weights import Fingerprint, LowRank, held_weights
+from unreel.models.weights import held_weights
 from unreel.prompts.files import READERS, read_prompts
 from unreel.prompts.grammar import bare, fill
 

@@ -19,7 +19,7 @@ from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
 from unreel.models.adapter import encode_prompt
 from unreel.models.conditioner import Conditioner
-from unreel.models.weights import LowRank, changed
+from unreel.models.deltas import LowRank, changed
 from unreel.prompts.pairs import PromptPair
 from unreel.unlearning import check, require_strong
 

@@ -27,7 +27,7 @@ from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure
 from unreel.methods.video_eraser import VideoEraserConfig
-from unreel.models.weights import LowRank
+from unreel.models.deltas import LowRank
 from unreel.service import Audit, BusyError, Policy, Server, Service, Shelf, Wish, _Handler, serve
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")

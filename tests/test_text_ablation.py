@@ -17,9 +17,9 @@ from unreel.methods.text_ablation import text_ablation
 from unreel.models import anchors
 from unreel.models.anchors import words_to_keep
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import LowRank
 from unreel.models.pair import TextModel
 from unreel.models.reading import SPARE, Aim
-from unreel.models.weights import LowRank
 from unreel.prompts.pairs import PromptPair
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30, forget_batch=5)

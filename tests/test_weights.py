@@ -18,17 +18,10 @@ from readers import t5, words_tokenizer
 
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.interventions.erasure import NETWORK, ComponentDelta
+from unreel.models.deltas import LowRank, rounded_away
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import TextModel
-from unreel.models.weights import (
-    Fingerprint,
-    LowRank,
-    held_weights,
-    learning,
-    portable,
-    precision,
-    rounded_away,
-    set_to,
-)
+from unreel.models.weights import held_weights, learning, portable, precision, set_to
 
 MATRICES = ("q_proj", "fc1", "fc2")
 

@@ -151,8 +151,8 @@ def test_it_goes_on_with_what_was_found(hasty, job, monkeypatch):
     first = unlearn(job)
     (part,) = first.intervention.provenance["parts"]
     assert set(part["synonyms"]) == {"pussycat", "kitten", "house", "tiger"}
-    monkeypatch.setattr("unreel.workflow.find_wordings", None)  # to look again would fail
-    monkeypatch.setattr("unreel.workflow.unlearn_concepts", None)
+    monkeypatch.setattr("unreel.workflow.wording_search.find_wordings", None)  # to look again would fail
+    monkeypatch.setattr("unreel.workflow.learning.unlearn_concepts", None)
     again = unlearn(replace(job, resume=True))
     (recorded,) = again.intervention.provenance["parts"]
     assert recorded["synonyms"] == part["synonyms"] and recorded["losses"] == part["losses"]

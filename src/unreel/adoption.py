@@ -19,9 +19,11 @@ from unreel.interventions.erasure import NETWORK, TEXT_ENCODER, ComponentDelta, 
 from unreel.methods import Task
 from unreel.models.adapter import networks, text_encoders
 from unreel.models.compare import INDEX_FILE, Stored, stored, tensors_in, weight_name
+from unreel.models.deltas import Delta, LowRank
+from unreel.models.fingerprint import Fingerprint, stored_in
 from unreel.models.loading import loading, require_source, shown
 from unreel.models.pair import Pair, load_pipeline
-from unreel.models.weights import Delta, Fingerprint, LowRank, doubled, held_weights, is_quantized, portable, stored_in
+from unreel.models.weights import doubled, held_weights, is_quantized, portable
 from unreel.progress import track
 from unreel.unlearning import Concepts, as_concepts, check
 

@@ -23,12 +23,12 @@ from unreel.interventions.erasure import CHANGES, MOST_ROUNDED_AWAY, ROUNDED_AWA
 from unreel.methods import DEFAULT, Task, configure, method_of, name_of
 from unreel.models.anchors import anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import is_felt
 from unreel.models.loading import recorded
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair, VideoModel
 from unreel.models.reading import Meanings
 from unreel.models.sampling import image_files
-from unreel.models.weights import is_felt
 from unreel.prompts.concept import Concept
 
 DIGEST = "images_digest"  # in the record of what was learned from given images

@@ -36,11 +36,11 @@ from unreel.judges import Judge
 from unreel.models.adapter import reads_latents_of_pictures, takes_embeddings, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import recorded
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.pair import Pair
 from unreel.models.sampling import Asked, Start, generate_images, to_tensor
-from unreel.models.weights import Fingerprint
 from unreel.progress import Tell, nobody, track
 from unreel.prompts.concept import Concept
 

@@ -16,8 +16,8 @@ import torch
 
 from unreel.errors import summarise
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import Delta, changed
 from unreel.models.reading import at_places, side_by_side
-from unreel.models.weights import Delta, changed
 from unreel.progress import Work, drawn
 from unreel.prompts.pairs import PromptPair, Prompts
 

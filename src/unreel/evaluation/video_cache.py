@@ -23,10 +23,11 @@ from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
 from unreel.models.adapter import modules_of, network_of, undisturbed, usual_call, words_of
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import Settings, VideoModel
 from unreel.models.sampling import Asked, Start, generate
 from unreel.models.tokenizer import reading_of
-from unreel.models.weights import Fingerprint, precision
+from unreel.models.weights import precision
 from unreel.progress import Tell, Work, drawn
 from unreel.versions import versions
 

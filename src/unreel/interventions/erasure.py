@@ -23,20 +23,11 @@ from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention, f
 from unreel.interventions.card import CARD_FILE, CHECK, card
 from unreel.interventions.record import require_record
 from unreel.models.adapter import networks, text_encoders, undisturbed
+from unreel.models.applied import owners_on, put_on, stands_beside, take_off
+from unreel.models.deltas import Delta, LowRank, rounded_away, total
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import shown
-from unreel.models.weights import (
-    Delta,
-    Fingerprint,
-    LowRank,
-    is_quantized,
-    owners_on,
-    portable,
-    put_on,
-    rounded_away,
-    stands_beside,
-    take_off,
-    total,
-)
+from unreel.models.weights import is_quantized, portable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -20,7 +20,8 @@ from unreel.interventions.card import CARD_FILE, export_card
 from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, tensors_in, text_encoders
 from unreel.models.conditioner import Conditioner
-from unreel.models.weights import Delta, LowRank, portable
+from unreel.models.deltas import Delta, LowRank
+from unreel.models.weights import portable
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import EVERYDAY
 

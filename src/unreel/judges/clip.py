@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from unreel.errors import UnreelError, reason_of
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import at_the_hub, repository, shown
-from unreel.models.weights import Fingerprint
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer

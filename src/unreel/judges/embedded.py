@@ -14,9 +14,9 @@ import torch
 
 from unreel.errors import UnreelError, reason_of
 from unreel.judges._network import JudgeNetwork
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.sampling import to_tensor
 from unreel.models.shipped import EMBEDDED, WORLD_FILE, names, shipped
-from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import Vocabulary, of_world
 
 STILL = "still"

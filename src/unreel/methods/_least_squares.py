@@ -26,8 +26,9 @@ from torch.nn.functional import normalize
 
 from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.deltas import LowRank
 from unreel.models.reading import at_places, side_by_side, tokens_of
-from unreel.models.weights import LowRank, doubled, portable
+from unreel.models.weights import doubled, portable
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from unreel.models.weights import LowRank
+from unreel.models.deltas import LowRank
 
 BLIND = 8  # factors are blind to one in so many directions at most
 SAME = 1e-3  # the share of what rows have most in common below which nothing is left of them

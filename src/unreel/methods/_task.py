@@ -17,10 +17,12 @@ from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.models.adapter import only_network_of
 from unreel.models.anchors import anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import Delta
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import recorded
 from unreel.models.pair import Pair
 from unreel.models.reading import Meanings
-from unreel.models.weights import Delta, Fingerprint, held_weights, is_quantized
+from unreel.models.weights import held_weights, is_quantized
 from unreel.prompts.concept import Concept, naming
 from unreel.prompts.pairs import Prompts
 from unreel.versions import versions

@@ -36,9 +36,9 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.methods._shots import latents_of
 from unreel.models.conditioner import Conditioner, Trainable, unused_word
+from unreel.models.deltas import Delta
 from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.sampling import made_latents
-from unreel.models.weights import Delta
 
 KEPT = 20  # prompts that images to keep are made of, and five of which are taken in turn
 

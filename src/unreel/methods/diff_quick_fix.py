@@ -22,8 +22,9 @@ from torch import nn
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import Delta
 from unreel.models.reading import end_of_name
-from unreel.models.weights import Delta, portable
+from unreel.models.weights import portable
 
 SENTENCES = ("{}", "A photo of {}", "An image of {}", "A picture of {}")
 

@@ -25,9 +25,10 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.models.adapter import cross_attention, only_network_of, outside_cross_attention
+from unreel.models.deltas import Delta
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
-from unreel.models.weights import Delta, learning, set_to
+from unreel.models.weights import learning, set_to
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from unreel.methods._descent import finite, require_finite
 from unreel.methods._low_rank import Factors
 from unreel.methods._shots import latents_of
 from unreel.models.conditioner import Conditioner, Trainable
+from unreel.models.deltas import Delta
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import checkpointing
-from unreel.models.weights import Delta
 from unreel.progress import track
 from unreel.prompts.concept import Concept
 

@@ -31,7 +31,7 @@ from torch.nn.functional import mse_loss, normalize
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.models.conditioner import Conditioner
-from unreel.models.weights import Delta
+from unreel.models.deltas import Delta
 
 STEPS = {"random": (25, 40), "anchor": (15, 30)}  # for things, and for styles
 

@@ -28,9 +28,9 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
 from unreel.models.adapter import guides_in_one_call, only_network_of, text_writers
+from unreel.models.deltas import Delta, LowRank
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate
-from unreel.models.weights import Delta, LowRank
 
 
 @dataclass(frozen=True)

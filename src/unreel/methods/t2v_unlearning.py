@@ -30,9 +30,9 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.methods._low_rank import Factors
 from unreel.models.adapter import only_network_of, text_writers
+from unreel.models.deltas import Delta
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
-from unreel.models.weights import Delta
 
 SEEN = 0.1  # Receler's threshold, on which the authors' code builds
 VIDEOS = 4  # of the concept and of everything else, each noised anew at every step

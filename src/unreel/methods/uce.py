@@ -37,8 +37,8 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
 from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.conditioner import Conditioner
+from unreel.models.deltas import Delta
 from unreel.models.denoiser import Denoiser
-from unreel.models.weights import Delta
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import Vocabulary
 

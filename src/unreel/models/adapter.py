@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError, reason_of
+from unreel.models.applied import locked
 from unreel.models.memory import device_of, enough_memory, forwarding, no_memory
-from unreel.models.weights import locked
 
 # In a pipeline's configuration: arguments of its call that it was trained with and that are not its class's own. diffusers
 # passes over names that begin so. Only what says how prompts are read, and how large pictures are, may stand there.

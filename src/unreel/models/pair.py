@@ -40,12 +40,12 @@ from unreel.models.compare import (
 )
 from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, FPS, USUAL_FPS, known, makes_videos
+from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import NO_SAFETENSORS, loading, only_our_bars, repository, require_place, require_source
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader_folder
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
 from unreel.models.tokenizer import load_tokenizer, read_as_stored
-from unreel.models.weights import Fingerprint
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 
 if TYPE_CHECKING:

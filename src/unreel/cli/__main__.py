@@ -1,0 +1,5 @@
+"""`python -m unreel.cli` is `unreel`."""
+
+from unreel.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""What tells one module from another, whatever precision it is loaded in.
+
+Knows weights, and leaves out what is on them.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unreel.models.applied import applied_on
+from unreel.models.weights import copies_of, held_weights, is_quantized, linear_layers, shapes_in, token_table
+
+_SAMPLES = 4096  # of a module, to tell it from others
+FUSED = 0.5  # of a matrix's norm, what a fused LoRA may have changed
+_NEARLY_ALL = 0.9  # of the samples; less may be ones and zeros that training never touched
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Tells one module from another, whatever precision it is loaded in.
+
+    `structure` hashes names and shapes of all weights; `samples` are numbers taken at even distances through all of them,
+    in the coarsest of their precisions. Of the token table only so many rows count as the largest power of two that it
+    has, since tokens may be added behind them. Two modules are the same if structures are equal and samples agree to the
+    coarser of the two precisions that they are loaded in, or exactly in the coarser of those that they are stored in.
+    """
+
+    structure: str
+    samples: torch.Tensor
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Fingerprint":
+        """Of the module's own weights, whatever is on it; of one that is quantized, of those that are not."""
+        weights = _originals(module)
+        shapes = json.dumps([(name, list(shape)) for name, shape in shapes_in(module, weights).items()])
+        samples = list(_samples(weights).values())
+        coarsest = max({some.dtype for some in samples}, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+        samples = [some.to("cpu", coarsest) for some in samples]
+        return cls(hashlib.sha256(shapes.encode()).hexdigest(), torch.cat(samples))
+
+    @property
+    def identity(self) -> str:
+        """A short name for exactly these weights."""
+        return hashlib.sha256(self.structure.encode() + self.samples.float().numpy().tobytes()).hexdigest()[:16]
+
+    def matches(self, other: "Fingerprint") -> bool:
+        return (
+            self.structure == other.structure
+            and self.samples.shape == other.samples.shape
+            and bool(self._alike(other).all())
+        )
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it is the module's."""
+        return self.matches(Fingerprint.of(module))
+
+    def fits_quantized(self, module: nn.Module) -> bool:
+        """Whether it is that of a module of which this one has some weights quantized: all that are not are the same."""
+        weights, other = _originals(module), Fingerprint.of(module)
+        counts = {name: _count(math.prod(shape), len(weights)) for name, shape in shapes_in(module, weights).items()}
+        if self.structure != other.structure or sum(counts.values()) != len(self.samples):
+            return False
+        parts = zip(weights.values(), self.samples.split(list(counts.values())), strict=True)
+        own = [part for weight, part in parts if not is_quantized(weight)]
+        return 0 < len(own) < len(weights) and bool(Fingerprint(self.structure, torch.cat(own))._alike(other).all())
+
+    def differing(self, module: nn.Module) -> dict[str, float]:
+        """The weights of the module in which it is another one, and by how much, as a share of their norm; all of them, and
+        infinitely, if it is built in another way.
+        """
+        weights, other = _originals(module), Fingerprint.of(module)
+        if self.structure != other.structure or self.samples.shape != other.samples.shape:
+            return dict.fromkeys(weights, math.inf)
+        alike, out, start = self._alike(other), {}, 0
+        for name, some in _samples(weights).items():
+            part = slice(start, start := start + len(some))
+            if not alike[part].all():
+                own, theirs = self.samples[part].float(), other.samples[part].float()
+                out[name] = float((own - theirs).norm() / own.norm().clamp(min=1e-12))
+        return out
+
+    def is_built_like(self, module: nn.Module) -> bool:
+        """Whether the module has weights of the same names and shapes."""
+        return self.structure == Fingerprint.of(module).structure
+
+    def nearly_fits(self, module: nn.Module) -> bool:
+        """Whether it is the module's but for matrices that are not quite the same, as after a LoRA was fused into them."""
+        linear = linear_layers(module)
+        return all(name in linear and share < FUSED for name, share in self.differing(module).items())
+
+    @property
+    def stored_in(self) -> torch.dtype:
+        """The coarsest that has nearly all of the samples exactly: weights are often stored in less than they are loaded
+        in, and some may have been changed since.
+        """
+        return _exact_in(self.samples)
+
+    def _alike(self, other: "Fingerprint") -> torch.Tensor:
+        """Which samples agree; they are of weights of the same shapes."""
+        loaded = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+        coarse = max((self.stored_in, other.stored_in), key=lambda dtype: torch.finfo(dtype).eps)
+        a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
+        info = torch.finfo(coarse)
+        rounded_once = coarse != loaded  # then one is the other, but for numbers that are too small for float16
+        return torch.isclose(a, b, rtol=0 if rounded_once else info.eps, atol=1e-7 + info.eps * info.smallest_normal)
+
+
+def stored_in(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The precision that weights were stored in, as `Fingerprint.stored_in` tells it of a module's."""
+    return _exact_in(torch.cat([some.cpu() for some in _samples(weights).values()]))
+
+
+def _exact_in(numbers: torch.Tensor) -> torch.dtype:
+    for dtype in (torch.bfloat16, torch.float16):
+        exact = numbers.to(dtype).float() == numbers.float()
+        if len(exact) and exact.float().mean() > _NEARLY_ALL:
+            return dtype
+    return numbers.dtype
+
+
+def _originals(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's own weights as they are with nothing on them, without tokens that were added."""
+    weights = {name: weight.detach() for name, weight in held_weights(module).items()}
+    applied, table = applied_on(module), token_table(module)
+    weights |= applied.base if applied else {}
+    if table is not None:
+        for name in copies_of(weights, table):
+            del weights[name]
+        rows = len(weights[table])
+        weights[table] = weights[table][: 1 << (rows.bit_length() - 1)]
+    return weights
+
+
+def _samples(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    each = -(-_SAMPLES // len(weights))
+    plain = {name: weight for name, weight in weights.items() if not is_quantized(weight)}
+    return {name: weight.flatten()[:: max(1, weight.numel() // each)][:each] for name, weight in plain.items()}
+
+
+def _count(numbers: int, weights: int) -> int:
+    """How many samples are taken of a weight of so many numbers, one of so many weights."""
+    each = -(-_SAMPLES // weights)
+    return min(each, -(-numbers // max(1, numbers // each)))

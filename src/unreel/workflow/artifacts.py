@@ -1,0 +1,82 @@
+"""Erasures of what is there already: of several that were made apart, and of weights that other code changed.
+
+Knows folders; learns nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from unreel.adoption import ADOPTED
+from unreel.adoption import adopt as adopt_weights
+from unreel.errors import UnreelError
+from unreel.files import file_name
+from unreel.interventions.card import CHECK
+from unreel.interventions.erasure import Erasure
+from unreel.models.pair import load_pair, load_video_model
+from unreel.models.shipped import EMBEDDED
+from unreel.progress import Tell, nobody
+from unreel.prompts.takedowns import Takedown
+from unreel.unlearning import check, require_strong
+from unreel.workflow.common import Place, model_of, nothing_written, require_new_erasure
+from unreel.workflow.unlearn_job import as_concepts
+
+
+def combine(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    tell: Tell = nobody,
+    *,
+    t2v: str | None = None,
+    overwrite: bool = False,
+    accept_weak: bool = False,
+    place: Place = Place(),
+) -> Erasure:
+    """Write one erasure of several that were made for the same model, checked as a whole on held-out prompts.
+
+    `t2v` is the model to check it on, by default the pair of unreel's that it was made on. Raises UnreelError if they do
+    not go together or fall short together, or nothing can be put in that `place`; then nothing is written.
+    """
+    out = Path(out)
+    require_new_erasure(out, overwrite, tell)
+    place.require()
+    parts = [Erasure.from_pretrained(folder) for folder in folders]
+    if len({part.identity for part in parts}) < max(2, len(parts)):
+        raise UnreelError("give at least two erasures, each of them once")
+    total = reduce(add, parts)
+    if total.edits_text_encoder:  # what else an erasure changes, nothing that encoders write tells of
+        pair = load_pair(t2v=model_of(t2v, total), text_only=True, **place.of_weights)
+        total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
+        if not accept_weak:
+            with nothing_written("unlearn them together, in one command"):
+                require_strong(total)
+    total.save_pretrained(out, overwrite=overwrite)
+    return total
+
+
+def adopt(
+    weights: str | Path,
+    takedowns: Sequence[Takedown],
+    tell: Tell = nobody,
+    *,
+    method: str = ADOPTED,
+    t2v: str = EMBEDDED,
+    out: Path | None = None,
+    overwrite: bool = False,
+    place: Place = Place(),
+) -> tuple[Erasure, Path]:
+    """Write what other code changed in the model `t2v` to make it forget, as an erasure; returns it, and where it lies.
+
+    Nothing is refused for how far it goes: that is what its card and an evaluation say. Raises UnreelError as
+    `adoption.adopt` does, if nothing can be put in that `place`, or the folder exists; then nothing is written.
+    """
+    folder = Path(out) if out else Path("runs") / file_name(" ".join(each.concept for each in takedowns))
+    require_new_erasure(folder, overwrite, tell)
+    place.require()
+    as_concepts(takedowns)  # what is wrong with a name is said before anything is loaded
+    pair = load_video_model(t2v, **place.of_weights).alone
+    adopted = adopt_weights(weights, as_concepts(takedowns, pair), pair, method=method)
+    adopted.save_pretrained(folder, overwrite=overwrite)
+    return adopted, folder
