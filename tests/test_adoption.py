@@ -69,7 +69,8 @@ def test_a_whole_pipeline_becomes_an_erasure_that_makes_of_the_model_what_it_is(
     erasure.save_pretrained(tmp_path / "out")
     assert Erasure.from_pretrained(tmp_path / "out") == erasure
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "somebody's" in card and "Self-check" in card and str(tmp_path) not in card
+    assert "somebody's (adopted)" in card and "Self-check" in card and str(tmp_path) not in card
+    assert f"{len(by_part['network'])} of {len(held_weights(pair.t2v.unet))} weights of the unet, by " in card
 
 
 @pytest.mark.usefixtures("hasty")
@@ -145,12 +146,62 @@ def test_an_image_models_changes_are_those_of_the_video_model_that_shares_what_c
     assert set(erasure.components[1].deltas) == set(nudged(copy.deepcopy(pair.t2i.unet), only="attn2.to_v"))
 
 
-def test_a_model_that_is_built_otherwise_is_refused(pair, tmp_path):
+@pytest.mark.usefixtures("hasty")
+def test_what_is_built_otherwise_is_left_out_and_said(pair, tmp_path):
     other = make_pair().t2i
-    other.text_encoder = CLIPTextModel(CLIPTextConfig(**{**other.text_encoder.config.to_dict(), "intermediate_size": 8}))
     other.unet = UNet2DConditionModel(**{**other.unet.config, "cross_attention_dim": 8})
-    other.save_pretrained(tmp_path / "other")
-    refused("is another model: neither its text encoders nor what denoises", tmp_path / "other", pair.t2v)
+    other.save_pretrained(tmp_path / "unet")
+    with pytest.warns(UserWarning, match="unet of .* is built otherwise than in this model, and left out"):
+        refused("has the same weights as this model in text_encoder", tmp_path / "unet", pair.t2v)
+    other.text_encoder = CLIPTextModel(CLIPTextConfig(**{**other.text_encoder.config.to_dict(), "intermediate_size": 8}))
+    other.save_pretrained(tmp_path / "both")
+    refused("is of another model", tmp_path / "both", pair.t2v)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_another_models_weights_are_no_change_unless_it_is_named_as_the_base(pair, tmp_path):
+    base = make_pair(seed=1).t2v
+    base.save_pretrained(tmp_path / "base")
+    names = nudged(base.unet, only="attn2.to_k")
+    base.save_pretrained(tmp_path / "theirs")
+    refused("differs from this model's by .* %: it was changed from another model", tmp_path / "theirs", pair.t2v)
+    erasure = adopt(tmp_path / "theirs", CONCEPT, pair.t2v, base=tmp_path / "base")
+    assert set(erasure.components[0].deltas) == set(names) and erasure.matches(pair.t2v)
+    assert erasure.provenance["parts"][0]["settings"]["base"] == "base"
+    own, changed = held(pair.t2v)["unet"], held(erasure.apply(pair.t2v))["unet"]
+    nudge = weights(base.unet)[names[0]] - weights(make_pair(seed=1).t2v.unet)[names[0]]
+    assert torch.allclose(changed[names[0]] - own[names[0]], nudge, atol=1e-6)
+    with pytest.raises(UnreelError, match=r"is not what .* was changed from: it has no"):
+        adopt(tmp_path / "theirs", CONCEPT, make_pair().t2v, base=tmp_path / "theirs" / "text_encoder")
+
+
+def test_so_much_of_a_change_as_is_asked_for(pair, theirs, tmp_path):
+    theirs.unet.save_pretrained(tmp_path / "unet")
+    once, back = (adopt(tmp_path / "unet", CONCEPT, pair.t2v, scale=scale) for scale in (1.0, -0.5))
+    for name, change in once.components[0].deltas.items():
+        assert torch.equal(back.components[0].deltas[name], -0.5 * change)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_rounding_is_told_weight_by_weight(pair, tmp_path):
+    """Trained in float32 after the model was loaded in float16, which is what many scripts save."""
+    other = copy.deepcopy(pair.t2v.text_encoder).half().float()
+    names = nudged(other, 0.5, only="mlp.")  # more than a tenth of all numbers
+    other.save_pretrained(tmp_path / "mixed")
+    erasure = adopt(tmp_path / "mixed", CONCEPT, pair.t2v)
+    # Biases are zero here, and so are their changes.
+    assert set(erasure.components[0].deltas) == {name for name in names if name.endswith("weight")}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_weights_that_are_no_numbers_or_too_coarse_are_refused(pair, tmp_path):
+    tensors = {name: weight.clone() for name, weight in weights(pair.t2v.text_encoder).items() if "fc1.weight" in name}
+    name = next(iter(tensors))
+    save_file({name: tensors[name].to(torch.float8_e4m3fn)}, tmp_path / "coarse.safetensors")
+    refused("holds weights as F8_E4M3", tmp_path / "coarse.safetensors", pair.t2v)
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "nan.safetensors")
+    refused("is not made of numbers", tmp_path / "nan.safetensors", pair.t2v)
 
 
 def refused(message, weights, pipeline):
@@ -163,7 +214,7 @@ def test_what_is_no_change_of_this_model_is_refused(pair, theirs, tmp_path):
     refused("has the same weights as this model", tmp_path / "same", pair.t2v)
     save_file({"elsewhere.weight": torch.ones(3)}, tmp_path / "other.safetensors")
     refused(
-        r"is of another model: no part of this one has all of its weights \(elsewhere.weight\)",
+        r"no part of this model has all of its weights \(elsewhere.weight\)",
         tmp_path / "other.safetensors",
         pair.t2v,
     )
@@ -190,14 +241,69 @@ def test_what_is_on_the_pipeline_is_not_taken_for_its_own_weights(pair, theirs, 
     refused("take it off first", tmp_path / "theirs", pair.t2v)
 
 
-def test_a_lora_that_fits_nothing_is_refused_and_leaves_none_behind(pair, tmp_path):
-    save_file(
-        {"unet.elsewhere.lora_A.weight": torch.ones(1, 3), "unet.elsewhere.lora_B.weight": torch.ones(3, 1)},
-        tmp_path / "lora.safetensors",
-    )
+FITTING = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+def lora(file, *modules, more=None, metadata=None, rank=2):
+    """A LoRA file as diffusers writes it; returns where it is."""
+    shapes = {FITTING: (8, 16)}
+    tensors = {}
+    for module in modules:
+        out, into = shapes.get(module, (8, 16))
+        tensors[f"{module}.lora_A.weight"] = torch.full((rank, into), 0.01)
+        tensors[f"{module}.lora_B.weight"] = torch.full((out, rank), 0.01)
+    save_file(tensors | (more or {}), file, metadata={"format": "pt"} | (metadata or {}))
+    return file
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_lora_counts_as_it_is_loaded_with_its_scale_and_its_bias(pair, tmp_path):
+    settings = {
+        "unet.r": 2,
+        "unet.lora_alpha": 6,
+        "unet.lora_bias": True,
+        "unet.target_modules": [FITTING.removeprefix("unet.")],
+    }
+    bias = {f"{FITTING}.lora_B.bias": torch.ones(8)}
+    told = {"lora_adapter_metadata": json.dumps(settings)}
+    pair.t2v.unet.requires_grad_(True)
+    with pytest.raises(UnreelError, match=r"adds a bias to .*to_k, which has none"):
+        adopt(lora(tmp_path / "bias.safetensors", FITTING, more=bias, metadata=told), CONCEPT, pair.t2v).apply(pair.t2v)
+    settings["unet.lora_bias"] = False
+    file = lora(tmp_path / "plain.safetensors", FITTING, metadata={"lora_adapter_metadata": json.dumps(settings)})
+    erasure = adopt(file, CONCEPT, pair.t2v)
+    (change,) = erasure.components[0].deltas.values()
+    assert torch.allclose(change.dense(), torch.full((8, 16), 3 * 2 * 1e-4, dtype=torch.float64))
+    assert all(weight.requires_grad for weight in pair.t2v.unet.parameters())
+
+
+@pytest.mark.parametrize(
+    ("modules", "more", "metadata", "message"),
+    [
+        (["unet.elsewhere"], {}, {}, "diffusers"),
+        ([FITTING, "unet.elsewhere"], {}, {}, "finds 1 of its 2 matrices"),
+        (["base_model.model.text_model.encoder.layers.0.mlp.fc1"], {}, {}, "finds 0 of its 1 matrices"),
+        ([FITTING], {f"{FITTING}.dora_scale": torch.ones(8)}, {}, "more than a plain LoRA"),
+        ([FITTING], {"unet.conv_in.diff_b": torch.ones(8)}, {}, "more than a plain LoRA"),
+        ([FITTING], {}, {"lora_adapter_metadata": '{"unet.init_lora_weights": "pissa"}'}, "more than a plain LoRA"),
+        ([FITTING], {}, {"lora_adapter_metadata": '{"unet.hover": true, "unet.r": 2}'}, "diffusers cannot load"),
+        ([FITTING], {}, {"lora_adapter_metadata": "["}, "no JSON object"),
+    ],
+)
+def test_a_lora_that_would_be_loaded_in_part_is_refused_and_leaves_nothing_behind(
+    pair, tmp_path, modules, more, metadata, message
+):
     before = held(pair.t2v)
-    with pytest.raises(UnreelError):
-        adopt(tmp_path / "lora.safetensors", CONCEPT, pair.t2v)
+    refused(message, lora(tmp_path / "lora.safetensors", *modules, more=more, metadata=metadata), pair.t2v)
+    after = held(pair.t2v)
+    assert after.keys() == before.keys() and all(same(after[name], before[name]) for name in before)
+
+
+def test_a_lora_of_another_size_leaves_nothing_behind(pair, tmp_path):
+    before = held(pair.t2v)
+    wide = {f"{FITTING}.lora_A.weight": torch.ones(2, 99), f"{FITTING}.lora_B.weight": torch.ones(8, 2)}
+    save_file(wide, tmp_path / "wide.safetensors")
+    refused("diffusers cannot load", tmp_path / "wide.safetensors", pair.t2v)
     assert all(same(now, before[name]) for name, now in held(pair.t2v).items())
 
 
@@ -208,8 +314,8 @@ def test_the_command_writes_an_erasure_that_the_others_take(command, models, the
     code, out, err = command(*asked, "--json")
     assert code == 0, err
     said = json.loads(out)
-    assert said["erasure"] == "runs/tokyo-tower" and said["concepts"][0]["method"] == "theirs"
-    assert "weights of the text encoder" in err and "unreel evaluate runs/tokyo-tower" in err
+    assert said["erasure"] == "runs/tokyo-tower" and said["concepts"][0]["method"] == "theirs (adopted)"
+    assert "weights of the text_encoder, by " in err and "unreel evaluate runs/tokyo-tower" in err
     assert command(*asked)[0] == 2  # it exists
     code, out, _ = command(
         "generate", "a photo", "--erasure", "runs/tokyo-tower", "--t2v", models / "t2v", "--steps", 1, "--frames", 2

@@ -3,209 +3,235 @@
 Knows files of weights and what they are of; knows nothing about how the changes were found.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from unreel.errors import UnreelError, needs, summarise
+from unreel.errors import UnreelError, summarise
 from unreel.interventions import active_interventions
-from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import NETWORK, TEXT_ENCODER, ComponentDelta, Erasure
 from unreel.methods import Task
 from unreel.models.adapter import networks, text_encoders
-from unreel.models.compare import INDEX_FILE, Stored, stored, tensors_in, weight_name
-from unreel.models.deltas import Delta, LowRank
-from unreel.models.fingerprint import Fingerprint, stored_in
-from unreel.models.loading import loading, require_source, shown
-from unreel.models.pair import Pair, load_pipeline
-from unreel.models.weights import doubled, held_weights, is_quantized, portable
+from unreel.models.compare import FLOATS, INDEX_FILE, Stored, fetch_parts, stored, tensors_in, weight_name
+from unreel.models.deltas import Delta, dense, scaled
+from unreel.models.fingerprint import Fingerprint, coarsest, exact_in, stored_in
+from unreel.models.loading import recorded, require_source, shown
+from unreel.models.lora import LORA_FILE, is_lora, lora_deltas
+from unreel.models.pair import Pair
+from unreel.models.weights import doubled, held_weights, is_quantized
 from unreel.progress import track
-from unreel.unlearning import Concepts, as_concepts, check
+from unreel.unlearning import Concepts, as_concepts, checked, with_rounding
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-ADOPTED = "adopted"  # the method of which nobody says what it is called
-LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
+ADOPTED = "adopted"  # in the name of the method
+ANOTHER = 0.5  # of a part's norm, what no method changes, and another model differs by
+SAME = 1e-7  # what float16 may make of a number, which has no smaller steps
+_PARTS = ("text_encoder", "transformer", "unet")  # what the folders of those that change are called, with a number or not
 _DENOISER = "diffusion_pytorch_model"  # what files of weights of diffusers' own modules are called
-_ADAPTER = "adopted"
-SAME = (
-    1e-7  # by how much what is the same may differ where one of the two was stored in float16, which has no smaller steps
-)
 
 Parts = Mapping[str, nn.Module]
+Tensors = Mapping[str, Stored]  # by the names of weights
 
 
 @dataclass(frozen=True)
 class AdoptedConfig:
-    """Where the weights were."""
+    """Where the weights were, what they were changed from if not from the model they go on, how much of the change was
+    taken, and what that changes, in words.
+    """
 
     weights: str
+    base: str
+    scale: float
+    changes: str
 
 
-def adopt(weights: str | Path, concepts: Concepts, pair: "Pair | DiffusionPipeline", *, method: str = ADOPTED) -> Erasure:
-    """What other code changed in the pair's video model to make it forget, as an erasure, with the self-check of those.
+def adopt(
+    weights: str | Path,
+    concepts: Concepts,
+    pair: "Pair | DiffusionPipeline",
+    *,
+    method: str = "",
+    base: str | Path | None = None,
+    scale: float = 1.0,
+) -> Erasure:
+    """What other code changed to make a model forget, as an erasure for the pair's video model, with its self-check.
 
     `weights` are a pipeline's folder or hub id, the folder of a text encoder or of what denoises, or a safetensors file:
-    of weights by their names, all of them or those that changed, or of a LoRA. They are compared with the pair's, in the
-    coarser of the precisions that the two are stored in: what is rounding alone is no change. `method` is what to call
-    what made them. The way left to an anchor is known if each concept has one.
-    Raises UnreelError if they cannot be read, are of another model, or are the same; and if something is on the pipeline.
+    of weights by their names, all of them or those that changed, or of a LoRA. They are compared with those of `base`, the
+    same of the model that they were changed from, or with the video model's own: in the coarser of the precisions that the
+    two are stored in, so that what is rounding alone is no change. `scale` is how much of the change is taken. `method` is
+    what to call what made it. The way left to an anchor is known if each concept has one.
+    Warns of what could not be compared. Raises UnreelError if they cannot be read, are of another model, or are the same;
+    and if something is on the pipeline.
     """
     pair = pair if isinstance(pair, Pair) else Pair.of(pair)
     if active_interventions(pair.t2v):
         raise UnreelError("an erasure is on this pipeline, and would be taken for its own weights: take it off first")
-    task = Task(as_concepts(concepts), pair, method=method)
-    components = changed_components(weights, pair.t2v)
+    components, changes = changed_components(weights, pair.t2v, base=base, scale=scale)
+    name = f"{method} ({ADOPTED})" if method else ADOPTED
+    task = Task(as_concepts(concepts), pair, method=name)
     anchors = {concept.name: concept.anchor for concept in task.concepts}
-    known = anchors if None not in anchors.values() else None
-    record = task.record(method, AdoptedConfig(shown(str(weights))), known)
-    erasure = Erasure(components, record)
-    if not erasure.edits_text_encoder:
-        return erasure
-    return replace(erasure, provenance={**record, CHECK: check(erasure, pair).document()})
+    config = AdoptedConfig(_shown(weights), _shown(base) if base else "", scale, changes)
+    record = task.record(name, config, anchors if None not in anchors.values() else None)
+    return checked(with_rounding(Erasure(components, record), pair), pair)
 
 
-def changed_components(weights: str | Path, pipeline: "DiffusionPipeline") -> tuple[ComponentDelta, ...]:
-    """What `weights` have otherwise than the pipeline, of each of its text encoders and of what denoises that they are of.
+def _shown(source: str | Path) -> str:
+    """Without the folders that it lies in, which are nobody else's affair."""
+    return shown(recorded(str(source)))
 
-    Raises UnreelError as `adopt` does.
+
+def changed_components(
+    weights: str | Path, pipeline: "DiffusionPipeline", *, base: str | Path | None = None, scale: float = 1.0
+) -> tuple[tuple[ComponentDelta, ...], str]:
+    """What `weights` have otherwise than `base`, or than the pipeline, of each of its text encoders and of what denoises
+    that they are of, and how much that is, in words. Warns and raises UnreelError as `adopt` does.
     """
+    of_what = dict.fromkeys(text_encoders(pipeline), TEXT_ENCODER) | dict.fromkeys(networks(pipeline), NETWORK)
     parts = {**text_encoders(pipeline), **networks(pipeline)}
-    if any(map(is_quantized, (weight for part in parts.values() for weight in held_weights(part).values()))):
+    own = {name: held_weights(part) for name, part in parts.items()}
+    if any(map(is_quantized, (weight for held in own.values() for weight in held.values()))):
         raise UnreelError("this model is quantized, and changes of its weights cannot be told: load the original")
-    deltas = _deltas(weights, pipeline, parts)
-    of = dict.fromkeys(text_encoders(pipeline), TEXT_ENCODER)
-    changed = {name: changes for name, changes in deltas.items() if changes}
-    if not changed:
-        raise UnreelError(f"{weights} has the same weights as this model: nothing was changed in it")
-    return tuple(
-        ComponentDelta(changes, Fingerprint.of(parts[name]), of.get(name, NETWORK)) for name, changes in changed.items()
-    )
-
-
-def _deltas(weights: str | Path, pipeline: "DiffusionPipeline", parts: Parts) -> dict[str, dict[str, Delta]]:
-    """By part of the pipeline."""
-    folder = Path(weights)
-    file = folder / LORA_FILE if (folder / LORA_FILE).is_file() else folder
-    if file.is_file() and file.suffix == ".safetensors":
-        tensors = tensors_in(file)
-        if any("lora" in tensor.key for tensor in tensors):
-            return _of_lora(file, pipeline, parts)
-        name, read = _placed(tensors, parts, str(weights))
-        return {name: _difference(parts[name], read)}
-    if folder.is_dir() and not (folder / INDEX_FILE).is_file():
-        denoises = any(folder.glob(f"{_DENOISER}.*"))
-        name, read = _placed(stored(folder, _DENOISER) if denoises else stored(folder), parts, str(weights))
-        return {name: _difference(parts[name], read)}
-    require_source(str(weights))
-    return _of_pipeline(load_pipeline(weights, dtype=_dtype(parts)), parts, str(weights))
-
-
-def _dtype(parts: Parts) -> torch.dtype:
-    return next(weight.dtype for part in parts.values() for weight in part.parameters())
-
-
-def _of_pipeline(other: "DiffusionPipeline", parts: Parts, source: str) -> dict[str, dict[str, Delta]]:
-    """Of parts of the same names whose weights this model has too: an image model's network may be all of a video model's
-    but for what is made of motion, or another one.
-    """
-    theirs = {name: held_weights(part) for name, part in {**text_encoders(other), **networks(other)}.items()}
-    alike = [
-        name
-        for name in parts.keys() & theirs.keys()
-        if _shapes(theirs[name]).items() <= _shapes(held_weights(parts[name])).items()
+    prints = {name: Fingerprint.of(part) for name, part in parts.items()}  # while nothing else is on it
+    deltas = _deltas(weights, pipeline, parts, base)
+    if not any(deltas.values()):
+        raise UnreelError(f"{weights} has the same weights as this model in {', '.join(deltas)}: nothing was changed there")
+    deltas = {name: {at: scaled(change, scale) for at, change in of.items()} for name, of in deltas.items() if of}
+    told = [
+        f"{len(of)} of {len(own[name])} weights of the {name}, by {_percent(_share(of, own[name], name, weights))}"
+        for name, of in deltas.items()
     ]
-    if not alike:
+    components = [
+        ComponentDelta({at: change.cpu() for at, change in of.items()}, prints[name], of_what[name])
+        for name, of in deltas.items()
+    ]
+    return tuple(components), " and ".join(told)
+
+
+@torch.no_grad()
+def _share(deltas: Mapping[str, Delta], own: Mapping[str, torch.Tensor], part: str, source: str | Path) -> float:
+    """How much changes, of the part's norm. Raises UnreelError for so much that it is no change of these weights."""
+    changed = sum(float(dense(change).square().sum()) for change in deltas.values())
+    share = (changed / sum(float(doubled(weight).square().sum()) for weight in own.values())) ** 0.5
+    if not share <= ANOTHER:
         raise UnreelError(
-            f"{source} is another model: neither its text encoders nor what denoises are built like this one's"
+            f"the {part} of {source} differs from this model's by {_percent(share)}: it was changed from another model; "
+            "name that as the base, or take less of it"
         )
-    return {name: _difference(parts[name], theirs[name]) for name in sorted(alike)}
+    return share
 
 
-def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
-def _placed(tensors: Sequence[Stored], parts: Parts, source: str) -> tuple[str, dict[str, torch.Tensor]]:
-    """Which part the tensors of a file are of, and they, by the names of its weights.
+def _deltas(
+    weights: str | Path, pipeline: "DiffusionPipeline", parts: Parts, base: str | Path | None
+) -> dict[str, dict[str, Delta]]:
+    """By part of the pipeline."""
+    file = Path(weights) / LORA_FILE if (Path(weights) / LORA_FILE).is_file() else Path(weights)
+    if file.is_file() and is_lora(stored_there := _read(file)[""]):
+        if base is not None:
+            raise UnreelError(f"{file} is a LoRA, which is a change by itself: leave the base out")
+        return lora_deltas(file, stored_there, pipeline, parts)
+    theirs = _placed(_read(weights), parts, str(weights))
+    if base is None:
+        return {name: _difference(held_weights(parts[name]), tensors, name) for name, tensors in theirs.items()}
+    before, deltas = _placed(_read(base), parts, str(base)), {}
+    for name, tensors in theirs.items():
+        if missing := sorted(tensors.keys() - before.get(name, {}).keys()):
+            raise UnreelError(f"{base} is not what {weights} was changed from: it has no {summarise(missing)}")
+        deltas[name] = _difference({at: before[name][at].read() for at in tensors}, tensors, name)
+    return deltas
 
-    Raises UnreelError unless all of them are of one, and of no other.
+
+def _read(source: str | Path) -> dict[str, list[Stored]]:
+    """What is stored, from the headers of files: by component of a pipeline, or of what is one alone, under its name."""
+    path = Path(source)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            require_source(str(source))  # which says why it is none
+            raise UnreelError(f"{path} is no safetensors file: give one, or a folder")
+        return {"": tensors_in(path)}
+    if path.is_dir() and not (path / INDEX_FILE).is_file():
+        return {path.name: _of_component(path)}
+    folder = fetch_parts(str(source), [f"{name}*" for name in _PARTS])
+    return {home.name: _of_component(home) for name in _PARTS for home in sorted(folder.glob(f"{name}*")) if home.is_dir()}
+
+
+def _of_component(folder: Path) -> list[Stored]:
+    return stored(folder, _DENOISER) if any(folder.glob(f"{_DENOISER}*")) else stored(folder)
+
+
+def _placed(components: Mapping[str, Sequence[Stored]], parts: Parts, source: str) -> dict[str, Tensors]:
+    """By part of the pipeline, the tensors that are of it, by the names of its weights: what is of the same name if it is
+    that, or else the one that it fits.
+
+    Warns of components that fit none. Raises UnreelError if no component fits, or one fits several.
     """
-    by_name = {name: placed for name, part in parts.items() if (placed := _names_in(tensors, part))}
-    if len(by_name) > 1:
-        raise UnreelError(f"{source} fits {' and '.join(by_name)} alike: give the folder of a pipeline that has it")
-    if not by_name:
-        names = summarise([tensor.key for tensor in tensors])
-        raise UnreelError(f"{source} is of another model: no part of this one has all of its weights ({names})")
-    ((name, placed),) = by_name.items()
-    return name, {weight: tensor.read() for weight, tensor in placed.items()}
+    placed: dict[str, Tensors] = {}
+    left: list[str] = []
+    for name, tensors in components.items():
+        fitting = {part: named for part, module in parts.items() if (named := _named(tensors, module))}
+        fitting = {name: fitting[name]} if name in fitting else fitting
+        if len(fitting) > 1:
+            raise UnreelError(
+                f"{source} fits {' and '.join(fitting)} alike: give a folder that is called like the one it is"
+            )
+        placed |= fitting
+        left += [] if fitting else [name or source]
+    if not placed:
+        keys = summarise([tensor.key for tensors in components.values() for tensor in tensors])
+        raise UnreelError(
+            f"{source} is of another model, or its names are not those of diffusers and transformers: no part of this "
+            f"model has all of its weights ({keys})"
+        )
+    if left:
+        warnings.warn(f"{', '.join(left)} of {source} is built otherwise than in this model, and left out", stacklevel=2)
+    for of_part in placed.values():
+        if odd := sorted({tensor.dtype for tensor in of_part.values()} - FLOATS.keys()):
+            raise UnreelError(f"{source} holds weights as {', '.join(odd)}: give them in float32, bfloat16 or float16")
+    return placed
 
 
-def _names_in(tensors: Sequence[Stored], part: nn.Module) -> dict[str, Stored]:
+def _named(tensors: Sequence[Stored], part: nn.Module) -> dict[str, Stored]:
     """The tensors by the names of the part's weights, whatever they all have before these; empty if some are none of it.
     What a part computes and saves, such as the places of tokens, is no weight.
     """
-    own = held_weights(part)
-    shapes = _shapes({portable(name): buffer for name, buffer in part.named_buffers()} | own)
-    keys = {portable(name): tensor for tensor in tensors if (name := weight_name(tensor.key)) is not None}
-    words = next(iter(keys), "").split(".")
+    own = {weight_name(name): (name, tuple(weight.shape)) for name, weight in held_weights(part).items()}
+    buffers = {weight_name(name) for name, _ in part.named_buffers()}
+    words = tensors[0].key.split(".") if tensors else []
     for i in range(len(words)):
         before = "".join(f"{word}." for word in words[:i])
-        named = {key.removeprefix(before): tensor for key, tensor in keys.items() if key.startswith(before)}
-        if len(named) == len(keys) and all(shapes.get(name) == tensor.shape for name, tensor in named.items()):
-            return {name: tensor for name, tensor in named.items() if name in own}
+        keys = [weight_name(tensor.key.removeprefix(before)) if tensor.key.startswith(before) else "" for tensor in tensors]
+        named = {key: tensor for key, tensor in zip(keys, tensors, strict=True) if key is not None and key not in buffers}
+        if named and all(key in own and own[key][1] == tensor.shape for key, tensor in named.items()):
+            return {own[key][0]: tensor for key, tensor in named.items()}
     return {}
 
 
 @torch.no_grad()
-def _difference(part: nn.Module, theirs: Mapping[str, torch.Tensor]) -> dict[str, Delta]:
-    """By weight, theirs less the part's own as that is in the coarser of the two precisions; without what is zero."""
-    own = {name: weight.detach().cpu() for name, weight in held_weights(part).items() if name in theirs}
-    coarse = max(map(stored_in, (own, theirs)), key=lambda dtype: torch.finfo(dtype).eps)
+def _difference(own: Mapping[str, torch.Tensor], theirs: Tensors, part: str) -> dict[str, Delta]:
+    """By weight, theirs less the own one as it is in their precision; without what is zero.
+
+    Which of the precisions a weight is stored in is told from itself, unless it holds too few numbers to tell.
+    """
+    usual = stored_in({name: weight.detach().cpu() for name, weight in own.items() if name in theirs})
     deltas: dict[str, Delta] = {}
-    for name, weight in track(own.items(), "comparing", "weight", brief=True):
-        before, after = weight.to(coarse), theirs[name].detach().cpu()
-        if not torch.allclose(before, after.to(coarse), rtol=0, atol=SAME):
-            deltas[name] = (doubled(after) - doubled(before)).float()
-    return deltas
-
-
-def _of_lora(file: Path, pipeline: Any, parts: Parts) -> dict[str, dict[str, Delta]]:
-    """As diffusers loads it into the pipeline; it is off again afterwards."""
-    if not find_spec("peft"):
-        raise needs("a LoRA", "the package peft", "export")
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise UnreelError(f"diffusers loads no LoRA into a {type(pipeline).__name__}: give whole weights")
-    if any(hasattr(module, "base_layer") for part in parts.values() for module in part.modules()):
-        raise UnreelError("a LoRA is on this pipeline already: unload it first")
-    with loading(str(file)):
-        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=_ADAPTER)
-    try:
-        return {name: _low_rank(part) for name, part in parts.items()}
-    finally:
-        pipeline.unload_lora_weights()
-
-
-@torch.no_grad()
-def _low_rank(part: nn.Module) -> dict[str, Delta]:
-    """What a LoRA that is on a part adds to its weights."""
-    from peft.tuners.lora import Linear, LoraLayer
-
-    deltas: dict[str, Delta] = {}
-    for name, module in part.named_modules():
-        if isinstance(module, LoraLayer) and _ADAPTER in module.scaling:
-            if _ADAPTER in module.lora_magnitude_vector:
-                raise UnreelError(f"this LoRA scales whole matrices ({name}), as DoRA does: give whole weights")
-            if isinstance(module, Linear):
-                up, down = module.lora_B[_ADAPTER].weight, module.lora_A[_ADAPTER].weight
-                change: Delta = LowRank(up.detach().float() * module.scaling[_ADAPTER], down.detach().float().clone())
-            else:
-                change = module.get_delta_weight(_ADAPTER).detach().float()
-            deltas[portable(f"{name}.weight")] = change
+    for name, tensor in track(theirs.items(), f"comparing the {part}", "weight", brief=True):
+        before, after = own[name].detach().cpu(), tensor.read()
+        if not after.isfinite().all():
+            raise UnreelError(f"{tensor.key} in {tensor.file} is not made of numbers")
+        precisions = exact_in(before, usual), exact_in(after, after.dtype)
+        coarse = coarsest(precisions)
+        twice = torch.finfo(torch.bfloat16).eps if set(precisions) == {torch.bfloat16, torch.float16} else 0.0
+        if not torch.allclose(before.to(coarse).float(), after.to(coarse).float(), rtol=twice, atol=SAME):
+            deltas[name] = (doubled(after) - doubled(before.to(precisions[1]))).float()
     return deltas

@@ -103,14 +103,25 @@ def unlearn(
     record = learned.provenance
     learned = replace(learned, provenance={**record, "parts": [{**part, **spent} for part in record["parts"]]})  # type: ignore[type-var]
     if isinstance(learned, Erasure):
-        lost = learned.rounded_away(pair.t2i if learned.edits_text_encoder else pair.t2v)
-        if lost > MOST_ROUNDED_AWAY:
-            learned = replace(learned, provenance={**learned.provenance, ROUNDED_AWAY: round(lost, 3)})
+        learned = with_rounding(learned, pair)
+    near = [task.near(conditioner) for conditioner in task.conditioners] if learned.edits_text_encoder else []
+    return checked(learned, pair, seed=getattr(config, "seed", 0), near=near)
+
+
+def with_rounding(erasure: Erasure, pair: Pair) -> Erasure:
+    """The erasure, whose record says how much of it the precision of the pair's weights has no room for, if much."""
+    lost = erasure.rounded_away(pair.t2i if erasure.edits_text_encoder else pair.t2v)
+    if lost <= MOST_ROUNDED_AWAY:
+        return erasure
+    return replace(erasure, provenance={**erasure.provenance, ROUNDED_AWAY: round(lost, 3)})
+
+
+def checked(learned: Any, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> Any:
+    """An intervention with its self-check in its record, as `check` makes it, if it changes a text encoder."""
     if not learned.edits_text_encoder:
         return learned
-    near = [task.near(conditioner) for conditioner in task.conditioners]
-    checked = check(learned, pair, seed=getattr(config, "seed", 0), near=near)  # type: ignore[arg-type]
-    return replace(learned, provenance={**learned.provenance, CHECK: checked.document()})  # type: ignore[type-var]
+    said = check(learned, pair, seed=seed, near=near).document()
+    return replace(learned, provenance={**learned.provenance, CHECK: said})
 
 
 def as_concepts(concepts: Concepts) -> list[Concept]:

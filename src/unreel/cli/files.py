@@ -24,7 +24,7 @@ from unreel.cli.options import (
     grouped,
 )
 from unreel.cli.output import as_options, described, news, print_result, tell
-from unreel.errors import summarise
+from unreel.errors import UnreelError, summarise
 from unreel.files import require_new
 
 
@@ -87,10 +87,18 @@ def adopt(
         ),
     ],
     concept: Annotated[list[str], typer.Argument(help="what it is to have forgotten, for example 'Tokyo Tower'")],
-    t2v: Annotated[
-        str, typer.Option(help="text-to-video pipeline that it is to be compared with and put on: a folder or hub id")
-    ] = "embedded",
-    method: Annotated[str, typer.Option(help="what to call the method that made it, on cards and pages")] = "adopted",
+    t2v: Annotated[str, typer.Option(help="text-to-video pipeline that it is put on: a folder or hub id")] = "embedded",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="what it was changed from: the same kind of folder, hub id or file; default: the video model's weights",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[float, typer.Option(help="how much of the change to take; a slider's may be negative")] = 1.0,
+    method: Annotated[
+        str, typer.Option(help="what to call the method that made it, on cards and pages", show_default=False)
+    ] = "",
     kind: KindOf = None,
     synonym: Synonyms = None,
     replace: Annotated[
@@ -107,17 +115,19 @@ def adopt(
 ) -> None:
     """Make an erasure of weights that other code changed, to evaluate, attack, combine and serve it like any other.
 
-    They are compared with those of the video model: what differs, in its text encoders and in what denoises, is the
-    erasure. Nothing is learned.
+    What differs from the weights that they were changed from, in text encoders and in what denoises, is the erasure.
+    Nothing is learned.
     """
     from unreel.prompts.takedowns import Takedown
     from unreel.workflow import adopt as run
     from unreel.workflow import say_check
 
+    if synonym and len(concept) > 1:
+        raise UnreelError("synonyms belong to one concept: name one alone, or leave --synonym out")
     asked = [Takedown(name, kind, tuple(synonym or ()), replace) for name in concept]
-    made, folder = run(weights, asked, news, method=method, t2v=t2v, out=out, overwrite=overwrite, place=place)
-    for component in made.components:
-        tell(f"changes  {len(component.deltas)} weights of the {component.of}")
+    source: dict[str, Any] = {"method": method, "base": base, "scale": scale, "t2v": t2v}
+    made, folder = run(weights, asked, news, **source, out=out, overwrite=overwrite, place=place)
+    tell(f"changes  {made.provenance['parts'][0]['settings']['changes']}")
     say_check(made, news)
     tell(f"erasure  {folder}, {made.nbytes / 1e6:.2f} MB")
     options = as_options({"--t2v": None if t2v == "embedded" else t2v}, place)

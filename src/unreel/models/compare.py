@@ -5,7 +5,7 @@ Knows files and tensors; knows no pipeline classes.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -44,7 +44,7 @@ _FETCHED = (INDEX_FILE, *ENCODER_FILES, *(f"text_encoder*/{name}" for name in _W
 _WRAPPERS = re.compile(r"^(?:text_model\.|language_model\.|model\.)+")  # there or not, by the version that saved
 # What no prompt passes through: T5's decoder, the vision of models that see too, and numbers that follow from the shape.
 _IGNORED = re.compile(r"(?:^decoder\.|^lm_head\.|^visual\.|(?:^|\.)position_ids$|\.inv_freq$)")
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _EMBEDDING = "shared.weight"  # of T5, which saves it under the encoder's name, its own, or both
 
 
@@ -92,7 +92,7 @@ class Encoder:
 
     @property
     def precision(self) -> str:
-        return " and ".join(sorted({_DTYPES.get(dtype, dtype) for dtype in self.dtypes}))
+        return " and ".join(sorted({FLOATS.get(dtype, dtype) for dtype in self.dtypes}))
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -251,6 +251,28 @@ def fetch(source: str) -> Path:
                 patterns = [(part / file).as_posix() for part in bare for file in files_of(variant)]
                 snapshot_download(name, revision=version, allow_patterns=patterns)
         return folder
+
+
+def fetch_parts(source: str, names: Sequence[str]) -> Path:
+    """The folder of a pipeline; of one on the hub, only the parts whose names are such are fetched, and their weights by
+    the plain names. Raises UnreelError for what is no pipeline.
+    """
+    require_source(source)
+    folder = Path(source)
+    if not folder.exists():
+        from huggingface_hub import snapshot_download
+
+        stems = ("model", "diffusion_pytorch_model")
+        files = ["config.json", *(f"{stem}{end}" for stem in stems for end in (".safetensors", "-*.safetensors", "*.json"))]
+        wanted = [INDEX_FILE, *(f"{name}/{file}" for name in names for file in files)]
+        with loading(source):
+            name, version = repository(source)
+            folder = Path(snapshot_download(name, revision=version, allow_patterns=wanted))
+    if not (folder / INDEX_FILE).is_file():
+        raise UnreelError(
+            f"{source} is no pipeline: it has no {INDEX_FILE}; fetch it, and give the folder or file of weights"
+        )
+    return folder
 
 
 def encoders_of(folder: Path, source: str) -> list[Encoder]:

@@ -49,6 +49,11 @@ def dense(change: Delta) -> torch.Tensor:
     return change.dense() if isinstance(change, LowRank) else doubled(change)
 
 
+def scaled(change: Delta, scale: float) -> Delta:
+    """So many times the change."""
+    return LowRank(scale * change.up, change.down) if isinstance(change, LowRank) else scale * change
+
+
 def total(a: Delta, b: Delta) -> Delta:
     """Two changes of one weight as one; two products of low rank stay a product as long as that is smaller."""
     if isinstance(a, LowRank) and isinstance(b, LowRank):

@@ -6,7 +6,7 @@ Knows weights, and leaves out what is on them.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from unreel.models.weights import copies_of, held_weights, is_quantized, linear_
 
 _SAMPLES = 4096  # of a module, to tell it from others
 FUSED = 0.5  # of a matrix's norm, what a fused LoRA may have changed
+_TELLING = 16  # different numbers of a weight
 _NEARLY_ALL = 0.9  # of the samples; less may be ones and zeros that training never touched
 
 
@@ -39,8 +40,8 @@ class Fingerprint:
         weights = _originals(module)
         shapes = json.dumps([(name, list(shape)) for name, shape in shapes_in(module, weights).items()])
         samples = list(_samples(weights).values())
-        coarsest = max({some.dtype for some in samples}, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
-        samples = [some.to("cpu", coarsest) for some in samples]
+        common = coarsest({some.dtype for some in samples})
+        samples = [some.to("cpu", common) for some in samples]
         return cls(hashlib.sha256(shapes.encode()).hexdigest(), torch.cat(samples))
 
     @property
@@ -102,8 +103,7 @@ class Fingerprint:
 
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
         """Which samples agree; they are of weights of the same shapes."""
-        loaded = max((self.samples.dtype, other.samples.dtype), key=lambda dtype: torch.finfo(dtype).eps)
-        coarse = max((self.stored_in, other.stored_in), key=lambda dtype: torch.finfo(dtype).eps)
+        loaded, coarse = coarsest((self.samples.dtype, other.samples.dtype)), coarsest((self.stored_in, other.stored_in))
         a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
         info = torch.finfo(coarse)
         rounded_once = coarse != loaded  # then one is the other, but for numbers that are too small for float16
@@ -113,6 +113,17 @@ class Fingerprint:
 def stored_in(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
     """The precision that weights were stored in, as `Fingerprint.stored_in` tells it of a module's."""
     return _exact_in(torch.cat([some.cpu() for some in _samples(weights).values()]))
+
+
+def exact_in(weight: torch.Tensor, usual: torch.dtype) -> torch.dtype:
+    """The same of one weight; `usual` where it holds too few numbers to tell, such as nothing but ones."""
+    some = weight.flatten()[:: max(1, weight.numel() // _SAMPLES)]
+    return _exact_in(some) if len(some.unique()) >= _TELLING else usual
+
+
+def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """Of several precisions; float32 of none."""
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
 def _exact_in(numbers: torch.Tensor) -> torch.dtype:

@@ -40,7 +40,7 @@ from unreel.models.compare import (
 )
 from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, FPS, USUAL_FPS, known, makes_videos
-from unreel.models.fingerprint import Fingerprint
+from unreel.models.fingerprint import Fingerprint, coarsest
 from unreel.models.loading import NO_SAFETENSORS, loading, only_our_bars, repository, require_place, require_source
 from unreel.models.memory import device_of, enough_memory
 from unreel.models.readers import reader_folder
@@ -216,8 +216,7 @@ def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: A
     """Names of the tensors in which two text encoders differ, and the tokenizer's vocabulary if that does; what is stored
     in less than it is loaded in is compared in that.
     """
-    precisions = [Fingerprint.of(encoder).stored_in for encoder in (encoder_a, encoder_b)]
-    coarser = max(precisions, key=lambda dtype: torch.finfo(dtype).eps)
+    coarser = coarsest(Fingerprint.of(encoder).stored_in for encoder in (encoder_a, encoder_b))
     out = differing(encoder_a.state_dict(), encoder_b.state_dict(), partial(same_values, precision=coarser))
     return out + ([] if tokenizer_a.get_vocab() == tokenizer_b.get_vocab() else [VOCABULARY])
 

@@ -9,7 +9,6 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
-from unreel.adoption import ADOPTED
 from unreel.adoption import adopt as adopt_weights
 from unreel.errors import UnreelError
 from unreel.files import file_name
@@ -61,13 +60,15 @@ def adopt(
     takedowns: Sequence[Takedown],
     tell: Tell = nobody,
     *,
-    method: str = ADOPTED,
+    method: str = "",
+    base: str | None = None,
+    scale: float = 1.0,
     t2v: str = EMBEDDED,
     out: Path | None = None,
     overwrite: bool = False,
     place: Place = Place(),
 ) -> tuple[Erasure, Path]:
-    """Write what other code changed in the model `t2v` to make it forget, as an erasure; returns it, and where it lies.
+    """Write what other code changed to make the model `t2v` forget, as an erasure; returns it, and where it lies.
 
     Nothing is refused for how far it goes: that is what its card and an evaluation say. Raises UnreelError as
     `adoption.adopt` does, if nothing can be put in that `place`, or the folder exists; then nothing is written.
@@ -75,8 +76,8 @@ def adopt(
     folder = Path(out) if out else Path("runs") / file_name(" ".join(each.concept for each in takedowns))
     require_new_erasure(folder, overwrite, tell)
     place.require()
-    as_concepts(takedowns)  # what is wrong with a name is said before anything is loaded
     pair = load_video_model(t2v, **place.of_weights).alone
-    adopted = adopt_weights(weights, as_concepts(takedowns, pair), pair, method=method)
+    concepts = as_concepts(takedowns, pair)
+    adopted = adopt_weights(weights, concepts, pair, method=method, base=base, scale=scale)
     adopted.save_pretrained(folder, overwrite=overwrite)
     return adopted, folder
