@@ -69,7 +69,7 @@ for what, metric, group in (
 # %% [markdown]
 # ## Can it be brought back?
 #
-# One of ten attacks, three cases, one video each; the same is done to the original model, so that you see what an attack
+# One of the attacks, three cases, one video each; the same is done to the original model, so that you see what an attack
 # is worth.
 
 # %%

@@ -26,6 +26,7 @@ TABLES = {
     "backdoor": attacks.backdoor,
     "closely": methods.closely,
     "comparison": methods.comparison,
+    "concept_by_concept": methods.concept_by_concept,
     "costs": methods.costs,
     "measured_earlier": methods.measured_earlier,
     "relearning": attacks.relearning,

@@ -215,6 +215,28 @@ def _of_all(
     return pool(each) if all(own or not other for own, other in zip(each, others, strict=True)) else ""
 
 
+SIDES = {"explicit": "concept_found"} | dict.fromkeys(("companions", "neighbours", "unrelated"), "label_found")
+
+
+def concept_by_concept(of: str = "methods") -> str:
+    """A row a method, on the concepts that all have been measured on: of each, the share of videos by name in which it is
+    found, and the shares of companions, neighbours and unrelated things that are.
+    """
+    everywhere = results_of(of)
+    measured = by_completeness({run: everywhere[run] for run in TITLES if run in everywhere}, only_complete=False)[-1]
+    names = [name for name in next(iter(measured.values())) if all(name in concepts for concepts in measured.values())]
+
+    def cell(figures: dict[str, Any], arm: str) -> str:
+        values = [figures.get(group, {}).get(metric) for group, metric in SIDES.items()]
+        return " / ".join(f"{100 * value[arm]['value']:.0f}" if value else "-" for value in values)
+
+    first = next(iter(measured.values()))
+    rows = [["without an erasure", *(cell(first[name]["figures"], "original") for name in names)]]
+    for run, concepts in measured.items():
+        rows.append([TITLES[run], *(cell(concepts[name]["figures"], "edited") for name in names)])
+    return table(["method", *names], rows)
+
+
 CLOSELY = [
     ("plain: mean frame", "explicit", "concept_mean_frame", pooled),
     ("plain: last frame", "explicit", "concept_last_frame", pooled),
