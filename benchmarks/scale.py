@@ -1,8 +1,8 @@
 """How many concepts fit into one erasure: `python -m benchmarks.scale`, for 1 to 2,000 of them on SmolLM2.
 
 Everyday words of all kinds, unlearned together from text alone, and the self-check on five draws of held-out prompts (two
-for 100 concepts; the erasure's own for more): what is left of the way to the anchors, on average and of each concept, and how far what is
-near and everything else moved. Every size is written when it is done.
+for 100 concepts; the erasure's own for more): what is left of the way to the anchors, on average and of each concept, and
+how far what is near and everything else moved. Every size is written when it is done.
 """
 
 import random

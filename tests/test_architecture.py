@@ -114,7 +114,7 @@ class ShrugConfig:
     pass
 Config = ShrugConfig
 def learn(task, config):
-    return NegativePrompt("", task.record("shrug", config))
+    return NegativePrompt("", task.record(config))
 ''',
     "judges/blind.py": "def load(argument='', device='cpu'):\n    return 'blind'\n",
     "attacks/begging.py": "NEEDS_WEIGHTS = False\ndef attempt(case, index, seed):\n    return f'please, {case.prompt}'\n",

@@ -21,7 +21,7 @@ from unreel.interventions.erasure import NETWORK, ComponentDelta
 from unreel.models.deltas import LowRank, rounded_away
 from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import TextModel
-from unreel.models.weights import held_weights, learning, portable, precision, set_to
+from unreel.models.weights import held_weights, learning, portable, quantization, set_to
 
 MATRICES = ("q_proj", "fc1", "fc2")
 
@@ -77,7 +77,7 @@ def test_what_is_stored_in_less_is_the_same_and_with_a_little_noise_in_everythin
             weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     rounded = copy.deepcopy(encoder).bfloat16().float()
     for a, b in ((encoder, rounded), (rounded, encoder)):
-        assert Fingerprint.of(a).stored_in == (torch.bfloat16 if a is rounded else torch.float32)
+        assert Fingerprint.of(a).stored_precision == (torch.bfloat16 if a is rounded else torch.float32)
         assert Fingerprint.of(a).fits(b) and Fingerprint.of(a).fits(copy.deepcopy(b).bfloat16())
     with torch.no_grad():
         for weight in rounded.parameters():  # some so small that float16 has no room for all of their digits
@@ -411,7 +411,7 @@ def test_how_weights_are_quantized_tells_models_apart():
     encoders = [make_pair().t2i.text_encoder for _ in range(3)]
     for quantize, encoder in zip(QUANTIZED, encoders[1:], strict=True):
         quantize(encoder)
-    assert len({precision(encoder) for encoder in encoders}) == 3 and precision(encoders[0]) == ""
+    assert len({quantization(encoder) for encoder in encoders}) == 3 and quantization(encoders[0]) == ""
 
 
 @pytest.mark.parametrize("quantize", QUANTIZED)

@@ -19,7 +19,7 @@ from unreel.methods import Task
 from unreel.models.adapter import networks, text_encoders
 from unreel.models.compare import FLOATS, INDEX_FILE, Stored, fetch_parts, stored, tensors_in, weight_name
 from unreel.models.deltas import Delta, dense, scaled
-from unreel.models.fingerprint import Fingerprint, coarsest, exact_in, stored_in
+from unreel.models.fingerprint import Fingerprint, coarsest, exact_in, stored_precision_of
 from unreel.models.loading import recorded, require_source, shown
 from unreel.models.lora import LORA_FILE, is_lora, lora_deltas
 from unreel.models.pair import Pair
@@ -79,7 +79,7 @@ def adopt(
     task = Task(as_concepts(concepts), pair, method=name)
     anchors = {concept.name: concept.anchor for concept in task.concepts}
     config = AdoptedConfig(_shown(weights), _shown(base) if base else "", scale, changes)
-    record = task.record(name, config, anchors if None not in anchors.values() else None)
+    record = task.record(config, anchors if None not in anchors.values() else None)
     return checked(with_rounding(Erasure(components, record), pair), pair)
 
 
@@ -223,7 +223,7 @@ def _difference(own: Mapping[str, torch.Tensor], theirs: Tensors, part: str) -> 
 
     Which of the precisions a weight is stored in is told from itself, unless it holds too few numbers to tell.
     """
-    usual = stored_in({name: weight.detach().cpu() for name, weight in own.items() if name in theirs})
+    usual = stored_precision_of({name: weight.detach().cpu() for name, weight in own.items() if name in theirs})
     deltas: dict[str, Delta] = {}
     for name, tensor in track(theirs.items(), f"comparing the {part}", "weight", brief=True):
         before, after = own[name].detach().cpu(), tensor.read()

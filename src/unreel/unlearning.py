@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
-from itertools import product, zip_longest
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 
 Concepts = Concept | str | Sequence[Concept | str]
+Learned = TypeVar("Learned", bound=Intervention)
 
 
 class WeakError(UnreelError):
@@ -100,8 +101,7 @@ def unlearn(
         "peak_memory_gib": round(cost.peak_memory_gib, 3),
         **({} if folder is None else {DIGEST: digest_of(folder)}),
     }
-    record = learned.provenance
-    learned = replace(learned, provenance={**record, "parts": [{**part, **spent} for part in record["parts"]]})  # type: ignore[type-var]
+    learned = learned.with_record(parts=[{**part, **spent} for part in learned.provenance["parts"]])
     if isinstance(learned, Erasure):
         learned = with_rounding(learned, pair)
     near = [task.near(conditioner) for conditioner in task.conditioners] if learned.edits_text_encoder else []
@@ -111,17 +111,14 @@ def unlearn(
 def with_rounding(erasure: Erasure, pair: Pair) -> Erasure:
     """The erasure, whose record says how much of it the precision of the pair's weights has no room for, if much."""
     lost = erasure.rounded_away(pair.t2i if erasure.edits_text_encoder else pair.t2v)
-    if lost <= MOST_ROUNDED_AWAY:
-        return erasure
-    return replace(erasure, provenance={**erasure.provenance, ROUNDED_AWAY: round(lost, 3)})
+    return erasure.with_record(**{ROUNDED_AWAY: round(lost, 3)}) if lost > MOST_ROUNDED_AWAY else erasure
 
 
-def checked(learned: Any, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> Any:
+def checked(learned: Learned, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> Learned:
     """An intervention with its self-check in its record, as `check` makes it, if it changes a text encoder."""
     if not learned.edits_text_encoder:
         return learned
-    said = check(learned, pair, seed=seed, near=near).document()
-    return replace(learned, provenance={**learned.provenance, CHECK: said})
+    return learned.with_record(**{CHECK: check(learned, pair, seed=seed, near=near).document()})  # type: ignore[arg-type]
 
 
 def as_concepts(concepts: Concepts) -> list[Concept]:
@@ -228,10 +225,12 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     anchored, grades = all("anchor" in part for part in parts), []
     keep = list(dict.fromkeys(name for part in parts for name in part["settings"].get("keep", ())))
     with pair.readings() as readers:
-        for (reader, known), component in product(zip_longest(readers, near), erasure.components):
+        known = dict(enumerate(near))
+        for (i, reader), component in product(enumerate(readers), erasure.components):
             if component.fingerprint.fits(reader.text_encoder):
                 prompts = prompts_for(concepts, pair, reader, seed, held_out=True)
-                about = near_to(concepts, reader, pair.vocabulary) if known is None else known
+                about = known.get(i)
+                about = near_to(concepts, reader, pair.vocabulary) if about is None else about
                 grades.append(Exam(reader, prompts, about, keep, anchored=anchored).grade(component.deltas))
     if not grades:
         raise UnreelError(

@@ -9,8 +9,9 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from unreel.errors import UnreelError
 from unreel.files import file_name, write_json, write_text
@@ -119,6 +120,10 @@ class Intervention(ABC):
             if (look / METRICS_FILE).is_file() and look not in found.values():
                 found.setdefault(name, look)
         return found
+
+    def with_record(self, **more: Any) -> Self:
+        """The same, with more in its record. What makes interventions makes frozen dataclasses."""
+        return replace(self, provenance={**self.provenance, **more})  # type: ignore[type-var]
 
     @property
     @abstractmethod

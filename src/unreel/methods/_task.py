@@ -124,9 +124,7 @@ class Task:
             if forgotten(name):
                 raise UnreelError(f"{name!r} is both to be forgotten and to be kept")
 
-    def record(
-        self, method: str, config: Any, anchors: Mapping[str, str | None] | None = None, **more: Any
-    ) -> dict[str, Any]:
+    def record(self, config: Any, anchors: Mapping[str, str | None] | None = None, **more: Any) -> dict[str, Any]:
         """The record of an intervention: a part for each concept, with the settings, its anchor and whatever `more` there
         is to say.
         """
@@ -136,7 +134,7 @@ class Task:
                 "concept": concept.name,
                 "kind": concept.kind,
                 "synonyms": list(concept.synonyms),
-                "method": method,
+                "method": self.method,
                 **({"anchor": anchors[concept.name]} if anchors else {}),
                 "settings": settings,
                 **more,

@@ -87,7 +87,7 @@ def learn(task: Task, config: AdvUnlearnConfig) -> Erasure:
     with denoiser.channels_last():
         deltas, losses = adv_unlearn(task.conditioners[0], denoiser, which, named, _Images(kept, others[:, 0]), config)
     images = "generated" if task.images is None else "given"
-    return task.erasure([deltas], task.record("adv-unlearn", config, losses=losses, images=images))
+    return task.erasure([deltas], task.record(config, losses=losses, images=images))
 
 
 @dataclass(frozen=True)

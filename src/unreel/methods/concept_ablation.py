@@ -117,7 +117,7 @@ def learn(task: Task, config: ConceptAblationConfig) -> Erasure:
     with denoiser.channels_last():
         deltas, record = ablate(task.conditioners, denoiser, pairs, others, config, latents)
     images = "generated" if task.images is None else "given"
-    return task.erasure(deltas, task.record("concept-ablation", config, {concept.name: instead}, **record, images=images))
+    return task.erasure(deltas, task.record(config, {concept.name: instead}, **record, images=images))
 
 
 class _Learner:

@@ -48,7 +48,7 @@ def learn(task: Task, config: DiffQuickFixConfig) -> Erasure:
     task.require_nothing_to_keep()
     renamed = [(wording, concept.anchor or "") for concept in task.anchored for wording in concept.wordings]
     deltas = [quick_fix(conditioner, renamed, config.lamb) for conditioner in task.conditioners]
-    return task.erasure(deltas, task.record("diff-quick-fix", config, task.anchors, losses=[]))
+    return task.erasure(deltas, task.record(config, task.anchors, losses=[]))
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
     prompts = [prompt for concept in task.concepts for prompt in concept.forget_prompts]
     settings = replace(task.pair.settings, guidance=config.start_guidance)
     deltas, losses = negatively_guided(denoiser, layers, prompts, settings, config)
-    return task.network_erasure(deltas, task.record("esd", config, losses=losses))
+    return task.network_erasure(deltas, task.record(config, losses=losses))
 
 
 def negatively_guided(

@@ -75,7 +75,7 @@ def learn(task: Task, config: FewShotConfig) -> Erasure:
     with denoiser.channels_last():
         deltas, losses = few_shot(task.conditioners, denoiser, concept, config, latents)
     images = "generated" if task.images is None else "given"
-    return task.erasure(deltas, task.record("few-shot", config, losses=losses, images=images))
+    return task.erasure(deltas, task.record(config, losses=losses, images=images))
 
 
 def few_shot(

@@ -66,7 +66,7 @@ def learn(task: Task, config: HiRMConfig) -> Erasure:
     steps = config.steps or STEPS[config.towards][all(concept.kind == "style" for concept in task.concepts)]
     learned = [misdirected(conditioner, names, goals, steps, config) for conditioner in task.conditioners]
     losses = [curve for _, curve in learned]
-    record = task.record("hirm", config, anchors or None, losses=losses if len(losses) > 1 else losses[0])
+    record = task.record(config, anchors or None, losses=losses if len(losses) > 1 else losses[0])
     return task.erasure([deltas for deltas, _ in learned], record)
 
 

@@ -23,4 +23,4 @@ def learn(task: Task, config: NegativePromptConfig) -> NegativePrompt:
     task.require_no_images()
     task.require_nothing_to_keep()
     task.require_nothing_instead()
-    return NegativePrompt(task.record("negative-prompt", config, losses=[]))
+    return NegativePrompt(task.record(config, losses=[]))

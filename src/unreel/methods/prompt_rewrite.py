@@ -22,4 +22,4 @@ def learn(task: Task, config: PromptRewriteConfig) -> PromptRewrite:
     """Raises UnreelError for what it makes no use of: images, and what is to be kept."""
     task.require_no_images()
     task.require_nothing_to_keep()
-    return PromptRewrite(task.record("prompt-rewrite", config, task.anchors, losses=[]))
+    return PromptRewrite(task.record(config, task.anchors, losses=[]))

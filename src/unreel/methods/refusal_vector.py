@@ -88,7 +88,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
     seen = _seen(task.pair, writers, [(pair.prompt, pair.anchor) for pair in pairs], neutral, config.seed)
     deltas: dict[str, Delta] = {f"{name}.weight": _removed(matrix, seen[name], config) for name, matrix in writers.items()}
-    return task.network_erasure(deltas, task.record("refusal-vector", config, task.anchors, losses=[]))
+    return task.network_erasure(deltas, task.record(config, task.anchors, losses=[]))
 
 
 def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:

@@ -29,4 +29,4 @@ def learn(task: Task, config: SafreeConfig) -> Safree:
     task.require_no_images()
     task.require_nothing_to_keep()
     task.require_nothing_instead()
-    return Safree(task.record("safree", config, losses=[]))
+    return Safree(task.record(config, losses=[]))

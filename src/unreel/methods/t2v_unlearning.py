@@ -110,7 +110,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
     if not named:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
     deltas, losses = adapted(denoiser, {f"{n}.weight": m for n, m in writers.items()}, named, others, settings, config)
-    return task.network_erasure(deltas, task.record("t2v-unlearning", config, losses=losses))
+    return task.network_erasure(deltas, task.record(config, losses=losses))
 
 
 def adapted(

@@ -101,7 +101,7 @@ def learn(task: Task, config: TextAblationConfig) -> Erasure:
     task.require_nothing_kept_is_forgotten()
     learned = [_learn(task, conditioner, config) for conditioner in task.conditioners]
     losses = [record["losses"] for _, record in learned]
-    record = task.record("text-ablation", config, task.anchors, losses=losses if len(losses) > 1 else losses[0])
+    record = task.record(config, task.anchors, losses=losses if len(losses) > 1 else losses[0])
     return task.erasure([deltas for deltas, _ in learned], record)
 
 

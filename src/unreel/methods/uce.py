@@ -88,7 +88,7 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
         f"{name}.weight": (matrix.weight.double() @ move.to(matrix.weight.device)).float().cpu()
         for name, matrix in matrices.items()
     }
-    record = task.record("uce", config, task.anchors, losses=[], preserved=len(preserved))
+    record = task.record(config, task.anchors, losses=[], preserved=len(preserved))
     return task.network_erasure(deltas, record)
 
 

@@ -32,4 +32,4 @@ def learn(task: Task, config: VideoEraserConfig) -> VideoEraser:
     task.require_no_images()
     task.require_nothing_to_keep()
     task.require_nothing_instead()
-    return VideoEraser(task.record("video-eraser", config, losses=[]))
+    return VideoEraser(task.record(config, losses=[]))

@@ -19,15 +19,15 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.models.deltas import Delta, Deltas, LowRank, dense
 from unreel.models.weights import (
-    copies_of,
     doubled,
     held_weights,
     is_quantized,
     linear_layers,
-    mark_of,
+    sampled,
     set_weight,
-    shapes_in,
     token_table,
+    token_table_copies,
+    unquantized_shapes,
 )
 
 _APPLIED = "_unreel_applied"  # where a module keeps what is on it, so that its copies know
@@ -63,6 +63,17 @@ class _Applied:
         return weight
 
 
+def _applied_on(module: nn.Module) -> _Applied | None:
+    return getattr(module, _APPLIED, None)
+
+
+def original_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's own weights as they are with nothing on them, by their portable names."""
+    applied = _applied_on(module)
+    own = {name: weight.detach() for name, weight in held_weights(module).items()}
+    return own | (applied.base if applied else {})
+
+
 _locks: "weakref.WeakKeyDictionary[nn.Module, Any]" = weakref.WeakKeyDictionary()
 _finding = threading.Lock()
 
@@ -88,14 +99,14 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
     """
     with locked([module]):
         weights, linear = held_weights(module), linear_layers(module)
-        shapes, table = shapes_in(module, weights), token_table(module)
+        shapes, table = unquantized_shapes(module, weights), token_table(module)
         if table is not None and table in deltas:
-            deltas = {**deltas, **dict.fromkeys(copies_of(weights, table), deltas[table])}
+            deltas = {**deltas, **dict.fromkeys(token_table_copies(weights, table), deltas[table])}
         for name, change in deltas.items():
             _require_fitting(name, weights.get(name), shapes.get(name), change, name in linear, instead)
         beside = {name: change for name, change in deltas.items() if is_quantized(weights[name])}
         inside = {name: change for name, change in deltas.items() if name not in beside}
-        applied = applied_on(module) or _Applied()
+        applied = _applied_on(module) or _Applied()
         _require_kept(applied, weights)
         _take_in(applied, weights, inside)
         for name in inside:
@@ -144,7 +155,8 @@ def take_off(module: nn.Module, owner: Identified) -> None:
     somebody else has added to them meanwhile.
     """
     with locked([module]):
-        applied, weights = applied_on(module), held_weights(module)
+        applied, weights = _applied_on(module), held_weights(module)
+        assert applied is not None
         names = applied.deltas[owner]
         _require_kept(applied, weights)
         _take_in(applied, weights, names)
@@ -162,18 +174,14 @@ def take_off(module: nn.Module, owner: Identified) -> None:
 
 def stands_beside(module: nn.Module) -> bool:
     """Whether some of what is on the module is in no weight of it."""
-    applied = applied_on(module)
-    return bool(applied) and any(applied.beside.values())
+    applied = _applied_on(module)
+    return applied is not None and any(applied.beside.values())
 
 
 def owners_on(module: nn.Module) -> list[Any]:
     """Whose changes are on the module, in the order in which they were put on."""
-    applied = applied_on(module)
+    applied = _applied_on(module)
     return list(applied.deltas) if applied else []
-
-
-def applied_on(module: nn.Module) -> Any:
-    return getattr(module, _APPLIED, None)
 
 
 def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
@@ -194,11 +202,11 @@ def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iter
     for name in touched:
         weight, base = weights[name], applied.base[name]
         now = doubled(weight) if to_base < to_sum else doubled(base.to(weight)) + added(name, True)
-        applied.base[name], applied.marks[name] = now.to(weight.device, weight.dtype), mark_of(weight)
+        applied.base[name], applied.marks[name] = now.to(weight.device, weight.dtype), sampled(weight)
 
 
 def _is_as_left(applied: _Applied, name: str, weight: torch.Tensor) -> bool:
-    return torch.equal(applied.marks[name].to(weight), mark_of(weight))
+    return torch.equal(applied.marks[name].to(weight), sampled(weight))
 
 
 def _renew(
@@ -207,7 +215,7 @@ def _renew(
     """Set weights to their base and all changes but those of `without`."""
     for name in names:
         set_weight(weights[name], applied.sum(name, weights[name].device, without))
-        applied.marks[name] = mark_of(weights[name])
+        applied.marks[name] = sampled(weights[name])
 
 
 def _require_fitting(

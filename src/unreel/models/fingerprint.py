@@ -12,8 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from unreel.models.applied import applied_on
-from unreel.models.weights import copies_of, held_weights, is_quantized, linear_layers, shapes_in, token_table
+from unreel.models.applied import original_weights
+from unreel.models.weights import (
+    is_quantized,
+    linear_layers,
+    token_table,
+    token_table_copies,
+    unquantized_shapes,
+)
 
 _SAMPLES = 4096  # of a module, to tell it from others
 FUSED = 0.5  # of a matrix's norm, what a fused LoRA may have changed
@@ -38,7 +44,7 @@ class Fingerprint:
     def of(cls, module: nn.Module) -> "Fingerprint":
         """Of the module's own weights, whatever is on it; of one that is quantized, of those that are not."""
         weights = _originals(module)
-        shapes = json.dumps([(name, list(shape)) for name, shape in shapes_in(module, weights).items()])
+        shapes = json.dumps([(name, list(shape)) for name, shape in unquantized_shapes(module, weights).items()])
         samples = list(_samples(weights).values())
         common = coarsest({some.dtype for some in samples})
         samples = [some.to("cpu", common) for some in samples]
@@ -63,7 +69,9 @@ class Fingerprint:
     def fits_quantized(self, module: nn.Module) -> bool:
         """Whether it is that of a module of which this one has some weights quantized: all that are not are the same."""
         weights, other = _originals(module), Fingerprint.of(module)
-        counts = {name: _count(math.prod(shape), len(weights)) for name, shape in shapes_in(module, weights).items()}
+        counts = {
+            name: _count(math.prod(shape), len(weights)) for name, shape in unquantized_shapes(module, weights).items()
+        }
         if self.structure != other.structure or sum(counts.values()) != len(self.samples):
             return False
         parts = zip(weights.values(), self.samples.split(list(counts.values())), strict=True)
@@ -95,7 +103,7 @@ class Fingerprint:
         return all(name in linear and share < FUSED for name, share in self.differing(module).items())
 
     @property
-    def stored_in(self) -> torch.dtype:
+    def stored_precision(self) -> torch.dtype:
         """The coarsest that has nearly all of the samples exactly: weights are often stored in less than they are loaded
         in, and some may have been changed since.
         """
@@ -103,15 +111,18 @@ class Fingerprint:
 
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
         """Which samples agree; they are of weights of the same shapes."""
-        loaded, coarse = coarsest((self.samples.dtype, other.samples.dtype)), coarsest((self.stored_in, other.stored_in))
+        loaded, coarse = (
+            coarsest((self.samples.dtype, other.samples.dtype)),
+            coarsest((self.stored_precision, other.stored_precision)),
+        )
         a, b = self.samples.to(coarse).float(), other.samples.to(coarse).float()
         info = torch.finfo(coarse)
         rounded_once = coarse != loaded  # then one is the other, but for numbers that are too small for float16
         return torch.isclose(a, b, rtol=0 if rounded_once else info.eps, atol=1e-7 + info.eps * info.smallest_normal)
 
 
-def stored_in(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The precision that weights were stored in, as `Fingerprint.stored_in` tells it of a module's."""
+def stored_precision_of(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The precision that weights were stored in, as `Fingerprint.stored_precision` tells it of a module's."""
     return _exact_in(torch.cat([some.cpu() for some in _samples(weights).values()]))
 
 
@@ -136,11 +147,9 @@ def _exact_in(numbers: torch.Tensor) -> torch.dtype:
 
 def _originals(module: nn.Module) -> dict[str, torch.Tensor]:
     """The module's own weights as they are with nothing on them, without tokens that were added."""
-    weights = {name: weight.detach() for name, weight in held_weights(module).items()}
-    applied, table = applied_on(module), token_table(module)
-    weights |= applied.base if applied else {}
+    weights, table = original_weights(module), token_table(module)
     if table is not None:
-        for name in copies_of(weights, table):
+        for name in token_table_copies(weights, table):
             del weights[name]
         rows = len(weights[table])
         weights[table] = weights[table][: 1 << (rows.bit_length() - 1)]

@@ -216,7 +216,7 @@ def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: A
     """Names of the tensors in which two text encoders differ, and the tokenizer's vocabulary if that does; what is stored
     in less than it is loaded in is compared in that.
     """
-    coarser = coarsest(Fingerprint.of(encoder).stored_in for encoder in (encoder_a, encoder_b))
+    coarser = coarsest(Fingerprint.of(encoder).stored_precision for encoder in (encoder_a, encoder_b))
     out = differing(encoder_a.state_dict(), encoder_b.state_dict(), partial(same_values, precision=coarser))
     return out + ([] if tokenizer_a.get_vocab() == tokenizer_b.get_vocab() else [VOCABULARY])
 

@@ -53,11 +53,11 @@ def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:
     raise UnreelError("the module's weights are not in memory: load them first")
 
 
-def copies_of(weights: Mapping[str, torch.Tensor], table: str) -> list[str]:
+def token_table_copies(weights: Mapping[str, torch.Tensor], table: str) -> list[str]:
     """Weights that are the token table once more: some releases of transformers tie T5's and UMT5's two, others copy."""
     own = weights[table]
     alike = [name for name, weight in weights.items() if name != table and weight.shape == own.shape]
-    return [name for name in alike if "embed" in name and torch.equal(mark_of(weights[name]).to(own), mark_of(own))]
+    return [name for name in alike if "embed" in name and torch.equal(sampled(weights[name]).to(own), sampled(own))]
 
 
 def token_table(module: nn.Module) -> str | None:
@@ -72,7 +72,7 @@ def token_table(module: nn.Module) -> str | None:
     return next((portable(name) for name, weight in module.named_parameters() if weight is table.weight), None)
 
 
-def shapes_in(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+def unquantized_shapes(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     """Of weights of the module, as they are where they are not quantized: that packs some into other shapes."""
     linear = linear_layers(module)
     return {
@@ -95,8 +95,8 @@ def is_quantized(weight: torch.Tensor) -> bool:
     return own_form or not weight.is_floating_point() or weight.element_size() < 2
 
 
-def precision(module: nn.Module) -> str:
-    """How the module's weights are quantized, and what numbers they became; empty if they are not."""
+def quantization(module: nn.Module) -> str:
+    """Tells one way in which the module's weights are quantized from another; empty if none is."""
     held = {name: weight for name, weight in held_weights(module).items() if is_quantized(weight)}
     described = [
         (name, type(part).__name__, str(part.dtype), list(part.shape), str(getattr(part, "quant_type", "")))
@@ -111,7 +111,7 @@ def set_weight(weight: torch.Tensor, value: torch.Tensor) -> None:
         weight.copy_(value)
 
 
-def mark_of(weight: torch.Tensor) -> torch.Tensor:
+def sampled(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().flatten()[:: max(1, weight.numel() // _MARKS)].clone()
 
 

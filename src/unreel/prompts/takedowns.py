@@ -12,6 +12,7 @@ from unreel.files import file_name
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_records
 from unreel.prompts.kinds import Kind
+from unreel.prompts.vocabulary import Vocabulary, kind_of
 
 COLUMNS = ("concept", "kind", "synonyms", "replace", "keep", "ticket")
 SEPARATOR = ";"  # between the texts of a list
@@ -33,6 +34,11 @@ class Takedown:
 
     def __post_init__(self) -> None:
         Concept(self.concept, self.kind or "object", self.synonyms, self.anchor)  # type: ignore[arg-type]
+
+    def as_concept(self, vocabulary: Vocabulary | None = None) -> Concept:
+        """What is asked for, of the kind that it is given, or else listed as in the vocabulary."""
+        kind = self.kind or (kind_of(self.concept, vocabulary) if vocabulary else "object")
+        return Concept(self.concept.strip(), kind, self.synonyms, self.anchor)  # type: ignore[arg-type]
 
     @property
     def folder(self) -> str:

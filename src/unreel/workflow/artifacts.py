@@ -4,7 +4,6 @@ Knows folders; learns nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -20,7 +19,6 @@ from unreel.progress import Tell, nobody
 from unreel.prompts.takedowns import Takedown
 from unreel.unlearning import check, require_strong
 from unreel.workflow.common import Place, model_of, nothing_written, require_new_erasure
-from unreel.workflow.unlearn_job import as_concepts
 
 
 def combine(
@@ -47,7 +45,7 @@ def combine(
     total = reduce(add, parts)
     if total.edits_text_encoder:  # what else an erasure changes, nothing that encoders write tells of
         pair = load_pair(t2v=model_of(t2v, total), text_only=True, **place.of_weights)
-        total = replace(total, provenance={**total.provenance, CHECK: check(total, pair).document()})
+        total = total.with_record(**{CHECK: check(total, pair).document()})
         if not accept_weak:
             with nothing_written("unlearn them together, in one command"):
                 require_strong(total)
@@ -77,7 +75,7 @@ def adopt(
     require_new_erasure(folder, overwrite, tell)
     place.require()
     pair = load_video_model(t2v, **place.of_weights).alone
-    concepts = as_concepts(takedowns, pair)
+    concepts = [each.as_concept(pair.vocabulary) for each in takedowns]
     adopted = adopt_weights(weights, concepts, pair, method=method, base=base, scale=scale)
     adopted.save_pretrained(folder, overwrite=overwrite)
     return adopted, folder

@@ -6,7 +6,7 @@ Knows what belongs together and in which order; leaves every part of it to other
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -59,10 +59,10 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
     weights are left as they were. Raises UnreelError for what cannot be done, before any work wherever that can be known.
     """
     require_sensible(job)
-    with _claimed(job, tell) as stopped:
+    with _claimed(job, tell) as (found, alone):
         pair, judge = prepared(job, tell, load)
         concepts, configs = job.concepts_of(pair), [job.config(method, pair) for method in job.methods]
-        if stopped:
+        if found:
             learned = load_intervention(job.folder)
             asked = as_found(concepts, job, learned)
             if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.kept):
@@ -80,14 +80,14 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             if learned.edits_text_encoder and not load_method(job.method).AS_PUBLISHED:
                 with nothing_written("have something else made instead, or more kept (--replace, --keep)"):
                     require_strong(learned)
-        if not stopped:
+        if not found:
             learned.save_pretrained(job.folder, overwrite=job.overwrite)
         say_check(learned, tell)
         if not job.videos:
             return Unlearned(learned, job.folder, {}, [])
-        if stopped and not (job.folder / CACHE_FOLDER).is_dir() and (pages := _pages(job, concepts)):
+        if found and not (job.folder / CACHE_FOLDER).is_dir() and (pages := _pages(job, concepts)):
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
-        evaluations, pages = _first_look(job, learned, concepts, pair, judge, stopped)
+        evaluations, pages = _first_look(job, learned, concepts, pair, judge, alone)
         return Unlearned(learned, job.folder, evaluations, pages)
 
 
@@ -112,8 +112,7 @@ def _learned(job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, configs: 
         return learned
     total = reduce(add, added, _weights(job, learned))
     # What was added changes nothing that text encoders write.
-    checked = {name: said for name, said in learned.provenance.items() if name == CHECK}
-    return replace(total, provenance=total.provenance | checked)
+    return total.with_record(**{name: said for name, said in learned.provenance.items() if name == CHECK})
 
 
 def _made(
@@ -147,18 +146,20 @@ def _pages(job: UnlearnJob, concepts: Sequence[Concept]) -> list[Path]:
 
 
 @contextmanager
-def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[bool]:
-    """Gives whether the erasure is there, and the job goes on with it. Raises UnreelError if its folder is taken."""
+def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[tuple[bool, bool]]:
+    """Gives whether the erasure is there, and the job goes on with it, and whether no other process makes its videos.
+    Raises UnreelError if its folder is taken.
+    """
     clips = job.folder / CACHE_FOLDER
     if bool(job.videos) and clips.is_dir() and not clips.is_symlink() and not job.overwrite:
         with alone_in(clips):
-            yield True
+            yield True, True
         return
     if job.resume and (job.folder / RECORD_FILE).is_file():
-        yield True
+        yield True, False
         return
     require_new_erasure(job.folder, job.overwrite, tell)
-    yield False
+    yield False, False
 
 
 def _first_look(
@@ -167,7 +168,7 @@ def _first_look(
     concepts: Sequence[Concept],
     pair: Pair,
     judge: Judge | None,
-    stopped: bool,
+    alone: bool,
 ) -> tuple[dict[str, Evaluation], list[Path]]:
     """Videos of each concept and of its neighbours, without and with the intervention; their pages go into its folder."""
     clips = job.folder / CACHE_FOLDER
@@ -175,7 +176,7 @@ def _first_look(
     evaluations, pages, place = {}, [], job.place
     move(pair.t2i, pair.t2i_source, "cpu")
     with (
-        nullcontext() if stopped else alone_in(clips),  # a job that goes on is alone there already
+        nullcontext() if alone else alone_in(clips),
         moved(pair.t2v, pair.t2v_source, place.device, offload=place.offload),
     ):
         options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT, "clips": clips}

@@ -17,7 +17,7 @@ from unreel.models.shipped import world_of
 from unreel.progress import Tell
 from unreel.prompts.concept import Concept
 from unreel.prompts.takedowns import Takedown
-from unreel.prompts.vocabulary import kind_of, spelled_alike
+from unreel.prompts.vocabulary import spelled_alike
 from unreel.wordings import require_drawn
 from unreel.workflow.common import Place, Sampling, judge_of, require_known_judge, require_lists
 
@@ -93,20 +93,8 @@ class UnlearnJob:
 
     def concepts_of(self, pair: Pair | None = None) -> list[Concept]:
         """With the kinds under which a pair lists them, unless the kind is given."""
-        return as_concepts([replace(each, kind=each.kind or self.kind) for each in self.takedowns], pair)
-
-
-def as_concepts(takedowns: Sequence[Takedown], pair: Pair | None = None) -> list[Concept]:
-    """What is asked for, each of the kind that it is given, or else listed as by a pair."""
-    return [
-        Concept(
-            each.concept.strip(),
-            each.kind or (kind_of(each.concept, pair.vocabulary) if pair else "object"),  # type: ignore[arg-type]
-            each.synonyms,
-            each.anchor,
-        )
-        for each in takedowns
-    ]
+        words = pair.vocabulary if pair else None
+        return [replace(each, kind=each.kind or self.kind).as_concept(words) for each in self.takedowns]
 
 
 def require_sensible(job: UnlearnJob) -> None:

@@ -86,7 +86,7 @@ def with_searches(learned: Any, searches: Mapping[str, Mapping[str, Any]]) -> An
     if not searches:
         return learned
     parts = [part | {"wordings": searches[part["concept"]]} for part in learned.provenance["parts"]]
-    return replace(learned, provenance={**learned.provenance, "parts": parts})
+    return learned.with_record(parts=parts)
 
 
 def as_found(concepts: list[Concept], job: UnlearnJob, learned: Intervention) -> list[Concept] | None:

@@ -18,4 +18,4 @@ Config, NEEDS, AS_PUBLISHED = PoliteRefusalConfig, "text", True
 
 def learn(task: Task, config: PoliteRefusalConfig) -> PromptRewrite:
     anchors = {concept.name: config.word for concept in task.concepts}
-    return PromptRewrite(task.record("polite-refusal", config, anchors))
+    return PromptRewrite(task.record(config, anchors))
