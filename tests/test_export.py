@@ -496,7 +496,7 @@ def test_a_sum_is_checked_on_no_model_that_nobody_but_its_file_names(made, comma
 def test_an_export_that_keeps_too_little_is_refused(made, command, tiny, tmp_path, monkeypatch):
     made["few-shot"].save_pretrained(tmp_path / "cat")
     arguments = ["export", "cat", "--format", "peft", "--out", "out", "--tolerance", "0.2", *tiny[2:]]
-    monkeypatch.setattr("unreel.interventions.export.LEAST_KEPT", 0.9999)
+    monkeypatch.setattr("unreel.workflow.artifacts.LEAST_KEPT", 0.9999)
     code, _, err = command(*arguments)
     (line,) = (line for line in err.splitlines() if line.startswith("unreel: "))
     assert code == 2 and re.search(r"would keep \d+ % of what this erasure does \(bar: 100 %\)", line)

@@ -8,7 +8,7 @@ from conftest import make_pair, same, weights
 from PIL import Image
 
 from unreel import Concept, FewShotConfig, UnreelError, unlearn
-from unreel.interventions.erasure import ROUNDED_AWAY
+from unreel.interventions.record import ROUNDED_AWAY
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser

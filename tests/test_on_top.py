@@ -8,8 +8,8 @@ from conftest import make_pair, same, weights
 
 from unreel import UnreelError, load_intervention, load_pair, load_video_model, unlearn
 from unreel.batch import BatchJob, batch
-from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import NETWORK, TEXT_ENCODER
+from unreel.interventions.record import CHECK
 from unreel.methods import configure
 from unreel.workflow import UnlearnJob
 from unreel.workflow import unlearn as run
@@ -79,7 +79,7 @@ def test_it_goes_on_only_with_what_was_made_the_same_way(job, monkeypatch):
     ],
 )
 def test_what_does_not_go_on_top_is_refused_before_any_work(job, monkeypatch, method, on_top):
-    monkeypatch.setattr("unreel.workflow.learning.prepared", None)
+    monkeypatch.setattr("unreel.workflow.learning.loaded", None)
     with pytest.raises(UnreelError, match=f"{on_top} does not go on top of {method}|unknown method 'nothing'"):
         run(replace(job, method=method, on_top=on_top))
     assert not job.folder.exists()

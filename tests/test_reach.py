@@ -18,8 +18,8 @@ from unreel.evaluation import attack as evaluation_of_attacks
 from unreel.evaluation.attack import _attempt, _refuses_embeddings
 from unreel.evaluation.selfcheck import SelfCheck
 from unreel.evaluation.video_cache import VideoCache
-from unreel.interventions.card import CHECK
 from unreel.interventions.prompt import PromptRewrite
+from unreel.interventions.record import CHECK
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure, hirm
 from unreel.methods.uce import last_words, text_projections

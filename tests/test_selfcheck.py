@@ -15,8 +15,8 @@ from readers import bert, words_tokenizer
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
 from unreel.evaluation import selfcheck
 from unreel.evaluation.selfcheck import Exam, SelfCheck
-from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
+from unreel.interventions.record import CHECK
 from unreel.models.adapter import encode_prompt
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank, changed

@@ -10,7 +10,7 @@ import transformers
 from conftest import make_pair, same, weights
 
 from unreel import Concept, Pair, TextAblationConfig, UnreelError, unlearn
-from unreel.interventions.card import CHECK
+from unreel.interventions.record import CHECK
 from unreel.methods import text_ablation as module
 from unreel.methods._low_rank import Factors
 from unreel.methods.text_ablation import text_ablation

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from unreel.errors import UnreelError, needs, shortened, summarise
 from unreel.evaluation.run_folder import claimed
 from unreel.files import short_digest, write_json
-from unreel.interventions.card import CHECK
+from unreel.interventions.record import CHECK
 from unreel.models.memory import no_memory
 from unreel.models.pair import Pair, load_pair
 from unreel.models.shipped import names, shipped

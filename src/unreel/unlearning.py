@@ -18,8 +18,8 @@ from unreel.cost import Cost
 from unreel.errors import UnreelError, summarise
 from unreel.evaluation.selfcheck import BATCH, Exam, Question, SelfCheck
 from unreel.interventions.base import Intervention
-from unreel.interventions.card import CHECK
-from unreel.interventions.erasure import CHANGES, MOST_ROUNDED_AWAY, ROUNDED_AWAY, TEXT_ENCODER, Erasure, mostly_lost
+from unreel.interventions.erasure import MOST_ROUNDED_AWAY, TEXT_ENCODER, Erasure, mostly_lost
+from unreel.interventions.record import CHANGES, CHECK, DIGEST, ROUNDED_AWAY
 from unreel.methods import DEFAULT, Task, configure, method_of, name_of
 from unreel.models.anchors import anchor_for, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
@@ -30,8 +30,6 @@ from unreel.models.pair import Pair, VideoModel
 from unreel.models.reading import Meanings
 from unreel.models.sampling import image_files
 from unreel.prompts.concept import Concept
-
-DIGEST = "images_digest"  # in the record of what was learned from given images
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -213,7 +211,7 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     """
     conditioners = list(pair.conditioners().values())
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
-    concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor")) for part in parts]
+    concepts = [Concept.recorded(part) for part in parts]
     # As recorded, even where a sum of erasures forgets one's anchor too.
     meanings: Meanings = {}
     concepts = [

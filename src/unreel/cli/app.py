@@ -1,6 +1,6 @@
 """The program itself: how its commands are found, and the options of methods, which are read when one is called.
 
-Knows no command.
+Knows of a command only that it is one.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ def _version(wanted: bool) -> None:
 
 
 def settings_of_methods() -> Group:
-    """Every setting of every method that is an option; one that nobody gives is left to the method. What `unlearn` calls
+    """Every setting of every method that is an option; one that nobody gives is left to the method. What commands call
     something else by that name is set from Python only.
 
     Raises UnreelError if methods have settings of one name and of several types.
@@ -34,10 +34,8 @@ def settings_of_methods() -> Group:
 
     from unreel.methods import available
 
-    taken, configs = (
-        inspect.signature(LEARNING["unlearn"]).parameters,
-        {name: module.Config for name, module in available().items()},
-    )
+    taken = {name for command in _LEARNING.values() for name in inspect.signature(command).parameters}
+    configs = {name: module.Config for name, module in available().items()}
     settings = {method: {each.name: each for each in dataclasses.fields(config)} for method, config in configs.items()}
     named = dict.fromkeys(name for of in settings.values() for name, each in of.items() if "help" in each.metadata)
     options = {}
@@ -97,15 +95,16 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        if name in LEARNING:
+        if name in _LEARNING:
             quieten(bool({"--quiet", "-q"} & set(rest)))  # before what draws bars is imported
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            alone.command(name, cls=Command)(grouped(inspect.unwrap(LEARNING[name]), settings=settings_of_methods()))
+            alone.command(name, cls=Command)(grouped(inspect.unwrap(_LEARNING[name]), settings=settings_of_methods()))
             command = typer.main.get_command(alone)
         return name, command, rest
 
 
-LEARNING: dict[str, Callable[..., None]] = {}  # commands whose options come from methods too
+_LEARNING: dict[str, Callable[..., None]] = {}  # commands whose options come from methods too
+
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
@@ -117,7 +116,13 @@ app = typer.Typer(
 
 
 @app.callback()
-def common(
+def program(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
 ) -> None:
     pass
+
+
+def learning_command(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that unlearns: it takes the settings of methods too, where its parameter `settings` is given them."""
+    _LEARNING[command.__name__] = grouped(command)
+    return app.command()(_LEARNING[command.__name__])

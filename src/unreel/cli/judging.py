@@ -25,7 +25,7 @@ from unreel.cli.options import (
     grouped,
     seed_of,
 )
-from unreel.cli.output import news, print_result, tell, terminal_width
+from unreel.cli.output import echo, print_result, tell, terminal_width
 from unreel.files import require_new
 
 
@@ -76,8 +76,8 @@ def evaluate(
         "videos": videos,
     }
     job = EvaluateJob(erasure, t2v, seed=seed, sampling=sampling, out=out, clips=clips, place=place, **asked)
-    evaluation, page = run(job, news)
-    tell(f"\n{table(evaluation, terminal_width())}\n\nreport   {page}")
+    evaluation, page = run(job, tell)
+    echo(f"\n{table(evaluation, terminal_width())}\n\nreport   {page}")
     print_result({"report": page, **evaluation.run.document()})
 
 
@@ -136,8 +136,8 @@ def attack(
         "clips": clips,
     }
     asked |= {"budgets": budget} if budget else {}
-    result, page = run(AttackJob(erasure, **models, **asked), news)
-    tell("\n".join(["", attack_table(result, terminal_width()), "", *not_tried(result), f"report   {page}"]))
+    result, page = run(AttackJob(erasure, **models, **asked), tell)
+    echo("\n".join(["", attack_table(result, terminal_width()), "", *not_tried(result), f"report   {page}"]))
     print_result({"report": page, **result.document()})
 
 
@@ -159,9 +159,9 @@ def compare(
     runs = [Compared.load(folder) for folder in run]
     page = write_comparison(runs, out)
     for each in runs:
-        tell(f"{each.title}\n  {verdict(each.run)}")
+        echo(f"{each.title}\n  {verdict(each.run)}")
     compared = document(runs)
     if compared["differ"]:
-        tell(f"not measured alike: {compared['differ']} differ")
-    tell(f"report   {page}")
+        echo(f"not measured alike: {compared['differ']} differ")
+    echo(f"report   {page}")
     print_result({"report": page, **compared})

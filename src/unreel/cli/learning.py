@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unreel.cli.app import LEARNING, app
+from unreel.cli.app import app, learning_command
 from unreel.cli.options import (
     MOST,
     PLACE,
@@ -37,11 +37,10 @@ from unreel.cli.options import (
     phrases_of,
     seed_of,
 )
-from unreel.cli.output import as_options, described, news, print_result, tell, terminal_width
+from unreel.cli.output import as_options, described, echo, print_result, tell, terminal_width
 
 
-@app.command()
-@grouped
+@learning_command
 def unlearn(
     concept: ConceptNames,
     kind: KindOf = None,
@@ -86,7 +85,7 @@ def unlearn(
     }
     output: dict[str, Any] = {"out": out, "overwrite": overwrite, "accept_weak": accept_weak}
     job = UnlearnJob(concept, method=method, settings=settings, seed=seed, videos=videos, **asked, **models, **output)
-    _say_unlearned(run(job, news), job)
+    _say_unlearned(run(job, tell), job)
 
 
 def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
@@ -114,23 +113,22 @@ def _say_unlearned(done: Any, job: Any) -> None:
     from unreel.report.table import table
 
     for name, evaluation in done.evaluations.items():
-        tell(f"\n{name}\n{table(evaluation, terminal_width())}\n")
-    tell(f"erasure  {done.folder}")
+        echo(f"\n{name}\n{table(evaluation, terminal_width())}\n")
+    echo(f"erasure  {done.folder}")
     lines = [line for part in done.intervention.provenance["parts"] for line in _of_part(part, job.kind)]
     for line in dict.fromkeys(lines):  # of several methods, what they agree in once
-        tell(line)
+        echo(line)
     for page in done.pages:
-        tell(f"report   {page}")
+        echo(f"report   {page}")
     if done.pages:
         concepts = done.intervention.concepts
         which = f" --concept {shlex.quote(concepts[0])}" if len(concepts) > 1 else ""
-        tell(f"next     {_next(shlex.quote(str(done.folder)) + which, job)}")
+        echo(f"next     {_next(shlex.quote(str(done.folder)) + which, job)}")
     figures = {name: evaluation.run.document() for name, evaluation in done.evaluations.items()}
     print_result({"erasure": done.folder, **described(done.intervention), "reports": done.pages, "evaluations": figures})
 
 
-@app.command()
-@grouped
+@learning_command
 def batch(
     takedowns: Annotated[
         Path, typer.Argument(help="CSV or JSON with concept and, optionally, kind, synonyms, replace, keep, ticket")
@@ -178,8 +176,8 @@ def batch(
     each = UnlearnJob((), method=method, settings=settings, seed=seed, videos=videos, keep=keep or (), out=out, **models)
     more: dict[str, Any] = {"overwrite": overwrite, "accept_weak": accept_weak}
     each = dataclasses.replace(each, wordings=phrases_of(wordings), on_top=on_top, **more)
-    made, page = run(BatchJob(takedowns, each, retries, ray, together), news)
-    tell(f"{made.summary}\nreport   {page}")
+    made, page = run(BatchJob(takedowns, each, retries, ray, together), tell)
+    echo(f"{made.summary}\nreport   {page}")
     print_result(made.document() | {"report": page})
     if not made.complete:
         raise typer.Exit(1)
@@ -213,12 +211,9 @@ def other_wordings(
     from unreel.workflow import WordingsJob
     from unreel.workflow import wordings as run
 
-    wordings = run(WordingsJob(concept, kind, phrases_of(phrases), t2i, t2v, seed, place), news)
+    wordings = run(WordingsJob(concept, kind, phrases_of(phrases), t2i, t2v, seed, place), tell)
     for each in wordings:
-        tell(f"{each.distance:.2f}  {each.text}")
+        echo(f"{each.distance:.2f}  {each.text}")
     options = as_options({"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}, place)
-    tell(f"next  unreel unlearn {shlex.quote(concept)}{options}" if wordings else "none was found")
+    echo(f"next  unreel unlearn {shlex.quote(concept)}{options}" if wordings else "none was found")
     print_result([dataclasses.asdict(each) for each in wordings])
-
-
-LEARNING.update(unlearn=unlearn, batch=batch)

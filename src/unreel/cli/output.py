@@ -21,7 +21,7 @@ def choose_json(wanted: bool) -> None:
     _as_json = wanted
 
 
-def tell(line: object) -> None:
+def echo(line: object) -> None:
     """A line for people; beside the output where that is for programs."""
     typer.echo(line, err=_as_json)
 
@@ -44,9 +44,9 @@ def quieten(wanted: bool) -> None:
         os.environ.update(TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 
-def news(sort: str, news: str) -> None:
+def tell(sort: str, text: str) -> None:
     """What a job says of itself, as lines."""
-    tell(f"{sort:<8} {news}")
+    echo(f"{sort:<8} {text}")
 
 
 def described(learned: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from unreel.cli.options import (
     grouped,
     seed_of,
 )
-from unreel.cli.output import news, print_result, tell
+from unreel.cli.output import echo, print_result, tell
 from unreel.errors import UnreelError
 
 
@@ -48,8 +48,8 @@ def generate(
     from unreel.workflow import generate as run
 
     job = GenerateJob(prompt, erasure or (), t2v, seed, sampling, out, overwrite, place)
-    for file in run(job, news):
-        tell(file)
+    for file in run(job, tell):
+        echo(file)
     rows = zip(job.prompts, job.seeds, job.files, strict=True)
     print_result([{"prompt": text, "seed": number, "file": file} for text, number, file in rows])
 
@@ -109,10 +109,10 @@ def serve(
     worker = FirstThread()
     service = Service(model, shelf, rules, waiting, worker, log)
     if check:
-        tell(f"checked  {policy}: videos can be made for every tenant")
+        echo(f"checked  {policy}: videos can be made for every tenant")
         return
     with suppress(KeyboardInterrupt), Server(service, host, port) as server:
-        tell(f"serving  {t2v} with {len(shelf.names)} erasures at {server.url}")
+        echo(f"serving  {t2v} with {len(shelf.names)} erasures at {server.url}")
         serve_from(server, worker)
 
 
@@ -136,4 +136,4 @@ def run_app(
     from unreel.web.visit import Host
 
     worker = FirstThread()
-    serve(Host.load(t2v, t2i, judge, place, sampling, worker), worker, host, port, share=share, tell=tell)
+    serve(Host.load(t2v, t2i, judge, place, sampling, worker), worker, host, port, share=share, tell=echo)

@@ -43,7 +43,7 @@ def concept_of(erasure: Intervention, name: str | None = None) -> Concept:
         raise UnreelError(f"this erasure is of {', '.join(erasure.concepts)}: choose one with --concept")
     for part in parts:
         if name is None or name.lower() == part["concept"].lower():
-            return Concept(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor"))
+            return Concept.recorded(part)
     raise UnreelError(
         f"this erasure is of {', '.join(erasure.concepts)}, not of {name}: choose one of these with --concept"
     )

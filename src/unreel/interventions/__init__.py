@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
-from unreel.interventions.base import KIND, RECORD_FILE, Intervention, fetched
+from unreel.interventions.base import RECORD_FILE, Intervention, fetched
 from unreel.interventions.erasure import Erasure, active_on
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, PromptRewrite, on_prompts
-from unreel.interventions.record import require_record
+from unreel.interventions.record import KIND, require_record
 from unreel.interventions.safree import Safree, VideoEraser
 from unreel.models.adapter import networks, text_encoders
 from unreel.plugins import Registry

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "erasure.json"  # in the folder of every intervention
 WEIGHTS_FILE = "erasure.safetensors"  # in the folders of those that change weights
+EVALUATION_FOLDER, ATTACKS_FOLDER = "evaluation", "attacks"  # in the folder of one that was evaluated, or attacked
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"  # where one was evaluated, or looked at
-KIND = "intervention"  # in the record of those that change no weights, what they are
 
 
 def without_paths(document: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Intervention(ABC):
         """Where figures lie in its folder, by where they go on the hub: those of an evaluation or else of the first look;
         and of several concepts, the same of each.
         """
-        homes, names = (folder / "evaluation", folder), map(file_name, self.concepts)
+        homes, names = (folder / EVALUATION_FOLDER, folder), map(file_name, self.concepts)
         places = [*(("", home) for home in homes), *((name, home / name) for name in names for home in homes)]
         found: dict[str, Path] = {}
         for name, look in places:

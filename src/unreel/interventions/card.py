@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unreel.errors import UnreelError
+from unreel.interventions.record import CHECK
 from unreel.models.loading import is_hub_id, shown
 
 if TYPE_CHECKING:
     from unreel.interventions.base import Intervention
 
 CARD_FILE = "README.md"
-CHECK = "check"  # what a self-check said, in a record
 
 
 def card(of: "Intervention", source: str = "path/to/this/folder", figures: str = "") -> str:

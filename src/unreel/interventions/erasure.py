@@ -20,8 +20,8 @@ from torch import nn
 from unreel.errors import UnreelError, summarise
 from unreel.files import write_folder, write_json, write_text
 from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention, fetched
-from unreel.interventions.card import CARD_FILE, CHECK, card
-from unreel.interventions.record import require_record
+from unreel.interventions.card import CARD_FILE, card
+from unreel.interventions.record import CHANGES, CHECK, ROUNDED_AWAY, require_record
 from unreel.models.adapter import networks, text_encoders, undisturbed
 from unreel.models.applied import owners_on, put_on, stands_beside, take_off
 from unreel.models.deltas import Delta, LowRank, rounded_away, total
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 
 _SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "component"
 TEXT_ENCODER, NETWORK = "text encoder", "network"  # what a component delta is of
-CHANGES = "changes"  # in the record of a sum, which of the two a concept's part changes
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that changes are stored in
 MOST_ROUNDED_AWAY = 0.5  # of the norm of what an erasure changes
-ROUNDED_AWAY = "rounded_away"  # in the record, that share, where it is more
 _UP, _DOWN = ":up", ":down"
 _SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
 

@@ -93,7 +93,7 @@ class Export:
     moved: tuple[float, float]
 
 
-def require(format: str, tolerance: float) -> None:
+def require_format(format: str, tolerance: float) -> None:
     """Raises UnreelError for an unknown format, one that needs what is not installed, and a tolerance that is no share."""
     if format not in FORMATS:
         raise UnreelError(f"unknown format {format!r}: choose from {', '.join(FORMATS)}")
@@ -125,7 +125,7 @@ def export(
     `least` of what the erasure does, its figures cannot be read, or the folder exists.
     """
     folder = Path(folder)
-    require(format, tolerance)
+    require_format(format, tolerance)
     require_new(folder, overwrite, EXPORT_FILE)
     _require_exportable(erasure, model)
     figures = erasure.figures(evaluated) if evaluated else ""
@@ -261,7 +261,7 @@ def _require_some(format: str, model: Any, components: dict[str, ComponentDelta]
 @torch.no_grad()
 def _measured(erasure: Erasure, held: Erasure | None, model: Any) -> tuple[float, tuple[float, float]]:
     """`kept` and `moved` of an Export, which holds all of the erasure or what is `held`."""
-    concepts = [Concept(part["concept"], part["kind"], tuple(part["synonyms"])) for part in erasure.provenance["parts"]]
+    concepts = [Concept.recorded(part) for part in erasure.provenance["parts"]]
     prompts = [prompt for concept in concepts for prompt in concept.forget_prompts]
     words = [word for word in EVERYDAY["concept"] if not any(concept.is_named_in(word) for concept in concepts)]
     out = []

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unreel.errors import UnreelError
 from unreel.files import write_folder, write_json, write_text
-from unreel.interventions.base import KIND, RECORD_FILE, Intervention
+from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, card
+from unreel.interventions.record import KIND
 from unreel.models.adapter import undisturbed
 
 if TYPE_CHECKING:

@@ -7,6 +7,12 @@ from typing import Any
 
 from unreel.errors import is_text
 
+KIND = "intervention"  # of what changes no weights, what it is
+CHECK = "check"  # what a self-check said
+CHANGES = "changes"  # of a part of a sum, whether it is of what reads or of what denoises
+ROUNDED_AWAY = "rounded_away"  # the share of the changes that the precision has no room for, where it is much
+DIGEST = "images_digest"  # of a part that was learned from given images
+
 LARGEST = 1e300  # what is no smaller is no figure
 
 # A type, a list of what all in a list may be, or what must be in a dictionary by name.
@@ -24,7 +30,7 @@ _ALSO_IN_PART: dict[str, Shape] = {
     "losses": [float, [float]],
     "stopped": str,
     "images": str,
-    "images_digest": str,
+    DIGEST: str,
     "seconds": float,
     "peak_memory_gib": float,
     "wordings": {"among": str, "found": [str]},
@@ -34,7 +40,7 @@ _ALSO_IN_RECORD: dict[str, Shape] = {
     "model": str,
     "device": str,
     "dtype": str,
-    "check": {"summary": str, "shortfalls": [str]},
+    CHECK: {"summary": str, "shortfalls": [str]},
 }
 
 

@@ -4,10 +4,10 @@ Knows text only: no model, no image.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import get_args
+from typing import Any, get_args
 from unicodedata import category
 
 from unreel.errors import UnreelError
@@ -29,6 +29,11 @@ class Concept:
     kind: Kind = "object"
     synonyms: tuple[str, ...] = ()
     anchor: str | None = None
+
+    @classmethod
+    def recorded(cls, part: Mapping[str, Any]) -> "Concept":
+        """As an intervention's record tells of it."""
+        return cls(part["concept"], part["kind"], tuple(part["synonyms"]), part.get("anchor"))
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -17,7 +17,7 @@ from unreel.errors import UnreelError, summarise
 from unreel.evaluation.estimate import Estimate
 from unreel.evaluation.run import Run
 from unreel.files import write_json, write_text
-from unreel.interventions.base import METRICS_FILE, REPORT_FILE
+from unreel.interventions.base import EVALUATION_FOLDER, METRICS_FILE, REPORT_FILE
 from unreel.report import plots
 from unreel.report.page import BUDGET, INDEX_FILE, VIDEOS, environment
 from unreel.report.table import COLUMNS, TITLES, cell
@@ -43,7 +43,7 @@ class Compared:
         home = _home(folder)
         run = Run.load(home)
         around = home.absolute().parent
-        name = f"{around.parent.name}/{home.name}" if around.name == "evaluation" else folder.name
+        name = f"{around.parent.name}/{home.name}" if around.name == EVALUATION_FOLDER else folder.name
         return Compared(f"{name} ({', '.join(dict.fromkeys(run.methods))})", run, _videos(home))
 
     @property
@@ -61,7 +61,7 @@ class Compared:
 
 def _home(folder: Path) -> Path:
     """Where the run lies that a folder is, or holds. Raises UnreelError if it holds those of several concepts."""
-    made = folder / "evaluation"
+    made = folder / EVALUATION_FOLDER
     if (made / METRICS_FILE).is_file():
         return made
     of_each = sorted(file.parent for file in made.glob(f"*/{METRICS_FILE}"))

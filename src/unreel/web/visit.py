@@ -20,7 +20,7 @@ from unreel.evaluation.attack import attack
 from unreel.evaluation.evaluate import build_suite, concept_of, evaluate
 from unreel.files import file_name
 from unreel.interventions import load_intervention
-from unreel.interventions.base import Intervention
+from unreel.interventions.base import ATTACKS_FOLDER, EVALUATION_FOLDER, Intervention
 from unreel.interventions.erasure import Erasure
 from unreel.interventions.export import export
 from unreel.judges import Judge
@@ -199,7 +199,7 @@ class Visit:
         """Did it work, and what else broke? The page is the file to download."""
 
         def work(seen: Seen) -> None:
-            learned, home = self._taken(name), self._page(name, "evaluation")
+            learned, home = self._taken(name), self._page(name, EVALUATION_FOLDER)
             if not 0 < videos <= MOST_VIDEOS:
                 raise UnreelError(f"from 1 to {MOST_VIDEOS} videos a group are made here")
             concept = concept_of(learned)
@@ -214,7 +214,7 @@ class Visit:
         """Can it be brought back? The page is the file to download."""
 
         def work(seen: Seen) -> None:
-            learned, home = self._taken(name), self._page(name, "attacks")
+            learned, home = self._taken(name), self._page(name, ATTACKS_FOLDER)
             if self.host.judge is None:
                 raise UnreelError("an attack needs a judge, and this model has none")
             if not 0 < cases <= MOST_CASES:

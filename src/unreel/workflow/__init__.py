@@ -1,10 +1,10 @@
-"""Whole jobs as functions: unlearn and look, find other words, evaluate, attack, generate, combine, adopt. The command line
-calls them, and so may an app or a sweep.
+"""Whole jobs as functions: unlearn and look, find other words, evaluate, attack, generate, combine, adopt, export. The
+command line calls them, and so may an app or a sweep.
 
 Each says what happens through `tell`, and draws how far it is as `unreel.progress` is told to.
 """
 
-from unreel.workflow.artifacts import adopt, combine
+from unreel.workflow.artifacts import adopt, combine, export
 from unreel.workflow.common import Place, Sampling, judge_of, model_of, say_check
 from unreel.workflow.generation import GenerateJob, generate
 from unreel.workflow.judging import AttackJob, EvaluateJob, attack, evaluate
@@ -29,6 +29,7 @@ __all__ = [
     "attack",
     "combine",
     "evaluate",
+    "export",
     "generate",
     "judge_of",
     "model_of",

@@ -1,4 +1,5 @@
-"""Erasures of what is there already: of several that were made apart, and of weights that other code changed.
+"""Artifacts of what is there already: one erasure of several, or of weights that other code changed; files for other
+programs.
 
 Knows folders; learns nothing.
 """
@@ -7,14 +8,17 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 from unreel.adoption import adopt as adopt_weights
 from unreel.errors import UnreelError
-from unreel.files import file_name
-from unreel.interventions.card import CHECK
+from unreel.files import file_name, require_new
 from unreel.interventions.erasure import Erasure
-from unreel.models.pair import load_pair, load_video_model
-from unreel.models.shipped import EMBEDDED
+from unreel.interventions.export import EXPORT_FILE, LEAST_KEPT, TOLERANCE, Export, require_format
+from unreel.interventions.export import export as export_erasure
+from unreel.interventions.record import CHECK
+from unreel.models.pair import load_pair, load_pipeline, load_video_model
+from unreel.models.shipped import EMBEDDED, shipped
 from unreel.progress import Tell, nobody
 from unreel.prompts.takedowns import Takedown
 from unreel.unlearning import check, require_strong
@@ -79,3 +83,33 @@ def adopt(
     adopted = adopt_weights(weights, concepts, pair, method=method, base=base, scale=scale)
     adopted.save_pretrained(folder, overwrite=overwrite)
     return adopted, folder
+
+
+def export(
+    erasure: str | Path,
+    out: str | Path,
+    *,
+    format: str,
+    tolerance: float = TOLERANCE,
+    t2i: str | None = None,
+    t2v: str | None = None,
+    overwrite: bool = False,
+    accept_weak: bool = False,
+    device: str = "cpu",
+) -> Export:
+    """Write the erasure in a folder, or under a hub id, as files that load without unreel, for the video model `t2v`, by
+    default the pair of unreel's that it was made on, or for the image model `t2i` in its place.
+
+    Raises UnreelError as `interventions.export.export` does; then nothing is written.
+    """
+    require_format(format, tolerance)
+    require_new(Path(out), overwrite, EXPORT_FILE)
+    learned = Erasure.from_pretrained(erasure)
+    options: dict[str, Any] = {"device": device, "dtype": None, "text_only": True}
+    if t2i is None or t2v is not None:
+        model = load_pair(t2i, model_of(t2v, learned), **options).t2v
+    else:
+        model = load_pair(t2i, **options).t2i if shipped(t2i) else load_pipeline(t2i, **options)
+    least = 0.0 if accept_weak else LEAST_KEPT
+    how: dict[str, Any] = {"format": format, "tolerance": tolerance, "overwrite": overwrite, "least": least}
+    return export_erasure(learned, model, out, **how, evaluated=erasure)

@@ -13,8 +13,8 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.files import require_new
-from unreel.interventions.base import RECORD_FILE, Intervention
-from unreel.interventions.card import CHECK
+from unreel.interventions.base import ATTACKS_FOLDER, EVALUATION_FOLDER, RECORD_FILE, Intervention
+from unreel.interventions.record import CHECK
 from unreel.judges import Judge, load_judge, require_judge
 from unreel.models.adapter import require_size, require_tiling
 from unreel.models.loading import require_place
@@ -96,7 +96,7 @@ def require_known_judge(name: str | None) -> None:
 def require_new_erasure(folder: Path, overwrite: bool, tell: Tell) -> None:
     """As `require_new`; says what goes with what is replaced."""
     require_new(folder, overwrite, RECORD_FILE)
-    lost = [name for name in ("evaluation", "attacks") if (folder / name).exists()]
+    lost = [name for name in (EVALUATION_FOLDER, ATTACKS_FOLDER) if (folder / name).exists()]
     if lost and overwrite:
         tell("replaces", f"{folder}, with its {' and '.join(lost)}")
 

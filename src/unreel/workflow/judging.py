@@ -18,7 +18,7 @@ from unreel.evaluation.evaluate import require_sensible as require_sensible_prom
 from unreel.evaluation.run import Evaluation
 from unreel.files import file_name
 from unreel.interventions import load_intervention
-from unreel.interventions.base import Intervention
+from unreel.interventions.base import ATTACKS_FOLDER, EVALUATION_FOLDER, Intervention
 from unreel.models.pair import load_pair, load_video_model
 from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
@@ -72,7 +72,7 @@ def evaluate(job: EvaluateJob, tell: Tell = nobody) -> tuple[Evaluation, Path]:
     learned = load_intervention(job.folder)
     job.place.require()
     concept = concept_of(learned, job.concept)
-    home = Path(job.out or _home(job.folder, "evaluation", learned, concept))
+    home = Path(job.out or _home(job.folder, EVALUATION_FOLDER, learned, concept))
     t2v = model_of(job.t2v, learned)
     judge = judge_of(job.judge, t2v, job.place.device)
     model = job.sampling.onto(load_video_model(t2v, **job.place.of_weights, offload=job.place.offload))
@@ -118,7 +118,7 @@ def attack(job: AttackJob, tell: Tell = nobody) -> tuple[AttackRun, Path]:
     learned = load_intervention(job.folder)
     job.place.require()
     concept = concept_of(learned, job.concept)
-    home = Path(job.out or _home(job.folder, "attacks", learned, concept))
+    home = Path(job.out or _home(job.folder, ATTACKS_FOLDER, learned, concept))
     t2v = model_of(job.t2v, learned)
     judge = judge_of(job.judge, t2v, job.place.device)
     if judge is None:

@@ -19,18 +19,18 @@ from unreel.evaluation.video_cache import require_room
 from unreel.files import alone_in, file_name
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
-from unreel.interventions.card import CHECK
 from unreel.interventions.erasure import Erasure
+from unreel.interventions.record import CHECK, DIGEST
 from unreel.judges import Judge
 from unreel.methods import load_method, method_of
 from unreel.models.pair import Pair, TextModel, load_pair, move, moved
 from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.report.page import write_report
-from unreel.unlearning import DIGEST, require_some_change, require_strong, was_asked_for
+from unreel.unlearning import require_some_change, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
 from unreel.workflow.common import nothing_written, require_new_erasure, say_check
-from unreel.workflow.unlearn_job import UnlearnJob, prepared, require_sensible
+from unreel.workflow.unlearn_job import UnlearnJob, judge_for, loaded, require_sensible
 from unreel.workflow.wording_search import as_found, with_searches, with_wordings
 
 LOOKED_AT = ("explicit", "neighbours")  # prompt groups of the first look
@@ -60,7 +60,8 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
     """
     require_sensible(job)
     with _claimed(job, tell) as (found, alone):
-        pair, judge = prepared(job, tell, load)
+        pair = loaded(job, load)
+        judge = judge_for(job, pair, tell)
         concepts, configs = job.concepts_of(pair), [job.config(method, pair) for method in job.methods]
         if found:
             learned = load_intervention(job.folder)

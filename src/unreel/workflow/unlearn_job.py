@@ -130,29 +130,35 @@ def _require_on_top(job: UnlearnJob) -> None:
         )
 
 
-def prepared(job: UnlearnJob, tell: Tell, load: Callable[..., Pair]) -> tuple[Pair, Judge | None]:
+def loaded(job: UnlearnJob, load: Callable[..., Pair]) -> Pair:
     """The pair, with what reads text, and an image model that is needed, where they are to compute and the rest in main
-    memory, and the judge of the videos.
+    memory.
     """
     needs, place = {load_method(method).NEEDS for method in job.methods}, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
-    text_only = needs == {"text"} and not job.videos and not job.wordings
+    loads_text_only = needs == {"text"} and not job.videos and not job.wordings
     makes_videos = bool(job.videos) or "video" in needs
-    pair = load(job.t2i, job.t2v, text_only=text_only, makes_videos=makes_videos, dtype=place.of_weights["dtype"])
+    pair = load(job.t2i, job.t2v, text_only=loads_text_only, makes_videos=makes_videos, dtype=place.of_weights["dtype"])
     if job.videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = job.sampling.onto(pair)
-    text_only = "images" not in needs and not job.wordings
-    move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=text_only)
-    # The judge of a pair with a world of its own knows what is in it.
-    world = judge_of(None, job.t2v, place.device) if world_of(job.t2v) else None
-    for name in (each.name for each in job.concepts_of(pair) if world and not world.knows(each.name)):
+    moves_text_only = "images" not in needs and not job.wordings
+    move(pair.t2i, pair.t2i_source, place.device, offload=place.offload, text_only=moves_text_only)
+    return pair
+
+
+def judge_for(job: UnlearnJob, pair: Pair, tell: Tell) -> Judge | None:
+    """The judge of the job's videos; None if there are none, or to compare them by eye. Tells of concepts that the judge of
+    a pair with a world of its own, which knows what is in it, does not know.
+    """
+    own = judge_of(None, job.t2v, job.place.device) if world_of(job.t2v) else None
+    for name in (each.name for each in job.concepts_of(pair) if own and not own.knows(each.name)):
         alike = " or ".join(map(repr, spelled_alike(name, pair.vocabulary)))
         tell("unknown", f"{name!r} is not listed in this pair's world" + (f": do you mean {alike}?" if alike else ""))
     if not job.videos:
-        return pair, None
-    judge = judge_of(job.judge, job.t2v, place.device) if job.judge else world
+        return None
+    judge = judge_of(job.judge, job.t2v, job.place.device) if job.judge else own
     unknown = [each.name for each in job.concepts_of() if judge and not judge.knows(each.name)]
     if unknown and job.judge:
         raise UnreelError(f"the {job.judge} judge does not know {unknown[0]!r}: choose another with --judge")
-    return pair, None if unknown else judge  # nobody asked for one that does not know it: compare by eye
+    return None if unknown else judge  # nobody asked for one that does not know it

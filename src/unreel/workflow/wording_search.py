@@ -16,7 +16,7 @@ from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.wordings import Wording, find_wordings
 from unreel.workflow.common import Place, require_lists
-from unreel.workflow.unlearn_job import EVERYDAY_WORDS, UnlearnJob, prepared, require_sensible
+from unreel.workflow.unlearn_job import EVERYDAY_WORDS, UnlearnJob, judge_for, loaded, require_sensible
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def wordings(job: WordingsJob, tell: Tell = nobody) -> list[Wording]:
         raise UnreelError("there is nothing to look among: give phrases")
     asked = UnlearnJob([job.concept], job.kind, wordings=job.phrases, t2i=job.t2i, t2v=job.t2v, place=job.place, videos=0)
     require_sensible(asked)
-    pair, _ = prepared(asked, tell, load_pair)
+    pair = loaded(asked, load_pair)
+    judge_for(asked, pair, tell)  # which tells of a name that the pair does not know
     return _wordings_of(asked.concepts_of(pair), asked, pair, job.seed)[job.concept.strip()]
 
 

@@ -1,4 +1,4 @@
-"""Commands that make files of what is there: exports, erasures of others' weights, sums."""
+"""Commands that make artifacts of what is there: exports, erasures of others' weights, sums."""
 
 import dataclasses
 import shlex
@@ -23,9 +23,8 @@ from unreel.cli.options import (
     Tolerance,
     grouped,
 )
-from unreel.cli.output import as_options, described, news, print_result, tell
+from unreel.cli.output import as_options, described, echo, print_result, tell
 from unreel.errors import UnreelError, summarise
-from unreel.files import require_new
 
 
 @app.command()
@@ -45,34 +44,18 @@ def export(
     device: Device = "cpu",
 ) -> None:
     """Write an erasure as a file that loads without unreel, and say how much of its effect that keeps."""
-    from unreel.interventions.erasure import Erasure
-    from unreel.interventions.export import EXPORT_FILE, LEAST_KEPT, require
+    from unreel.workflow import export as run
 
-    require(format, tolerance)
-    require_new(out, overwrite, EXPORT_FILE)
-    learned = Erasure.from_pretrained(erasure)
-
-    from unreel.interventions.export import export as run
-    from unreel.models.pair import load_pair, load_pipeline
-    from unreel.models.shipped import shipped
-    from unreel.workflow import model_of
-
-    options: dict[str, Any] = {"device": device, "dtype": None, "text_only": True}
-    if t2i is None or t2v is not None:
-        model = load_pair(t2i, model_of(t2v, learned), **options).t2v
-    else:
-        model = load_pair(t2i, **options).t2i if shipped(t2i) else load_pipeline(t2i, **options)
-    least = 0.0 if accept_weak else LEAST_KEPT
-    options = {"format": format, "tolerance": tolerance, "overwrite": overwrite, "least": least, "evaluated": erasure}
-    made = run(learned, model, out, **options)
+    models: dict[str, Any] = {"t2i": t2i, "t2v": t2v, "device": device}
+    made = run(erasure, out, format=format, tolerance=tolerance, **models, overwrite=overwrite, accept_weak=accept_weak)
     for name, ranks in made.ranks.items():
-        tell(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
-    tell(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")
+        echo(f"ranks    {min(ranks.values())} to {max(ranks.values())} in {len(ranks)} matrices of the {name}")
+    echo(f"kept     {100 * made.kept:.2f} % of what the erasure does to prompts that name the concept")
     moved, now = (f"{100 * share:.2f} %" for share in made.moved)
-    tell(f"moved    unrelated prompts by {now}; by {moved} with the erasure itself")
+    echo(f"moved    unrelated prompts by {now}; by {moved} with the erasure itself")
     if made.left_out:
-        tell(f"left out {len(made.left_out)} changes that {format} cannot hold: {summarise(made.left_out)}")
-    tell(f"written  {out}, {made.megabytes:.2f} MB")
+        echo(f"left out {len(made.left_out)} changes that {format} cannot hold: {summarise(made.left_out)}")
+    echo(f"written  {out}, {made.megabytes:.2f} MB")
     print_result({"export": out, **dataclasses.asdict(made)})
 
 
@@ -126,13 +109,13 @@ def adopt(
         raise UnreelError("synonyms belong to one concept: name one alone, or leave --synonym out")
     asked = [Takedown(name, kind, tuple(synonym or ()), replace) for name in concept]
     source: dict[str, Any] = {"method": method, "base": base, "scale": scale, "t2v": t2v}
-    made, folder = run(weights, asked, news, **source, out=out, overwrite=overwrite, place=place)
-    tell(f"changes  {made.provenance['parts'][0]['settings']['changes']}")
-    say_check(made, news)
-    tell(f"erasure  {folder}, {made.nbytes / 1e6:.2f} MB")
+    made, folder = run(weights, asked, tell, **source, out=out, overwrite=overwrite, place=place)
+    echo(f"changes  {made.provenance['parts'][0]['settings']['changes']}")
+    say_check(made, tell)
+    echo(f"erasure  {folder}, {made.nbytes / 1e6:.2f} MB")
     options = as_options({"--t2v": None if t2v == "embedded" else t2v}, place)
     which = f" --concept {shlex.quote(concept[0])}" if len(concept) > 1 else ""
-    tell(f"next     unreel evaluate {shlex.quote(str(folder))}{which}{options}")
+    echo(f"next     unreel evaluate {shlex.quote(str(folder))}{which}{options}")
     print_result({"erasure": folder, **described(made)})
 
 
@@ -160,7 +143,7 @@ def combine(
     from unreel.workflow import combine as run
     from unreel.workflow import say_check
 
-    total = run(erasure, out, news, t2v=t2v, overwrite=overwrite, accept_weak=accept_weak, place=place)
-    say_check(total, news)
-    tell(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
+    total = run(erasure, out, tell, t2v=t2v, overwrite=overwrite, accept_weak=accept_weak, place=place)
+    say_check(total, tell)
+    echo(f"erasure  {out}, of {', '.join(total.concepts)}, {total.nbytes / 1e6:.2f} MB")
     print_result({"erasure": out, **described(total)})
