@@ -28,7 +28,8 @@ from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure
 from unreel.methods.video_eraser import VideoEraserConfig
 from unreel.models.deltas import LowRank
-from unreel.service import Audit, BusyError, Policy, Server, Service, Shelf, Wish, _Handler, serve
+from unreel.service import Audit, BusyError, Policy, Server, Service, Shelf, Wish, serve
+from unreel.service.http import _Handler
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")
 
@@ -187,7 +188,7 @@ def test_what_cannot_be_meant_is_answered_in_one_line(served, body, says):
 )
 def test_a_body_that_is_not_as_long_as_it_says_is_refused(served, monkeypatch, announced, waits, says):
     """At once if the connection ends, else when patience does."""
-    monkeypatch.setattr("unreel.service._Handler.timeout", 0.5)
+    monkeypatch.setattr("unreel.service.http._Handler.timeout", 0.5)
     with socket.create_connection(("127.0.0.1", served()), 60) as connection:
         connection.sendall(f'POST /videos HTTP/1.1\r\nContent-Length: {announced}\r\n\r\n{{"prompt": "a"}}'.encode())
         if not waits:
@@ -216,7 +217,7 @@ class Client:
 def test_a_slow_client_gets_all_of_a_video_and_nothing_else_if_it_leaves(model, folder, monkeypatch, takes):
     """A socket's timeout bounds each piece; what is written behind a part of a video would be taken for the rest of it."""
     video, client = np.random.default_rng(0).bytes(10 * 2**16 + 1), Client(takes)
-    monkeypatch.setattr("unreel.service.encode_mp4", lambda frames, fps: video)
+    monkeypatch.setattr("unreel.service.http.encode_mp4", lambda frames, fps: video)
     handler = object.__new__(_Handler)
     handler.server, handler.path = MagicMock(service=Service(model, Shelf(folder))), "/videos"
     body = b'{"prompt": "a cat"}'
@@ -233,7 +234,7 @@ def test_a_slow_client_gets_all_of_a_video_and_nothing_else_if_it_leaves(model, 
 
 def test_a_client_that_takes_next_to_nothing_does_not_hold_up_for_ever(monkeypatch):
     client, times = Client(), iter(range(0, 10**6, 9))  # seconds: just within the timeout of each piece
-    monkeypatch.setattr("unreel.service.time", MagicMock(monotonic=lambda: next(times)))
+    monkeypatch.setattr("unreel.service.http.time", MagicMock(monotonic=lambda: next(times)))
     handler = object.__new__(_Handler)
     handler.wfile, handler.request_version, handler.requestline, handler.close_connection = client, "HTTP/1.1", "", False
     handler._send(200, "video/mp4", bytes(10 * 2**20))
@@ -352,12 +353,12 @@ def test_what_cannot_be_written_down_is_not_served(model, folder, served, tmp_pa
     audit, wish = Audit(file), {"prompt": "a cat", "tenant": "a"}
     port = served(policy(tmp_path, a=[]), audit=audit)
     with monkeypatch.context() as full:
-        full.setattr("unreel.service.generate", lambda *_, **__: pytest.fail("it was made"))
+        full.setattr("unreel.service.making.generate", lambda *_, **__: pytest.fail("it was made"))
         full.setattr(audit, "file", Path("/dev/full"))
         assert (ask(port, body=wish)[0], ask(port, "GET", "/health")[0]) == (500, 500)
         assert capfd.readouterr().err.count("cannot write /dev/full, and no video is made without: No space left") == 2
     with monkeypatch.context() as full:
-        full.setattr("unreel.service.shutil.disk_usage", lambda _: MagicMock(free=0))
+        full.setattr("unreel.service.audit.shutil.disk_usage", lambda _: MagicMock(free=0))
         assert ask(port, "GET", "/health")[0] == 500
     assert ask(port, body=wish)[0] == 200 and ask(port, "GET", "/health")[0] == 200
     assert file.read_bytes().startswith(b'{"cut sho\n{"time": ') and file.read_bytes().endswith(b"}\n")
@@ -512,9 +513,9 @@ def test_what_is_listed_is_what_is_there_now_and_whole(model, folder, served, tm
 
 @pytest.mark.parametrize("meanwhile", ["it is looked for in memory", "it is loaded"])
 def test_an_erasure_that_goes_while_it_is_taken_is_an_unknown_one(folder, tmp_path, monkeypatch, meanwhile):
-    from unreel import service
+    from unreel.service import shelf as module
 
-    shelf, load = Shelf(shutil.copytree(folder, tmp_path / "shelf")), service.load_intervention
+    shelf, load = Shelf(shutil.copytree(folder, tmp_path / "shelf")), module.load_intervention
 
     def gone(*_):
         """As another thread finds out."""
@@ -522,7 +523,7 @@ def test_an_erasure_that_goes_while_it_is_taken_is_an_unknown_one(folder, tmp_pa
         shelf._folders = {}
 
     if meanwhile == "it is loaded":
-        monkeypatch.setattr(service, "load_intervention", lambda folder: gone() or load(folder))
+        monkeypatch.setattr(module, "load_intervention", lambda folder: gone() or load(folder))
     else:
         shelf._lock = MagicMock()
         shelf._lock.__enter__.side_effect = gone

@@ -1,0 +1,149 @@
+"""Requests over HTTP, and their answers, however slow clients are.
+
+Does no authentication: a proxy in front of it authenticates callers and names the tenant.
+"""
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from unreel.errors import UnreelError, shortened, summarise
+from unreel.first_thread import FirstThread
+from unreel.models.sampling import encode_mp4
+from unreel.service.making import NOT_MADE, Service, Wish
+from unreel.service.refusals import BusyError, RefusedError, tell_operator
+
+LONGEST_BODY = 2**16  # bytes of a request
+PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer, that are sent at once, and in a second by the slowest client
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: "Server"
+    timeout = 10  # seconds that a client may take to say what it wants, and for each piece of the answer
+
+    def do_GET(self) -> None:
+        service = self.server.service
+        try:
+            if self.path == "/health":
+                self._json(HTTPStatus.OK, service.health())
+            elif self.path == "/erasures" and not service.policy:  # a tenant need not know of others
+                self._json(HTTPStatus.OK, service.shelf.names)
+            else:
+                self._nothing_there()
+        except UnreelError as error:
+            self._to_mend(error, "the erasures cannot be served: standard error says why")
+
+    def do_POST(self) -> None:
+        if self.path != "/videos":
+            self._nothing_there()
+            return
+        try:
+            service = self.server.service
+            frames = service.video(Wish.read(self._body()))
+            video = encode_mp4(frames, service.model.settings.fps)
+        except (BusyError, CancelledError):
+            self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many requests wait: try again"}, {"Retry-After": "5"})
+        except UnreelError as error:
+            self._refuse(error)
+        except Exception:
+            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": NOT_MADE})
+            raise
+        else:
+            self._send(HTTPStatus.OK, "video/mp4", video)
+
+    def _body(self) -> bytes:
+        """Of the request. Raises RefusedError unless it is as long as was said, and that is no more than what is taken."""
+        length = self.headers.get("Content-Length", "").lstrip("0")
+        if not length.isdecimal() or len(length) > len(str(LONGEST_BODY)) or int(length) > LONGEST_BODY:
+            raise RefusedError(f"POST /videos takes JSON of at most {LONGEST_BODY} bytes")
+        try:
+            body = self.rfile.read(int(length))
+        except (TimeoutError, ConnectionError):
+            body = b""
+        if len(body) < int(length):
+            raise RefusedError(f"the request ends before the {length} bytes that it was to have")
+        return body
+
+    def _nothing_there(self) -> None:
+        there = ["GET /health", *(() if self.server.service.policy else ("GET /erasures",)), "POST /videos"]
+        self._json(HTTPStatus.NOT_FOUND, {"error": f"there is {summarise(there)}"})
+
+    def _refuse(self, error: UnreelError) -> None:
+        """Tells whose request it is what they did; what the operator has to mend, the operator."""
+        if isinstance(error, RefusedError) or not self.server.service.policy:
+            self._json(HTTPStatus.BAD_REQUEST, {"error": shortened(str(error))})
+        else:
+            self._to_mend(error, NOT_MADE)
+
+    def _to_mend(self, error: UnreelError, told: str) -> None:
+        """`told` is what whoever asked is told."""
+        tell_operator(shortened(str(error)))
+        self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": told})
+
+    def _json(self, status: HTTPStatus, document: Any, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, "application/json", json.dumps(document).encode() + b"\n", headers)
+
+    def _send(self, status: HTTPStatus, kind: str, content: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(name, value)
+        try:
+            self.end_headers()
+            deadline = time.monotonic() + self.timeout + len(content) / SLOWEST
+            for start in range(0, len(content), PIECE):  # each may take as long: slow clients get all of it too
+                if time.monotonic() > deadline:  # or stopping would wait for them
+                    raise TimeoutError
+                self.wfile.write(content[start : start + PIECE])
+        except (TimeoutError, ConnectionError):  # who asked has left
+            self.close_connection = True
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing is collected, prompts least of all."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves until `shutdown`; a thread for each request, whose videos the service makes one by one. Closing it waits for
+    those that are being made.
+    """
+
+    daemon_threads = False
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        self.service = service
+        is_ipv6 = ":" in host
+        self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        self._host = f"[{host}]" if is_ipv6 else host  # as addresses have it
+        try:
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UnreelError(f"cannot serve at {self._host}:{port}: {why}") from error
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self.server_address[1]}"
+
+
+def serve(server: Server, worker: FirstThread) -> None:
+    """Serve from another thread, and compute in this one, the first, until a signal says to stop.
+
+    What was asked for by then is still made, unless a second signal comes, which raises KeyboardInterrupt.
+    """
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        server.shutdown()
+        server.socket.close()  # who comes now is told so by their own machine, instead of waiting
+        worker.shutdown()
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM is how services are told to stop
+        signal.signal(number, stop)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    worker.run()

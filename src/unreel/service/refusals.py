@@ -1,0 +1,20 @@
+"""What a request is told that is not served, and what the operator is.
+
+Knows nothing of what was asked.
+"""
+
+import sys
+
+from unreel.errors import UnreelError
+
+
+class BusyError(Exception):
+    """Too many requests wait, or no more are taken."""
+
+
+class RefusedError(UnreelError):
+    """The request is invalid, or asks for something its tenant may not. Says nothing that its tenant may not know."""
+
+
+def tell_operator(what: str) -> None:
+    print(f"unreel: {what}", file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""Any number of erasures on disk, of which those that were used last are kept in memory.
+
+Knows folders; knows nothing of who may want what.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from unreel.errors import UnreelError, shortened
+from unreel.interventions import load_intervention
+from unreel.interventions.base import RECORD_FILE, Intervention
+
+MEGABYTE = 10**6
+
+
+class Shelf:
+    """Erasures by the names of their folders in `folder`. Those used last stay in memory, `megabytes` of them at most."""
+
+    def __init__(self, folder: str | Path, megabytes: float = 512) -> None:
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UnreelError(f"{folder} is no folder of erasures")
+        self.folder, self.megabytes = folder, megabytes
+        self._folders: dict[str, Path] = {}
+        self._loaded: OrderedDict[str, tuple[int, Intervention]] = OrderedDict()  # with the time of its record
+        self._lock = threading.Lock()
+        self.look()
+
+    def look(self) -> None:
+        """See what is there now. Raises UnreelError if that cannot be seen."""
+        try:
+            # Names that begin with a dot are those of folders that are being written, or were when it was killed.
+            there = [each for each in sorted(self.folder.iterdir()) if not each.name.startswith(".")]
+        except OSError as error:
+            raise UnreelError(f"cannot look into {self.folder}: {error.strerror}") from error
+        folders = {each.name: each for each in there if (each / RECORD_FILE).is_file()}
+        with self._lock:
+            self._folders = folders
+            self._loaded = OrderedDict((name, one) for name, one in self._loaded.items() if name in folders)
+
+    @property
+    def names(self) -> list[str]:
+        """Of what is there now."""
+        self.look()
+        return list(self._folders)
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raises UnreelError for the first of them that is not there."""
+        for name in names:
+            if name not in self._folders and name not in self.names:  # it may be new
+                raise unknown(name)
+
+    def take(self, name: str) -> Intervention:
+        """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
+        self.require([name])
+        try:
+            # Once, since another thread may look any time; and as nothing that the hub has, should it be gone by then.
+            folder = self._folders[name].absolute()
+            made = (folder / RECORD_FILE).stat().st_mtime_ns
+        except (KeyError, OSError):
+            raise unknown(name) from None
+        with self._lock:
+            known, loaded = self._loaded.get(name, (0, None))
+            if loaded and known == made:
+                self._loaded.move_to_end(name)
+                return loaded
+        try:
+            loaded = load_intervention(folder)
+        except (UnreelError, OSError):
+            if (folder / RECORD_FILE).is_file():
+                raise
+            raise unknown(name) from None
+        with self._lock:
+            self._loaded[name] = made, loaded
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > 1 and self._nbytes > self.megabytes * MEGABYTE:
+                self._loaded.popitem(last=False)
+        return loaded
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(loaded.nbytes for _, loaded in self._loaded.values())
+
+
+def unknown(name: str) -> UnreelError:
+    return UnreelError(f"there is no erasure {shortened(repr(name))}")

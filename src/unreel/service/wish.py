@@ -1,0 +1,43 @@
+"""What a request asks for: a prompt, a seed, and perhaps a tenant or erasures by name.
+
+Knows JSON; knows nothing of what may be had.
+"""
+
+from dataclasses import dataclass
+
+from unreel.errors import is_text, shortened
+from unreel.files import parse_json
+from unreel.prompts.suite import LAST_SEED
+from unreel.service.policy import names_in
+from unreel.service.refusals import RefusedError
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one request asks for; `tenant` where a policy decides, else the names of `erasures`."""
+
+    prompt: str
+    seed: int = 0
+    tenant: str | None = None
+    erasures: tuple[str, ...] = ()
+
+    @staticmethod
+    def read(body: bytes) -> "Wish":
+        """From JSON. Raises UnreelError if that is invalid."""
+        try:
+            wish = parse_json(body)
+        except (ValueError, RecursionError) as error:
+            raise RefusedError(f"the request is no JSON: {shortened(str(error))}") from None
+        if not isinstance(wish, dict) or not set(wish) <= {"prompt", "seed", "tenant", "erasures"}:
+            raise RefusedError("a request is an object with prompt and, optionally, seed and tenant or erasures")
+        prompt, seed = wish.get("prompt"), wish.get("seed", 0)
+        if not isinstance(prompt, str) or not prompt.strip() or not is_text(prompt):
+            raise RefusedError("the prompt is a text that is not empty")
+        if type(seed) is not int or not 0 <= seed <= LAST_SEED:
+            raise RefusedError("the seed is a whole number from 0 on")
+        if not isinstance(wish.get("tenant"), (str, type(None))):
+            raise RefusedError("the tenant is a text")
+        try:
+            return Wish(prompt, seed, wish.get("tenant"), tuple(names_in(wish.get("erasures", []))))
+        except (ValueError, RecursionError):
+            raise RefusedError("erasures are a list of names") from None
