@@ -24,8 +24,7 @@ import typer
 from benchmarks.common import FOLDER, RESULTS, contact_sheet, plainly, shows, slug, stored_entries
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
 from unreel.attacks import usable, version_of
-from unreel.evaluation.attack import ARMS
-from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.estimate import Estimate
 from unreel.evaluation.evaluate import build_suite
 from unreel.evaluation.run import Evaluation
 from unreel.files import write_json
@@ -233,19 +232,7 @@ def videos(
     if sheet:
         of = [] if cell.pair == EMBEDDED else [cell.pair]
         _sheet("-".join(slug(part) for part in [*of, cell.run, cell.concept["name"]]), run)
-    return run.run.document() | {"by_video": by_video(run)}
-
-
-def by_video(run: Evaluation) -> dict[str, Any]:
-    """By group, metric and arm what the judge finds in one video after the other, as "0" and "1": for paired tests."""
-    out: dict[str, Any] = {}
-    for name, group in run.groups.items():
-        looks = {"concept_found": group.concept_found, "label_found": group.label_found}
-        out[name] = {
-            metric: {arm: "".join(str(int(flag)) for flag in in_video(look(arm))) for arm in ARMS}
-            for metric, look in looks.items()
-        }
-    return out
+    return run.run.document()
 
 
 @cache

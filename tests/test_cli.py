@@ -336,6 +336,22 @@ def test_a_run_that_was_stopped_at_its_videos_goes_on_with_them(command, tiny, t
     assert code == 2 and "made exists" in err
 
 
+@pytest.mark.usefixtures("hasty")
+def test_the_videos_of_what_was_made_without_are_made_by_one_process_alone(models, tmp_path, monkeypatch):
+    folders = {"t2i": str(models / "t2i"), "t2v": str(models / "t2v"), "judge": "none", "out": tmp_path / "made"}
+    job = UnlearnJob(["cat"], settings={"forget": 20}, videos=0, accept_weak=True, **folders)
+    learning.unlearn(job)
+
+    def looked(*_, clips, **__):
+        with pytest.raises(UnreelError, match="another process works in"), alone_in(clips):
+            pytest.fail("nobody is alone there")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning, "evaluate_intervention", looked)
+    with pytest.raises(KeyboardInterrupt):
+        learning.unlearn(replace(job, videos=1, resume=True))
+
+
 def test_a_run_from_given_images_goes_on_with_the_same_images_alone(command, tiny, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for name, shade in {"a": 40, "b": 200}.items():

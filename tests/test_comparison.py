@@ -11,10 +11,10 @@ import pytest
 from conftest import FakeJudge, make_pair
 
 from unreel import Concept, FewShotConfig, UnreelError, cli, evaluate, unlearn
-from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.estimate import Estimate, mcnemar
 from unreel.evaluation.run import Run
 from unreel.report import plots
-from unreel.report.comparison import Compared, differences, write_comparison
+from unreel.report.comparison import Compared, differences, paired, write_comparison
 from unreel.report.page import write_report
 
 
@@ -39,6 +39,39 @@ def test_runs_stand_beside_each_other_with_the_same_videos(folders, tmp_path):
             if group != "all":
                 assert f"{100 * figures['concept_found']['edited']['value']:.0f} %" in text
     assert text.count('class="edited-dot"') == 2
+
+
+def test_verdicts_of_single_videos_are_those_that_shares_are_of(measured):
+    for group, looks in measured.by_video.items():
+        for metric, arms in looks.items():
+            if metric == "concept_found" or group == "neighbours":
+                for arm, flags in arms.items():
+                    share = getattr(measured.figure(metric, group), arm)
+                    assert len(flags) == share.n == 4 and flags.count("1") / 4 == share.value
+
+
+def verdicts(run, found, kept):
+    """The run, with these verdicts on its videos."""
+    by_video = {
+        "explicit": {"concept_found": {"edited": found}, "label_found": {"edited": found}},
+        "neighbours": {"concept_found": {"edited": "0000"}, "label_found": {"edited": kept}},
+    }
+    return replace(run, by_video=by_video)
+
+
+def test_the_same_videos_are_compared_one_by_one(measured, folders, tmp_path):
+    first, second = verdicts(measured, "1110", "1111"), verdicts(measured, "0001", "1100")
+    of_concept, of_neighbours = paired([first, second])
+    assert of_concept["beside_first"] == [{"better": 3, "worse": 1, "videos": 4, "p": mcnemar(3, 1)}]
+    assert of_neighbours["beside_first"] == [{"better": 0, "worse": 2, "videos": 4, "p": 0.5}]
+    assert paired([first, altered(second, seeds="others")]) == [of_neighbours]
+    assert not paired([first, replace(second, by_video=None)])
+    compared = [
+        replace(Compared.load(folders / "strong"), title=name, run=run) for name, run in (("a", first), ("b", second))
+    ]
+    page = html.unescape(write_comparison(compared, tmp_path).read_text())
+    assert "+3 / -1 of 4, p = 0.625" in page and "better than a on a of them" in page
+    assert json.loads((tmp_path / "comparison.json").read_text())["paired"] == [of_concept, of_neighbours]
 
 
 def test_what_was_not_measured_alike_is_said(folders, tmp_path, capsys, monkeypatch):

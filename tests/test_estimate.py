@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.estimate import Estimate, in_video, mcnemar
 
 
 # Reference values: Wilson intervals at 95 %, computed by statsmodels' proportion_confint(method="wilson").
@@ -45,3 +45,8 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
 
 def test_a_video_counts_from_half_of_its_frames():
     assert in_video(np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], bool)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(("one", "other", "p"), [(0, 0, 1), (1, 0, 1), (6, 0, 2 / 64), (4, 1, 2 * 6 / 32), (5, 5, 1)])
+def test_as_uneven_by_chance_as_throws_of_a_coin(one, other, p):
+    assert mcnemar(one, other) == mcnemar(other, one) == p

@@ -1,11 +1,6 @@
 """Tables of figures say what was measured, where it was, and nothing where it was not."""
 
-import pytest
-from conftest import FakeJudge, uce
-
-from benchmarks.cells import by_video
 from benchmarks.tables import attacks, methods
-from unreel import Concept, evaluate
 from unreel.evaluation.attack import ARMS
 
 
@@ -33,28 +28,12 @@ def test_methods_are_compared_with_the_default_on_the_same_videos(monkeypatch):
     assert rows == [f"| UCE, on the video model | 2 | {found} | {found} | {kept} | {kept} | {kept} |"]
 
 
-@pytest.mark.parametrize(("n", "fewer", "p"), [(0, 0, 1), (1, 0, 1), (6, 0, 2 / 64), (5, 1, 2 * 6 / 32), (10, 5, 1)])
-def test_as_likely_by_chance_as_throws_of_a_coin(n, fewer, p):
-    assert methods._sided(n, fewer) == p
-
-
 def test_concepts_not_their_videos_are_what_is_counted_where_there_are_several():
     assert methods._flipped([5, 5, 5]) == 2 / 8  # all one way: no three concepts can be surer than that
     assert methods._flipped([40, -1, -1]) == 1.0 and methods._flipped([0, 0]) == 1.0
     one = ("1" * 10, "0" * 10)
     assert methods._disagreement([one], wanted="0") == "+0 / -10 of 10, p = 0.002"
     assert methods._disagreement([one, one], wanted="0") == "+0 / -20 of 20, p = 0.500"
-
-
-def test_verdicts_of_single_videos_are_those_that_shares_are_of(pair):
-    erasure = uce(pair, Concept("cat"), "house", ["owl"])
-    run = evaluate(pair.video, erasure, FakeJudge(), videos=4, groups=["explicit", "neighbours"])
-    for group, looks in by_video(run).items():
-        for metric, arms in looks.items():
-            if metric == "concept_found" or group == "neighbours":
-                for arm, flags in arms.items():
-                    share = getattr(run.figure(metric, group), arm)
-                    assert len(flags) == share.n == 4 and flags.count("1") / 4 == share.value
 
 
 def test_attacks_that_were_not_tried_on_a_method_leave_its_cell_empty(monkeypatch):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
-from math import comb
 from statistics import median
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from benchmarks.cells import WORDINGS, cells_of, results_of
 from benchmarks.over_concepts import shares_over
 from benchmarks.tables._format import averaged, change, interval, load, pooled, table
+from unreel.evaluation.estimate import mcnemar
 from unreel.methods import load_method, names
 from unreel.models.shipped import preset_of
 
@@ -280,13 +280,6 @@ def costs() -> str:
     return f"{table(['method', 'seconds to unlearn', 'peak GiB', 'MB', 'seconds a video'], out)}\n\n{note}"
 
 
-def _sided(n: int, fewer: int) -> float:
-    """The chance that of `n` throws of a fair coin, as few or fewer show one side as `fewer` do, either side: McNemar's
-    exact test, for `n` videos on which two methods disagree.
-    """
-    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
-
-
 PAIRED = [each for each in COMPARED if each[2] in ("concept_found", "label_found")]
 
 
@@ -330,11 +323,7 @@ def _disagreement(pairs: Sequence[tuple[str, str]], wanted: str) -> str:
         for first in (True, False)
     )
     (up, down), videos = map(sum, (better, worse)), sum(len(one) for one, _ in pairs)
-    p = (
-        _flipped([a - b for a, b in zip(better, worse, strict=True)])
-        if len(pairs) > 1
-        else _sided(up + down, min(up, down))
-    )
+    p = _flipped([a - b for a, b in zip(better, worse, strict=True)]) if len(pairs) > 1 else mcnemar(up, down)
     return f"+{up} / -{down} of {videos}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 

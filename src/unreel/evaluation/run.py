@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unreel.errors import UnreelError
-from unreel.evaluation.estimate import Estimate, Figure
+from unreel.evaluation.estimate import Estimate, Figure, in_video
 from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of
 from unreel.files import short_digest, write_json
 from unreel.interventions.base import METRICS_FILE, Intervention
@@ -26,6 +26,8 @@ from unreel.prompts.grammar import bare
 from unreel.prompts.suite import Prompt
 from unreel.versions import versions
 
+# By group, metric and arm, one verdict after the other as "0" and "1", in the order of prompts: for paired tests.
+ByVideo = dict[str, dict[str, dict[str, str]]]
 FORMER_ARMS = {"before": "original", "after": "edited"}  # as files of version 0.1 name them
 
 
@@ -199,7 +201,22 @@ class Evaluation:
             versions=versions(),
             asking=[name for name, group in self.groups.items() if group.asks_for_concept_alone],
             asked={name: _asked(group.prompts) for name, group in self.groups.items()},
+            by_video=self.by_video,
         )
+
+    @property
+    def by_video(self) -> ByVideo | None:
+        """Of each group, what the judge finds in one video after the other; None without a judge."""
+        if self.judge is None:
+            return None
+        out: ByVideo = {}
+        for name, group in self.groups.items():
+            looks = {"concept_found": group.concept_found, "label_found": group.label_found}
+            out[name] = {
+                metric: {arm: "".join(str(int(flag)) for flag in in_video(look(arm))) for arm in ("original", "edited")}
+                for metric, look in looks.items()
+            }
+        return out
 
     def figure(self, metric: str, group: str = "") -> Figure:
         """Raises KeyError if it was not measured."""
@@ -227,6 +244,7 @@ class Run:
     versions: dict[str, str]
     asking: list[str] | None = None  # the groups of prompts that ask for the concept alone; earlier files do not say
     asked: dict[str, dict[str, Any]] | None = None  # by group how many videos, digests of prompts and of seeds; nor this
+    by_video: ByVideo | None = None  # nor this
 
     def figure(self, metric: str, group: str = "") -> Figure:
         """Raises KeyError if it was not measured."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unreel.errors import UnreelError, summarise
-from unreel.evaluation.estimate import Estimate
+from unreel.evaluation.estimate import Estimate, mcnemar
 from unreel.evaluation.run import Run
 from unreel.files import write_json, write_text
 from unreel.interventions.base import EVALUATION_FOLDER, METRICS_FILE, REPORT_FILE
@@ -102,6 +102,9 @@ def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
             points=points,
             side=plots.SIDE,
             rows=_rows(runs),
+            paired=[
+                {**row, "title": TITLES.get(row["group"], row["group"])} for row in paired([each.run for each in runs])
+            ],
             groups=_clips(runs),
             fps=_fps(runs[0]),
         )
@@ -116,6 +119,7 @@ def document(runs: Sequence[Compared]) -> dict[str, Any]:
     """As plain data."""
     return {
         "differ": differences([each.run for each in runs]),
+        "paired": paired([each.run for each in runs]),
         "runs": {each.title: each.run.document() for each in runs},
     }
 
@@ -138,6 +142,33 @@ def _asked_otherwise(run: Run, other: Run, what: str) -> bool:
     first, second = run.asked or {}, other.asked or {}
     both = [(first[group], second[group]) for group in first.keys() & second.keys()]
     return any(a["videos"] == b["videos"] and a[what] != b[what] for a, b in both)
+
+
+def paired(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Beside the first of them, on the videos of the same prompts and seeds: a row for each group that asks for the concept
+    alone, or for what the judge knows, with how often each of the others does `better` and `worse`, of how many `videos`,
+    and how likely that is if they are as good (`p`); None where there is nothing to compare.
+    """
+    first, *others = runs
+    rows = []
+    for group in first.by_video or ():
+        metric = "concept_found" if group in (first.asking or ()) else "label_found"
+        if _edited(first, metric, group):
+            cells = [_disagreement(first, other, metric, group) for other in others]
+            if any(cells):
+                rows.append({"group": group, "metric": metric, "beside_first": cells})
+    return rows
+
+
+def _disagreement(first: Run, other: Run, metric: str, group: str) -> dict[str, Any] | None:
+    if group not in (first.by_video or {}) or group not in (other.by_video or {}):
+        return None
+    if (first.asked or {}).get(group) != (other.asked or {}).get(group) or first.concept != other.concept:
+        return None
+    one, two = (run.by_video[group][metric]["edited"] for run in (first, other))  # type: ignore[index]
+    wanted = "0" if metric == "concept_found" else "1"
+    better, worse = (sum(a != b and (b == wanted) == up for a, b in zip(one, two, strict=True)) for up in (True, False))
+    return {"better": better, "worse": worse, "videos": len(one), "p": mcnemar(better, worse)}
 
 
 def _fps(compared: Compared) -> float:
