@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.conftest import make_pair, same, weights
 from unreel import Concept, Erasure, UnreelError, adopt, unlearn
+from unreel.adoption import changed_components
 from unreel.interventions.export import export
 from unreel.methods.uce import UCEConfig
 from unreel.models.adapter import networks, text_encoders
@@ -122,7 +123,7 @@ def test_what_changes_a_denoiser_is_adopted_as_what_it_was(pair, tmp_path):
 def test_what_rounding_did_is_no_change(pair, tmp_path, stored):
     other = copy.deepcopy(pair.t2v.text_encoder).to(stored)
     other.save_pretrained(tmp_path / "rounded")
-    with pytest.raises(UnreelError, match="has the same weights as this model"):
+    with pytest.raises(UnreelError, match="changes nothing of this model in text_encoder"):
         adopt(tmp_path / "rounded", CONCEPT, pair.t2v)
     names = nudged(other, 0.5, only="layers.1.mlp.fc1.weight")
     other.save_pretrained(tmp_path / "changed")
@@ -152,7 +153,7 @@ def test_what_is_built_otherwise_is_left_out_and_said(pair, tmp_path):
     other.unet = UNet2DConditionModel(**{**other.unet.config, "cross_attention_dim": 8})
     other.save_pretrained(tmp_path / "unet")
     with pytest.warns(UserWarning, match="unet of .* is built otherwise than in this model, and left out"):
-        refused("has the same weights as this model in text_encoder", tmp_path / "unet", pair.t2v)
+        refused("changes nothing of this model in text_encoder", tmp_path / "unet", pair.t2v)
     other.text_encoder = CLIPTextModel(CLIPTextConfig(**{**other.text_encoder.config.to_dict(), "intermediate_size": 8}))
     other.save_pretrained(tmp_path / "both")
     refused("is of another model", tmp_path / "both", pair.t2v)
@@ -164,7 +165,10 @@ def test_another_models_weights_are_no_change_unless_it_is_named_as_the_base(pai
     base.save_pretrained(tmp_path / "base")
     names = nudged(base.unet, only="attn2.to_k")
     base.save_pretrained(tmp_path / "theirs")
-    refused("differs from this model's by .* %: it was changed from another model", tmp_path / "theirs", pair.t2v)
+    message = r"of .* differs from this model by \d+ %: it was changed from another model, which you can name as the base"
+    refused(message, tmp_path / "theirs", pair.t2v)
+    save_file({name: weights(base.unet)[name] for name in names}, tmp_path / "few.safetensors")
+    refused(message, tmp_path / "few.safetensors", pair.t2v)
     erasure = adopt(tmp_path / "theirs", CONCEPT, pair.t2v, base=tmp_path / "base")
     assert set(erasure.components[0].deltas) == set(names) and erasure.matches(pair.t2v)
     assert erasure.provenance["parts"][0]["settings"]["base"] == "base"
@@ -173,6 +177,34 @@ def test_another_models_weights_are_no_change_unless_it_is_named_as_the_base(pai
     assert torch.allclose(changed[names[0]] - own[names[0]], nudge, atol=1e-6)
     with pytest.raises(UnreelError, match=r"is not what .* was changed from: it has no"):
         adopt(tmp_path / "theirs", CONCEPT, make_pair().t2v, base=tmp_path / "theirs" / "text_encoder")
+
+
+def test_of_two_components_that_fit_one_part_the_one_that_is_called_like_it_counts(pair, theirs, tmp_path):
+    """As of a model with two networks, on one that has the first alone."""
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "unet").rename(tmp_path / "theirs" / "transformer")
+    pair.t2v.unet.save_pretrained(tmp_path / "theirs" / "unet")
+    with pytest.warns(UserWarning, match="transformer of .* is built otherwise|transformer of .* left out"):
+        components, _ = changed_components(tmp_path / "theirs", pair.t2v)
+    assert [component.of for component in components] == ["text encoder"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"scale": 0.0}, "a number other than 0, not 0"),
+        ({"scale": float("nan")}, "a number other than 0, not nan"),
+        ({"base": "nowhere.safetensors"}, "nowhere.safetensors does not exist"),
+        ({"concepts": [Concept("cat"), Concept("Cat")]}, "named twice"),
+        ({"concepts": Concept("cat", anchor="a dog"), "weights": "missing.safetensors"}, "does not exist"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_compared(pair, theirs, tmp_path, monkeypatch, asked, message):
+    theirs.text_encoder.save_pretrained(tmp_path / "encoder")
+    monkeypatch.setattr("unreel.adoption._difference", None)  # to compare would fail
+    asked = {"weights": tmp_path / "encoder", "concepts": CONCEPT} | asked
+    with pytest.raises(UnreelError, match=message):
+        adopt(asked.pop("weights"), asked.pop("concepts"), pair.t2v, **asked)
 
 
 def test_so_much_of_a_change_as_is_asked_for(pair, theirs, tmp_path):
@@ -211,7 +243,7 @@ def refused(message, weights, pipeline):
 
 def test_what_is_no_change_of_this_model_is_refused(pair, theirs, tmp_path):
     pair.t2v.unet.save_pretrained(tmp_path / "same")
-    refused("has the same weights as this model", tmp_path / "same", pair.t2v)
+    refused("changes nothing of this model in unet", tmp_path / "same", pair.t2v)
     save_file({"elsewhere.weight": torch.ones(3)}, tmp_path / "other.safetensors")
     refused(
         r"no part of this model has all of its weights \(elsewhere.weight\)",

@@ -6,6 +6,7 @@ Knows files of weights and what they are of; knows nothing about how the changes
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 ADOPTED = "adopted"  # in the name of the method
-ANOTHER = 0.5  # of a part's norm, what no method changes, and another model differs by
+ANOTHER = 0.5  # of the norm of what is compared, what no method changes, and another model differs by
+_LEAST = 1e-3  # of a part's norm, what that counts as at least: a bias of zeros may well change
 SAME = 1e-7  # what float16 may make of a number, which has no smaller steps
 _PARTS = ("text_encoder", "transformer", "unet")  # what the folders of those that change are called, with a number or not
 _DENOISER = "diffusion_pytorch_model"  # what files of weights of diffusers' own modules are called
 
 Parts = Mapping[str, nn.Module]
 Tensors = Mapping[str, Stored]  # by the names of weights
+Found = tuple[dict[str, Delta], float]  # what changes in a part, and the norm of all that was compared
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,39 @@ def adopt(
     and if something is on the pipeline.
     """
     pair = pair if isinstance(pair, Pair) else Pair.of(pair)
+    require_adoptable(weights, base, scale)
     if active_interventions(pair.t2v):
         raise UnreelError("an erasure is on this pipeline, and would be taken for its own weights: take it off first")
-    components, changes = changed_components(weights, pair.t2v, base=base, scale=scale)
     name = f"{method} ({ADOPTED})" if method else ADOPTED
     task = Task(as_concepts(concepts), pair, method=name)
-    anchors = {concept.name: concept.anchor for concept in task.concepts}
+    anchors = task.anchors if all(concept.anchor is not None for concept in task.concepts) else None
+    components, changes = changed_components(weights, pair.t2v, base=base, scale=scale)
     config = AdoptedConfig(_shown(weights), _shown(base) if base else "", scale, changes)
-    record = task.record(config, anchors if None not in anchors.values() else None)
-    return checked(with_rounding(Erasure(components, record), pair), pair)
+    return checked(with_rounding(Erasure(components, task.record(config, anchors)), pair), pair)
+
+
+def require_adoptable(weights: str | Path, base: str | Path | None = None, scale: float = 1.0) -> None:
+    """Raises UnreelError for what is known to be wrong before a model is loaded."""
+    if not isfinite(scale) or not scale:
+        raise UnreelError(f"the scale is how much of the change to take, a number other than 0, not {scale:g}")
+    for source in [weights] if base is None else [weights, base]:
+        if Path(source).exists():
+            lora = _lora_in(source)
+            if lora and base is not None:
+                raise UnreelError(f"{lora} is a LoRA, which is a change by itself: there is nothing to compare it with")
+            if not lora:
+                _read(source)
+        elif Path(source).suffix == ".safetensors":
+            raise UnreelError(f"{source} does not exist")
+        else:
+            require_source(str(source))
+
+
+def _lora_in(weights: str | Path) -> Path | None:
+    """The file of a LoRA that is given, if that is one."""
+    path = Path(weights)
+    file = path / LORA_FILE if (path / LORA_FILE).is_file() and not (path / INDEX_FILE).is_file() else path
+    return file if file.suffix == ".safetensors" and file.is_file() and is_lora(tensors_in(file)) else None
 
 
 def _shown(source: str | Path) -> str:
@@ -100,56 +127,52 @@ def changed_components(
     if any(map(is_quantized, (weight for held in own.values() for weight in held.values()))):
         raise UnreelError("this model is quantized, and changes of its weights cannot be told: load the original")
     prints = {name: Fingerprint.of(part) for name, part in parts.items()}  # while nothing else is on it
-    deltas = _deltas(weights, pipeline, parts, base)
-    if not any(deltas.values()):
-        raise UnreelError(f"{weights} has the same weights as this model in {', '.join(deltas)}: nothing was changed there")
-    deltas = {name: {at: scaled(change, scale) for at, change in of.items()} for name, of in deltas.items() if of}
-    told = [
-        f"{len(of)} of {len(own[name])} weights of the {name}, by {_percent(_share(of, own[name], name, weights))}"
-        for name, of in deltas.items()
-    ]
-    components = [
-        ComponentDelta({at: change.cpu() for at, change in of.items()}, prints[name], of_what[name])
-        for name, of in deltas.items()
-    ]
+    file = _lora_in(weights)
+    found = _of_lora(file, pipeline, parts) if file else _compared(weights, base, parts)
+    of = "the base" if base else "this model"
+    if not any(changes for changes, _ in found.values()):
+        raise UnreelError(f"{weights} changes nothing of {of} in {', '.join(found)}")
+    components, told = [], []
+    for name, (changes, norm) in found.items():
+        if changes:
+            share = _norm(changes) / max(norm, _LEAST * _norm(own[name]))
+            if not share <= ANOTHER:
+                less = "" if file else ": it was changed from another model, which you can name as the base"
+                raise UnreelError(f"the {name} of {weights} differs from {of} by {_percent(share)}{less}")
+            changes = {at: scaled(change, scale).cpu() for at, change in changes.items()}
+            components.append(ComponentDelta(changes, prints[name], of_what[name]))
+            told.append(f"{len(changes)} of {len(own[name])} weights of the {name}, by {_percent(abs(scale) * share)}")
     return tuple(components), " and ".join(told)
 
 
 @torch.no_grad()
-def _share(deltas: Mapping[str, Delta], own: Mapping[str, torch.Tensor], part: str, source: str | Path) -> float:
-    """How much changes, of the part's norm. Raises UnreelError for so much that it is no change of these weights."""
-    changed = sum(float(dense(change).square().sum()) for change in deltas.values())
-    share = (changed / sum(float(doubled(weight).square().sum()) for weight in own.values())) ** 0.5
-    if not share <= ANOTHER:
-        raise UnreelError(
-            f"the {part} of {source} differs from this model's by {_percent(share)}: it was changed from another model; "
-            "name that as the base, or take less of it"
-        )
-    return share
+def _norm(weights: Mapping[str, Delta]) -> float:
+    """Of weights, or of changes of them."""
+    return sum(float(dense(weight).square().sum()) for weight in weights.values()) ** 0.5
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
-def _deltas(
-    weights: str | Path, pipeline: "DiffusionPipeline", parts: Parts, base: str | Path | None
-) -> dict[str, dict[str, Delta]]:
-    """By part of the pipeline."""
-    file = Path(weights) / LORA_FILE if (Path(weights) / LORA_FILE).is_file() else Path(weights)
-    if file.is_file() and is_lora(stored_there := _read(file)[""]):
-        if base is not None:
-            raise UnreelError(f"{file} is a LoRA, which is a change by itself: leave the base out")
-        return lora_deltas(file, stored_there, pipeline, parts)
+def _of_lora(file: Path, pipeline: "DiffusionPipeline", parts: Parts) -> dict[str, Found]:
+    deltas = lora_deltas(file, tensors_in(file), pipeline, parts)
+    return {name: (of, _norm({at: held_weights(parts[name])[at] for at in of})) for name, of in deltas.items() if of}
+
+
+def _compared(weights: str | Path, base: str | Path | None, parts: Parts) -> dict[str, Found]:
+    """What is stored differs in from the base, or from the parts themselves."""
     theirs = _placed(_read(weights), parts, str(weights))
-    if base is None:
-        return {name: _difference(held_weights(parts[name]), tensors, name) for name, tensors in theirs.items()}
-    before, deltas = _placed(_read(base), parts, str(base)), {}
+    before = _placed(_read(base), {name: parts[name] for name in theirs}, "") if base is not None else {}
+    found = {}
     for name, tensors in theirs.items():
-        if missing := sorted(tensors.keys() - before.get(name, {}).keys()):
-            raise UnreelError(f"{base} is not what {weights} was changed from: it has no {summarise(missing)}")
-        deltas[name] = _difference({at: before[name][at].read() for at in tensors}, tensors, name)
-    return deltas
+        own: Mapping[str, torch.Tensor] = held_weights(parts[name])
+        if base is not None:
+            if missing := sorted(tensors.keys() - before.get(name, {}).keys()):
+                raise UnreelError(f"{base} is not what {weights} was changed from: it has no {summarise(missing)}")
+            own = {at: before[name][at].read() for at in tensors}
+        found[name] = _difference(own, tensors, name), _norm({at: own[at] for at in tensors})
+    return found
 
 
 def _read(source: str | Path) -> dict[str, list[Stored]]:
@@ -171,33 +194,34 @@ def _of_component(folder: Path) -> list[Stored]:
 
 
 def _placed(components: Mapping[str, Sequence[Stored]], parts: Parts, source: str) -> dict[str, Tensors]:
-    """By part of the pipeline, the tensors that are of it, by the names of its weights: what is of the same name if it is
-    that, or else the one that it fits.
+    """By part of the pipeline, the tensors that are of it, by the names of its weights: of what is called like it, or else
+    of what it alone fits.
 
-    Warns of components that fit none. Raises UnreelError if no component fits, or one fits several.
+    Warns, where a `source` is told, of components that are of none. Raises UnreelError if all are, or if one fits several.
     """
     placed: dict[str, Tensors] = {}
     left: list[str] = []
-    for name, tensors in components.items():
+    for name, tensors in sorted(components.items(), key=lambda component: component[0] not in parts):
         fitting = {part: named for part, module in parts.items() if (named := _named(tensors, module))}
         fitting = {name: fitting[name]} if name in fitting else fitting
+        fitting = {part: named for part, named in fitting.items() if part not in placed}
         if len(fitting) > 1:
             raise UnreelError(
                 f"{source} fits {' and '.join(fitting)} alike: give a folder that is called like the one it is"
             )
         placed |= fitting
         left += [] if fitting else [name or source]
-    if not placed:
+    if source and not placed:
         keys = summarise([tensor.key for tensors in components.values() for tensor in tensors])
         raise UnreelError(
             f"{source} is of another model, or its names are not those of diffusers and transformers: no part of this "
             f"model has all of its weights ({keys})"
         )
-    if left:
+    if source and left:
         warnings.warn(f"{', '.join(left)} of {source} is built otherwise than in this model, and left out", stacklevel=2)
     for of_part in placed.values():
         if odd := sorted({tensor.dtype for tensor in of_part.values()} - FLOATS.keys()):
-            raise UnreelError(f"{source} holds weights as {', '.join(odd)}: give them in float32, bfloat16 or float16")
+            raise UnreelError(f"{source or 'the base'} holds weights as {', '.join(odd)}: give them in float32 or 16 bits")
     return placed
 
 

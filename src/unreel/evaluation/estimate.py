@@ -79,19 +79,19 @@ class Figure:
         return {arm: estimate for arm, estimate in pairs.items() if estimate}
 
 
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    # At 0 and 1 it ends there; rounding would have it end a hair inside.
-    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
-
-
 def mcnemar(one: int, other: int) -> float:
     """How likely it is that two that are as good disagree on so many videos as unevenly, where `one` does better on some
     and the `other` on some: the exact test, either side (McNemar, 1947).
     """
     n, fewer = one + other, min(one, other)
     return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    # At 0 and 1 it ends there; rounding would have it end a hair inside.
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def in_video(frames: np.ndarray) -> np.ndarray:

@@ -290,6 +290,7 @@ class Run:
                 for group, measured in stored.pop("figures").items()
                 for metric, estimates in measured.items()
             ]
+            _require_verdicts(stored.get("by_video"), stored.get("asked"))
             return cls(figures=figures, **stored)
         except OSError as error:
             raise UnreelError(
@@ -297,6 +298,15 @@ class Run:
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreelError(f"{file} is broken, or of another program ({error}): evaluate again") from error
+
+
+def _require_verdicts(by_video: Any, asked: Any) -> None:
+    """Raises ValueError unless every video of a group has one in each arm, as far as that is told."""
+    for group, looks in (by_video or {}).items():
+        verdicts = [flags for look in looks.values() for flags in (look["original"], look["edited"])]
+        wanted = {(asked or {}).get(group, {}).get("videos", len(verdicts[0]))}
+        if set(map(len, verdicts)) != wanted or not set("".join(verdicts)) <= {"0", "1"}:
+            raise ValueError(f"its verdicts on {group} are not of its videos")
 
 
 def _asked(prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which models on disk read prompts with the same text encoder, told from their files without loading a model.
+"""What models on disk hold, and which read prompts with the same text encoder, told from files without loading a model.
 
 Knows files and tensors; knows no pipeline classes.
 """

@@ -4,6 +4,7 @@ Knows files of diffusers' LoRA, and how peft holds them; leaves the pipeline as 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -20,8 +21,8 @@ from unreel.models.weights import portable
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 _ADAPTER = "unreel"
-_UPS = (".lora_B.weight", ".lora_up.weight", ".lora_linear_layer.up.weight", ".lora.up.weight")  # one for each matrix
-_BEYOND = ("dora_scale", "magnitude", ".diff")  # in names of what is no product of two factors
+_UP = re.compile(r"(\.lora_B(\.\w+)?|lora_up|_lora\.up|\.lora(_linear_layer)?\.up)\.weight$")  # one for each matrix
+_BEYOND = re.compile(r"dora_scale|magnitude|lokr_|hada_|lora_mid|\.diff(_b)?$")  # what is no product of two factors
 _REBUILDING = {"init_lora_weights": (True, False, "gaussian"), "layer_replication": ()}  # what of its settings is harmless
 
 
@@ -43,8 +44,8 @@ def lora_deltas(
     with _loaded(file, pipeline, parts):
         deltas = {name: _added(part) for name, part in parts.items()}
         layers = sum(1 for part in parts.values() for _ in _adapted(part))
-    wanted = [tensor.key for tensor in tensors if tensor.key.endswith(_UPS)]
-    if layers < max(1, len(wanted)):
+    wanted = [tensor.key for tensor in tensors if _UP.search(tensor.key)]
+    if not wanted or layers < len(wanted):
         raise UnreelError(
             f"{file}: diffusers finds {layers} of its {len(wanted)} matrices in a {type(pipeline).__name__} "
             f"({summarise(wanted)}): give one that is for this model, as diffusers' save_lora_weights writes it"
@@ -55,14 +56,14 @@ def lora_deltas(
 def _require_plain(file: Path, tensors: Sequence[Stored]) -> None:
     from safetensors import safe_open
 
-    beyond = [tensor.key for tensor in tensors if any(word in tensor.key for word in _BEYOND)]
+    beyond = [tensor.key for tensor in tensors if _BEYOND.search(tensor.key)]
     with safe_open(file, "pt") as opened:
         told = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        fields = {name.rpartition(".")[2]: value for name, value in json.loads(told).items()}
+        fields = [(name.rpartition(".")[2], value) for name, value in json.loads(told).items()]
     except (ValueError, AttributeError) as error:
         raise UnreelError(f"{file} is broken: what it says of itself is no JSON object") from error
-    beyond += [name for name, usual in _REBUILDING.items() if fields.get(name) and fields[name] not in usual]
+    beyond += [name for name, value in fields if value and value not in _REBUILDING.get(name, (value,))]
     if beyond:
         raise UnreelError(f"{file} is more than a plain LoRA ({summarise(beyond)}): merge it, and give whole weights")
 

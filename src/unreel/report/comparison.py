@@ -163,7 +163,8 @@ def paired(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _disagreement(first: Run, other: Run, metric: str, group: str) -> dict[str, Any] | None:
     if group not in (first.by_video or {}) or group not in (other.by_video or {}):
         return None
-    if (first.asked or {}).get(group) != (other.asked or {}).get(group) or first.concept != other.concept:
+    alike = all(getattr(first, name) == getattr(other, name) for name in ALIKE)
+    if not alike or (first.asked or {}).get(group) != (other.asked or {}).get(group) or not _edited(other, metric, group):
         return None
     one, two = (run.by_video[group][metric]["edited"] for run in (first, other))  # type: ignore[index]
     wanted = "0" if metric == "concept_found" else "1"

@@ -17,9 +17,11 @@ from typing import Any
 from unreel.errors import UnreelError, shortened, summarise
 from unreel.first_thread import FirstThread
 from unreel.models.sampling import encode_mp4
-from unreel.service.making import NOT_MADE, Service, Wish
+from unreel.service.making import Service
 from unreel.service.refusals import BusyError, RefusedError, tell_operator
+from unreel.service.wish import Wish
 
+NOT_MADE = "the video could not be made"
 LONGEST_BODY = 2**16  # bytes of a request
 PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer, that are sent at once, and in a second by the slowest client
 

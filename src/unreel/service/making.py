@@ -28,8 +28,6 @@ from unreel.service.shelf import Shelf
 from unreel.service.wish import Wish
 from unreel.unlearning import Everyday
 
-NOT_MADE = "the video could not be made"
-
 
 class Service:
     """Makes videos of one model, one after the other, each with its own erasures on and no others.

@@ -14,6 +14,7 @@ from unreel.errors import UnreelError, shortened, summarise
 from unreel.files import parse_json
 from unreel.service.refusals import RefusedError
 from unreel.service.shelf import Shelf
+from unreel.service.wish import names_in
 
 
 @dataclass
@@ -76,12 +77,6 @@ def _rules(text: str) -> dict[str, Any]:
         raise ValueError(f"it has no place for {summarise(map(repr, unknown))}")
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {"all": names_in(rules.get("all", [])), "tenants": _tenants(rules.get("tenants", {})), "digest": digest}
-
-
-def names_in(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{value!r} is no list of names")
-    return value
 
 
 def _tenants(value: Any) -> dict[str, list[str]]:

@@ -50,7 +50,7 @@ class Shelf:
         """Raises UnreelError for the first of them that is not there."""
         for name in names:
             if name not in self._folders and name not in self.names:  # it may be new
-                raise unknown(name)
+                raise _unknown(name)
 
     def take(self, name: str) -> Intervention:
         """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
@@ -60,7 +60,7 @@ class Shelf:
             folder = self._folders[name].absolute()
             made = (folder / RECORD_FILE).stat().st_mtime_ns
         except (KeyError, OSError):
-            raise unknown(name) from None
+            raise _unknown(name) from None
         with self._lock:
             known, loaded = self._loaded.get(name, (0, None))
             if loaded and known == made:
@@ -71,7 +71,7 @@ class Shelf:
         except (UnreelError, OSError):
             if (folder / RECORD_FILE).is_file():
                 raise
-            raise unknown(name) from None
+            raise _unknown(name) from None
         with self._lock:
             self._loaded[name] = made, loaded
             self._loaded.move_to_end(name)
@@ -84,5 +84,5 @@ class Shelf:
         return sum(loaded.nbytes for _, loaded in self._loaded.values())
 
 
-def unknown(name: str) -> UnreelError:
+def _unknown(name: str) -> UnreelError:
     return UnreelError(f"there is no erasure {shortened(repr(name))}")

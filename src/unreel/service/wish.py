@@ -4,11 +4,11 @@ Knows JSON; knows nothing of what may be had.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from unreel.errors import is_text, shortened
 from unreel.files import parse_json
 from unreel.prompts.suite import LAST_SEED
-from unreel.service.policy import names_in
 from unreel.service.refusals import RefusedError
 
 
@@ -41,3 +41,9 @@ class Wish:
             return Wish(prompt, seed, wish.get("tenant"), tuple(names_in(wish.get("erasures", []))))
         except (ValueError, RecursionError):
             raise RefusedError("erasures are a list of names") from None
+
+
+def names_in(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{value!r} is no list of names")
+    return value

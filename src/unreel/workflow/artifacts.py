@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unreel.adoption import adopt as adopt_weights
+from unreel.adoption import require_adoptable
 from unreel.errors import UnreelError
 from unreel.files import file_name, require_new
 from unreel.interventions.erasure import Erasure
@@ -21,7 +22,7 @@ from unreel.models.pair import load_pair, load_pipeline, load_video_model
 from unreel.models.shipped import EMBEDDED, shipped
 from unreel.progress import Tell, nobody
 from unreel.prompts.takedowns import Takedown
-from unreel.unlearning import check, require_strong
+from unreel.unlearning import as_concepts, check, require_strong
 from unreel.workflow.common import Place, model_of, nothing_written, require_new_erasure
 
 
@@ -78,6 +79,8 @@ def adopt(
     folder = Path(out) if out else Path("runs") / file_name(" ".join(each.concept for each in takedowns))
     require_new_erasure(folder, overwrite, tell)
     place.require()
+    require_adoptable(weights, base, scale)
+    as_concepts([each.as_concept() for each in takedowns])
     pair = load_video_model(t2v, **place.of_weights).alone
     concepts = [each.as_concept(pair.vocabulary) for each in takedowns]
     adopted = adopt_weights(weights, concepts, pair, method=method, base=base, scale=scale)
