@@ -45,8 +45,8 @@ Found = tuple[dict[str, Delta], float]  # what changes in a part, and the norm o
 
 @dataclass(frozen=True)
 class AdoptedConfig:
-    """Where the weights were, what they were changed from if not from the model they go on, how much of the change was
-    taken, and what that changes, in words.
+    """Where the weights were, what they were compared with, how much of the change was taken, and what that changes, in
+    words.
     """
 
     weights: str
@@ -82,7 +82,7 @@ def adopt(
     task = Task(as_concepts(concepts), pair, method=name)
     anchors = task.anchors if all(concept.anchor is not None for concept in task.concepts) else None
     components, changes = changed_components(weights, pair.t2v, base=base, scale=scale)
-    config = AdoptedConfig(_shown(weights), _shown(base) if base else "", scale, changes)
+    config = AdoptedConfig(_shown(weights), _shown(base) if base else "the video model", scale, changes)
     return checked(with_rounding(Erasure(components, task.record(config, anchors)), pair), pair)
 
 
