@@ -156,12 +156,15 @@ def _percent(share: float) -> str:
 
 
 def _of_lora(file: Path, pipeline: "DiffusionPipeline", parts: Parts) -> dict[str, Found]:
-    deltas = lora_deltas(file, tensors_in(file), pipeline, parts)
-    return {name: (of, _norm({at: held_weights(parts[name])[at] for at in of})) for name, of in deltas.items() if of}
+    found = {}
+    for name, changes in lora_deltas(file, tensors_in(file), pipeline, parts).items():
+        own = held_weights(parts[name])
+        found[name] = changes, _norm({at: own[at] for at in changes})
+    return found
 
 
 def _compared(weights: str | Path, base: str | Path | None, parts: Parts) -> dict[str, Found]:
-    """What is stored differs in from the base, or from the parts themselves."""
+    """What the weights have otherwise than the base, or than the parts themselves."""
     theirs = _placed(_read(weights), parts, str(weights))
     before = _placed(_read(base), {name: parts[name] for name in theirs}, "") if base is not None else {}
     found = {}
