@@ -18,12 +18,13 @@ import torch
 
 from benchmarks.cells import cells_of
 from benchmarks.common import resume, write_result
+from benchmarks.over_concepts import share_over
 from unreel import Concept, load_pair
-from unreel.evaluation.estimate import Estimate
 from unreel.judges import load_judge
-from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.conditioner import Conditioner
 from unreel.models.reading import nearest
 from unreel.models.sampling import generate_images
+from unreel.models.tokenizer import whole_words
 from unreel.prompts.kinds import COMPANIONS, SUBJECT_PROMPTS
 
 IMAGES = {"plain": 40, "companions": 40, "random words": 60}  # of each thing
@@ -84,8 +85,8 @@ def main() -> None:
         found, worst = {}, {}
         for group, count in IMAGES.items():
             passing = [seen[anchor][group].get(thing, 0) for thing, anchor in chosen.items()]
-            flags = np.concatenate([np.arange(count) < number for number in passing])
-            found[group], worst[group] = asdict(Estimate.share(flags)), max(passing) / count
+            flags = [np.arange(count) < number for number in passing]
+            found[group], worst[group] = asdict(share_over(flags)), max(passing) / count
         kept = sum(seen[anchor]["companions kept"] for anchor in chosen.values()) / (IMAGES["companions"] * len(targets))
         rows.append({"place": place, "found": found, "worst": worst, "kept": kept, "chosen": chosen})
     write_result(NAME, same | {"seen": seen, "targets": targets, "rows": rows})

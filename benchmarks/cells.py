@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import FOLDER, RESULTS, contact_sheet, plainly, shows, slug, stored_entries
+from benchmarks.common import FOLDER, RESULTS, contact_sheet, plainly, shows, slug, stored_entries, told
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
 from unreel.attacks import usable, version_of
 from unreel.evaluation.estimate import Estimate
@@ -155,7 +155,7 @@ def bench_of(pair: str, dtype: str, device: str) -> Bench:
     parts = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)} | {"judge": judge.network}
     weights = {name: Fingerprint.of(part).identity for name, part in sorted(parts.items())}
     model = load_video_model(pair, device=device, dtype=getattr(torch, dtype))
-    return Bench(loaded, model, judge, {"pair": asdict(loaded.settings), "weights": weights})
+    return Bench(loaded, model, judge, {"pair": told(loaded.settings), "weights": weights})
 
 
 def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:

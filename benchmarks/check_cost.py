@@ -31,7 +31,8 @@ groups = lambda *sources: grouped([encoder for it in sources for encoder in enco
 """
 LOAD = """
 import transformers
-from unreel.models.pair import differences, load_text_model
+from unreel.models.pair import differences
+from unreel.models.pipelines import load_text_model
 def groups(*sources):
     a, b = (load_text_model(Path(it)) for it in sources)
     return differences(a.text_encoder, b.text_encoder, a.tokenizer, b.tokenizer) or [a]

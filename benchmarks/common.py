@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from unreel.files import write_json
 from unreel.judges import Judge
 from unreel.models.fingerprint import Fingerprint
-from unreel.models.pair import Pair
+from unreel.models.pair import Pair, Settings
 from unreel.prompts.concept import Concept
 from unreel.prompts.grammar import with_articles
 from unreel.prompts.kinds import GAP
@@ -68,8 +68,14 @@ def resume(name: str, pair: Pair, judge: Any, options: dict[str, Any]) -> tuple[
 
 def _stored_settings(pair: Pair) -> dict[str, Any]:
     """As the result files name them."""
-    settings = asdict(pair.settings)
+    settings = told(pair.settings)
     return settings | {name.replace("-", "_"): values for name, values in settings.pop("methods").items()}
+
+
+def told(settings: Settings) -> dict[str, Any]:
+    """Settings as result files tell of them: what is otherwise than it was when the first ones were made."""
+    usual = {"negative_prompt": None}
+    return {name: value for name, value in asdict(settings).items() if name not in usual or value != usual[name]}
 
 
 def plainly(concept: Concept, wording: str | None = None) -> list[str]:

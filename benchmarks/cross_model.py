@@ -17,8 +17,9 @@ import typer
 from torch import nn
 
 from benchmarks.common import shows, write_entry
+from benchmarks.over_concepts import share_over
 from unreel import Concept, Pair, UnreelError, load_pair, unlearn
-from unreel.evaluation.estimate import Estimate, in_video
+from unreel.evaluation.estimate import in_video
 from unreel.evaluation.evaluate import build_suite
 from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge, load_judge
@@ -147,7 +148,7 @@ def pooled(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Shares with intervals over the concepts of what `measure` gives for each."""
     first = entries[0]
     if isinstance(first, list):
-        return asdict(Estimate.share(np.concatenate([np.array(entry) for entry in entries])))
+        return asdict(share_over([np.array(entry) for entry in entries]))
     if isinstance(first, str):
         return first if len(set(entries)) == 1 else ", ".join(sorted(set(entries)))  # type: ignore[type-var]
     return {key: pooled([entry[key] for entry in entries]) for key in first}

@@ -21,9 +21,9 @@ import typer
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from benchmarks.common import machine, write_entry
-from unreel import Concept, unlearn, unlearning
+from unreel import Concept, checking, unlearn
 from unreel.cost import Cost
-from unreel.methods import text_ablation
+from unreel.methods import _task, text_ablation
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.shipped import EMBEDDED_FOLDER
@@ -43,11 +43,11 @@ CLIP_L = CLIPTextConfig(
 )
 # The parts of the work that are told apart; none of them calls another.
 PARTS = {
-    "choosing what to make instead and what is near": ((unlearning, "_with_anchors"), (unlearning, "near_to")),
-    "reading what prompts are to aim at": ((text_ablation, "_lessons"), (text_ablation, "_way")),
+    "choosing what to make instead and what is near": ((_task, "anchor_for"), (_task, "near_to")),
+    "reading what prompts are to aim at": ((text_ablation, "_lessons"), (text_ablation, "_ways")),
     "least squares": ((text_ablation, "least_squares"),),
     "steps": ((text_ablation, "_backward"),),
-    "self-check": ((unlearning, "check"),),
+    "self-check": ((checking, "check"),),
 }
 
 

@@ -25,7 +25,8 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 from benchmarks.common import machine, stored_entries, write_entry
 from unreel import FewShotConfig, TextAblationConfig, unlearn
 from unreel.cost import Cost
-from unreel.models.pair import Pair, Settings, move
+from unreel.models.pair import Pair, Settings
+from unreel.models.pipelines import move
 from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.prompts.vocabulary import EVERYDAY
 

@@ -42,7 +42,8 @@ from unreel.methods import text_ablation
 from unreel.methods.uce import UCEConfig
 from unreel.models import anchors
 from unreel.models.denoiser import Conditioning, Denoiser
-from unreel.models.pair import Pair, Settings, TextModel, load_pair, load_text_model
+from unreel.models.pair import Pair, Settings, load_pair
+from unreel.models.pipelines import TextModel, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.

@@ -6,7 +6,7 @@ from pipelines import BYTES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import TextModel
+from unreel.models.pipelines import TextModel
 
 
 def bytes_tokenizer(**options):

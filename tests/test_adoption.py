@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
+from conftest import make_pair, same, weights
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.conftest import make_pair, same, weights
 from unreel import Concept, Erasure, UnreelError, adopt, unlearn
 from unreel.adoption import changed_components
 from unreel.interventions.export import export

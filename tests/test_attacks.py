@@ -16,10 +16,11 @@ from unreel.attacks import ring_a_bell as ring_a_bell_module
 from unreel.attacks._objective import generator_for, objective, read
 from unreel.attacks._words import other_words
 from unreel.models.adapter import call_with
-from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.pair import Pair, Settings
 from unreel.models.sampling import Start, generate, generate_images
+from unreel.models.tokenizer import whole_words
 from unreel.prompts.concept import Concept
 
 PROMPT = "a photo of a Tokyo Tower"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,10 @@ from unreel import Erasure, UnreelError, cli
 from unreel import batch as package
 from unreel.batch import BATCH_FILE, BatchJob, _sendable, _stored, attempt, batch
 from unreel.files import alone_in
+from unreel.interventions.base import WEIGHTS_FILE
 from unreel.models.memory import enough_memory
 from unreel.prompts.takedowns import read_takedowns
-from unreel.workflow import UnlearnJob
+from unreel.workflow import Place, UnlearnJob
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -119,6 +121,37 @@ def test_only_what_has_changed_is_replaced_and_only_when_the_new_one_is_there(jo
     assert made.complete and {name for name in before if before[name] != after[name]} == {"a-tokyo-tower"}
     part, *_ = Erasure.from_pretrained(job.folder / "a-tokyo-tower").provenance["parts"]
     assert part["synonyms"] == ["big mast"]
+
+
+def test_another_precision_is_learned_anew_and_a_broken_folder_is_replaced_where_that_is_asked_for(job):
+    first, _ = batch(job, lambda *_: None)
+    finer = replace(job, each=replace(job.each, place=Place(dtype="bfloat16")))
+    refused, _ = batch(finer, lambda *_: None)
+    assert [outcome.status for outcome in refused.outcomes] == ["refused"] * 3
+    again, _ = batch(replace(finer, each=replace(finer.each, overwrite=True)), lambda *_: None)
+    folders = [job.folder / outcome.takedown.folder for outcome in first.outcomes]
+    assert again.complete and {Erasure.from_pretrained(each).provenance["dtype"] for each in folders} == {"bfloat16"}
+    weights = folders[0] / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-100])
+    shutil.rmtree(folders[1])
+    folders[1].mkdir()
+    (job.folder / BATCH_FILE).unlink()
+    left, _ = batch(finer, lambda *_: None)
+    assert [outcome.done for outcome in left.outcomes] == [False, False, True]
+    whole, _ = batch(replace(finer, each=replace(finer.each, overwrite=True)), lambda *_: None)
+    assert whole.complete and all(Erasure.from_pretrained(each).nbytes for each in folders)
+
+
+def test_who_only_hands_work_out_needs_no_device_for_it(job, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Place, "require", lambda place: asked.append(place))
+    monkeypatch.setattr(package, "_cluster", lambda address: nullcontext())
+    monkeypatch.setattr(package, "_worked_through", lambda *_: "done")
+    cluster = replace(job, each=replace(job.each, place=Place("cuda")), ray="head:6379")
+    assert batch(cluster, lambda *_: None) == "done" and not asked
+    with pytest.raises(UnreelError, match=r"a device of its own: ask for --device cuda$"):
+        batch(replace(cluster, each=replace(job.each, place=Place("cuda:1"))), lambda *_: None)
+    assert batch(job, lambda *_: None) == "done" and asked
 
 
 def test_all_rows_together_are_one_erasure_each_with_what_its_row_says(job):

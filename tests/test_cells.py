@@ -1,12 +1,15 @@
 """Experiments are data, and each of their cells is one file that is made once."""
 
+import importlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import cells
+from benchmarks import cells, encoder_cost
+from benchmarks.common import told
 from unreel import Pair, UnreelError
 from unreel.attacks import load_attack, usable, version_of
 from unreel.models.pair import Settings, VideoModel
@@ -43,6 +46,27 @@ def test_a_cell_for_each_combination_and_concept(plan):
     assert [cell.concept["name"] for cell in made] == [*["castle", "owl"] * 4, "owl"]
     assert made[2].settings == {"epochs": 1} and made[2].options == PLAN["options"] | {"seed": 8}
     assert len({cell.file for cell in made}) == len(made) == 9
+
+
+def test_what_is_stored_of_a_pair_is_what_would_be_stored_today():
+    """Or every figure would be taken for another model's, and made anew."""
+    today = told(Settings()).keys()
+    files = [file for name in ("methods", "attacks", "rivals-scan") for file in (cells.RESULTS / name).glob("*/*.json")]
+    assert len(files) > 300 and all(json.loads(file.read_text())["pair"].keys() == today for file in files)
+    assert "negative_prompt" in told(Settings(negative_prompt="fog"))
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in Path(cells.__file__).parent.glob("[a-z]*.py")))
+def test_every_benchmark_can_be_loaded_as_it_is_run(name):
+    try:
+        importlib.import_module(f"benchmarks.{name}")
+    except ImportError as error:
+        assert error.name in ("matplotlib", "ray"), error  # of an extra of its own
+        pytest.skip(f"{error.name} is not installed")
+
+
+def test_what_is_timed_apart_is_there():
+    assert all(hasattr(owner, name) for places in encoder_cost.PARTS.values() for owner, name in places)
 
 
 def test_only_what_is_missing_or_of_another_model_is_made(plan, monkeypatch):

@@ -451,13 +451,13 @@ def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
         options = [name for param in typer.main.get_command(cli.app).commands[each[1]].params for name in param.opts]
         assert {name for name in each if name.startswith("--")} <= set(options)
     assert "--offload" in commands[0] and commands[1][3:] == ["--t2v", "a model", "--device", "cuda", "--dtype", "bfloat16"]
-    sampling = Sampling(steps=3, guidance=0.0, frames=8, size=(64, 32), fps=4, tiling=True)
+    sampling = Sampling(steps=3, guidance=0.0, frames=8, size=(64, 32), fps=4, tiling=True, negative_prompt="fog")
     job = UnlearnJob(["cat"], t2v="a model", t2i="its images", judge="clip:a b", sampling=sampling)
     for judge, asked in (("clip:a b", ["--judge", "clip:a b"]), ("none", [])):
         cli.learning._say_unlearned(done, replace(job, judge=judge))
         (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
         evaluated, attacked = (shlex.split(each)[3:] for each in line.removeprefix("next").split(";"))
-        said = ["--guidance", "0.0", "--frames", "8", "--size", "64", "32", "--fps", "4", "--tiling"]
+        said = shlex.split("--guidance 0.0 --frames 8 --size 64 32 --fps 4 --tiling --negative-prompt fog")
         assert evaluated == ["--t2v", "a model", "--judge", judge, "--steps", "3", *said]
         assert attacked == ["--t2i", "its images", "--t2v", "a model", *asked, "--video-steps", "3", *said]
 

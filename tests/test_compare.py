@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, T5Config, T5EncoderModel, T5ForConditi
 
 from unreel import UnreelError
 from unreel.models.compare import Stored, encoders_of, fetch, grouped
-from unreel.models.pair import load_pipeline
+from unreel.models.pipelines import load_pipeline
 from unreel.models.shipped import EMBEDDED_FOLDER
 
 TOKENIZER = EMBEDDED_FOLDER / "image" / "tokenizer"

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from conftest import FakeJudge, make_pair
 from unreel import Concept, FewShotConfig, UnreelError, cli, evaluate, unlearn
 from unreel.evaluation.estimate import Estimate, mcnemar
 from unreel.evaluation.run import Run
-from unreel.report import plots
+from unreel.report import comparison, page, plots
 from unreel.report.comparison import Compared, differences, paired, write_comparison
 from unreel.report.page import write_report
 
@@ -127,14 +128,38 @@ def test_what_is_kept_is_compared_over_the_groups_that_all_have(measured, folder
 
 
 def test_a_video_that_is_cut_off_does_not_end_a_comparison(folders, tmp_path):
-    import shutil
-
     home = shutil.copytree(folders / "few", tmp_path / "few")
     runs = [Compared.load(each) for each in (home, folders / "strong")]
     for broken in (next(iter(runs[0].videos.values())).read_bytes()[:60], b""):
         for file in runs[0].videos.values():
             file.write_bytes(broken)
         assert write_comparison(runs, tmp_path / "page").is_file()
+
+
+def test_videos_that_are_too_large_for_a_page_are_made_smaller_and_every_group_keeps_some(folders, tmp_path, monkeypatch):
+    runs = [Compared.load(folders / name) for name in ("strong", "gentle")]
+    whole = write_comparison(runs, tmp_path / "whole").read_text()
+    monkeypatch.setattr(comparison, "BUDGET", 1)
+    monkeypatch.setattr(page, "BUDGET", 40_000)
+    small = write_comparison(runs, tmp_path / "small").read_text()
+    groups = {group for group, *_ in runs[0].videos}
+    for made in (whole, small):
+        assert len(groups) > 1 and made.count('<div class="clips many">') >= len(groups)
+    assert 0 < len(small) < len(whole)
+
+
+def test_runs_are_called_after_their_erasures_wherever_one_points(folders, tmp_path):
+    for name in ("one", "other"):
+        shutil.copytree(folders / "strong", tmp_path / name / "evaluation")
+    for within in ("", "evaluation"):
+        titles = [Compared.load(tmp_path / name / within).title for name in ("one", "other")]
+        assert [title.split()[0] for title in titles] == ["one", "other"]
+
+
+def test_judges_of_one_name_are_told_apart_where_both_files_do(measured):
+    one, other = (replace(measured, judge={**measured.judge, "identity": which}) for which in "ab")
+    untold = replace(measured, judge={name: said for name, said in measured.judge.items() if name != "identity"})
+    assert differences([one, other]) == "judge" and not differences([one, untold]) and not paired([one, other])
 
 
 def test_a_comparison_replaces_no_page_of_an_erasure(folders, capsys, monkeypatch):
@@ -148,8 +173,6 @@ def test_a_comparison_replaces_no_page_of_an_erasure(folders, capsys, monkeypatc
 
 
 def test_an_index_leads_nowhere_else(folders, tmp_path):
-    import shutil
-
     home = shutil.copytree(folders / "few", tmp_path / "few")
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     index = json.loads((home / "videos" / "index.json").read_text())

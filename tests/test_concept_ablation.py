@@ -10,8 +10,9 @@ from unreel.methods import Task
 from unreel.methods._shots import latents_of
 from unreel.methods.concept_ablation import ConceptAblationConfig, ablate
 from unreel.methods.few_shot import FewShotConfig
-from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
+from unreel.models.tokenizer import whole_words
 from unreel.prompts.corpus import Corpus
 
 PAIRS = [

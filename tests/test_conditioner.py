@@ -11,8 +11,11 @@ from readers import bert, bytes_tokenizer, llama, t5, words_tokenizer
 from unreel import Concept, UnreelError, unlearn
 from unreel.methods.text_ablation import TextAblationConfig
 from unreel.models.adapter import mapped
-from unreel.models.conditioner import Conditioner, Tokens, whole_words
-from unreel.models.pair import Pair, TextModel
+from unreel.models.conditioner import Conditioner
+from unreel.models.pair import Pair
+from unreel.models.pipelines import TextModel
+from unreel.models.tokenizer import require_known, whole_words
+from unreel.models.tokens import Tokens
 
 PROMPTS = ["a cat next to Tokyo Tower", "", "word " * 50]
 
@@ -194,16 +197,16 @@ def test_bert_has_layers_a_matrix_to_edit_in_each_and_takes_token_embeddings():
 
 @pytest.mark.parametrize("unknown", ["[UNK]", "[SEP]", "[PAD]"])
 def test_a_name_that_becomes_the_unknown_token_is_refused_and_the_word_is_named(unknown):
-    conditioner = bert(words_tokenizer(unknown))
-    conditioner.require_known(["tokyo tower", "a cat", ""])
+    tokenizer = words_tokenizer(unknown)
+    require_known(tokenizer, ["tokyo tower", "a cat", ""])
     with pytest.raises(UnreelError, match="vocabulary cannot spell '東京': write it in letters that the encoder") as raised:
-        conditioner.require_known(["tokyo tower", "東京 tower"])
+        require_known(tokenizer, ["tokyo tower", "東京 tower"])
     assert "\n" not in str(raised.value)
 
 
 def test_what_is_spelled_in_bytes_is_never_unknown():
-    llama(bytes_tokenizer()).require_known(["東京タワー", "Dalí", "\U0001f5fc", "c++"])
-    llama(bytes_tokenizer(unk_token="<|endoftext|>")).require_known(["東京タワー", "Dalí"])
+    require_known(bytes_tokenizer(), ["東京タワー", "Dalí", "\U0001f5fc", "c++"])
+    require_known(bytes_tokenizer(unk_token="<|endoftext|>"), ["東京タワー", "Dalí"])
 
 
 def test_an_encoder_that_cannot_read_a_name_a_synonym_or_what_to_make_instead_does_not_learn():
@@ -228,13 +231,13 @@ def test_a_language_model_forgets_whatever_its_tokenizer_lacks(side):
 
 
 def test_while_brisk_large_matrices_multiply_in_bfloat16_and_are_then_as_they_were(pair, monkeypatch):
-    monkeypatch.setattr("unreel.models.conditioner.LARGE", 100)
+    monkeypatch.setattr("unreel.models.precision.LARGE", 100)
     conditioner = Conditioner.of(copy.deepcopy(pair.t2i))
     encoder = conditioner.text_encoder
     before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
     exact = conditioner.encode(PROMPTS)
     for able in (True, False):
-        monkeypatch.setattr("unreel.models.conditioner.multiplies_bfloat16", lambda able=able: able)
+        monkeypatch.setattr("unreel.models.precision.multiplies_bfloat16", lambda able=able: able)
         with pytest.raises(RuntimeError), conditioner.brisk():
             half = {name for name, weight in encoder.state_dict().items() if weight.dtype == torch.bfloat16}
             whole = {name for name in before if ".layers." in name and "norm" not in name}

@@ -13,7 +13,7 @@ from unreel.batch import BatchJob, batch
 from unreel.methods.uce import UCEConfig
 from unreel.models.deltas import LowRank
 from unreel.models.denoiser import Denoiser
-from unreel.models.pair import move
+from unreel.models.pipelines import move
 from unreel.workflow import Place, UnlearnJob
 from unreel.workflow import unlearn as run
 

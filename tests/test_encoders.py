@@ -11,7 +11,7 @@ from benchmarks import encoders
 from benchmarks.encoders import ENCODERS, MINILM, PROMPTS, VBENCH, bring, encoder, everyday_prompts, main
 from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import TextModel
+from unreel.models.pipelines import TextModel
 from unreel.models.readers import Wheel
 
 

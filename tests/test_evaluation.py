@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 from itertools import groupby
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from conftest import FakeJudge, make_pair, same, weights
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, active_interventions, evaluate, unlearn
 from unreel.evaluation import video_cache
 from unreel.evaluation.estimate import Estimate, Figure
-from unreel.evaluation.evaluate import concept_of
+from unreel.evaluation.evaluate import build_suite, concept_of, erased_by
 from unreel.evaluation.run import Run
 from unreel.files import alone_in, read_tensors, write_tensors
 from unreel.interventions.erasure import ComponentDelta
@@ -202,6 +203,64 @@ def test_a_judge_that_knows_the_concept_alone_has_nothing_unrelated_to_ask_for(s
     pair, erasure = setting
     run = evaluate(pair.video, erasure, Portrait(), videos=1, groups=["explicit"])
     assert run.unrelated_prompts == [] and "embedding_shift" not in run.metrics()["all"]
+
+
+def test_groups_with_nothing_to_ask_for_are_said_and_a_run_of_none_is_refused(setting, tmp_path):
+    class Portrait(FakeJudge):
+        vocabulary: ClassVar = {"concept": ["cat"], "person": ["cat"]}
+
+    pair, erasure = setting
+    said = []
+    options = {"videos": 1, "tell": lambda sort, text: said.append((sort, text))}
+    evaluate(pair.video, erasure, Portrait(), groups=["explicit", "styles", "motions"], **options)
+    assert said == [("left out", "styles, motions: there is nothing to ask for with this judge")]
+    with pytest.raises(UnreelError, match="none of these groups of prompts has anything to ask for with this judge"):
+        evaluate(pair.video, erasure, Portrait(), groups=["styles"], folder=tmp_path / "made", **options)
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_was_forgotten_with_other_concepts_is_not_asked_for_as_if_it_should_stay(setting):
+    pair, erasure = setting
+    (part,) = erasure.provenance["parts"]
+    parts = [part, {**part, "concept": "house", "synonyms": ["castle"]}, {**part, "concept": "robot", "synonyms": []}]
+    both = erasure.with_record(parts=parts)
+    asked, once = (
+        [each.text for each in build_suite(Conditioner.of(pair.t2v), Concept("cat"), None, videos=60, seed=0, erased=of)]
+        for of in (erased_by(both), erased_by(erasure))
+    )
+    for word in ("castle", "house", "robot"):
+        named = re.compile(rf"\b{word}\b")
+        assert any(map(named.search, once)) and not any(map(named.search, asked))
+
+
+def test_a_run_that_failed_before_anything_was_made_is_in_nobodys_way(setting, tmp_path, monkeypatch):
+    pair, erasure = setting
+    options = {"groups": ["explicit"], "folder": tmp_path}
+    with monkeypatch.context() as broken:
+        broken.setattr(video_cache, "generate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(pair.video, erasure, None, videos=2, **options)
+    evaluate(pair.video, erasure, None, videos=1, **options)
+    with pytest.raises(UnreelError, match="holds the results of another run"):
+        evaluate(pair.video, erasure, None, videos=2, **options)
+
+
+def test_what_other_runs_have_made_is_no_room_of_this_ones(setting, tmp_path, monkeypatch):
+    pair, erasure = setting
+    options = {"videos": 2, "groups": ["explicit"], "clips": tmp_path}
+    evaluate(pair.video, erasure, None, **options)
+    monkeypatch.setattr(video_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    evaluate(pair.video, erasure, None, **options)  # all of it is there
+    with pytest.raises(UnreelError, match=r"2 videos of .* do not fit"):
+        evaluate(pair.video, erasure, None, seed=5, **{**options, "videos": 1})
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_there_is_no_spread_of_one_frame(setting, frames):
+    pair, erasure = setting
+    short = replace(pair.video, settings=replace(pair.video.settings, frames=frames))
+    run = evaluate(short, erasure, FakeJudge(), videos=4, groups=["explicit"])
+    assert ("frechet" in run.metrics()["explicit"]) == (frames == 2)
 
 
 def test_seconds_of_several_devices_are_no_figure_and_files_that_name_none_count(setting, tmp_path):

@@ -28,6 +28,7 @@ from unreel import (
     load_pair,
     unlearn,
 )
+from unreel.checking import check
 from unreel.interventions.erasure import ComponentDelta
 from unreel.interventions.export import EXPORT_FILE, export, low_rank, stored_name
 from unreel.methods import configure
@@ -35,9 +36,8 @@ from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank
 from unreel.models.fingerprint import Fingerprint
-from unreel.models.pair import TextModel, load_text_model
+from unreel.models.pipelines import TextModel, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
-from unreel.unlearning import check
 
 PROMPTS = ["a photo of a cat", "the cat is running next to a house", "a castle"]
 DOCUMENT = EMBEDDED_FOLDER.parents[2] / "docs" / "using.md"
@@ -304,13 +304,6 @@ def test_generic_names(kind, module, expected):
     model = type("Pipeline", (), {"text_encoder": type(kind, (), {})()})()
     assert stored_name("comfyui", model, "text_encoder", module) == f"text_encoders.{expected.format(module)}"
     assert stored_name("lora", model, "text_encoder", module) is None
-
-
-def test_the_language_half_of_qwen_is_named_as_comfyui_does_and_its_eyes_are_not():
-    model = type("Pipeline", (), {"text_encoder": type("Qwen2_5_VLForConditionalGeneration", (), {})()})()
-    name = stored_name("comfyui", model, "text_encoder", "model.language_model.layers.3.mlp.down_proj")
-    assert name == "text_encoders.qwen25_7b.transformer.model.layers.3.mlp.down_proj"
-    assert stored_name("comfyui", model, "text_encoder", "model.visual.blocks.0.mlp.down_proj") is None
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from another_device import another_device
 from conftest import FakeJudge, same, weights
 from PIL import Image
 from pipelines import CALLS, FRAMES, PIPELINES, QUICK, TextProcessor, alone, build, load_settings, sd2, size
+from safetensors.torch import load_file
 
 from unreel import (
     Concept,
     ConceptAblationConfig,
+    Erasure,
     FewShotConfig,
     UnreelError,
     active_interventions,
@@ -26,13 +28,18 @@ from unreel import (
     generate,
     unlearn,
 )
+from unreel.interventions.erasure import ComponentDelta
+from unreel.interventions.export import export
 from unreel.interventions.prompt import NegativePrompt
+from unreel.methods.concept_ablation import _Material
 from unreel.models.adapter import call_with, encode_prompt, frames_axis, network_of, text_encoders, usual_call
 from unreel.models.conditioner import Conditioner
-from unreel.models.deltas import changed
+from unreel.models.deltas import LowRank, changed
 from unreel.models.denoiser import MARGIN, Denoiser
 from unreel.models.families import FAMILIES, known
-from unreel.models.pair import Pair, Settings, TextModel, VideoModel, load_pipeline, move, settings_of
+from unreel.models.fingerprint import Fingerprint
+from unreel.models.pair import Pair, Settings, VideoModel, settings_of
+from unreel.models.pipelines import TextModel, load_pipeline, move
 from unreel.models.sampling import Start
 from unreel.report.page import write_report
 from unreel.report.verdict import attack_verdict
@@ -505,6 +512,69 @@ def test_a_negative_prompt_reaches_every_video_model_that_takes_one(name):
         assert not (generate(model, PROMPTS[1:], [1], settings) == before).all()
 
 
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_negative_prompt_changes_videos_or_is_refused(name):
+    model = build(name)
+    usual = load_settings(model, steps=2, frames=FRAMES.get(name, 5), size=size(model), guidance=3.0)
+    try:
+        asked = Sampling(negative_prompt="a red castle").onto(usual)
+    except UnreelError as error:
+        assert "--negative-prompt" in str(error)
+        return
+    own, led = (generate(model, PROMPTS[1:], [1], way.settings) for way in (usual, asked))
+    assert not (own == led).all()
+    assert own.shape == led.shape and usual.settings.sampling != asked.settings.sampling
+    with pytest.raises(UnreelError, match="--guidance 1 "):
+        Sampling(negative_prompt="fog", guidance=1.0).onto(usual)
+
+
+@pytest.mark.parametrize("name", ["MochiPipeline", "WanPipeline", "CogVideoXPipeline", "StableDiffusionPipeline"])
+def test_concept_ablation_learns_where_there_is_more_noise_than_not(name):
+    """Whichever way a model counts its timesteps."""
+    denoiser = Denoiser.of(build(name))
+    latents, levels = torch.zeros(1, 2, 4, 1, 8, 8), torch.linspace(0, 0.99, 20)
+    z, t = _Material(None, denoiser, latents, [], []).noisy(levels, torch.Generator().manual_seed(0))
+    (_, noise), (_, other) = (denoiser._scales(z, at) for at in (t, denoiser.timesteps - 1 - t))
+    assert (noise > other).all() and t.min() >= 0 and t.max() < denoiser.timesteps and len(set(t.tolist())) == 20
+
+
+def test_pictures_are_encoded_in_full_where_the_autoencoder_overflows_in_half():
+    model = build("StableDiffusionXLPipeline")
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole = Denoiser.of(model).encode(images)
+    model.to(torch.float16, silence_dtype_warnings=True)
+    model.vae.register_to_config(force_upcast=True)
+    before = weights(model.vae)
+    latents = Denoiser.of(model).encode(images)
+    assert latents.dtype == torch.float32 and torch.allclose(latents, whole, rtol=2e-2, atol=2e-3)
+    assert model.vae.dtype == torch.float16 and same(before, weights(model.vae))
+
+
+@pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "HunyuanImagePipeline", "HunyuanVideo15Pipeline"])
+def test_the_language_half_of_qwen_goes_into_files_as_other_tools_name_it(name, tmp_path):
+    model = build(name)
+    reader = Conditioner.of(model)
+    deltas = {
+        weight: LowRank(torch.randn(matrix.out_features, 1), torch.randn(1, matrix.in_features) / 10)
+        for weight, matrix in reader.first_matrices(2).items()
+    }
+    component = ComponentDelta(deltas, Fingerprint.of(reader.text_encoder))
+    part = {"concept": "cat", "kind": "object", "synonyms": [], "method": "m", "settings": {}}
+    erasure = Erasure((component,), {"parts": [part], "encoder": "tiny", "versions": {"unreel": "0"}})
+    for format in ("comfyui", "peft"):
+        made = export(erasure, model, tmp_path / format, format=format)
+        assert made.kept == pytest.approx(1, abs=1e-3) and not made.left_out
+    keys = load_file(tmp_path / "comfyui" / "lora.safetensors")
+    assert {key.rpartition(".lora_")[0] for key in keys if ".lora_" in key} == {
+        f"text_encoders.qwen25_7b.transformer.model.{weight.removesuffix('.weight')}" for weight in deltas
+    }
+    with erasure.on(model):
+        wanted = encode_prompt(model, ["a photo of a cat"])[0]
+    homes = (tmp_path / "peft", tmp_path / "peft" / "text_encoder")  # of one text encoder, and of the first of several
+    model.text_encoder.load_adapter(str(next(home for home in homes if (home / "adapter_config.json").is_file())))
+    assert torch.allclose(encode_prompt(model, ["a photo of a cat"])[0], wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_a_report_tells_of_every_text_encoder(tmp_path):
     model = build("AnimateDiffSDXLPipeline")
     video = load_settings(model, steps=1, frames=1, size=size(model))
@@ -538,7 +608,7 @@ def test_every_video_model_goes_on_from_the_video_it_starts_from(name):
         denoiser.finished("a dog", 2, video.settings)
     hook.remove()
     timesteps = model.scheduler.timesteps
-    noisiness = (timesteps / denoiser.timesteps - int(denoiser._inverted)).abs()
+    noisiness = (timesteps / denoiser.timesteps - int(denoiser.inverted)).abs()
     first = max(1, int((noisiness - 0.75).abs().argmin()))
     for at in range(first, first + 1 if name in BY_CHANCE else len(timesteps)):
         wanted = denoiser.noisy(clip, noise, timesteps[at].expand(1))

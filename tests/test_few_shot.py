@@ -8,12 +8,12 @@ from conftest import make_pair, same, weights
 from PIL import Image
 
 from unreel import Concept, FewShotConfig, UnreelError, unlearn
+from unreel.checking import require_some_change
 from unreel.interventions.record import ROUNDED_AWAY
 from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.sampling import made_images
-from unreel.unlearning import require_some_change
 
 CONCEPT = Concept("Tokyo Tower")
 

@@ -19,7 +19,8 @@ from unreel.methods.few_shot import few_shot
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import enough_memory
-from unreel.models.pair import load_video_model, move
+from unreel.models.pair import load_video_model
+from unreel.models.pipelines import move
 
 CONCEPT = Concept("Tokyo Tower")
 LOW_RANK = FewShotConfig(epochs=1, rank=2)

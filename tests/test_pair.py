@@ -17,7 +17,8 @@ from unreel import Concept, FewShotConfig, Pair, Settings, UnreelError, VideoMod
 from unreel.methods import configure
 from unreel.models import sampling
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import TEXT_ENCODERS, load_pipeline, load_text_model, load_video_model
+from unreel.models.pair import load_video_model
+from unreel.models.pipelines import TEXT_ENCODERS, load_pipeline, load_text_model
 from unreel.models.sampling import generate_images
 
 
@@ -387,7 +388,7 @@ def test_a_model_too_large_for_the_memory_says_what_it_takes_and_what_lowers_it(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("unreel.models.pair.require_place", lambda *_: None)
+    monkeypatch.setattr("unreel.models.pipelines.require_place", lambda *_: None)
     monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", fail)
     message = (
         r"does not fit into the memory of cuda, its weights alone take 0.0 GiB in torch.float32: try --dtype bfloat16 or"

@@ -19,10 +19,11 @@ from unreel.methods.adv_unlearn import _attacked
 from unreel.methods.diff_quick_fix import SENTENCES
 from unreel.methods.t2v_unlearning import _of_tokens, _seen
 from unreel.models.adapter import cross_attention, encode_prompt, frames_argument, made_by, network_of, set_up
-from unreel.models.conditioner import Conditioner, Tokens, unused_word
+from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.deltas import dense
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
+from unreel.models.tokens import Tokens
 
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]

@@ -14,6 +14,7 @@ from pipelines import CALLS, FRAMES, QUICK, alone, build, load_settings, size
 
 from unreel import Concept, UnreelError, generate, unlearn
 from unreel.attacks import Case, load_attack
+from unreel.checking import check
 from unreel.evaluation import attack as evaluation_of_attacks
 from unreel.evaluation.attack import _attempt, _refuses_embeddings
 from unreel.evaluation.selfcheck import SelfCheck
@@ -27,9 +28,9 @@ from unreel.models.adapter import call_with, calls_of, network_of, text_encoders
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import device_of
-from unreel.models.pair import Pair, Settings, TextModel, move
+from unreel.models.pair import Pair, Settings
+from unreel.models.pipelines import TextModel, move
 from unreel.models.reading import end_of_name
-from unreel.unlearning import check
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PART = {"concept": "castle", "synonyms": [], "anchor": "dog"}

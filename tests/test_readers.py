@@ -9,7 +9,8 @@ from wheels import held, pack
 
 from unreel import UnreelError, load_pair
 from unreel.models import readers, shipped
-from unreel.models.pair import folders_of, load_text_model, load_video_model
+from unreel.models.pair import folders_of, load_video_model
+from unreel.models.pipelines import load_text_model
 from unreel.models.readers import GGUF, READERS, Reader, Wheel, fetch_reader, reader_folder
 
 SMOLLM2 = READERS["smollm2"].wheel

@@ -10,8 +10,9 @@ from conftest import make_pair
 from readers import bert, bytes_tokenizer, llama, t5, words_tokenizer
 
 from unreel.models import reading
-from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.conditioner import Conditioner
 from unreel.models.reading import Aim, align, as_anchors, as_read, beginnings, together
+from unreel.models.tokens import Tokens
 from unreel.prompts.pairs import PromptPair
 
 PAIRS = [

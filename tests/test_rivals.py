@@ -10,6 +10,7 @@ from conftest import FakeJudge, make_pair, same, uce, weights
 from pipelines import build, size
 
 from unreel import Concept, UnreelError, active_interventions, attack, evaluate, generate, unlearn
+from unreel.checking import check
 from unreel.evaluation.evaluate import concept_of
 from unreel.interventions import load_intervention
 from unreel.interventions.export import export
@@ -19,7 +20,6 @@ from unreel.methods.uce import UCEConfig, first_words, others, text_projections
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
-from unreel.unlearning import check
 from unreel.workflow import combine
 
 CASTLE = Concept("castle", synonyms=("fortress",))
@@ -69,7 +69,9 @@ def test_several_that_change_prompts_go_on_together_and_come_off_in_any_order(pa
     pipeline.encode_prompt("a cat in a car")
     pipeline.encode_prompt(["a cat", "a hat"])
     pipeline.encode_prompt("a boat", negative_prompt="rain")
-    assert asked == [("a dog in a house", "castle, owl"), (["a dog", "a hat"], ["castle, owl"] * 2), ("a boat", "rain")]
+    pipeline.encode_prompt(["a boat", "a cat"], negative_prompt=["rain", ""])
+    assert asked[:2] == [("a dog in a house", "owl, castle"), (["a dog", "a hat"], ["owl, castle"] * 2)]
+    assert asked[2:] == [("a boat", "owl, castle, rain"), (["a boat", "a dog"], ["owl, castle, rain", "owl, castle"])]
     negatives[0].remove(pipeline)
     rewrites[1].remove(pipeline)
     pipeline.encode_prompt("a cat in a car")
@@ -271,12 +273,13 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pair):
         ).frames
 
     wanted = videos(PROMPTS, negative_prompt=["castle, fortress"] * 2)
-    other = videos(PROMPTS, negative_prompt=["owl"] * 2)
+    besides = videos(PROMPTS, negative_prompt=["castle, fortress, owl"] * 2)
     rival = negative_prompt(pair, CASTLE)
     rival.apply(pair.t2v)
     assert (videos(PROMPTS) == wanted).all()
     assert (videos(Conditioner.of(pair.t2v).encode(PROMPTS)) == wanted).all()
-    assert (videos(PROMPTS, negative_prompt=["owl"] * 2) == other).all()  # what the caller wants goes first
+    # A tenant's own does not take a takedown's place.
+    assert (videos(PROMPTS, negative_prompt=["owl"] * 2) == besides).all()
     rival.remove(pair.t2v)
     assert "encode_prompt" not in vars(pair.t2v)
 

@@ -13,6 +13,7 @@ from pipelines import build
 from readers import bert, words_tokenizer
 
 from unreel import Concept, FewShotConfig, TextAblationConfig, UnreelError, unlearn
+from unreel.checking import check, require_strong
 from unreel.evaluation import selfcheck
 from unreel.evaluation.selfcheck import Exam, SelfCheck
 from unreel.interventions.erasure import Erasure
@@ -21,7 +22,6 @@ from unreel.models.adapter import encode_prompt
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank, changed
 from unreel.prompts.pairs import PromptPair
-from unreel.unlearning import check, require_strong
 
 QUICK = TextAblationConfig(layers=2, rank=3, steps=4, forget=20, retain=20, solve_retain=30)
 TEMPLATES = ("a photo of a {}", "{}", "a {} next to a dog", "a small {} by night", "the {}", "a {} and a tree")

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,17 +20,20 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_pair, same, weights
 
 from unreel import Concept, Erasure, UnreelError, active_interventions, generate, unlearn
 from unreel.first_thread import FirstThread
+from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE
 from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure
 from unreel.methods.video_eraser import VideoEraserConfig
 from unreel.models.deltas import LowRank
 from unreel.service import Audit, BusyError, Policy, Server, Service, Shelf, Wish, serve
-from unreel.service.http import _Handler
+from unreel.service.http import _Asking, _Handler
+from unreel.service.refusals import RefusedError
 
 NAMES = ("pizza", "tokyo-tower", "robot", "cat")
 
@@ -68,8 +72,8 @@ def served(model, folder):
     """What starts a service and gives its port; all are shut down at the end."""
     servers = []
 
-    def serve(*more, **options):
-        server = Server(Service(model, Shelf(folder), *more, **options), "127.0.0.1", 0)
+    def serve(*more, tenant_header=None, **options):
+        server = Server(Service(model, Shelf(folder), *more, **options), "127.0.0.1", 0, tenant_header)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return server.server_address[1]
@@ -127,7 +131,6 @@ def video_eraser(concept):
     ("before", "wanted"),
     [
         ([SECOND], [FIRST, SECOND]),
-        ([SECOND, FIRST], [FIRST, SECOND]),
         ([video_eraser("robot")], ["cat", video_eraser("robot")]),
         (["cat", video_eraser("robot")], [video_eraser("robot")]),
         (["cat", "pizza", FIRST], [FIRST, "robot"]),
@@ -168,6 +171,7 @@ def test_it_speaks_http(served, model):
         ({"prompt": " "}, "the prompt is a text"),
         ({"prompt": ["a cat"]}, "the prompt is a text"),
         (b'{"prompt": "a \\ud800 cat"}', "the prompt is a text"),
+        ({"prompt": "a cat", "negative_prompt": ["fog"]}, "the negative_prompt is a text"),
         ({"prompt": "a cat", "seed": -1}, "the seed is a whole number"),
         ({"prompt": "a cat", "seed": True}, "the seed is a whole number"),
         ({"prompt": "a cat", "erasures": "pizza"}, "erasures are a list"),
@@ -188,7 +192,7 @@ def test_what_cannot_be_meant_is_answered_in_one_line(served, body, says):
 )
 def test_a_body_that_is_not_as_long_as_it_says_is_refused(served, monkeypatch, announced, waits, says):
     """At once if the connection ends, else when patience does."""
-    monkeypatch.setattr("unreel.service.http._Handler.timeout", 0.5)
+    monkeypatch.setattr("unreel.service.http._Handler.timeout", 5 if waits else 60)
     with socket.create_connection(("127.0.0.1", served()), 60) as connection:
         connection.sendall(f'POST /videos HTTP/1.1\r\nContent-Length: {announced}\r\n\r\n{{"prompt": "a"}}'.encode())
         if not waits:
@@ -219,7 +223,8 @@ def test_a_slow_client_gets_all_of_a_video_and_nothing_else_if_it_leaves(model, 
     video, client = np.random.default_rng(0).bytes(10 * 2**16 + 1), Client(takes)
     monkeypatch.setattr("unreel.service.http.encode_mp4", lambda frames, fps: video)
     handler = object.__new__(_Handler)
-    handler.server, handler.path = MagicMock(service=Service(model, Shelf(folder))), "/videos"
+    handler.server = MagicMock(service=Service(model, Shelf(folder)), tenant_header=None)
+    handler.path, (handler.connection, _) = "/videos", socket.socketpair()
     body = b'{"prompt": "a cat"}'
     handler.headers, handler.rfile, handler.wfile = {"Content-Length": str(len(body))}, io.BytesIO(body), client
     handler.request_version, handler.requestline, handler.close_connection = "HTTP/1.1", "POST /videos HTTP/1.1", False
@@ -241,6 +246,20 @@ def test_a_client_that_takes_next_to_nothing_does_not_hold_up_for_ever(monkeypat
     assert handler.close_connection and 1 < len(client.pieces) < 10 * 2**20 / 2**16
 
 
+def test_a_request_may_lead_away_from_more_than_the_service_does(model, folder):
+    wish = Wish.read(b'{"prompt": "a cat", "seed": 3, "negative_prompt": "fog"}')
+    assert wish == Wish("a cat", 3, negative_prompt="fog")
+    led = Service(model, Shelf(folder)).video(wish)
+    own = Service(model, Shelf(folder)).video(Wish("a cat", 3))
+    everyone = replace(model, settings=replace(model.settings, negative_prompt="fog"))
+    assert (led == Service(everyone, Shelf(folder)).video(Wish("a cat", 3))).all() and not (led == own).all()
+    assert (own == Service(everyone, Shelf(folder)).video(Wish("a cat", 3, negative_prompt=""))).all()
+    unguided = Service(replace(model, settings=replace(model.settings, guidance=1.0)), Shelf(folder), worker=MagicMock())
+    with pytest.raises(RefusedError, match="leave negative_prompt out"):
+        unguided.video(wish)
+    unguided.worker.submit.assert_not_called()
+
+
 @pytest.mark.parametrize("asked", [{"erasures": ["cat", "secret"]}, {"tenant": "a"}])
 def test_requests_that_wait_hold_no_erasures(model, folder, asked):
     """Nor are they made to wait for what can never be made."""
@@ -252,6 +271,169 @@ def test_requests_that_wait_hold_no_erasures(model, folder, asked):
     service.video(Wish("a cat", erasures=("cat",)))
     service.worker.submit.assert_called_once()
     assert not taken
+
+
+def test_a_video_is_made_for_nobody_who_has_left(model, folder, served, tmp_path, monkeypatch):
+    audit = tmp_path / "audit.jsonl"
+    service = Service(model, Shelf(folder), audit=Audit(audit))
+    with pytest.raises(CancelledError):
+        service.video(Wish("a cat"), waits=lambda: False)
+    assert not audit.read_text() and service.video(Wish("a cat"), waits=lambda: True).ndim == 4
+    said, gone = threading.Event(), []
+    monkeypatch.setattr(Service, "video", lambda self, wish, waits: (said.wait(60), gone.append(waits()), np.zeros(1))[2])
+    monkeypatch.setattr("unreel.service.http.encode_mp4", lambda frames, fps: b"video")
+    port, body = served(), b'{"prompt": "a cat"}'
+    asked = b"POST /videos HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    for leaves in (True, False):
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
+            connection.sendall(asked)
+            if not leaves:
+                said.set()
+                assert connection.recv(99).startswith(b"HTTP/1.0 200")
+        said.set()
+        for _ in range(6000):
+            if len(gone) == (1 if leaves else 2):
+                break
+            time.sleep(0.01)
+        said.clear()
+    assert gone == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "says"),
+    [
+        ({"X-Tenant": "a"}, {}, None),
+        ({"X-Tenant": "bjørnà".encode()}, {}, None),
+        ({}, {}, "the header X-Tenant names the tenant here"),
+        ({"X-Tenant": " "}, {}, "the header X-Tenant names the tenant here"),
+        ({"X-Tenant": "a"}, {"tenant": "c"}, "the header X-Tenant names the tenant here"),
+        ({"X-Tenant": "nobody"}, {}, "there is no tenant"),
+    ],
+)
+def test_the_proxy_may_name_the_tenant_in_a_header_and_then_nobody_else_does(served, tmp_path, headers, body, says):
+    audit = tmp_path / "audit.jsonl"
+    port = served(policy(tmp_path, a=["robot"], c=[], **{"bjørnà": ["cat"]}), audit=Audit(audit), tenant_header="X-Tenant")
+    status, _, content = ask(port, body={"prompt": "a cat", **body}, **headers)
+    if says:
+        assert status == 400 and says in json.loads(content)["error"] and not audit.read_text()
+    else:
+        own = {"a": "robot", "bjørnà": "cat"}
+        (line,) = lines(audit)
+        assert status == 200 and list(line["erasures"]) == ["pizza", own[line["tenant"]]]
+
+
+def test_a_tenant_that_is_named_twice_is_nobody(served, tmp_path):
+    body = b'{"prompt": "a cat"}'
+    port = served(policy(tmp_path, a=[], b=[]), tenant_header="X-Tenant")
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
+        head = f"POST /videos HTTP/1.1\r\nX-Tenant: a\r\nX-Tenant: b\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        assert b" 400 " in connection.recv(99)
+
+
+def test_who_takes_for_ever_to_say_what_they_want_is_not_waited_for(served, monkeypatch):
+    """However little of it comes in time."""
+    monkeypatch.setattr("unreel.service.http._Handler.timeout", 5)
+    monkeypatch.setattr("unreel.service.http._Asking", lambda connection, patience: Impatient(connection, patience))
+
+    class Impatient(_Asking):
+        def readinto(self, buffer):
+            self.deadline -= 10  # seconds, for each piece
+            return super().readinto(memoryview(buffer)[:1])
+
+    with socket.create_connection(("127.0.0.1", served()), 60) as connection:
+        connection.sendall(b'POST /videos HTTP/1.1\r\nContent-Length: 19\r\n\r\n{"prompt": "a cat"}')
+        assert not connection.recv(99)
+
+
+def test_pages_of_other_sites_ask_in_vain_and_nobody_listens_everywhere_by_mistake(model, folder, served):
+    for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+        assert ask(served(), body={"prompt": "a cat"}, **{"Sec-Fetch-Site": site})[0] == status
+    with pytest.raises(UnreelError, match="an empty --host would be all of them"):
+        Server(Service(model, Shelf(folder)), "", 0)
+
+
+def test_what_breaks_here_is_not_the_clients_doing(model, folder, served, monkeypatch, capfd):
+    """With a policy or without one; and where nothing can be made any more, the service is not healthy."""
+    port = served()
+
+    def fail(*_, **__):
+        raise UnreelError("the card is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("unreel.service.making.generate", fail)
+        for _ in range(3):
+            assert ask(port, "GET", "/health")[0] == 200
+            assert ask(port, body={"prompt": "a cat"})[0] == 500
+        assert capfd.readouterr().err.count("the card is gone") == 3
+        assert ask(port, body={"prompt": "a cat", "erasures": ["nowhere"]})[0] == 400
+        assert ask(port, "GET", "/health")[0] == 500
+    assert ask(port, body={"prompt": "a cat"})[0] == 200 and ask(port, "GET", "/health")[0] == 200
+
+
+def test_what_would_be_on_and_do_nothing_is_refused_at_the_start(model, folder, tmp_path):
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    unlearn(Concept("castle"), make_pair(), configure("negative-prompt", {})).save_pretrained(home / "negative-prompt")
+    slight = Shelf(home).take("cat")
+    deltas = {name: LowRank(change.up * 1e-6, change.down) for name, change in slight.components[0].deltas.items()}
+    replace(slight, components=(replace(slight.components[0], deltas=deltas),)).save_pretrained(home / "slight")
+    unguided = replace(model, settings=replace(model.settings, guidance=1.0))
+    half = replace(model, pipeline=make_pair().t2v.to(torch.bfloat16))
+    for served_from, name, says in (
+        (unguided, "negative-prompt", "a negative-prompt needs guidance, and at --guidance 1"),
+        (half, "slight", "is rounded away"),
+    ):
+        Service(model, Shelf(home), policy(tmp_path, a=[name]))
+        with pytest.raises(UnreelError, match=f"^no video can be made for tenant 'a' of .*: .*{says}"):
+            Service(served_from, Shelf(home), policy(tmp_path, a=[name]))
+        assert not active_interventions(served_from.pipeline)
+
+
+def test_a_rewrite_does_not_ask_for_what_one_before_it_forgets(model, tmp_path):
+    for name, each in (("robot", FIRST), ("cat", SECOND)):
+        parts = [
+            {"kind": "object", "method": "prompt-rewrite", "settings": {}, **part} for part in each.provenance["parts"]
+        ]
+        whole = each.with_record(encoder="tiny", versions={"unreel": "0"}, parts=parts)
+        whole.save_pretrained(tmp_path / "shelf" / name)
+    file = tmp_path / "policy.json"
+    for names, fine in ((["robot", "cat"], True), (["cat", "robot"], False)):
+        file.write_text(json.dumps({"tenants": {"a": names}}))
+        if fine:
+            Service(model, Shelf(tmp_path / "shelf"), Policy(file))
+            continue
+        with pytest.raises(UnreelError, match="it puts 'a cat' into prompts, which another that is on forgets"):
+            Service(model, Shelf(tmp_path / "shelf"), Policy(file))
+    assert not active_interventions(model.pipeline)
+
+
+def test_the_operator_is_told_where_one_erasure_makes_what_another_forgets(model, folder, tmp_path, capfd):
+    home, anchored = tmp_path / "shelf", {"anchor": "a small Tokyo Tower"}
+    for name in ("cat", "tokyo-tower"):
+        each = Shelf(folder).take(name)
+        more = anchored if name == "cat" else {}
+        each.with_record(parts=[{**part, **more} for part in each.provenance["parts"]]).save_pretrained(home / name)
+    service = Service(model, Shelf(home))
+    for _ in range(2):
+        for names in (("cat",), ("cat", "tokyo-tower")):
+            with service.with_on(service.wanted(Wish("a cat", erasures=names))):
+                pass
+    with service.with_on([]):
+        pass
+    said = capfd.readouterr().err
+    assert said.count("for cat, 'a small Tokyo Tower' is made, which another erasure that is on with it forgets") == 1
+
+
+def test_weights_that_arrive_after_their_record_are_found(model, folder, tmp_path):
+    """As a copy of a folder brings them, name by name."""
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    shelf, old, new = Shelf(home), Shelf(folder).take("cat"), louder(Shelf(folder).take("cat"), 2)
+    new.save_pretrained(tmp_path / "made")
+    assert shelf.take("cat") == old
+    shutil.copy(tmp_path / "made" / RECORD_FILE, home / "cat" / RECORD_FILE)
+    shelf.take("cat")
+    shutil.copy(tmp_path / "made" / WEIGHTS_FILE, home / "cat" / WEIGHTS_FILE)
+    assert shelf.take("cat") == new != old
 
 
 def test_it_speaks_ipv6(model, folder):
@@ -449,7 +631,8 @@ def test_a_policy_is_utf8_wherever_it_is_read(tmp_path):
 def test_a_policy_that_changes_while_many_ask_is_the_last_one_for_all(tmp_path, monkeypatch):
     """One thread has read the old file, and goes on as soon as another has kept a first part of the new one, if it can."""
     policy(tmp_path, a=["robot"])
-    has_read, has_kept, is_done, read = threading.Event(), threading.Event(), threading.Event(), Path.read_text
+    has_read, has_begun, has_kept, is_done = (threading.Event() for _ in range(4))
+    read = Path.read_text
 
     class Slow(Policy):
         def __setattr__(self, name, value):
@@ -459,6 +642,8 @@ def test_a_policy_that_changes_while_many_ask_is_the_last_one_for_all(tmp_path, 
                 is_done.wait(60)
 
         def ask(self):
+            if threading.current_thread().name == "late":
+                has_begun.set()
             self.erasures_of("a")
             is_done.set()
 
@@ -466,6 +651,7 @@ def test_a_policy_that_changes_while_many_ask_is_the_last_one_for_all(tmp_path, 
         text = read(file, *args, **options)
         if threading.current_thread().name == "early":
             has_read.set()
+            has_begun.wait(60)
             has_kept.wait(1)  # which never comes where the other has to wait
         return text
 
@@ -586,10 +772,10 @@ def test_what_was_asked_for_before_it_is_told_to_stop_is_still_made(model, folde
     service = Service(model, Shelf(folder), worker=worker)
     made = service._made
 
-    def told_to_stop_meanwhile(wish):
+    def told_to_stop_meanwhile(wish, waits):
         makers.append(threading.get_ident())
         os.kill(os.getpid(), signal.SIGTERM)
-        return made(wish)
+        return made(wish, waits)
 
     service._made = told_to_stop_meanwhile
     with Server(service, "127.0.0.1", 0) as server:

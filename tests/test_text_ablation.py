@@ -18,7 +18,7 @@ from unreel.models import anchors
 from unreel.models.anchors import words_to_keep
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank
-from unreel.models.pair import TextModel
+from unreel.models.pipelines import TextModel
 from unreel.models.reading import SPARE, Aim
 from unreel.prompts.pairs import PromptPair
 

@@ -8,7 +8,7 @@ from pipelines import build
 from transformers import LlamaTokenizerFast
 
 from unreel import Concept, UnreelError, unlearn
-from unreel.models.pair import load_pipeline, load_text_model
+from unreel.models.pipelines import load_pipeline, load_text_model
 from unreel.models.tokenizer import load_tokenizer
 
 PROMPT = "a photo of Tokyo Tower by night"

@@ -239,7 +239,7 @@ def test_what_takes_much_room_is_said_and_what_has_none_is_refused(pair, tmp_pat
     assert not list(tmp_path.iterdir())
     cache = VideoCache(pair.video, folder)
     cache.make(cache.batches(PROMPTS, SEEDS), "")
-    clips.require_room(pair.video, folder, 15, 15, nobody)  # five of them are made
+    clips.require_room(pair.video, folder, 15, 15, nobody, made=clips.made_in(folder))  # five of them are made
 
 
 def test_a_broken_file_is_named(pair, tmp_path):

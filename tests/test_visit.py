@@ -119,6 +119,7 @@ def test_no_erasure_is_where_pages_or_files_of_another_are(visit):
         (lambda v: v.forget(" "), "the concept is empty"),
         (lambda v: v.forget("x" * 301), "at most 300 letters"),
         (lambda v: v.forget("cat", synonyms=["x" * 301]), "at most 300 letters"),
+        (lambda v: v.forget("cat", synonyms=["x" * 9] * 100), "at most 300 letters"),
         (lambda v: v.forget("cat", videos=21), "from 1 to 20 videos"),
         (lambda v: v.forget("cat", kind="colour"), "colour"),
         (lambda v: v.make("", 0, []), "type a prompt"),

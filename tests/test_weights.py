@@ -18,10 +18,14 @@ from readers import t5, words_tokenizer
 
 from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.interventions.erasure import NETWORK, ComponentDelta
+from unreel.interventions.export import export
+from unreel.methods import configure
+from unreel.models.adapter import cross_attention, outside_cross_attention, text_writers
+from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank, rounded_away
 from unreel.models.fingerprint import Fingerprint
-from unreel.models.pair import TextModel
-from unreel.models.weights import held_weights, learning, portable, quantization, set_to
+from unreel.models.pipelines import TextModel
+from unreel.models.weights import held_weights, learning, own_modules, portable, quantization, set_to
 
 MATRICES = ("q_proj", "fc1", "fc2")
 
@@ -217,6 +221,43 @@ def test_an_erasure_goes_onto_an_encoder_with_a_lora_and_comes_off_either_way(pa
     erasure.remove(other.t2i)
     assert {portable(name) for name in weights(other.t2i.text_encoder)} >= plain.keys()
     assert all(torch.equal(it, plain[name]) for name, it in held_weights(other.t2i.text_encoder).items())
+
+
+def test_a_lora_is_no_part_of_what_methods_change(pair):
+    """Of the encoder, nor of the network that denoises."""
+    plain, adapted = make_pair(), with_lora(pair.t2i)
+    pair.t2v.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    for find in (cross_attention, outside_cross_attention, text_writers):
+        own, found = find(plain.t2v.unet), find(pair.t2v.unet)
+        assert list(found) == list(own) and len(own) > 1
+        assert all(type(found[name]) is type(own[name]) for name in own)
+    reader, bare = Conditioner.of(adapted), Conditioner.of(plain.t2i)
+    names = [own_modules(each.text_encoder) for each in (reader, bare)]
+    for layer in range(len(bare.layers)):
+        found = [
+            {part: name for name, part in own.items()}[each.attention_output(each.layers[layer])]
+            for own, each in zip(names, (reader, bare), strict=True)
+        ]
+        assert found[0] == found[1]
+    for method in ("diff-quick-fix", "hirm", "uce"):
+        learned = unlearn(Concept("castle", anchor="house"), pair, configure(method, {}))
+        assert not any("lora" in name or "base_layer" in name for each in learned.components for name in each.deltas)
+        learned.apply(make_pair().t2v)
+
+
+@pytest.mark.parametrize("format", ["text-encoder", "peft", "lora", "comfyui"])
+def test_nothing_is_exported_that_would_be_saved_without_the_erasure(pair, erasure, format, tmp_path):
+    with_lora(pair.t2i)
+    with pytest.raises(UnreelError, match="a LoRA is on this model, and would be saved in place of the erasure"):
+        export(erasure, pair.t2i, tmp_path / "made", format=format)
+    half = make_pair().t2i
+    for quantize in QUANTIZED:
+        quantize(half.text_encoder)
+        if format == "text-encoder":
+            with pytest.raises(UnreelError, match="a quantized text encoder holds no erasure when it is saved"):
+                export(erasure, half, tmp_path / "made", format=format)
+        half = make_pair().t2i
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_is_learned_while_a_lora_is_on_fits_without_it(pair):

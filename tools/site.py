@@ -70,7 +70,7 @@ def python_api() -> str:
     import unreel
 
     named = [f"::: unreel.{unreel._HOME[name]}.{name}" for name in unreel.__all__]
-    modules = ("workflow", "batch", "service", "progress", "unlearning", "interventions.export")
+    modules = ("workflow", "batch", "service", "progress", "unlearning", "checking", "interventions.export")
     return "\n\n".join(
         [
             "# Python",

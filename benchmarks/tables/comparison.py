@@ -1,10 +1,10 @@
-"""Tables of docs/comparison.md, docs/by-concept.md and docs/tuning.md."""
+"""Tables of docs/comparison.md, docs/robustness.md, docs/by-concept.md and docs/tuning.md."""
 
 from functools import partial
 
 from benchmarks.tables import attacks, methods
 
-DOCUMENTS = ("docs/comparison.md", "docs/by-concept.md", "docs/tuning.md")
+DOCUMENTS = ("docs/comparison.md", "docs/robustness.md", "docs/by-concept.md", "docs/tuning.md")
 SHOWN = {
     "text-ablation": (
         methods.summary,

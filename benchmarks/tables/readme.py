@@ -7,7 +7,6 @@ from benchmarks.cells import results_of
 from benchmarks.over_concepts import shares_over
 from benchmarks.tables import embedded_pair, real_encoders, results
 from benchmarks.tables._format import load
-from benchmarks.tables.attacks import attacks_compared
 from benchmarks.tables.methods import comparison, summary
 
 DOCUMENTS = ("README.md", "docs/measured.md", "docs/start.md")
@@ -50,7 +49,6 @@ def _shares(concepts: dict[str, Any], group: str, metric: str) -> str:
 
 TABLES = {
     "second_pair": second_pair,
-    "attacks_compared": partial(attacks_compared, only_complete=True),
     "comparison": partial(comparison, only_complete=True),
     "demo": demo,
     "few_shot_summary": partial(summary, "few-shot"),

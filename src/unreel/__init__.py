@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from unreel.adoption import adopt
+    from unreel.checking import require_strong
     from unreel.errors import UnreelError
     from unreel.evaluation.attack import AttackRun, attack
     from unreel.evaluation.estimate import Estimate, Figure
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from unreel.models.pair import Pair, Settings, VideoModel, load_pair, load_video_model
     from unreel.models.sampling import generate
     from unreel.prompts.concept import Concept
-    from unreel.unlearning import require_strong, unlearn
+    from unreel.unlearning import unlearn
     from unreel.wordings import find_wordings
     from unreel.workflow import combine
 
@@ -69,7 +70,7 @@ _HOME = {
     "load_judge": "judges",
     "load_pair": "models.pair",
     "load_video_model": "models.pair",
-    "require_strong": "unlearning",
+    "require_strong": "checking",
     "undisturbed": "models.adapter",
     "unlearn": "unlearning",
 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from unreel.checking import checked
 from unreel.errors import UnreelError, summarise
 from unreel.interventions import active_interventions
 from unreel.interventions.erasure import NETWORK, TEXT_ENCODER, ComponentDelta, Erasure
@@ -26,7 +27,7 @@ from unreel.models.lora import LORA_FILE, is_lora, lora_deltas
 from unreel.models.pair import Pair
 from unreel.models.weights import doubled, held_weights, is_quantized
 from unreel.progress import track
-from unreel.unlearning import Concepts, as_concepts, checked, with_rounding
+from unreel.unlearning import Concepts, as_concepts, with_rounding
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

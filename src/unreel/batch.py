@@ -17,6 +17,7 @@ from typing import Any, Literal
 from unreel.errors import UnreelError, needs, shortened, summarise
 from unreel.evaluation.run_folder import claimed
 from unreel.files import short_digest, write_json
+from unreel.interventions import load_intervention
 from unreel.interventions.record import CHECK
 from unreel.models.memory import no_memory
 from unreel.models.pair import Pair, load_pair
@@ -172,7 +173,10 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
     """
     jobs = job.jobs_of(read_takedowns(Path(job.file)))
     for each in jobs.values():
-        require_sensible(each)
+        require_sensible(each, here=not job.ray)
+    kind, _, number = job.each.place.device.partition(":")
+    if job.ray and number:
+        raise UnreelError(f"each of Ray's workers sees a device of its own: ask for --device {kind}")
     if job.retries < 0:
         raise UnreelError("retries must be zero or more")
     with _cluster(job.ray):
@@ -204,7 +208,10 @@ def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Te
 
 def _asked(job: UnlearnJob) -> str:
     """A short name for all of a job but where it is computed and written, and in place of what."""
-    wanted = asdict(replace(job, settings=dict(job.settings), out=None, overwrite=False, place=Place()))
+    # What precision it is learned in decides what is learned.
+    wanted = asdict(
+        replace(job, settings=dict(job.settings), out=None, overwrite=False, place=Place(dtype=job.place.dtype))
+    )
     return short_digest(wanted)
 
 
@@ -228,10 +235,19 @@ def _unlearned(job: UnlearnJob) -> Unlearned:
     """What is there already if it is what is asked for; anything else is replaced only where the job says so."""
     try:
         return unlearn(replace(job, overwrite=False), load=_kept_pair)
-    except TakenError:
-        if not job.overwrite:
+    except UnreelError as error:
+        replaces = isinstance(error, TakenError) or _is_broken(job.folder)
+        if not (job.overwrite and replaces):
             raise
     return unlearn(replace(job, resume=False), load=_kept_pair)
+
+
+def _is_broken(folder: Path) -> bool:
+    """Whether there is a folder and no erasure that can be loaded from it, as where writing or copying was cut short."""
+    try:
+        return folder.is_dir() and not load_intervention(folder)
+    except UnreelError:
+        return True
 
 
 def attempt(job: UnlearnJob) -> dict[str, Any]:
@@ -314,6 +330,8 @@ def _over_ray(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Ou
     import ray
 
     gpus = int(not job.each.place.device.startswith(("cpu", "mps")))
+    if gpus and not ray.cluster_resources().get("GPU"):  # it would wait for one without end
+        raise UnreelError(f"no machine of the Ray cluster at {job.ray!r} has a GPU: add one, or choose --device cpu")
     run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(attempt)
     most = max(1, int(ray.cluster_resources().get("CPU", 1))) * AHEAD
     waiting = [(takedown, 1) for takedown in reversed(list(left))]

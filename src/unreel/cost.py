@@ -1,6 +1,5 @@
 """What a piece of work cost: wall seconds and peak memory."""
 
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -42,5 +41,9 @@ def _peak_resident() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows has none, and does not say
+        return 0
     counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return counted if sys.platform == "darwin" else counted * 1024  # macOS counts bytes, others KiB

@@ -46,6 +46,12 @@ def _told_apart(name: str, text: str) -> str:
     return f"{name}-{digits}" if name else digits
 
 
+def as_it_lies(file: Path) -> tuple[int, ...]:
+    """What is another once a file has changed, whatever copied it there. Raises OSError if there is none."""
+    about = file.stat()
+    return about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino
+
+
 @contextmanager
 def alone_in(folder: Path, about: Path | None = None) -> Iterator[None]:
     """Inside, no other process does this in `folder`. Raises UnreelError if one does, saying that it works in `about`, by

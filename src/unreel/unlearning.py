@@ -6,27 +6,25 @@ Knows methods by their protocol only.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import torch
 
+from unreel.checking import checked
 from unreel.cost import Cost
-from unreel.errors import UnreelError, summarise
-from unreel.evaluation.selfcheck import BATCH, Exam, Question, SelfCheck
+from unreel.errors import UnreelError
 from unreel.interventions.base import Intervention
-from unreel.interventions.erasure import MOST_ROUNDED_AWAY, TEXT_ENCODER, Erasure, mostly_lost
-from unreel.interventions.record import CHANGES, CHECK, DIGEST, ROUNDED_AWAY
+from unreel.interventions.erasure import MOST_ROUNDED_AWAY, Erasure
+from unreel.interventions.record import CHECK, DIGEST, ROUNDED_AWAY
 from unreel.methods import DEFAULT, Task, configure, method_of, name_of
-from unreel.models.anchors import anchor_for, near_to, prompts_for
+from unreel.models.anchors import anchor_for
 from unreel.models.conditioner import Conditioner
-from unreel.models.deltas import is_felt
 from unreel.models.loading import recorded
 from unreel.models.memory import enough_memory
-from unreel.models.pair import Pair, VideoModel
+from unreel.models.pair import Pair
 from unreel.models.reading import Meanings
 from unreel.models.sampling import image_files
 from unreel.prompts.concept import Concept
@@ -36,11 +34,6 @@ if TYPE_CHECKING:
 
 
 Concepts = Concept | str | Sequence[Concept | str]
-Learned = TypeVar("Learned", bound=Intervention)
-
-
-class WeakError(UnreelError):
-    """An erasure does less than it should."""
 
 
 @overload
@@ -110,13 +103,6 @@ def with_rounding(erasure: Erasure, pair: Pair) -> Erasure:
     """The erasure, whose record says how much of it the precision of the pair's weights has no room for, if much."""
     lost = erasure.rounded_away(pair.t2i if erasure.edits_text_encoder else pair.t2v)
     return erasure.with_record(**{ROUNDED_AWAY: round(lost, 3)}) if lost > MOST_ROUNDED_AWAY else erasure
-
-
-def checked(learned: Learned, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> Learned:
-    """An intervention with its self-check in its record, as `check` makes it, if it changes a text encoder."""
-    if not learned.edits_text_encoder:
-        return learned
-    return learned.with_record(**{CHECK: check(learned, pair, seed=seed, near=near).document()})  # type: ignore[arg-type]
 
 
 def as_concepts(concepts: Concepts) -> list[Concept]:
@@ -199,84 +185,3 @@ def was_asked_for(
         and len(parts) == len(configs) * len(concepts)
         and all(same(part, *each) for part, each in zip(parts, product(configs, concepts), strict=True))
     )
-
-
-def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> SelfCheck:
-    """How far the erasure goes and what else it moves in the pair's text encoders, on held-out prompts; of several
-    encoders, and of several ways in which the pipelines read with one, the worst.
-
-    Distances are to the anchors that the erasure records; if it records none for some concept, nothing is said about them.
-    `near` is what `near_to` says for each text encoder, as far as that is known; it is found out otherwise.
-    Raises UnreelError if it has a delta for none of the encoders.
-    """
-    conditioners = list(pair.conditioners().values())
-    parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
-    concepts = [Concept.recorded(part) for part in parts]
-    # As recorded, even where a sum of erasures forgets one's anchor too.
-    meanings: Meanings = {}
-    concepts = [
-        concept
-        if concept.anchor is not None
-        else replace(concept, anchor=anchor_for(concept, concepts, conditioners[0], pair.vocabulary, meanings))
-        for concept in concepts
-    ]
-    anchored, grades = all("anchor" in part for part in parts), []
-    keep = list(dict.fromkeys(name for part in parts for name in part["settings"].get("keep", ())))
-    with pair.readings() as readers:
-        known = dict(enumerate(near))
-        for (i, reader), component in product(enumerate(readers), erasure.components):
-            if component.fingerprint.fits(reader.text_encoder):
-                prompts = prompts_for(concepts, pair, reader, seed, held_out=True)
-                about = known.get(i)
-                about = near_to(concepts, reader, pair.vocabulary) if about is None else about
-                grades.append(Exam(reader, prompts, about, keep, anchored=anchored).grade(component.deltas))
-    if not grades:
-        raise UnreelError(
-            f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"
-        )
-    return SelfCheck.worst_of(grades)
-
-
-class Everyday:
-    """Everyday prompts, as a video model's text encoders read them with nothing on yet. Erasures that were made apart add
-    up, and so does what each moves by the way.
-    """
-
-    def __init__(self, model: VideoModel) -> None:
-        pair = model.alone
-        self._asked = [
-            Question.about(reader, prompts_for((), pair, reader, 0, held_out=True).everyday(BATCH))
-            for reader in pair.conditioners().values()
-        ]
-
-    def moved(self) -> float:
-        """How far what is on now moves them: the median over prompts, of the worst encoder."""
-        return float(np.max([0.0, *(np.median(asked.moved(asked.given())) for asked in self._asked)]))
-
-
-def require_some_change(erasure: Intervention) -> None:
-    """Raises WeakError if an erasure leaves every weight as it is, of the text encoders or of what denoises that it is
-    for, or if most of what it changes is rounded away in the precision that it was learned in.
-    """
-    if lost := erasure.provenance.get(ROUNDED_AWAY):
-        raise WeakError(
-            f"{mostly_lost(erasure.concepts, lost)}: learn it and load the model in float32, or learn it at a larger rate"
-        )
-    components = getattr(erasure, "components", ())
-    for of in dict.fromkeys(component.of for component in components):
-        deltas = [component.deltas for component in components if component.of == of]
-        if any(is_felt(change) for changes in deltas for change in changes.values()):
-            continue
-        what = "nothing" if of == TEXT_ENCODER else "nothing of what denoises"
-        why = "".join(f" ({part['stopped']})" for part in erasure.provenance["parts"][:1] if "stopped" in part)
-        raise WeakError(f"the erasure of {', '.join(erasure.concepts)} changes {what}{why}")
-
-
-def require_strong(erasure: Intervention) -> None:
-    """Raises WeakError if the erasure's self-check falls short of the stated bars, or it has none."""
-    if CHECK not in erasure.provenance:
-        raise WeakError(f"the erasure of {', '.join(erasure.concepts)} has no self-check")
-    shortfalls = erasure.provenance[CHECK]["shortfalls"]
-    if shortfalls:
-        named = summarise(erasure.concepts, 5)
-        raise WeakError(f"the erasure of {named} falls short on held-out prompts: {'; '.join(shortfalls)}")

@@ -26,6 +26,7 @@ from unreel.models.denoiser import MARGIN, Conditioning, Denoiser
 from unreel.models.memory import enough_memory
 from unreel.models.pair import Pair
 from unreel.models.sampling import made_latents
+from unreel.models.tokenizer import require_known
 from unreel.progress import track
 from unreel.prompts.concept import Concept
 from unreel.prompts.kinds import Kind
@@ -72,7 +73,7 @@ def find_wordings(
     for concept in these:
         require_drawn(concept)
         for reader in readers:
-            reader.require_known(concept.wordings)
+            require_known(reader.tokenizer, concept.wordings)
             reader.require_room_for(concept.forget_prompts)
     for kind in dict.fromkeys(concept.kind for concept in these):
         alike = [concept for concept in these if concept.kind == kind]
@@ -105,7 +106,7 @@ def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:
     """Whether a phrase can be forgotten as a concept's name is."""
     try:
         concept = Concept(phrase, kind)
-        reader.require_known(concept.wordings)
+        require_known(reader.tokenizer, concept.wordings)
     except UnreelError:
         return False
     return reader.has_room_for(max(concept.forget_prompts, key=len))
@@ -128,7 +129,8 @@ def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str],
         longest = max([*named, *texts], key=reader.length)
         tokens = (-(-reader.length(longest) // MARGIN) + 1) * MARGIN
         read = brief(tokens, longest).conditioning([*named, *texts])
-        return torch.stack([_distances(denoiser, each, read, i, len(named)) for i, each in enumerate(seen)])
+        behind = range(len(named), len(named) + len(texts))
+        return torch.stack([_distances(denoiser, each, read.rows([i, *behind])) for i, each in enumerate(seen)])
 
     places = sorted(range(len(phrases)), key=lambda i: reader.length(phrases[i]))  # short ones are read in less time
     out = torch.zeros(len(concepts), len(phrases))
@@ -166,11 +168,11 @@ def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> list[_View]
     return views
 
 
-def _distances(denoiser: Denoiser, views: Sequence[_View], read: Conditioning, name: int, names: int) -> torch.Tensor:
-    """d of every prompt that was read behind the first `names`, from that one of those: (prompts,)."""
+def _distances(denoiser: Denoiser, views: Sequence[_View], read: Conditioning) -> torch.Tensor:
+    """d of every prompt that was read behind the first, which is the name's, from that: (prompts,)."""
     count, out = len(read.arguments[read.latents]), []
     for view in views:
         noisy = view.noisy.expand(count, *view.noisy.shape[1:])
         made = denoiser.predict(noisy, view.timestep.expand(count), read).float()
-        out.append((made[names:] - made[name]).square().flatten(1).sum(1).cpu() / view.unasked)
+        out.append((made[1:] - made[0]).square().flatten(1).sum(1).cpu() / view.unasked)
     return torch.stack(out).mean(0)

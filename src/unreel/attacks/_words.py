@@ -10,7 +10,7 @@ from typing import Any
 
 from unreel.attacks import Case
 from unreel.errors import UnreelError
-from unreel.models.conditioner import whole_words
+from unreel.models.tokenizer import whole_words
 
 
 def in_place(case: Case, text: str) -> str:

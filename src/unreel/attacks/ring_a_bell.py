@@ -18,7 +18,9 @@ import torch
 from unreel.attacks import Case
 from unreel.attacks._objective import generator_for
 from unreel.attacks._words import in_place, other_words
-from unreel.models.conditioner import NO_LENGTH, Conditioner, Tokens
+from unreel.models.conditioner import Conditioner
+from unreel.models.tokenizer import NO_LENGTH
+from unreel.models.tokens import Tokens
 from unreel.prompts.concept import Concept
 
 NEEDS_WEIGHTS, VERSION = False, 2

@@ -214,6 +214,6 @@ def other_wordings(
     wordings = run(WordingsJob(concept, kind, phrases_of(phrases), t2i, t2v, seed, place), tell)
     for each in wordings:
         echo(f"{each.distance:.2f}  {each.text}")
-    options = as_options({"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v}, place)
+    options = as_options({"--kind": kind, "--wordings": phrases, "--t2i": t2i, "--t2v": t2v, "--seed": seed or None}, place)
     echo(f"next  unreel unlearn {shlex.quote(concept)}{options}" if wordings else "none was found")
     print_result([dataclasses.asdict(each) for each in wordings])

@@ -149,6 +149,15 @@ Tiling = Annotated[
         help="decode frames tile by tile: less memory, slightly different pixels",
     ),
 ]
+NegativeText = Annotated[
+    str | None,
+    typer.Option(
+        "--negative-prompt",
+        rich_help_panel=SAMPLED,
+        help="what guidance leads away from in every video, such as 'blurry, low quality' (default: the pipeline's own)",
+        show_default=False,
+    ),
+]
 JudgeName = Annotated[
     str | None,
     typer.Option(
@@ -254,6 +263,20 @@ Tolerance = Annotated[
         help="largest share of a weight change's squared norm that the low-rank file may lose; text-encoder loses nothing"
     ),
 ]
+AuditFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="file to append a line of JSON to for each video: when, for whom, with which erasures; no prompts",
+        show_default=False,
+    ),
+]
+TenantHeader = Annotated[
+    str | None,
+    typer.Option(
+        help="HTTP header in which the proxy names the tenant, such as X-Tenant, in place of the request's body",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output if it exists")]
 
 
@@ -306,6 +329,7 @@ _OUT_OF_A_VIDEO: dict[str, tuple[Any, Any]] = {
     "size": (Size, None),
     "fps": (Fps, None),
     "tiling": (Tiling, False),
+    "negative_prompt": (NegativeText, None),
 }
 SAMPLING = Group(_sampling, {"steps": (Steps, None), **_OUT_OF_A_VIDEO})
 SAMPLING_OF_ATTACKS = Group(  # whose own steps are a search's

@@ -63,7 +63,8 @@ def as_options(asked: Mapping[str, Any], *groups: Any) -> str:
     chosen = dict(asked)
     for group in groups:
         usual = dataclasses.asdict(type(group)())
-        chosen |= {f"--{name}": value for name, value in dataclasses.asdict(group).items() if value != usual[name]}
+        unusual = {name: value for name, value in dataclasses.asdict(group).items() if value != usual[name]}
+        chosen |= {f"--{name.replace('_', '-')}": value for name, value in unusual.items()}
     options = [
         (name, value if isinstance(value, tuple) else (value,)) for name, value in chosen.items() if value is not None
     ]

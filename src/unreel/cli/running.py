@@ -15,10 +15,12 @@ from unreel.cli.options import (
     T2I,
     T2V,
     AsJson,
+    AuditFile,
     JudgeName,
     MadeOn,
     Overwrite,
     Quiet,
+    TenantHeader,
     grouped,
     seed_of,
 )
@@ -76,16 +78,11 @@ def serve(
             min=1, max=MOST, help="most requests in progress, the one being served included; further ones get 503"
         ),
     ] = 64,
-    audit: Annotated[
-        Path | None,
-        typer.Option(
-            help="file to append a line of JSON to for each video: when, for whom, with which erasures; no prompts",
-            show_default=False,
-        ),
-    ] = None,
+    audit: AuditFile = None,
     check: Annotated[
         bool, typer.Option("--check", help="try all that the policy speaks of as when it starts, and end: exit code 0 or 2")
     ] = False,
+    tenant_header: TenantHeader = None,
     sampling: Any = SAMPLING,
     place: Any = PLACE,
 ) -> None:
@@ -101,6 +98,8 @@ def serve(
     shelf, rules = Shelf(erasures, megabytes), Policy(policy) if policy else None
     if check and not rules:
         raise UnreelError("there is nothing to check without a policy: name one with --policy")
+    if tenant_header and not rules:
+        raise UnreelError("without a policy there are no tenants: name one with --policy, or leave --tenant-header out")
     if rules:
         rules.require(shelf)  # before the model is loaded, which takes long
     log = Audit(audit) if audit else None
@@ -111,7 +110,7 @@ def serve(
     if check:
         echo(f"checked  {policy}: videos can be made for every tenant")
         return
-    with suppress(KeyboardInterrupt), Server(service, host, port) as server:
+    with suppress(KeyboardInterrupt), Server(service, host, port, tenant_header) as server:
         echo(f"serving  {t2v} with {len(shelf.names)} erasures at {server.url}")
         serve_from(server, worker)
 

@@ -28,7 +28,7 @@ from unreel.errors import UnreelError
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite, concept_of, measured_with
 from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
-from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of, pipeline_identity, require_room
+from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of, made_in, pipeline_identity, require_room
 from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
@@ -188,7 +188,7 @@ def attack(
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
     once = len(ARMS) * len(attacks) * cases  # but for attacks that have nothing to try
-    require_room(pair.video, kept, once, once * budgets[-1], tell)
+    require_room(pair.video, kept, once, once * budgets[-1], tell, made=0 if clips else made_in(kept))
     asked = {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed}
     of = {"concept": asdict(concept), "image_model": pair.t2i_source, "image_dtype": dtype_of(pair.t2i)}
     with claimed(home, measured_with(pair.video, erasure, judge) | of | asked) if home else nullcontext():

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, summarise
 from unreel.evaluation.run import Evaluation, Group
 from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
 from unreel.evaluation.video_cache import VideoCache, dtype_of, require_room
@@ -23,7 +23,8 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, VideoModel
 from unreel.models.reading import nearest
 from unreel.progress import Tell, nobody
-from unreel.prompts.concept import Concept
+from unreel.prompts import captions
+from unreel.prompts.concept import Concept, naming
 from unreel.prompts.files import PromptRow
 from unreel.prompts.kinds import OBJECT_TEMPLATES
 from unreel.prompts.suite import GROUPS, Prompt, suite
@@ -49,7 +50,7 @@ def concept_of(erasure: Intervention, name: str | None = None) -> Concept:
     )
 
 
-def unrelated_prompts(concept: Concept, judge: Judge | None, erased: Iterable[str]) -> list[str]:
+def unrelated_prompts(concept: Concept, judge: Judge | None, erased: Iterable[Concept]) -> list[str]:
     """1,000 prompts that do not ask for the concept, or fewer if there are not so many."""
     others = vocabulary(concept, judge, erased)["concept"]
     prompts = [template.format(name) for template, name in product(OBJECT_TEMPLATES, others)]
@@ -63,14 +64,21 @@ def with_anchor(concept: Concept, erasure: Intervention) -> Concept:
     return concept if concept.anchor is not None else replace(concept, anchor=recorded)
 
 
-def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[str] = ()) -> Vocabulary:
+def erased_by(erasure: Intervention) -> list[Concept]:
+    """All that an erasure is of, each with the other words that were forgotten with it."""
+    return [Concept.recorded(part) for part in erasure.provenance["parts"]]
+
+
+def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[Concept] = ()) -> Vocabulary:
     """What else can be asked for, by kind: the judge's own labels, or everyday words; without the concept itself and
     whatever else is `erased`."""
     # A judge of nudity has no good neighbours to offer.
     words = judge.vocabulary if judge and judge.vocabulary else EVERYDAY
-    gone = [_as_called(each, judge) for each in (concept, *map(Concept, erased))]
+    gone = [_as_called(each, judge) for each in (concept, *erased)]
     kinds = {kind: words.get(kind, []) for kind in KINDS}
     kinds["person"] = words.get("person") or kinds["concept"]  # where nobody has listed persons
+    if words is EVERYDAY and concept.traits.listed == "person":  # which lists few of them, and nobody by name
+        kinds["person"] = [*kinds["person"], *captions.everyday()["famous"]]
     return {
         kind: [label for label in labels if not any(each.is_spelled(label) for each in gone)]
         for kind, labels in kinds.items()
@@ -94,7 +102,7 @@ def build_suite(
     seed: int,
     groups: Iterable[str] = GROUPS,
     own_prompts: Sequence[PromptRow] = (),
-    erased: Iterable[str] = (),
+    erased: Sequence[Concept] = (),
 ) -> list[Prompt]:
     """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups (0: none of those), and all of
     `own_prompts`. Those of one group that ask for something else are a group apart from those that ask for the concept.
@@ -110,7 +118,8 @@ def build_suite(
     for which in {concept.traits.neighbours, "concept"}:
         words[which] = nearest(conditioner, concept.name, words[which])
     named = _as_called(concept, judge)
-    prompts = suite(concept, words, named.synonyms, videos=videos, seed=seed, groups=groups)
+    gone = naming([each for each in erased if each.name.casefold() != concept.name.casefold()])
+    prompts = suite(concept, words, named.synonyms, videos=videos, seed=seed, groups=groups, gone=gone)
     repetitions: Counter[tuple[str, str]] = Counter()
     labels = [concept.name if row.label is None or named.is_spelled(row.label) else row.label for row in own_prompts]
     groups_of = _told_apart(own_prompts, [label == concept.name for label in labels])
@@ -171,7 +180,7 @@ def evaluate(
     Raises UnreelError, before anything is generated, if the erasure is for another text encoder, the judge does not know
     the concept, the folder holds another run, or the disk has no room for the videos.
     """
-    model = model if isinstance(model, VideoModel) else Pair.of(model).video
+    model, groups = model if isinstance(model, VideoModel) else Pair.of(model).video, tuple(groups)
     concept = with_anchor(concept or concept_of(erasure), erasure)
     conditioner = Conditioner.of(model.pipeline)
     if judge and not judge.knows(concept.name):
@@ -179,26 +188,38 @@ def evaluate(
         hint = f" (it knows {known})" if known else ""
         raise UnreelError(f"the {judge.name} does not know {concept.name!r}{hint}: choose another with --judge")
     options: dict[str, Any] = {"videos": videos, "seed": seed, "groups": groups, "own_prompts": own_prompts}
-    prompts = build_suite(conditioner, concept, judge, **options, erased=erasure.concepts)
+    erased = erased_by(erasure)
+    prompts = build_suite(conditioner, concept, judge, **options, erased=erased)
+    _asked_for(prompts, groups if videos else (), tell)
     # Prompts of other people may be long: those are cut off, as pipelines do.
     own = [prompt for prompt in prompts if prompt.group in GROUPS]
     conditioner.require_room_for([prompt.text for prompt in own] + [prompt.anchor for prompt in own if prompt.anchor])
     erasure.require_matching(model.pipeline)
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
-    count = 2 * len(prompts) + sum(prompt.anchor is not None for prompt in prompts)
-    require_room(model, kept, count, count, tell)
+    cache = VideoCache(model, kept, begin=False)
+    purposes = {
+        name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
+        for name in dict.fromkeys(prompt.group for prompt in prompts)
+    }
+    arms = ("original", "anchor", "edited")
+    batches = [batch for arm in arms for group in purposes.values() for batch in group.batches.get(arm, ())]
+    left = sum(len(batch.prompts) for batch in batches if not batch.finished)
+    require_room(model, kept, left, left, tell)
     what = measured_with(model, erasure, judge) | {"prompts": [_decisive(prompt) for prompt in prompts]}
     with claimed(home, what) if home else nullcontext():
-        cache = VideoCache(model, kept)
-        purposes = {
-            name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
-            for name in dict.fromkeys(prompt.group for prompt in prompts)
-        }
-        arms = ("original", "anchor", "edited")
-        cache.make([batch for arm in arms for g in purposes.values() for batch in g.batches.get(arm, ())], "evaluating")
-    unrelated = unrelated_prompts(concept, judge, erasure.concepts)
+        cache.begin()
+        cache.make(batches, "evaluating")
+    unrelated = unrelated_prompts(concept, judge, erased)
     return Evaluation(model, erasure, concept, judge, purposes, unrelated, measure)
+
+
+def _asked_for(prompts: Sequence[Prompt], groups: Sequence[str], tell: Tell) -> None:
+    """Says which of the groups have nothing to ask for. Raises UnreelError if none has."""
+    if not prompts:
+        raise UnreelError("none of these groups of prompts has anything to ask for with this judge: choose others")
+    if left := [group for group in groups if group not in {prompt.group for prompt in prompts}]:
+        tell("left out", f"{summarise(left)}: there is nothing to ask for with this judge")
 
 
 def _decisive(prompt: Prompt) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from unreel.evaluation.estimate import Estimate, Figure, in_video
 from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of
 from unreel.files import short_digest, write_json
 from unreel.interventions.base import METRICS_FILE, Intervention
-from unreel.judges import Judge
+from unreel.judges import Judge, judge_identity
 from unreel.models.conditioner import Conditioner
 from unreel.models.loading import recorded
 from unreel.models.pair import VideoModel
@@ -192,7 +192,7 @@ class Evaluation:
             kind=self.concept.kind,
             anchor=self.concept.anchor,
             methods=[part["method"] for part in self.erasure.provenance["parts"]],
-            judge={"name": judge.name, "error": judge.error} if judge else None,
+            judge={"name": judge.name, "error": judge.error, "identity": judge_identity(judge)} if judge else None,
             figures=self.figures,
             erasure=self.erasure.identity,
             model=recorded(self.model.source),

@@ -26,7 +26,7 @@ def claimed(folder: Path, run: dict[str, Any]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder, folder):
         _require_free(folder, document)  # another process may have claimed it meanwhile, for a run of its own
-        if not (folder / RUN_FILE).is_file():
+        if not (folder / RUN_FILE).is_file() or not _holds_something(folder):
             write_json(folder / RUN_FILE, document)
         yield
 
@@ -42,7 +42,7 @@ def _require_free(folder: Path, document: dict[str, Any]) -> None:
         if not isinstance(stored, dict):
             raise UnreelError(f"{file} is broken: choose another folder with --out, or delete that one")
         differs = _differences(stored, document)
-        if differs:
+        if differs and _holds_something(folder):  # a run that failed before anything was made is in nobody's way
             raise UnreelError(
                 f"{folder} holds the results of another run ({', '.join(differs)}): choose another folder with --out, or "
                 "delete that one"
@@ -52,6 +52,11 @@ def _require_free(folder: Path, document: dict[str, Any]) -> None:
         raise UnreelError(
             f"{folder} exists and is no folder of an evaluation, an attack or takedowns: choose another with --out"
         )
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether a run's folder has more in it than what the run was to be."""
+    return any(file.is_file() and file.name not in (RUN_FILE, LOCK_FILE) for file in folder.rglob("*"))
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -52,16 +52,20 @@ class Batch:
         return self.file.is_file()
 
 
-def require_room(model: VideoModel, folder: Path | None, least: int, most: int, tell: Tell) -> None:
+def made_in(folder: Path | None) -> int:
+    """Bytes of what a cache that is one run's alone holds of it already."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+
+
+def require_room(model: VideoModel, folder: Path | None, least: int, most: int, tell: Tell, *, made: int = 0) -> None:
     """Says how large the files of so many videos will be, where that is large and known. `folder` is a cache's, there or
     not.
 
-    Raises UnreelError if its disk has no room for the `least` that there will be, but for what lies there already.
+    Raises UnreelError if its disk has no room for the `least` that there will be, but for bytes that are `made` already.
     """
     each, home = model.video_bytes, folder or Path(tempfile.gettempdir())
     if each is None:
         return
-    made = sum(file.stat().st_size for file in home.glob("*.safetensors")) if folder else 0
     free = shutil.disk_usage(next(filter(Path.is_dir, (home, *home.absolute().parents)))).free
     if least * each - made > free:
         raise UnreelError(
@@ -78,13 +82,20 @@ class VideoCache:
     several runs, models and processes may share it.
     """
 
-    def __init__(self, model: VideoModel, folder: Path | None = None):
-        """`folder` is made if need be; without one, a temporary folder is used that goes with the cache."""
+    def __init__(self, model: VideoModel, folder: Path | None = None, *, begin: bool = True):
+        """`folder` is made if need be, unless that is to `begin` later; without one, a temporary folder is used that goes
+        with the cache.
+        """
         self._temporary = tempfile.TemporaryDirectory(prefix="unreel-") if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
         self.model = model
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.identity = pipeline_identity(model.pipeline, model.settings)
+        if begin:
+            self.begin()
+
+    def begin(self) -> None:
+        """Make the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def batches(self, prompts: Sequence[Asked], seeds: Sequence[int], erasure: Intervention | None = None) -> list[Batch]:
         """The batches that make one video per prompt and seed with `erasure` on, in order."""

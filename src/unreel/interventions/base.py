@@ -59,6 +59,9 @@ class Intervention(ABC):
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
         """Raises UnreelError, saying what differs, unless it can go on the pipeline."""
 
+    def require_felt(self, pipeline: "DiffusionPipeline", guidance: float) -> None:  # noqa: B027  (most are)
+        """Raises UnreelError where it can go on, but would do nothing to what is made with so much guidance."""
+
     @abstractmethod
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Put it on, on top of what is on already; returns the pipeline. Raises UnreelError, and changes nothing, if it

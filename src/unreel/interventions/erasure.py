@@ -206,6 +206,10 @@ class Erasure(Intervention):
             warnings.warn(f"{mostly_lost(self.concepts, lost)}: load the model in float32", stacklevel=2)
         return pipeline
 
+    def require_felt(self, pipeline: "DiffusionPipeline", guidance: float) -> None:
+        if (lost := self.rounded_away(pipeline)) > MOST_ROUNDED_AWAY:
+            raise UnreelError(f"{mostly_lost(self.concepts, lost)}: load the model in float32")
+
     def rounded_away(self, pipeline: "DiffusionPipeline") -> float:
         """The share of its changes that the precision of the pipeline's weights has no room for: 1 for what does nothing.
         Raises UnreelError if it does not match.

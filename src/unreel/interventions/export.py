@@ -21,7 +21,7 @@ from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, tensors_in, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import Delta, LowRank
-from unreel.models.weights import portable
+from unreel.models.weights import held_weights, is_quantized, portable
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import EVERYDAY
 
@@ -37,13 +37,14 @@ PROMPTS, BATCH = 32, 16  # of each sort, to measure on; and at once
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 # What LoRA files for CLIP hold: diffusers and ComfyUI look for nothing else.
 CLIP_MATRICES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-# Other encoders: where comfy/text_encoders keeps them, and where transformers keeps the same modules within its own.
+# Other encoders, or what reads in them: where comfy/text_encoders keeps it.
 COMFYUI = {
-    "T5EncoderModel": ("t5xxl.transformer.", ""),
-    "UMT5EncoderModel": ("umt5xxl.transformer.", ""),
-    "LlamaModel": ("llama.transformer.model.", ""),
-    "Gemma2Model": ("gemma2_2b.transformer.model.", ""),
-    "Qwen2_5_VLForConditionalGeneration": ("qwen25_7b.transformer.model.", "model.language_model."),
+    "T5EncoderModel": "t5xxl.transformer.",
+    "UMT5EncoderModel": "umt5xxl.transformer.",
+    "LlamaModel": "llama.transformer.model.",
+    "Gemma2Model": "gemma2_2b.transformer.model.",
+    "Qwen2_5_VLForConditionalGeneration": "qwen25_7b.transformer.model.",
+    "Qwen2_5_VLTextModel": "qwen25_7b.transformer.model.",
 }
 
 # For the card of each format: what loads it, as the hub calls that, and how.
@@ -127,7 +128,7 @@ def export(
     folder = Path(folder)
     require_format(format, tolerance)
     require_new(folder, overwrite, EXPORT_FILE)
-    _require_exportable(erasure, model)
+    _require_exportable(erasure, model, format)
     figures = erasure.figures(evaluated) if evaluated else ""
     fitting = erasure.fitting(model)
     components = {name: fitting[encoder] for name, encoder in text_encoders(model).items() if encoder in fitting}
@@ -164,8 +165,8 @@ def export(
     return made[0]
 
 
-def _require_exportable(erasure: Erasure, model: Any) -> None:
-    """Raises UnreelError for what no format holds, and for a model that has something on it."""
+def _require_exportable(erasure: Erasure, model: Any, format: str) -> None:
+    """Raises UnreelError for what no format holds, and for a model that has something on it, or cannot be saved with it."""
     if erasure.edits_network:
         raise UnreelError(
             "exports hold text encoders, and this erasure changes what denoises: put it on with unreel, or put it on a "
@@ -173,6 +174,15 @@ def _require_exportable(erasure: Erasure, model: Any) -> None:
         )
     if active_interventions(model):
         raise UnreelError("an erasure is on this model: take it off first, or combine the two and export that")
+    encoders = text_encoders(model).values()
+    if any(hasattr(module, "base_layer") for encoder in encoders for module in encoder.modules()):
+        raise UnreelError("a LoRA is on this model, and would be saved in place of the erasure: unload it first")
+    held = (weight for encoder in encoders for weight in held_weights(encoder).values())
+    if format == "text-encoder" and any(map(is_quantized, held)):
+        raise UnreelError(
+            "a quantized text encoder holds no erasure when it is saved: export from the model as it was before, or with "
+            "--format peft"
+        )
 
 
 def _card(erasure: Erasure, made: Export, figures: str) -> str:
@@ -197,7 +207,7 @@ def _held(erasure: Erasure, components: dict[str, ComponentDelta], layers: Layer
 
 def _matrices(format: str, model: Any, component: str, delta: ComponentDelta, tolerance: float) -> dict[str, LowRank]:
     """Those of a component delta that the format holds, by module."""
-    named = getattr(model, component).named_modules()
+    named = text_encoders(model)[component].named_modules()
     linear = {portable(f"{name}.weight"): name for name, module in named if isinstance(module, nn.Linear)}
     return {
         linear[weight]: low_rank(change, tolerance)
@@ -220,9 +230,13 @@ def low_rank(change: Delta, tolerance: float) -> LowRank:
 
 
 def stored_name(format: str, model: Any, component: str, module: str) -> str | None:
-    """What a format of low rank calls a matrix of the model's text encoder `component`; None if it does not hold it."""
+    """What a format of low rank calls a matrix of what reads in the model's text encoder `component`; None if it does not
+    hold it.
+    """
     if format == "peft":
-        return f"base_model.model.{module}"
+        whole, reading = getattr(model, component), text_encoders(model)[component]
+        within = next((f"{name}." for name, part in whole.named_modules() if part is reading and name), "")
+        return f"base_model.model.{within}{module}"
     kind = type(getattr(model, component)).__name__
     if kind in CLIP:
         # Some versions of transformers have no such module, but all files call it so.
@@ -230,10 +244,7 @@ def stored_name(format: str, model: Any, component: str, module: str) -> str | N
         if not name.endswith(CLIP_MATRICES) or (format == "lora" and not takes_lora(model, component)):
             return None
         return name if format == "lora" else f"{_kohya(model, component)}_{name.replace('.', '_')}"
-    place, within = COMFYUI.get(kind, ("", ""))
-    if format == "comfyui" and place and module.startswith(within):
-        return f"text_encoders.{place}{module.removeprefix(within)}"
-    return None
+    return f"text_encoders.{COMFYUI[kind]}{module}" if format == "comfyui" and kind in COMFYUI else None
 
 
 def _kohya(model: Any, component: str) -> str:

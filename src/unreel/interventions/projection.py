@@ -24,7 +24,8 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.models.adapter import arguments_of, encode_prompt
-from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.conditioner import Conditioner
+from unreel.models.tokens import Tokens
 
 PROBES = ("a photo", "two cats")  # which begin and end alike only in what a pipeline puts around a prompt
 AT_ONCE = 64  # prompts

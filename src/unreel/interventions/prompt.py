@@ -8,7 +8,7 @@ import inspect
 import re
 import unicodedata
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -20,7 +20,7 @@ from unreel.files import write_folder, write_json, write_text
 from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, card
 from unreel.interventions.record import KIND
-from unreel.models.adapter import undisturbed
+from unreel.models.adapter import guides, undisturbed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -35,11 +35,12 @@ class PromptIntervention(Intervention):
     provenance: dict[str, Any]
 
     KIND = ""  # in the record
+    NEEDS_GUIDANCE: ClassVar[bool] = False  # whether it changes only what guidance leads away from
     STACKS: ClassVar[bool] = True  # whether others can be on the same pipeline
 
     @abstractmethod
-    def change(self, arguments: dict[str, Any], before: Sequence["PromptIntervention"] = ()) -> None:
-        """Change what `encode_prompt` is called with, in place, behind those that have changed it `before`."""
+    def change(self, arguments: dict[str, Any]) -> None:
+        """Change what `encode_prompt` is called with, in place, behind those that were put on before."""
 
     def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
         """Set up what else it does on the pipeline, and `undo` what takes that away; returns what to be in, given what
@@ -74,6 +75,13 @@ class PromptIntervention(Intervention):
                 f"a {self.KIND} changes what pipelines are asked for, and a {type(pipeline).__name__} is none"
             )
 
+    def require_felt(self, pipeline: "DiffusionPipeline", guidance: float) -> None:
+        if self.NEEDS_GUIDANCE and not guides(pipeline, guidance):
+            raise UnreelError(
+                f"a {self.KIND} needs guidance, and at --guidance {guidance:g} a {type(pipeline).__name__} leads away from "
+                "nothing: ask for more than 1, or choose a method that changes weights"
+            )
+
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         self.require_matching(pipeline)
         with undisturbed(pipeline):
@@ -102,8 +110,8 @@ class PromptIntervention(Intervention):
             @wraps(encode)
             def encode_prompt(*args: Any, **options: Any) -> Any:
                 arguments = signature.bind(*args, **options).arguments
-                for i, each in enumerate(on):
-                    each.change(arguments, on[:i])
+                for each in on:
+                    each.change(arguments)
                 with inside(arguments):
                     return encode(**arguments)
 
@@ -153,12 +161,14 @@ def made_of(arguments: dict[str, Any]) -> int:
 @dataclass(frozen=True, eq=False, repr=False)
 class NegativePrompt(PromptIntervention):
     """Forgets nothing, but guides away from the concepts: classifier-free guidance against their wordings (Ho & Salimans,
-    arXiv 2207.12598, with the wordings where the empty prompt was), unless the caller has a negative prompt of their own.
+    arXiv 2207.12598, with the wordings where the empty prompt was), and against the caller's or the pipeline's own negative
+    prompt besides, which comes behind them: a text encoder with little room cuts off what is last.
 
     Does nothing at guidance 1 or below, where pipelines do not guide.
     """
 
     KIND = "negative-prompt"
+    NEEDS_GUIDANCE = True
 
     @property
     def text(self) -> str:
@@ -175,15 +185,12 @@ class NegativePrompt(PromptIntervention):
                 f"a {type(pipeline).__name__} takes no negative prompt: choose another method, such as text-ablation"
             )
 
-    def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
+    def change(self, arguments: dict[str, Any]) -> None:
         own = arguments.get("negative_prompt") or ""  # where nobody gave one, some pipelines hand on an empty text
-        others = ", ".join(each.text for each in before if isinstance(each, NegativePrompt))
-        if {own} - {others, ""} if isinstance(own, str) else set(filter(None, own)) - {others}:
-            return  # the caller's
-        text = ", ".join(filter(None, (others, self.text)))
         # One for each prompt, and text for text: pipelines insist on both.
-        alone = isinstance(arguments.get("prompt"), str)
-        arguments["negative_prompt"] = text if alone else [text] * count_of(arguments)
+        texts = [own] * count_of(arguments) if isinstance(own, str) else own
+        texts = [", ".join(filter(None, (self.text, text))) for text in texts]
+        arguments["negative_prompt"] = texts[0] if isinstance(arguments.get("prompt"), str) else texts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,7 +207,17 @@ class PromptRewrite(PromptIntervention):
         pairs = [f"{', '.join([p['concept'], *p['synonyms']])} as {p['anchor']!r}" for p in self.provenance["parts"]]
         return f"prompt rewrite: {'; '.join(pairs)}"
 
-    def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
+    def require_matching(self, pipeline: "DiffusionPipeline") -> None:
+        """Raises UnreelError too where its anchor is what another, which is on already, has rewritten by then."""
+        super().require_matching(pipeline)
+        others = [each for each in on_prompts(pipeline) if isinstance(each, PromptRewrite) and each != self]
+        for anchor in (part["anchor"] for part in self.provenance["parts"]):
+            if any(other.rewritten(anchor) != anchor for other in others):
+                raise UnreelError(
+                    f"it puts {anchor!r} into prompts, which another that is on forgets: choose another anchor"
+                )
+
+    def change(self, arguments: dict[str, Any]) -> None:
         for name in ("prompt", "prompt_2", "prompt_3"):  # one a text encoder, where there are several
             prompt = arguments.get(name)
             if prompt is not None:

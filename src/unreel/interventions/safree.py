@@ -4,7 +4,7 @@ Knows what a pipeline's network is called with; knows no method.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +27,7 @@ READ = ("encoder_hidden_states", "encoder_attention_mask")  # what a network is 
 class _Projecting(PromptIntervention):
     """Has what the text encoder writes projected away from the concepts' wordings (projection.py)."""
 
+    NEEDS_GUIDANCE: ClassVar[bool] = False  # to project, which is not all that they do
     SETTINGS: ClassVar[tuple[str, ...]] = ("alpha",)
     STACKS: ClassVar[bool] = False  # a projection away from others' words is not that of each
 
@@ -70,7 +71,7 @@ class VideoEraser(_Projecting):
     KIND = "video-eraser"
     SETTINGS = ("alpha", "guidance_weight", "threshold", "momentum_scale", "momentum")
 
-    def change(self, arguments: dict[str, Any], before: Sequence[PromptIntervention] = ()) -> None:
+    def change(self, arguments: dict[str, Any]) -> None:
         """Prompts stay as they are."""
 
     def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:

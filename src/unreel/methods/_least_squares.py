@@ -25,9 +25,10 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from unreel.errors import UnreelError
-from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank
 from unreel.models.reading import at_places, side_by_side, tokens_of
+from unreel.models.tokens import Tokens
 from unreel.models.weights import doubled, portable
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
@@ -109,9 +110,9 @@ def least_squares(
             hooks.callback(hook.remove)
             for matrix in layer.writers:
                 hooks.callback(matrix.register_forward_hook(partial(solve, names[matrix], layer)).remove)
-        while len(deltas) < len(matrices):
-            for some in batches:
-                _read(conditioner, tokens.rows(some), layers[-1])
+        times = 1 if len(batches) == 1 else len(matrices)  # each time that several are all read, one change is found
+        for some in track(batches * times, "least squares", brief=True):
+            _read(conditioner, tokens.rows(some), layers[-1])
     return deltas
 
 

@@ -22,6 +22,7 @@ from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import recorded
 from unreel.models.pair import Pair
 from unreel.models.reading import Meanings
+from unreel.models.tokenizer import require_known
 from unreel.models.weights import held_weights, is_quantized
 from unreel.prompts.concept import Concept, naming
 from unreel.prompts.pairs import Prompts
@@ -50,7 +51,7 @@ class Task:
         for reader in self.conditioners:
             _require_learning(reader.text_encoder)
         for concept, reader in product(self.concepts, self.conditioners):
-            reader.require_known([*concept.wordings, concept.anchor or ""])
+            require_known(reader.tokenizer, [*concept.wordings, concept.anchor or ""])
             reader.require_room_for(concept.forget_prompts)
 
     @cached_property

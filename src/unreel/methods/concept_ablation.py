@@ -33,8 +33,10 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
 from unreel.methods._descent import finite
 from unreel.methods._shots import latents_of
-from unreel.models.conditioner import Conditioner, Tokens, Trainable, whole_words
+from unreel.models.conditioner import Conditioner, Trainable
 from unreel.models.denoiser import Denoiser
+from unreel.models.tokenizer import whole_words
+from unreel.models.tokens import Tokens
 from unreel.models.weights import set_to
 from unreel.progress import track
 from unreel.prompts.corpus import Corpus
@@ -169,6 +171,7 @@ class _Material:
         z = self.latents[shots, torch.randint(2, levels.shape, generator=generator)]
         noise = torch.randn(z.shape, generator=generator, dtype=torch.float32).to(z.device)
         t = (first + (levels * (last - first)).long()).to(z.device)
+        t = last - 1 - t if self.denoiser.inverted else t  # Mochi counts from the noise
         return self.denoiser.noisy(z, noise, t), t
 
     def predicted(self, z_t: torch.Tensor, t: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:

@@ -34,10 +34,11 @@ from unreel.methods import Task, option, require
 from unreel.methods._descent import finite, require_finite
 from unreel.methods._least_squares import least_squares
 from unreel.methods._low_rank import Factors
-from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank
 from unreel.models.memory import checkpointing
 from unreel.models.reading import Aim, as_anchors, as_read, beginnings, together
+from unreel.models.tokens import Tokens
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 

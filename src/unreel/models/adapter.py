@@ -18,6 +18,7 @@ from torch import nn
 from unreel.errors import UnreelError, reason_of
 from unreel.models.applied import locked
 from unreel.models.memory import device_of, enough_memory, forwarding, no_memory
+from unreel.models.weights import own_modules
 
 # In a pipeline's configuration: arguments of its call that it was trained with and that are not its class's own. diffusers
 # passes over names that begin so. Only what says how prompts are read, and how large pictures are, may stand there.
@@ -87,13 +88,13 @@ def cross_attention(network: nn.Module) -> dict[str, nn.Linear]:
     """The matrices of what attends to something else than its own input, which is the text, by name. Where a class does not
     say whether it does, the second attention of a block, as diffusers names it, is that.
     """
-    return {
-        f"{name}.{part}": matrix
-        for name, attention in network.named_modules()
-        if getattr(attention, "is_cross_attention", name.rpartition(".")[2] == "attn2")
-        for part, matrix in attention.named_modules()
-        if isinstance(matrix, nn.Linear)
-    }
+    parts = own_modules(network)
+    reading = tuple(
+        f"{name}."
+        for name, part in parts.items()
+        if getattr(part, "is_cross_attention", name.rpartition(".")[2] == "attn2")
+    )
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Linear) and name.startswith(reading)}
 
 
 def outside_cross_attention(network: nn.Module) -> dict[str, nn.Module]:
@@ -101,7 +102,7 @@ def outside_cross_attention(network: nn.Module) -> dict[str, nn.Module]:
     are joined in one sequence.
     """
     kinds, reading = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), cross_attention(network)
-    return {name: part for name, part in network.named_modules() if isinstance(part, kinds) and name not in reading}
+    return {name: part for name, part in own_modules(network).items() if isinstance(part, kinds) and name not in reading}
 
 
 def text_writers(network: nn.Module) -> dict[str, nn.Linear]:
@@ -251,6 +252,22 @@ def require_size(pipeline: Any, size: tuple[int, int]) -> None:
     except ValueError as error:
         why = reason_of(error)
         raise UnreelError(f"{type(pipeline).__name__} cannot generate with --size {size[0]} {size[1]}: {why}") from error
+
+
+def guides(pipeline: Any, guidance: float) -> bool:
+    """Whether videos are led away from something, with so much guidance."""
+    own = inspect.signature(type(pipeline).__call__).parameters.get("true_cfg_scale")  # beside a guidance that is learned
+    return guidance > 1 and (own is None or own.default > 1)
+
+
+def require_negative_prompt(pipeline: Any, guidance: float) -> None:
+    """Raises UnreelError for a video pipeline that, with so much guidance, would pass over a negative prompt."""
+    name = type(pipeline).__name__
+    if "negative_prompt" not in inspect.signature(type(pipeline).__call__).parameters:
+        raise UnreelError(f"a {name} takes no negative prompt: leave --negative-prompt out")
+    if not guides(pipeline, guidance):
+        ways = "leave --negative-prompt out" if guidance > 1 else "leave it out, or ask for more than 1"
+        raise UnreelError(f"at --guidance {guidance:g} a {name} leads away from nothing, a negative prompt neither: {ways}")
 
 
 # What pipelines call the pixels along a side of one latent; the image models' name last, which some have as well.

@@ -10,9 +10,10 @@ from functools import cache, partial
 import torch
 
 from unreel.errors import UnreelError
-from unreel.models.conditioner import Conditioner, whole_words
+from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.reading import Meanings, as_anchors, nearest
+from unreel.models.tokenizer import whole_words
 from unreel.prompts import captions
 from unreel.prompts.concept import Concept, naming
 from unreel.prompts.corpus import Corpus

@@ -5,10 +5,10 @@ denoisers or losses.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import inf, isinf
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -31,94 +31,21 @@ from unreel.models.adapter import (
     text_encoders,
     tokenizer_of,
 )
-from unreel.models.memory import device_of, forwarding, multiplies_bfloat16
-from unreel.models.tokenizer import require_spaces
-from unreel.models.weights import held_weights, learning, portable
+from unreel.models.memory import device_of, forwarding
+from unreel.models.precision import brisk, upcast
+from unreel.models.tokenizer import NO_LENGTH, whole_words
+from unreel.models.tokens import Tokens
+from unreel.models.weights import held_weights, learning, own_modules, portable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PROBED = 8  # tokens whose way to the network is looked at together
 FIRST_ROWS = 64  # of a table of tokens that say how it scales its rows
-LARGE = 2**17  # weights of a matrix from which on rounding what goes in and out takes less time than it saves
 TOO_LONG = 5000  # words that no pipeline reads in one prompt, unless it reads all
-NO_LENGTH = 10**20  # what transformers takes for no length at all: it says 10^30 where a tokenizer has none
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "first-layer", "all"]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What a text encoder is called with for some prompts: token `ids` (batch, tokens), all other arguments in `call`."""
-
-    ids: torch.Tensor
-    call: dict[str, Any]
-
-    @property
-    def mask(self) -> torch.Tensor:
-        """Which tokens the encoder attends to: (batch, tokens) bool. Of a prompt that is only padding all of them: who
-        attends to nothing else attends to all of it alike.
-        """
-        mask = self.call.get("attention_mask")
-        return (
-            torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.bool() | ~mask.bool().any(1, keepdim=True)
-        )
-
-    def trimmed(self) -> "Tokens":
-        """Without the columns at the end that the encoder sees of no prompt, which change nothing. Those at the start of
-        prompts that a pipeline pads on the left stay: places are counted from there.
-        """
-        columns = self.mask.any(0).nonzero()
-        return self._cut(int(columns.max()) + 1 if len(columns) else 0)
-
-    def placed(self, places: Sequence[Sequence[int]]) -> "Tokens":
-        """The same at other places in the sentence than one after the other: (batch, tokens)."""
-        # Without a mask, transformers takes a place left out for the start of another text.
-        call = {"attention_mask": torch.ones_like(self.ids), **self.call}
-        return Tokens(self.ids, {**call, "position_ids": torch.tensor(places, device=self.ids.device)})
-
-    def shortened(self, spare: int) -> "Tokens":
-        """With at most `spare` columns in which all prompts are only padding still, where the encoder sees padding. What is
-        before them stays as it is only if the encoder reads from left to right.
-        """
-        padding = self.ids[:, -1:]
-        columns = (self.ids != padding).any(0).nonzero()
-        width, most = self.ids.shape[1], (int(columns.max()) if len(columns) else 0) + 1 + spare
-        if most >= width or not bool((padding == padding[0]).all()):
-            return self
-        return self._cut(most)
-
-    def to(self, device: torch.device) -> "Tokens":
-        call = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in self.call.items()}
-        return Tokens(self.ids.to(device), call)
-
-    def rows(self, some: slice) -> "Tokens":
-        """Those of some of the prompts."""
-        batch = len(self.ids)
-        call = {
-            name: value[some] if isinstance(value, torch.Tensor) and value.shape[:1] == (batch,) else value
-            for name, value in self.call.items()
-        }
-        return Tokens(self.ids[some], call)
-
-    def repeated(self, times: int) -> "Tokens":
-        """That of one prompt, so many times."""
-        call = {
-            name: value.repeat(times, *[1] * (value.ndim - 1))
-            if isinstance(value, torch.Tensor) and value.shape[:1] == (1,)
-            else value
-            for name, value in self.call.items()
-        }
-        return Tokens(self.ids.repeat(times, 1), call)
-
-    def _cut(self, most: int) -> "Tokens":
-        width = self.ids.shape[1]
-        cut = {
-            name: value[:, :most] if isinstance(value, torch.Tensor) and value.shape[1:] == (width,) else value
-            for name, value in self.call.items()
-        }
-        return Tokens(self.ids[:, :most], cut)
 
 
 @dataclass(frozen=True)
@@ -370,53 +297,19 @@ class Conditioner:
         return alike and len(away) != 1 and all(torch.equal(ids.cpu(), away[0].cpu()) for ids in away)
 
     @contextmanager
-    def upcast(self) -> Iterator[None]:
-        """Inside, weights are in float32 at least, because half precision would lose small steps; then as they were again.
-
-        All of what the pipeline calls is, since what lies behind the text encoder reads what it writes. Buffers are left
-        alone: those that turn positions are float32 in any model, and would come back rounded.
-        """
-        weights = [(weight, weight.dtype) for weight in self._reader.parameters()]
-        try:
-            for weight, dtype in weights:
-                weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
-            yield
-        finally:
-            for weight, dtype in weights:
-                weight.data = weight.data.to(dtype)
-
-    @contextmanager
     def learning(self, which: Trainable) -> Iterator[tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]]]:
         """The parameters that `trainable` chooses, in float32 at least and ready to learn, and what they were before, by
         the same names; then all are as they were.
         """
         self.text_encoder.requires_grad_(False)
-        with self.upcast():
+        with upcast(self._reader):  # what lies behind the text encoder reads what it writes
             weights = self.trainable(which)
             with learning(weights) as before:
                 yield weights, before
 
-    @contextmanager
-    def brisk(self) -> Iterator[None]:
-        """Inside, large matrices of the layers multiply in bfloat16 where a CPU does that by itself, and all between them
-        stays in float32; then they are as they were, bit for bit. Both are in memory meanwhile. Hooks set before
-        see bfloat16.
-        """
-        with ExitStack() as afterwards:
-            for matrix in self._slow_matrices():
-                for weight in matrix.parameters(recurse=False):
-                    afterwards.callback(setattr, weight, "data", weight.data)
-                    weight.data = weight.data.to(torch.bfloat16)
-                afterwards.callback(matrix.register_forward_pre_hook(_rounded).remove)
-                afterwards.callback(matrix.register_forward_hook(_widened).remove)
-            yield
-
-    def _slow_matrices(self) -> list[nn.Linear]:
-        if self.device.type != "cpu" or not multiplies_bfloat16():
-            return []
-        matrices = [module for layer in self.layers for module in layer.modules() if isinstance(module, nn.Linear)]
-        held = [m for m in matrices if m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"]
-        return [m for m in held if m.weight.numel() >= LARGE]
+    def brisk(self) -> AbstractContextManager[None]:
+        """Inside, its layers compute faster and a little more coarsely on CPUs that can, as `precision.brisk` has it."""
+        return brisk(self.layers if self.device.type == "cpu" else ())
 
     @cached_property
     def causal(self) -> bool:
@@ -552,7 +445,7 @@ class Conditioner:
         width, called = self.token_table.weight.shape[1], []
         last = self.mlp_output(layer)
         with ExitStack() as hooks:
-            for module in layer.modules():
+            for module in own_modules(layer).values():
                 if isinstance(module, nn.Linear) and module.out_features == width:
                     hooks.callback(module.register_forward_hook(lambda matrix, *_: called.append(matrix)).remove)
             self.encode(["a photo"])
@@ -579,32 +472,6 @@ class Conditioner:
                     f"the prompt {prompt!r} has {self.length(prompt)} tokens but the text encoder reads "
                     f"{self.room}, so the concept would be cut off: name it in fewer words"
                 )
-
-    def require_known(self, names: Iterable[str]) -> None:
-        """Raises UnreelError if a name has letters that no token has, since all such words are one to the text encoder, if
-        it is read as nothing at all, or as what ends, pads or divides texts, and if words are read without the spaces
-        between them.
-        """
-        require_spaces(self.tokenizer)
-        for name in names:
-            ids = self.tokenizer(name, add_special_tokens=False).input_ids
-            if name.strip() and not ids:
-                raise UnreelError(f"the text encoder reads {name!r} as nothing: write it in letters that it reads")
-            special = [token for token in self.tokenizer.all_special_tokens if len(token) > 1 and token in name]
-            if special:
-                raise UnreelError(
-                    f"{special[0]!r} in {name!r} is a mark that the text encoder's tokenizer uses itself: leave it out"
-                )
-            if self._is_unknown(name):
-                word = next(filter(self._is_unknown, name.split()), name)
-                raise UnreelError(
-                    f"the text encoder's vocabulary cannot spell {word!r}: write it in letters that the encoder reads; "
-                    "spelled so, no prompt can name it there anyhow"
-                )
-
-    def _is_unknown(self, text: str) -> bool:
-        # Without special tokens, since the one that ends texts may stand for what is unknown too.
-        return self.tokenizer.unk_token_id in self.tokenizer(text, add_special_tokens=False).input_ids
 
     def length(self, prompt: str) -> int:
         """The tokens of a prompt, its start and end included, but no template."""
@@ -649,14 +516,6 @@ class Conditioner:
         return {name: p for name, p in self.text_encoder.named_parameters() if id(p) in wanted and portable(name) in own}
 
 
-def _rounded(_: nn.Module, args: tuple) -> tuple:
-    return (args[0].to(torch.bfloat16), *args[1:])
-
-
-def _widened(_: nn.Module, __: tuple, output: torch.Tensor) -> torch.Tensor:
-    return output.float()
-
-
 def _holder(layer: nn.Module, part: nn.Module) -> nn.Module:
     """The module of `layer` that `part` is a direct part of."""
     return next(module for module in layer.modules() if any(child is part for child in module.children()))
@@ -669,22 +528,6 @@ def _attention(layer: nn.Module) -> nn.Module:
         if own and type(module).__name__.endswith("Attention"):
             return module
     raise UnreelError(f"{type(layer).__name__} has no attention that unreel knows: this text encoder is not supported")
-
-
-@lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
-def whole_words(tokenizer: Any) -> dict[str, int]:
-    """The words that one can type, are one token each and are read back as that token: text -> id."""
-    end, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE
-    vocabulary = tokenizer.get_vocab()
-    ids = sorted(i for token, i in vocabulary.items() if token.endswith(end) or token.startswith(starts))
-    if not ids:  # BERT marks those that go on with a word
-        ids = sorted(i for token, i in vocabulary.items() if not token.startswith("##"))
-    # A copy of a CLIP tokenizer leaves the end in.
-    words = [text.strip().removesuffix(end) for text in tokenizer.batch_decode([[i] for i in ids])]
-    # As they stand inside a sentence: after a space.
-    read_back = tokenizer([f" {word}" for word in words], add_special_tokens=False).input_ids
-    rows = zip(words, ids, read_back, strict=True)
-    return {word: i for word, i, back in rows if back == [i] and word and word.isprintable()}
 
 
 def unused_word(conditioner: Conditioner, before: str, after: str) -> tuple[str, int]:

@@ -7,7 +7,7 @@ network besides latents and text; works on latents of any rank. Knows nothing ab
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from itertools import count
@@ -30,6 +30,7 @@ from unreel.models.adapter import (
     usual_call,
 )
 from unreel.models.memory import device_of
+from unreel.models.precision import upcast
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -78,12 +79,16 @@ class Conditioning:
 
     def each(self) -> list["Conditioning"]:
         """That of every prompt alone."""
+        return [self.rows([i]) for i in range(len(self.arguments[self.latents]))]
+
+    def rows(self, some: Sequence[int]) -> "Conditioning":
+        """That of some of the prompts."""
         count = len(self.arguments[self.latents])
 
-        def row(i: int, tensor: torch.Tensor) -> torch.Tensor:
-            return tensor[i : i + 1] if tensor.ndim and len(tensor) == count else tensor
+        def rows(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[list(some)] if tensor.ndim and len(tensor) == count else tensor
 
-        return [replace(self, arguments=_mapped(self.arguments, partial(row, i))) for i in range(count)]
+        return replace(self, arguments=_mapped(self.arguments, rows))
 
     def repeated(self, times: int) -> "Conditioning":
         """That of one prompt, for so many latents."""
@@ -166,13 +171,15 @@ class Denoiser:
 
     def timesteps_of(self, levels: torch.Tensor) -> torch.Tensor:
         """The whole training timesteps, (n,), with about those shares of noise, or the nearest of the network's."""
-        t = (1 - levels if self._inverted else levels) * (self.timesteps - 1)
+        t = (1 - levels if self.inverted else levels) * (self.timesteps - 1)
         return t.round().long().clamp(min=self.first_timestep)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (batch, 3, height, width) in [-1, 1] -> latents (batch, channels, height/f, width/f)."""
-        encoded = self.vae.encode(images.to(device_of(self.vae), self.vae.dtype))
+        coarse = self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast")  # it overflows there: SDXL's
+        with upcast(self.vae) if coarse else nullcontext():
+            encoded = self.vae.encode(images.to(device_of(self.vae), self.vae.dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent  # Sana's has no spread
         return (latents - (getattr(self.vae.config, "shift_factor", None) or 0)) * self.vae.config.scaling_factor
 
@@ -189,10 +196,11 @@ class Denoiser:
     @torch.no_grad()
     def finished(self, prompt: str, seed: int, settings: "Settings") -> torch.Tensor:
         """The latents, a batch of one, of what a video pipeline makes of the prompt, guided, as `settings` say."""
-        generator = torch.Generator("cpu").manual_seed(seed)
+        generator, away = torch.Generator("cpu").manual_seed(seed), settings.negative_prompt
+        asked = {"prompt": [prompt], **({} if away is None else {"negative_prompt": [away]})}
         with set_up(self.pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options:
             options |= {"num_inference_steps": settings.steps, "output_type": "latent", "generator": generator}
-            return made_by(self.pipeline, prompt=[prompt], **options)[0].float()
+            return made_by(self.pipeline, **asked, **options)[0].float()
 
     @torch.no_grad()
     def on_the_way(self, prompt: str, seed: int, steps: int, settings: "Settings") -> tuple[torch.Tensor, torch.Tensor]:
@@ -250,7 +258,7 @@ class Denoiser:
             return 0
         if len(self.scheduler.timesteps) < 2:
             raise UnreelError("one step starts from noise alone: it cannot start from a video, give more --steps")
-        noise = (self.scheduler.timesteps.float() / self.timesteps - int(self._inverted)).abs()
+        noise = (self.scheduler.timesteps.float() / self.timesteps - int(self.inverted)).abs()
         return max(1, int((noise - share).abs().argmin()))
 
     def _as_sample(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -305,8 +313,9 @@ class Denoiser:
         for at in range(0, len(prompts), READ_TOGETHER):
             conditioning = self.conditioning(prompts[at : at + READ_TOGETHER])
             latents = conditioning.arguments[conditioning.latents]
-            # What reads text does not depend on them; but Allegro is told of every place in them.
-            whole = latents.ndim < 4 or "image_rotary_emb" in conditioning.arguments
+            # What reads text does not depend on them; but Allegro and the smaller Wan 2.2 are told of every place in them.
+            told = "image_rotary_emb" in conditioning.arguments or conditioning.arguments[conditioning.time].ndim > 1
+            whole = latents.ndim < 4 or told
             small = latents if whole else latents[..., :8, :8]
             call = first_call(part, partial(self.network, **conditioning.arguments | {conditioning.latents: small}))
             if call is None:
@@ -353,7 +362,7 @@ class Denoiser:
             case "v_prediction":
                 return signal * noise - sigma * latents
             case _:
-                return latents - noise if self._inverted else noise - latents
+                return latents - noise if self.inverted else noise - latents
 
     @property
     def _predicts(self) -> str:
@@ -367,7 +376,7 @@ class Denoiser:
         return kind
 
     @property
-    def _inverted(self) -> bool:
+    def inverted(self) -> bool:
         return bool(self.scheduler.config.get("invert_sigmas", False))
 
     def _scales(self, latents: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -375,7 +384,7 @@ class Denoiser:
         rank = [1] * (latents.ndim - 1)
         if self._predicts == "flow_prediction":
             time = (timesteps.to(latents) / self.timesteps).view(-1, *rank)
-            return (time, 1 - time) if self._inverted else (1 - time, time)
+            return (time, 1 - time) if self.inverted else (1 - time, time)
         alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps.long()].view(-1, *rank)
         return alpha.sqrt(), (1 - alpha).sqrt()
 

@@ -81,8 +81,3 @@ def enough_memory(what: str, device: torch.device, ways: Sequence[str]) -> Itera
         asked = " ".join(". ".join(str(error).split(". ")[:2]).split()) or type(error).__name__
         less = f"try {' or '.join(ways)}" if ways else "it takes a device with more"
         raise UnreelError(f"{what} does not fit into the memory of {device} ({asked}): {less}") from error
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this machine's processor multiplies matrices in bfloat16 by itself; others take longer for it."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

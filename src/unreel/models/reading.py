@@ -12,7 +12,8 @@ from itertools import accumulate, zip_longest
 import torch
 from torch.nn.functional import pad
 
-from unreel.models.conditioner import Conditioner, Tokens
+from unreel.models.conditioner import Conditioner
+from unreel.models.tokens import Tokens
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 

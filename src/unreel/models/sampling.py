@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, reason_of
 from unreel.files import write_bytes
 from unreel.models.adapter import as_prompts, fewer_steps, made_by, makes_pictures, set_up, undisturbed
 from unreel.models.denoiser import Denoiser
@@ -54,6 +54,7 @@ def _batches(
     seeds: Sequence[int],
     settings: Settings,
     what: str,
+    negative: str | None = None,
     **options: Any,
 ) -> Iterator[Any]:
     if not len(prompts) == len(seeds) > 0:
@@ -62,10 +63,12 @@ def _batches(
     starts = range(0, len(prompts), batch)
     for start in track(starts, what) if what else starts:
         part, numbers = prompts[start : start + batch], seeds[start : start + batch]
+        away = {} if negative is None else {"negative_prompt": [negative] * len(part)}
         with _begun(pipeline, part, numbers) as words:
             made = made_by(
                 pipeline,
                 **words,
+                **away,
                 generator=_generators(numbers),
                 num_inference_steps=settings.steps,
                 output_type="np",
@@ -163,7 +166,8 @@ def generate(
         undisturbed(pipeline),
         set_up(pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options,
     ):
-        return np.concatenate([_bytes(out.frames) for out in _batches(pipeline, prompts, seeds, settings, what, **options)])
+        made = _batches(pipeline, prompts, seeds, settings, what, settings.negative_prompt, **options)
+        return np.concatenate([_bytes(out.frames) for out in made])
 
 
 def encode_mp4(frames: np.ndarray, fps: int, *, longest: int | None = None, crf: int = 16, comment: str = "") -> bytes:
@@ -212,6 +216,23 @@ def shrunk(frames: np.ndarray, longest: int) -> np.ndarray:
 def write_mp4(file: Path, frames: np.ndarray, fps: int, comment: str = "") -> None:
     """Write atomically."""
     write_bytes(file, encode_mp4(frames, fps, comment=comment))
+
+
+def read_mp4(file: Path) -> np.ndarray:
+    """The frames of a video file, (frames, height, width, 3) uint8, as far as H.264 keeps them.
+
+    Raises UnreelError for what is no video.
+    """
+    import av
+
+    try:
+        with av.open(str(file)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise UnreelError(f"{file} cannot be read as a video: {reason_of(error)}") from error
+    if not frames:
+        raise UnreelError(f"{file} has no frames")
+    return np.stack(frames)
 
 
 def comment_of(file: Path) -> str:

@@ -3,6 +3,8 @@
 Knows tokenizers' files; knows no text encoders.
 """
 
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from unreel.errors import UnreelError
 from unreel.files import short_digest
 from unreel.models.loading import loading
 
+NO_LENGTH = 10**20  # what transformers takes for no length at all: it says 10^30 where a tokenizer has none
 FILE = "tokenizer.json"
 PARTS = ("normalizer", "pre_tokenizer", "model", "decoder")  # of a tokenizer, which decide how a text is cut
 # What tells two of them apart: spaces and lines, letters and marks that are one or two, rare and unknown ones.
@@ -68,3 +71,47 @@ def require_spaces(tokenizer: Any) -> None:
             "the pipeline's tokenizer runs words together (transformers from 5 on does so to Llama 3's): put "
             "PreTrainedTokenizerFast.from_pretrained(FOLDER_OF_THE_TOKENIZER) in its place"
         )
+
+
+def require_known(tokenizer: Any, names: Iterable[str]) -> None:
+    """Raises UnreelError if a name has letters that no token has, since all such words are one to the text encoder, if
+    it is read as nothing at all, or as what ends, pads or divides texts, and if words are read without the spaces
+    between them.
+    """
+    require_spaces(tokenizer)
+    for name in names:
+        ids = tokenizer(name, add_special_tokens=False).input_ids
+        if name.strip() and not ids:
+            raise UnreelError(f"the text encoder reads {name!r} as nothing: write it in letters that it reads")
+        special = [token for token in tokenizer.all_special_tokens if len(token) > 1 and token in name]
+        if special:
+            raise UnreelError(
+                f"{special[0]!r} in {name!r} is a mark that the text encoder's tokenizer uses itself: leave it out"
+            )
+        if _is_unknown(tokenizer, name):
+            word = next((word for word in name.split() if _is_unknown(tokenizer, word)), name)
+            raise UnreelError(
+                f"the text encoder's vocabulary cannot spell {word!r}: write it in letters that the encoder reads; "
+                "spelled so, no prompt can name it there anyhow"
+            )
+
+
+def _is_unknown(tokenizer: Any, text: str) -> bool:
+    # Without special tokens, since the one that ends texts may stand for what is unknown too.
+    return tokenizer.unk_token_id in tokenizer(text, add_special_tokens=False).input_ids
+
+
+@lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
+def whole_words(tokenizer: Any) -> dict[str, int]:
+    """The words that one can type, are one token each and are read back as that token: text -> id."""
+    end, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE
+    vocabulary = tokenizer.get_vocab()
+    ids = sorted(i for token, i in vocabulary.items() if token.endswith(end) or token.startswith(starts))
+    if not ids:  # BERT marks those that go on with a word
+        ids = sorted(i for token, i in vocabulary.items() if not token.startswith("##"))
+    # A copy of a CLIP tokenizer leaves the end in.
+    words = [text.strip().removesuffix(end) for text in tokenizer.batch_decode([[i] for i in ids])]
+    # As they stand inside a sentence: after a space.
+    read_back = tokenizer([f" {word}" for word in words], add_special_tokens=False).input_ids
+    rows = zip(words, ids, read_back, strict=True)
+    return {word: i for word, i, back in rows if back == [i] and word and word.isprintable()}

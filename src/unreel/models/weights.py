@@ -36,13 +36,30 @@ def held_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     Raises UnreelError if some are nowhere.
     """
     parts = dict(module.named_modules())
-    adapted = [f"{name}." for name, part in parts.items() if isinstance(getattr(part, "base_layer", None), nn.Module)]
     weights_by_name = {}
     for name, weight in module.named_parameters():
-        if not any(name.startswith(one) and not name.startswith(f"{one}base_layer.") for one in adapted):
+        if not _of_adapter(name, parts):
             owner, _, leaf = name.rpartition(".")
             weights_by_name[portable(name)] = _waiting(parts[owner], leaf) if weight.device.type == "meta" else weight
     return dict(sorted(weights_by_name.items()))
+
+
+def own_modules(module: nn.Module) -> dict[str, nn.Module]:
+    """The module's own parts by their portable names, in its order: of adapters none, and in their place what they are
+    around.
+    """
+    parts = dict(module.named_modules())
+    return {portable(f"{name}.").removesuffix("."): part for name, part in parts.items() if not _of_adapter(name, parts)}
+
+
+def _of_adapter(name: str, parts: Mapping[str, nn.Module]) -> bool:
+    """Whether what is called so, among the parts of a module, is an adapter's, and not what that is around."""
+    owners = (name[:dot] for dot, letter in enumerate(name) if letter == ".")
+    return any(
+        isinstance(getattr(parts.get(owner), "base_layer", None), nn.Module)
+        and not f"{name}.".startswith(f"{owner}.base_layer.")
+        for owner in owners
+    )
 
 
 def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:

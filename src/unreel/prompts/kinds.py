@@ -152,7 +152,7 @@ class Traits:
 
 
 _OBJECT = Traits(OBJECT_TEMPLATES, SUBJECT_PROMPTS, PARAPHRASES, COMPANIONS)
-_PERSON = replace(_OBJECT, listed="person", everyday=("famous", "person"))
+_PERSON = replace(_OBJECT, listed="person", neighbours="person", everyday=("famous", "person"))
 
 TRAITS: dict[Kind, Traits] = {
     "object": replace(_OBJECT, plural=True),

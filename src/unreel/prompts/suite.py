@@ -4,7 +4,7 @@ Knows wordings; knows no model and no pixels.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -60,6 +60,7 @@ def suite(
     videos: int,
     seed: int,
     groups: Iterable[str] = GROUPS,
+    gone: Callable[[str], bool] = lambda text: False,
 ) -> list[Prompt]:
     """`videos` prompts for each group, every one with a seed of its own; a group that has nothing to ask for is left out.
 
@@ -67,7 +68,7 @@ def suite(
     an erasure does.
 
     `vocabulary` lists what else could be asked for, by kind, each list from the nearest to the concept to the farthest;
-    without the concept itself.
+    without the concept itself. `gone` says of a text whether it names something else that is erased, which is no loss.
     """
     near, far = vocabulary[concept.traits.neighbours][:NEIGHBOURS], vocabulary["concept"][-UNRELATED:]
     unrelated = [name for name in far if name not in near] or far  # where hardly anything is listed, the two meet
@@ -82,7 +83,8 @@ def suite(
         "motions": [_Row(sentence, name, name) for name in vocabulary["motion"] for sentence in TRAITS["motion"].plain],
     }
     for group in ("neighbours", "unrelated", "styles", "motions"):
-        rows[group] = [row for row in rows[group] if not concept.is_named_in(row.text)]
+        rows[group] = [row for row in rows[group] if not concept.is_named_in(row.text) and not gone(row.text)]
+    rows["companions"] = [row for row in rows["companions"] if not gone(row.label)]
     out = []
     for index, group in enumerate(GROUPS):
         if group in groups and rows[group]:

@@ -5,7 +5,7 @@ Knows finished runs, as their folders hold them; makes and measures nothing.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,16 @@ from unreel.evaluation.estimate import Estimate, mcnemar
 from unreel.evaluation.run import Run
 from unreel.files import write_json, write_text
 from unreel.interventions.base import EVALUATION_FOLDER, METRICS_FILE, REPORT_FILE
+from unreel.models.sampling import read_mp4
 from unreel.report import plots
-from unreel.report.page import BUDGET, INDEX_FILE, VIDEOS, environment
+from unreel.report.page import BUDGET, INDEX_FILE, VIDEOS, environment, within_budget
 from unreel.report.table import COLUMNS, TITLES, cell
 from unreel.report.verdict import ABOUT, verdict
 
 ALIKE = ("concept", "kind", "judge", "model", "sampling", "dtype")  # what has to be the same for figures to be compared
 COMPARISON_FILE = "comparison.json"  # in the folder of every comparison, and in no other
 DEFAULT_FPS = 8.0
-LARGEST = 5_000_000  # bytes of a video file that is looked at
+LARGEST = 50_000_000  # bytes of a video file that is looked at
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Compared:
         home = _home(folder)
         run = Run.load(home)
         around = home.absolute().parent
-        name = f"{around.parent.name}/{home.name}" if around.name == EVALUATION_FOLDER else folder.name
+        if home.name == EVALUATION_FOLDER:
+            name = around.name
+        else:
+            name = f"{around.parent.name}/{home.name}" if around.name == EVALUATION_FOLDER else folder.name
         return Compared(f"{name} ({', '.join(dict.fromkeys(run.methods))})", run, _videos(home))
 
     @property
@@ -91,6 +95,7 @@ def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
     if len(runs) < 2 or len({compared.title for compared in runs}) < len(runs):
         raise UnreelError("give at least two evaluations, in folders of different names")
     groups = [group for group in ABOUT if all(_edited(each.run, "label_found", group) for each in runs)]
+    fps = _fps(runs[0])
     points = [plots.point(each.title, each.found, kept) for each in runs if each.found and (kept := each.kept(groups))]
     page = (
         environment()
@@ -105,8 +110,8 @@ def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
             paired=[
                 {**row, "title": TITLES.get(row["group"], row["group"])} for row in paired([each.run for each in runs])
             ],
-            groups=_clips(runs),
-            fps=_fps(runs[0]),
+            groups=_clips(runs, fps),
+            fps=fps,
         )
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,7 @@ def document(runs: Sequence[Compared]) -> dict[str, Any]:
 
 def differences(runs: Sequence[Run]) -> str:
     """What was not the same for all of them, so that a difference may be its doing; empty if nothing."""
-    unlike = [name for name in ALIKE if any(getattr(run, name) != getattr(runs[0], name) for run in runs)]
+    unlike = [name for name in ALIKE if not all(_alike(runs[0], run, name) for run in runs)]
     asked = [{(f.metric, f.group): f.edited.n for f in run.figures if f.edited and f.unit == "%"} for run in runs]
     if any(counts.get(key, n) != n for counts in asked for key, n in asked[0].items()):
         unlike.append("number of videos")
@@ -135,6 +140,14 @@ def differences(runs: Sequence[Run]) -> str:
     if not {"concept", "kind"} & set(unlike):  # which other prompts follow from
         unlike += [what for what in ("prompts", "seeds") if any(_asked_otherwise(runs[0], run, what) for run in runs)]
     return summarise(unlike, len(unlike))
+
+
+def _alike(run: Run, other: Run, name: str) -> bool:
+    """Whether the two have the same of what decides figures; of judges, as far as both say which."""
+    one, two = getattr(run, name), getattr(other, name)
+    if name == "judge" and one and two and not ("identity" in one and "identity" in two):
+        one, two = ({key: value for key, value in each.items() if key != "identity"} for each in (one, two))
+    return one == two
 
 
 def _asked_otherwise(run: Run, other: Run, what: str) -> bool:
@@ -163,7 +176,7 @@ def paired(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _disagreement(first: Run, other: Run, metric: str, group: str) -> dict[str, Any] | None:
     if group not in (first.by_video or {}) or group not in (other.by_video or {}):
         return None
-    alike = all(getattr(first, name) == getattr(other, name) for name in ALIKE)
+    alike = all(_alike(first, other, name) for name in ALIKE)
     if not alike or (first.asked or {}).get(group) != (other.asked or {}).get(group) or not _edited(other, metric, group):
         return None
     one, two = (run.by_video[group][metric]["edited"] for run in (first, other))  # type: ignore[index]
@@ -195,21 +208,39 @@ def _rows(runs: Sequence[Compared]) -> list[dict[str, Any]]:
     return out
 
 
-def _clips(runs: Sequence[Compared]) -> list[dict[str, Any]]:
-    """By group, the prompts that all runs have a video of with the same seed: the original model's, then each run's."""
+def _clips(runs: Sequence[Compared], fps: float) -> list[dict[str, Any]]:
+    """By group, the prompts that all runs have a video of with the same seed: the original model's, then each run's.
+
+    As they lie there if a page has room for all, else made smaller, and as many of each group as then fit.
+    """
     first = runs[0].videos
     shared = [key for key in first if key[3] == "edited" and all(key in each.videos for each in runs)]
-    shared = [key for key in shared if (*key[:3], "original") in first]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    spent = 0
-    for group, prompt, seed, _ in sorted(shared):
-        files = {"original": first[group, prompt, seed, "original"]} | {
-            each.title: each.videos[group, prompt, seed, "edited"] for each in runs
-        }
-        contents = {title: file.read_bytes() for title, file in files.items()}
-        spent += sum(map(len, contents.values()))
-        if spent > BUDGET:
-            break
-        clips = [{"caption": title, "data": base64.b64encode(content).decode()} for title, content in contents.items()]
-        groups.setdefault(group, []).append({"prompt": prompt, "seed": seed, "clips": clips})
-    return [{"name": group, "title": TITLES.get(group, group), "rows": rows} for group, rows in groups.items()]
+    groups: dict[str, list[tuple[str, int, dict[str, Path]]]] = {}
+    for group, prompt, seed, _ in sorted(key for key in shared if (*key[:3], "original") in first):
+        files = {each.title: each.videos[group, prompt, seed, "edited"] for each in runs}
+        files = {"original": first[group, prompt, seed, "original"], **files}
+        groups.setdefault(group, []).append((prompt, seed, files))
+    everything = [file for rows in groups.values() for _, _, files in rows for file in files.values()]
+    if sum(file.stat().st_size for file in everything) <= BUDGET:
+        return _laid_out(groups, lambda file: base64.b64encode(file.read_bytes()).decode())
+    return within_budget(
+        lambda encode, most: _laid_out(
+            {group: rows[:most] for group, rows in groups.items()}, lambda file: encode(read_mp4(file))
+        ),
+        round(fps),
+    )
+
+
+def _laid_out(
+    groups: Mapping[str, Sequence[tuple[str, int, Mapping[str, Path]]]], data: Callable[[Path], str]
+) -> list[dict[str, Any]]:
+    """Groups of prompts, seeds and files as the page shows them, with what stands for a file's content there."""
+    out = []
+    for group, rows in groups.items():
+        shown = []
+        for prompt, seed, files in rows:
+            with suppress(UnreelError):  # of a file that is broken, its row is left out
+                clips = [{"caption": title, "data": data(file)} for title, file in files.items()]
+                shown.append({"prompt": prompt, "seed": seed, "clips": clips})
+        out.append({"name": group, "title": TITLES.get(group, group), "rows": shown})
+    return [group for group in out if group["rows"]]

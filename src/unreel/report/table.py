@@ -44,7 +44,7 @@ def interval(estimate: Estimate, unit: str) -> str:
     """Its 95 % interval; empty for what was read off and not sampled."""
     low, high = (100 * x if unit == "%" else x for x in estimate.ci)
     digits = _digits(high) if unit != "%" else int(high < 10)
-    return "" if estimate.n == 1 else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return "" if estimate.n == 1 and estimate.ci[0] == estimate.ci[1] else f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def cell(figure: Figure) -> str:

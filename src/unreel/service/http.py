@@ -3,13 +3,16 @@
 Does no authentication: a proxy in front of it authenticates callers and names the tenant.
 """
 
+import io
 import json
+import select
 import signal
 import socket
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,12 +26,39 @@ from unreel.service.wish import Wish
 
 NOT_MADE = "the video could not be made"
 LONGEST_BODY = 2**16  # bytes of a request
+LONGEST_ASKING = 30  # seconds that a client may take to say all of what it wants
 PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer, that are sent at once, and in a second by the slowest client
+
+
+class _Asking(io.RawIOBase):
+    """What comes in over a connection, piece by piece, until a client has taken too long for all of it."""
+
+    def __init__(self, connection: socket.socket, patience: float) -> None:
+        self.connection, self.patience = connection, patience  # of which a piece may take so many seconds
+        self.deadline = time.monotonic() + max(patience, LONGEST_ASKING)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.settimeout(min(left, self.patience))
+        try:
+            return self.connection.recv_into(buffer)
+        finally:
+            self.connection.settimeout(self.patience)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: "Server"
-    timeout = 10  # seconds that a client may take to say what it wants, and for each piece of the answer
+    timeout = 10  # seconds that a client may take for each piece of what it wants, and of the answer
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Asking(self.connection, self.timeout))
 
     def do_GET(self) -> None:
         service = self.server.service
@@ -46,9 +76,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/videos":
             self._nothing_there()
             return
+        if self.headers.get("Sec-Fetch-Site") == "cross-site":  # a page of somebody else's, open in the operator's browser
+            self._json(HTTPStatus.FORBIDDEN, {"error": "other sites' pages may not ask for videos"})
+            return
         try:
             service = self.server.service
-            frames = service.video(Wish.read(self._body()))
+            frames = service.video(self._wish(), self._waits)
             video = encode_mp4(frames, service.model.settings.fps)
         except (BusyError, CancelledError):
             self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many requests wait: try again"}, {"Retry-After": "5"})
@@ -59,6 +92,25 @@ class _Handler(BaseHTTPRequestHandler):
             raise
         else:
             self._send(HTTPStatus.OK, "video/mp4", video)
+
+    def _wish(self) -> Wish:
+        """What is asked for; whose it is says the header that the proxy sets, if one is to."""
+        wish, header = Wish.read(self._body()), self.server.tenant_header
+        if header is None:
+            return wish
+        named = self.headers.get_all(header) or []
+        if wish.tenant is not None or len(named) != 1 or not named[0].strip(" \t"):
+            raise RefusedError(f"the header {header} names the tenant here, once, and the request does not")
+        return replace(wish, tenant=named[0].strip(" \t").encode("latin-1").decode("utf-8", "replace"))
+
+    def _waits(self) -> bool:
+        """Whether the client is still there for an answer."""
+        if not select.select([self.connection], [], [], 0)[0]:
+            return True
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def _body(self) -> bytes:
         """Of the request. Raises RefusedError unless it is as long as was said, and that is no more than what is taken."""
@@ -79,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, error: UnreelError) -> None:
         """Tells whose request it is what they did; what the operator has to mend, the operator."""
-        if isinstance(error, RefusedError) or not self.server.service.policy:
+        if isinstance(error, RefusedError):
             self._json(HTTPStatus.BAD_REQUEST, {"error": shortened(str(error))})
         else:
             self._to_mend(error, NOT_MADE)
@@ -112,13 +164,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     """Serves until `shutdown`; a thread for each request, whose videos the service makes one by one. Closing it waits for
-    those that are being made.
+    those that are being made. With a `tenant_header`, a proxy says in that whose a request is.
     """
 
     daemon_threads = False
 
-    def __init__(self, service: Service, host: str, port: int) -> None:
-        self.service = service
+    def __init__(self, service: Service, host: str, port: int, tenant_header: str | None = None) -> None:
+        if not host:
+            raise UnreelError("name the address to listen on: an empty --host would be all of them")
+        self.service, self.tenant_header = service, tenant_header
         is_ipv6 = ":" in host
         self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
         self._host = f"[{host}]" if is_ipv6 else host  # as addresses have it
@@ -139,8 +193,9 @@ def serve(server: Server, worker: FirstThread) -> None:
     What was asked for by then is still made, unless a second signal comes, which raises KeyboardInterrupt.
     """
 
-    def stop(number: int, _: object) -> None:
-        signal.signal(number, signal.default_int_handler)
+    def stop(*_: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.default_int_handler)
         server.shutdown()
         server.socket.close()  # who comes now is told so by their own machine, instead of waiting
         worker.shutdown()

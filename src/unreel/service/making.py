@@ -4,29 +4,33 @@ Knows wishes and who may have what; knows no HTTP.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from unreel.checking import Everyday
 from unreel.errors import UnreelError, summarise
 from unreel.evaluation.selfcheck import MOST_EVERYDAY_MOVED
 from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
 from unreel.interventions.prompt import PromptIntervention
-from unreel.models.adapter import undisturbed
-from unreel.models.pair import VideoModel
+from unreel.models.adapter import require_negative_prompt, undisturbed
+from unreel.models.pair import Settings, VideoModel
 from unreel.models.sampling import generate
 from unreel.progress import track
+from unreel.prompts.concept import Concept
 from unreel.service.audit import Audit
 from unreel.service.policy import Policy
 from unreel.service.refusals import BusyError, RefusedError, tell_operator
 from unreel.service.shelf import Shelf
 from unreel.service.wish import Wish
-from unreel.unlearning import Everyday
+
+MOST_FAILED = 3  # videos one after the other, from which on something is wrong with more than a request
 
 
 class Service:
@@ -50,7 +54,8 @@ class Service:
         self._places = threading.BoundedSemaphore(waiting)
         if active_interventions(model.pipeline):
             raise UnreelError("the model has erasures on already: serve the original one")
-        self._everyday, self._weighed = Everyday(model), set[frozenset[str]]()
+        self._everyday, self._weighed, self._felt = Everyday(model), set[frozenset[str]](), set[str]()
+        self._failed = 0  # of the last videos, one after the other
         if policy:
             policy.require(shelf)
             self._try(policy)
@@ -84,8 +89,10 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         """The model, and how many erasures there are. Raises UnreelError while requests are refused that nothing is wrong
-        with.
+        with, and once videos cannot be made any more.
         """
+        if self._failed >= MOST_FAILED:
+            raise UnreelError(f"the last {self._failed} videos could not be made: look above, and start again")
         if self.policy:
             self.policy.require(self.shelf)
         if self.audit:
@@ -125,6 +132,7 @@ class Service:
             weights, prompts = _by_kind(wanted)
             gone, new = [each for each in on if each not in weights], [each for each in weights if each not in on]
             anew = gone or new or prompts_on != prompts
+            self._require_felt([*new, *(prompts if anew else ())])
             for each in [*(prompts_on if anew else ()), *gone]:
                 each.remove(pipeline)
             for each in [*new, *(prompts if anew else ())]:
@@ -133,13 +141,27 @@ class Service:
                 self._weigh(weights)
             yield
 
+    def _require_felt(self, wanted: Sequence[Intervention]) -> None:
+        """Raises UnreelError for what would be on and do nothing; looks at each but once."""
+        for each in wanted:
+            if each.identity not in self._felt:
+                each.require_felt(self.model.pipeline, self.model.settings.guidance)
+                self._felt.add(each.identity)
+
     def _weigh(self, on: Sequence[Intervention]) -> None:
-        """Tells the operator, once of a set that is on, where erasures that were made apart break the rest together."""
+        """Tells the operator, once of a set that is on, where erasures that were made apart break the rest together, or one
+        makes what another is to forget.
+        """
         apart = [each for each in on if isinstance(each, Erasure) and each.edits_text_encoder]
         these = frozenset(each.identity for each in apart)
         if len(these) < 2 or these in self._weighed:
             return
         self._weighed.add(these)
+        for concept, anchor in _forgotten_anchors(apart):
+            tell_operator(
+                f"for {concept}, {anchor!r} is made, which another erasure that is on with it forgets: make it again with "
+                "another --replace, or unlearn the two together, in one command"
+            )
         moved = self._everyday.moved()
         if not moved <= MOST_EVERYDAY_MOVED:
             concepts = summarise([concept for each in apart for concept in each.concepts])
@@ -149,29 +171,76 @@ class Service:
                 f"unlearn them together, in one command: {concepts}"
             )
 
-    def video(self, wish: Wish) -> np.ndarray:
-        """(frames, height, width, 3) uint8. Raises BusyError if too many wait, UnreelError for what cannot be made."""
+    def video(self, wish: Wish, waits: Callable[[], bool] = lambda: True) -> np.ndarray:
+        """(frames, height, width, 3) uint8. `waits` says whether whoever asked still does, when it is their turn.
+
+        Raises BusyError if too many wait, CancelledError if nobody does any more, RefusedError for what cannot be asked
+        for, and UnreelError for what cannot be made.
+        """
         if not self._places.acquire(blocking=False):
             raise BusyError
         try:
-            self.shelf.require(self._asked_for(wish)[0])  # before it waits
-            return self._submitted(wish).result()
+            self._settings_of(wish)  # before it waits
+            with self._theirs():
+                self.shelf.require(self._asked_for(wish)[0])
+            return self._submitted(wish, waits).result()
         finally:
             self._places.release()
 
-    def _submitted(self, wish: Wish) -> Future[np.ndarray]:
+    def _submitted(self, wish: Wish, waits: Callable[[], bool]) -> Future[np.ndarray]:
         try:
-            return self.worker.submit(self._made, wish)
+            return self.worker.submit(self._made, wish, waits)
         except RuntimeError:  # it was shut down
             raise BusyError from None
 
-    def _made(self, wish: Wish) -> np.ndarray:
-        # Read only now: of requests that wait, however many, none has erasures in memory, and all get the latest policy.
-        named, policy = self._named(wish)
-        with self.with_on(_distinct(named)):
+    def _made(self, wish: Wish, waits: Callable[[], bool] = lambda: True) -> np.ndarray:
+        if not waits():
+            raise CancelledError
+        with ExitStack() as on:
+            with self._theirs():
+                # Read only now: of requests that wait, however many, none has erasures in memory, and all get the latest
+                # policy.
+                named, policy = self._named(wish)
+                on.enter_context(self.with_on(_distinct(named)))
             if self.audit:
                 self.audit.note(wish, named, policy)  # now that they are on, and before minutes are spent
-            return generate(self.model.pipeline, [wish.prompt], [wish.seed], self.model.settings, what="")[0]
+            try:
+                made = generate(self.model.pipeline, [wish.prompt], [wish.seed], self._settings_of(wish), what="")[0]
+            except Exception:
+                self._failed += 1
+                raise
+            self._failed = 0
+            return made
+
+    @contextmanager
+    def _theirs(self) -> Iterator[None]:
+        """Inside, what goes wrong is for whoever asked to mend where they say themselves what is to be on."""
+        try:
+            yield
+        except UnreelError as error:
+            if self.policy or isinstance(error, RefusedError):
+                raise
+            raise RefusedError(str(error)) from error
+
+    def _settings_of(self, wish: Wish) -> Settings:
+        """Raises RefusedError for a negative prompt that the model would pass over."""
+        settings, negative = self.model.settings, wish.negative_prompt
+        if negative is None:
+            return settings
+        try:
+            require_negative_prompt(self.model.pipeline, settings.guidance)
+        except UnreelError:
+            raise RefusedError("this model is not guided by a negative prompt: leave negative_prompt out") from None
+        return replace(settings, negative_prompt=negative)
+
+
+def _forgotten_anchors(on: Sequence[Erasure]) -> Iterator[tuple[str, str]]:
+    """Concepts in whose place something is made that another of the erasures forgets, with that."""
+    parts = [(each, part) for each in on for part in each.provenance["parts"]]
+    for each, part in parts:
+        anchor = part.get("anchor", "")
+        if any(other is not each and Concept.recorded(theirs).is_named_in(anchor) for other, theirs in parts):
+            yield part["concept"], anchor
 
 
 def _distinct(named: Mapping[str, Intervention]) -> list[Intervention]:

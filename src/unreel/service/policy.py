@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unreel.errors import UnreelError, shortened, summarise
-from unreel.files import parse_json
+from unreel.files import as_it_lies, parse_json
 from unreel.service.refusals import RefusedError
 from unreel.service.shelf import Shelf
 from unreel.service.wish import names_in
@@ -24,7 +24,7 @@ class Policy:
     """
 
     file: str | Path
-    _read: tuple[tuple[int, int], Mapping[str, Any]] = ((0, 0), {})  # what tells that the file has changed, and its rules
+    _read: tuple[tuple[int, ...], Mapping[str, Any]] = ((), {})  # what tells that the file has changed, and its rules
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def erasures_of(self, tenant: str) -> list[str]:
@@ -56,8 +56,7 @@ class Policy:
     def _current(self) -> Mapping[str, Any]:
         with self._lock:
             try:
-                about = Path(self.file).stat()
-                changed = about.st_mtime_ns, about.st_size
+                changed = as_it_lies(Path(self.file))
                 if changed != self._read[0]:
                     # In one piece: no rules may stand beside what tells of others, or they would be kept for good.
                     self._read = changed, _rules(Path(self.file).read_text(encoding="utf-8"))

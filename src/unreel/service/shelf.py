@@ -7,10 +7,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from unreel.errors import UnreelError, shortened
+from unreel.files import as_it_lies
 from unreel.interventions import load_intervention
-from unreel.interventions.base import RECORD_FILE, Intervention
+from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention
 
 MEGABYTE = 10**6
 
@@ -24,7 +26,7 @@ class Shelf:
             raise UnreelError(f"{folder} is no folder of erasures")
         self.folder, self.megabytes = folder, megabytes
         self._folders: dict[str, Path] = {}
-        self._loaded: OrderedDict[str, tuple[int, Intervention]] = OrderedDict()  # with the time of its record
+        self._loaded: OrderedDict[str, tuple[Any, Intervention]] = OrderedDict()  # with what tells that it has changed
         self._lock = threading.Lock()
         self.look()
 
@@ -58,11 +60,12 @@ class Shelf:
         try:
             # Once, since another thread may look any time; and as nothing that the hub has, should it be gone by then.
             folder = self._folders[name].absolute()
-            made = (folder / RECORD_FILE).stat().st_mtime_ns
+            # Of weights too, which may arrive after the record does.
+            made = [as_it_lies(folder / file) for file in (RECORD_FILE, WEIGHTS_FILE) if (folder / file).exists()]
         except (KeyError, OSError):
             raise _unknown(name) from None
         with self._lock:
-            known, loaded = self._loaded.get(name, (0, None))
+            known, loaded = self._loaded.get(name, (None, None))
             if loaded and known == made:
                 self._loaded.move_to_end(name)
                 return loaded

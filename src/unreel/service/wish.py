@@ -1,9 +1,9 @@
-"""What a request asks for: a prompt, a seed, and perhaps a tenant or erasures by name.
+"""What a request asks for: a prompt, a seed, and perhaps a negative prompt, a tenant or erasures by name.
 
 Knows JSON; knows nothing of what may be had.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from unreel.errors import is_text, shortened
@@ -14,12 +14,15 @@ from unreel.service.refusals import RefusedError
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request asks for; `tenant` where a policy decides, else the names of `erasures`."""
+    """What one request asks for; `tenant` where a policy decides, else the names of `erasures`. Without a negative prompt,
+    the service's holds.
+    """
 
     prompt: str
     seed: int = 0
     tenant: str | None = None
     erasures: tuple[str, ...] = ()
+    negative_prompt: str | None = None
 
     @staticmethod
     def read(body: bytes) -> "Wish":
@@ -28,17 +31,21 @@ class Wish:
             wish = parse_json(body)
         except (ValueError, RecursionError) as error:
             raise RefusedError(f"the request is no JSON: {shortened(str(error))}") from None
-        if not isinstance(wish, dict) or not set(wish) <= {"prompt", "seed", "tenant", "erasures"}:
-            raise RefusedError("a request is an object with prompt and, optionally, seed and tenant or erasures")
-        prompt, seed = wish.get("prompt"), wish.get("seed", 0)
+        if not isinstance(wish, dict) or not set(wish) <= {field.name for field in fields(Wish)}:
+            raise RefusedError(
+                "a request is an object with prompt and, optionally, seed, negative_prompt and tenant or erasures"
+            )
+        prompt, seed, negative = wish.get("prompt"), wish.get("seed", 0), wish.get("negative_prompt")
         if not isinstance(prompt, str) or not prompt.strip() or not is_text(prompt):
             raise RefusedError("the prompt is a text that is not empty")
+        if negative is not None and (not isinstance(negative, str) or not is_text(negative)):
+            raise RefusedError("the negative_prompt is a text")
         if type(seed) is not int or not 0 <= seed <= LAST_SEED:
             raise RefusedError("the seed is a whole number from 0 on")
         if not isinstance(wish.get("tenant"), (str, type(None))):
             raise RefusedError("the tenant is a text")
         try:
-            return Wish(prompt, seed, wish.get("tenant"), tuple(names_in(wish.get("erasures", []))))
+            return Wish(prompt, seed, wish.get("tenant"), tuple(names_in(wish.get("erasures", []))), negative)
         except (ValueError, RecursionError):
             raise RefusedError("erasures are a list of names") from None
 

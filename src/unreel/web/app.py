@@ -136,12 +136,15 @@ class App:
             for seen in job(visit, *values):
                 yield [visit, *(_shown(widget, seen) for widget in said), *(_listed(widget, visit) for widget in lists)]
 
-        def halt(visit: Visit | None) -> None:
+        def halt(visit: Visit | None, happened: str) -> str:
             if visit:
                 visit.stop.set()
+            return "\n".join([*happened.splitlines(), "stopped"])
 
-        start.click(run, [self.visit, *asked], [self.visit, *said, *lists], concurrency_id="model", api_name=False)
-        stop.click(halt, [self.visit], None, queue=False, api_name=False)
+        shown = [self.visit, *said, *lists]
+        started = start.click(run, [self.visit, *asked], shown, concurrency_id="model", api_name=False)
+        # One that waits in gradio's queue has not begun, and is taken out of that.
+        stop.click(halt, [self.visit, said[0]], said[0], queue=False, api_name=False, cancels=[started])
 
 
 def _between_semicolons(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from unreel.errors import UnreelError, shortened
 from unreel.evaluation.attack import attack
-from unreel.evaluation.evaluate import build_suite, concept_of, evaluate
+from unreel.evaluation.evaluate import build_suite, concept_of, erased_by, evaluate
 from unreel.files import file_name
 from unreel.interventions import load_intervention
 from unreel.interventions.base import ATTACKS_FOLDER, EVALUATION_FOLDER, Intervention
@@ -133,7 +133,7 @@ class Visit:
         """Unlearn a concept, then show videos of it and of what is near, original and edited, as they are made."""
 
         def work(seen: Seen) -> None:
-            _require_short(concept, anchor or "", *synonyms, *keep)
+            _require_short(concept, anchor or "", lists=(synonyms, keep))
             if len(self.erasures) >= MOST_ERASURES:
                 raise UnreelError(f"a visit holds at most {MOST_ERASURES} erasures")
             if not 0 < videos <= MOST_VIDEOS:
@@ -166,7 +166,7 @@ class Visit:
         """Videos of the concept and of what is near, one after the other."""
         pair, judge, concept = self.host.pair, self.host.judge, concept_of(learned)
         known = judge if judge and judge.knows(concept.name) else None
-        options: dict[str, Any] = {"videos": videos, "seed": FIRST_SEED, "groups": LOOKED_AT, "erased": learned.concepts}
+        options: dict[str, Any] = {"videos": videos, "seed": FIRST_SEED, "groups": LOOKED_AT, "erased": erased_by(learned)}
         prompts = build_suite(Conditioner.of(pair.t2v), concept, known, **options)
         for prompt in track(prompts, "making videos", "prompt"):
             seen.clips += self._both([learned], prompt.text, prompt.seed)
@@ -284,6 +284,7 @@ class Visit:
             job.cancel()
 
 
-def _require_short(*texts: str) -> None:
-    if any(len(text) > LONGEST_TEXT for text in texts):
+def _require_short(*texts: str, lists: Sequence[Sequence[str]] = ()) -> None:
+    """Raises UnreelError for more than fits into the fields of the page, which is for others to ask too."""
+    if any(len(text) > LONGEST_TEXT for text in (*texts, *("; ".join(several) for several in lists))):
         raise UnreelError(f"a text has at most {LONGEST_TEXT} letters here")

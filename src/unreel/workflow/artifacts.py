@@ -12,17 +12,19 @@ from typing import Any
 
 from unreel.adoption import adopt as adopt_weights
 from unreel.adoption import require_adoptable
+from unreel.checking import check, require_strong
 from unreel.errors import UnreelError
 from unreel.files import file_name, require_new
 from unreel.interventions.erasure import Erasure
 from unreel.interventions.export import EXPORT_FILE, LEAST_KEPT, TOLERANCE, Export, require_format
 from unreel.interventions.export import export as export_erasure
 from unreel.interventions.record import CHECK
-from unreel.models.pair import load_pair, load_pipeline, load_video_model
+from unreel.models.pair import load_pair, load_video_model
+from unreel.models.pipelines import load_pipeline
 from unreel.models.shipped import EMBEDDED, shipped
 from unreel.progress import Tell, nobody
 from unreel.prompts.takedowns import Takedown
-from unreel.unlearning import as_concepts, check, require_strong
+from unreel.unlearning import as_concepts
 from unreel.workflow.common import Place, model_of, nothing_written, require_new_erasure
 
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
+from unreel.checking import WeakError
 from unreel.errors import UnreelError
 from unreel.files import require_new
 from unreel.interventions.base import ATTACKS_FOLDER, EVALUATION_FOLDER, RECORD_FILE, Intervention
 from unreel.interventions.record import CHECK
 from unreel.judges import Judge, load_judge, require_judge
-from unreel.models.adapter import require_size, require_tiling
+from unreel.models.adapter import require_negative_prompt, require_size, require_tiling
 from unreel.models.loading import require_place
 from unreel.models.pair import Pair
 from unreel.models.shipped import EMBEDDED, names, preset_of
 from unreel.progress import Tell
-from unreel.unlearning import WeakError
 
 NO_JUDGE = "none"  # in place of a judge's name
 
@@ -57,9 +57,10 @@ class Sampling:
     size: tuple[int, int] | None = None
     fps: int | None = None
     tiling: bool = False
+    negative_prompt: str | None = None
 
     def onto(self, model: Any) -> Any:
-        """A pair or a video model with these settings. Raises UnreelError for a size or tiling that it cannot have."""
+        """A pair or a video model with these settings. Raises UnreelError for those that it cannot have."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
         chosen = {name: value for name, value in values.items() if value is not None}
         pipeline = model.t2v if isinstance(model, Pair) else model.pipeline
@@ -67,6 +68,8 @@ class Sampling:
             require_tiling(pipeline, self.tiling)
             if self.size:
                 require_size(pipeline, self.size)
+            if self.negative_prompt is not None:
+                require_negative_prompt(pipeline, chosen.get("guidance", model.settings.guidance))
         return replace(model, settings=replace(model.settings, **chosen))
 
 

@@ -12,10 +12,11 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from unreel.checking import require_some_change, require_strong
 from unreel.errors import UnreelError
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
 from unreel.evaluation.run import Evaluation
-from unreel.evaluation.video_cache import require_room
+from unreel.evaluation.video_cache import made_in, require_room
 from unreel.files import alone_in, file_name
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
@@ -23,12 +24,13 @@ from unreel.interventions.erasure import Erasure
 from unreel.interventions.record import CHECK, DIGEST
 from unreel.judges import Judge
 from unreel.methods import load_method, method_of
-from unreel.models.pair import Pair, TextModel, load_pair, move, moved
+from unreel.models.pair import Pair, load_pair
+from unreel.models.pipelines import TextModel, move, moved
 from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.report.page import write_report
-from unreel.unlearning import require_some_change, require_strong, was_asked_for
 from unreel.unlearning import unlearn as unlearn_concepts
+from unreel.unlearning import was_asked_for
 from unreel.workflow.common import nothing_written, require_new_erasure, say_check
 from unreel.workflow.unlearn_job import UnlearnJob, judge_for, loaded, require_sensible
 from unreel.workflow.wording_search import as_found, with_searches, with_wordings
@@ -72,7 +74,8 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
         else:
             if job.videos:
                 each = job.videos * len(concepts)  # of two groups, by the original and the edited model, and of anchors
-                require_room(pair.video, job.folder / CACHE_FOLDER, 4 * each, 5 * each, tell)
+                clips = job.folder / CACHE_FOLDER
+                require_room(pair.video, clips, 4 * each, 5 * each, tell, made=made_in(clips))
             concepts, searches = with_wordings(concepts, job, pair, tell)
             learned = with_searches(_learned(job, concepts, pair, configs), searches)
         if not job.accept_weak:

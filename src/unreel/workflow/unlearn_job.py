@@ -12,7 +12,8 @@ from unreel.errors import UnreelError
 from unreel.files import file_name
 from unreel.judges import Judge
 from unreel.methods import DEFAULT, configure, load_method, require_offloadable
-from unreel.models.pair import Pair, TextModel, move
+from unreel.models.pair import Pair
+from unreel.models.pipelines import TextModel, move
 from unreel.models.shipped import world_of
 from unreel.progress import Tell
 from unreel.prompts.concept import Concept
@@ -97,8 +98,8 @@ class UnlearnJob:
         return [replace(each, kind=each.kind or self.kind).as_concept(words) for each in self.takedowns]
 
 
-def require_sensible(job: UnlearnJob) -> None:
-    """Raises UnreelError for what is known to be wrong before anything is loaded."""
+def require_sensible(job: UnlearnJob, *, here: bool = True) -> None:
+    """Raises UnreelError for what is known to be wrong before anything is loaded, on this machine unless not `here`."""
     if job.synonyms and len(job.concepts) > 1:
         raise UnreelError(
             "synonyms belong to one concept: put each into a row of a table, with its own, and unlearn all rows with "
@@ -117,7 +118,8 @@ def require_sensible(job: UnlearnJob) -> None:
     if job.images is not None and not Path(job.images).is_dir():
         raise UnreelError(f"{job.images} is no folder of images")
     require_known_judge(job.judge)
-    job.place.require()
+    if here:
+        job.place.require()
 
 
 def _require_on_top(job: UnlearnJob) -> None:
