@@ -50,6 +50,17 @@ def test_attacks_that_were_not_tried_on_a_method_leave_its_cell_empty(monkeypatc
     ]
 
 
+def test_what_cannot_stand_beside_the_control_is_marked_and_not_shown_as_if_it_had_not_been_tried(monkeypatch):
+    tried = {"cat": cell("", "", plain=[False], typos=[False]), "dog": cell("", "", plain=[False], typos=[False])}
+    some = {"cat": cell("", "", plain=[False], typos=[True]), "dog": cell("", "", plain=[False])}
+    monkeypatch.setattr(attacks, "results_of", lambda of: {"text-ablation": tried, "safree": some})
+    table = attacks.attacks_compared()
+    (row,) = (row for row in table.splitlines() if row.startswith("| typos"))
+    assert row.split(" | ")[3] == "‡" and "‡ Measured on some of the concepts only" in table
+    monkeypatch.setattr(attacks, "results_of", lambda of: {"text-ablation": tried, "safree": tried})
+    assert "‡" not in attacks.attacks_compared()
+
+
 def test_an_attack_on_another_erasure_than_the_others_is_marked():
     """What a cell lacks is tried later, against what is learned then."""
     result = {"erasure": "second", "attacks": {"plain": {"erasure": "first"}, "typos": {"erasure": "second"}}}

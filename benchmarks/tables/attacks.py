@@ -57,18 +57,19 @@ def _compared(results: dict[str, Any]) -> str:
         arms = {method: {name: concepts[name] for name in names} for method, concepts in results.items()}
         rows = []
         for attack, needs_weights in tried.items() if names else ():
-            # Where no text encoder is edited, nothing can be studied in one; and an older version of an attack would stand
-            # beside a control of its newer one. There cells are empty.
+            # Where no text encoder is edited, nothing can be studied in one: there cells are empty. An older version of an
+            # attack would stand beside a control of its newer one.
             tried_as = [_versions(concepts, attack) for concepts in arms.values()]
             cells = [
                 _pooled_success(concepts, attack, "edited", budget) if as_here == next(filter(None, tried_as)) else ""
                 for concepts, as_here in zip(arms.values(), tried_as, strict=True)
             ]
+            marks = [cell or MIXED * bool(as_here) for cell, as_here in zip(cells, tried_as, strict=True)]
             controls = (_pooled_success(concepts, attack, "original", budget) for concepts in arms.values())
             if not any(cells):  # nor anything where it was not tried on every concept yet
                 continue
             told = _told(attack, (entry for concepts in arms.values() for entry in concepts.values()))
-            rows.append([told, "yes" if needs_weights else "no", *cells, next(filter(None, controls), "")])
+            rows.append([told, "yes" if needs_weights else "no", *marks, next(filter(None, controls), "")])
         head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in results), "original model"]
         cases = sum(len(first[name]["attacks"]["plain"]["edited_attempts"]) for name in names)
         note = f"{len(names)} concept{'s' * (len(names) > 1)}: {', '.join(names)}; {cases} cases an attack."
@@ -76,11 +77,12 @@ def _compared(results: dict[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-# Behind the name of an attack, and what each mark says.
-OLDER, ELSE = " \\*", " †"
+# Behind the name of an attack, or in place of a figure, and what each mark says.
+OLDER, ELSE, MIXED = " \\*", " †", "‡"
 FOOTNOTES = {
     OLDER: "Measured with an older version of the attack; CHANGELOG.md says what has changed.",
     ELSE: "Of some concept measured in an earlier run, against the erasure that was learned then.",
+    MIXED: "Measured on some of the concepts only, or with another version of the attack than the control: not shown here.",
 }
 
 
@@ -98,7 +100,11 @@ def _told(attack: str, results: Iterable[dict[str, Any]]) -> str:
 
 
 def _footnote(rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"\n\n{mark.strip()} {said}" for mark, said in FOOTNOTES.items() if any(mark in row[0] for row in rows))
+    return "".join(
+        f"\n\n{mark.strip()} {said}"
+        for mark, said in FOOTNOTES.items()
+        if any(mark in cell for row in rows for cell in row)
+    )
 
 
 def attacks_by_concept(by: str) -> str:

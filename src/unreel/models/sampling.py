@@ -114,9 +114,8 @@ def generate_images(
     what: str = "generating images",
 ) -> np.ndarray:
     """One image per prompt and seed: (n, height, width, 3) uint8. `what` names the progress bar; empty: none."""
-    options = {"guidance_scale": settings.guidance}
-    parts = [out.images for out in _batches(pipeline, prompts, seeds, settings, what, **options)]
-    return _bytes(np.concatenate(parts))
+    made = _batches(pipeline, prompts, seeds, settings, what, guidance_scale=settings.guidance)
+    return _bytes(np.concatenate([out.images for out in made]))
 
 
 def made_images(pair: Pair, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
