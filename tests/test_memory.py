@@ -1,5 +1,6 @@
 """Ways to need less memory change nothing else, and where it runs out one line says so."""
 
+import sys
 import weakref
 from dataclasses import replace
 from functools import wraps
@@ -217,10 +218,19 @@ def test_the_peak_is_that_of_the_card_that_is_asked_about(monkeypatch):
 def test_where_there_is_no_proc_the_peak_is_what_the_system_counts_in_its_own_unit(monkeypatch, platform, counted):
     monkeypatch.setattr("unreel.cost.Path", lambda file: Path("nowhere") / file.strip("/"))
     monkeypatch.setattr("unreel.cost.sys", SimpleNamespace(platform=platform))
-    monkeypatch.setattr("unreel.cost.resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=counted))
+    monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=counted))
     with Cost() as cost:
         pass
     assert cost.peak_memory_gib == 3
+
+
+def test_where_the_system_does_not_count_there_is_no_peak_and_nothing_fails(monkeypatch):
+    """As on Windows."""
+    monkeypatch.setattr("unreel.cost.Path", lambda file: Path("nowhere") / file.strip("/"))
+    monkeypatch.setitem(sys.modules, "resource", None)
+    with Cost() as cost:
+        pass
+    assert cost.peak_memory_gib == 0
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
