@@ -267,7 +267,7 @@ def require_negative_prompt(pipeline: Any, guidance: float) -> None:
         raise UnreelError(f"a {name} takes no negative prompt: leave --negative-prompt out")
     if not guides(pipeline, guidance):
         ways = "leave --negative-prompt out" if guidance > 1 else "leave it out, or ask for more than 1"
-        raise UnreelError(f"at --guidance {guidance:g} a {name} leads away from nothing, a negative prompt neither: {ways}")
+        raise UnreelError(f"at --guidance {guidance:g} a {name} is not led away from anything: {ways}")
 
 
 # What pipelines call the pixels along a side of one latent; the image models' name last, which some have as well.
