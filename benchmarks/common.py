@@ -17,7 +17,7 @@ from unreel.judges import Judge
 from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import Pair, Settings
 from unreel.prompts.concept import Concept
-from unreel.prompts.grammar import with_articles
+from unreel.prompts.grammar import fill
 from unreel.prompts.kinds import GAP
 from unreel.versions import versions
 
@@ -80,7 +80,7 @@ def told(settings: Settings) -> dict[str, Any]:
 
 def plainly(concept: Concept, wording: str | None = None) -> list[str]:
     """Prompts that ask for the concept in plain words."""
-    return [with_articles(sentence.replace(GAP, wording or concept.name)) for sentence in concept.traits.plain]
+    return [fill(sentence, {GAP[1:-1]: wording or concept.name}) for sentence in concept.traits.plain]
 
 
 def shows(judge: Judge, videos: np.ndarray, labels: Sequence[str]) -> np.ndarray:

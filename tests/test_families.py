@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -35,7 +36,7 @@ from unreel.methods.concept_ablation import _Material
 from unreel.models.adapter import call_with, encode_prompt, frames_axis, network_of, text_encoders, usual_call
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank, changed
-from unreel.models.denoiser import MARGIN, Denoiser
+from unreel.models.denoiser import MARGIN, Conditioning, Denoiser
 from unreel.models.families import FAMILIES, known
 from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import Pair, Settings, VideoModel, settings_of
@@ -536,6 +537,42 @@ def test_concept_ablation_learns_where_there_is_more_noise_than_not(name):
     z, t = _Material(None, denoiser, latents, [], []).noisy(levels, torch.Generator().manual_seed(0))
     (_, noise), (_, other) = (denoiser._scales(z, at) for at in (t, denoiser.timesteps - 1 - t))
     assert (noise > other).all() and t.min() >= 0 and t.max() < denoiser.timesteps and len(set(t.tolist())) == 20
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_what_a_network_is_given_beside_latents_stays_behind_them_on_whichever_axis(axis):
+    """Kandinsky 5's published configuration has its channels last."""
+    before = torch.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6).float()
+    small = before.narrow(axis, 0, before.shape[axis] - 2) + 1
+    conditioning = Conditioning({"hidden_states": before, "timestep": torch.zeros(2)}, "hidden_states", "timestep", 1.0)
+    given = conditioning.at(small, torch.ones(2))["hidden_states"]
+    assert given.shape == before.shape and torch.equal(given.narrow(axis, 0, small.shape[axis]), small)
+    rest = (axis, small.shape[axis], 2)
+    assert torch.equal(given.narrow(*rest), before.narrow(*rest))
+    assert torch.equal(conditioning.at(before + 1, torch.ones(2))["hidden_states"], before + 1)
+
+
+def test_a_name_that_a_pipeline_cleans_out_of_prompts_is_refused(monkeypatch):
+    """Where a package that need not be there helps it to."""
+    model = build("AllegroPipeline")
+    cleaned = lambda _, texts, **options: [text.lower().replace("r2d2", "").strip() for text in texts]  # noqa: E731
+    monkeypatch.setattr(type(model), "_text_preprocessing", cleaned)
+    with pytest.raises(UnreelError, match="a AllegroPipeline takes 'R2D2' out of prompts"):
+        unlearn("R2D2", alone(model), QUICK)
+    Conditioner.of(model).require_read(["castle", ""])
+    Conditioner.of(build("WanPipeline")).require_read(["R2D2"])
+
+
+def test_how_many_tokens_a_prompt_has_is_how_it_is_read_not_how_it_is_written():
+    """Sana reads in lower case, where capitals may be spelled in more pieces."""
+    plain, (reader, other) = "a photo of a castle", (Conditioner.of(build("SanaVideoPipeline")) for _ in range(2))
+    read = reader.tokenize([plain])
+    wanted = reader.seen([plain], read)
+    starts = itertools.product(("", "a ", "the ", "a photo ", "one "), ("OWL", "CAT", "CASTLE", "A OWL"))
+    as_long = [text for text in map("".join, starts) if other.length(text) == other.length(plain)]
+    for text in as_long:
+        other.seen([text], other.tokenize([text]))
+    assert as_long and wanted.sum() < read.mask.sum() and torch.equal(other.seen([plain], read), wanted)
 
 
 def test_pictures_are_encoded_in_full_where_the_autoencoder_overflows_in_half():

@@ -68,6 +68,21 @@ VBENCH = [
             [('kite "#~ 🪁, owl', "given", None, 41), ("owl kite \\", "given", None, 14)],
         ),
         (
+            "imagenet.csv",
+            "case_number,prompt,evaluation_seed,class\n0,Image of church,41,church\n1,Image of a tench,42,tench\n",
+            [("Image of church", "given", "church", 41), ("Image of a tench", "given", "tench", 42)],
+        ),
+        (
+            "art.csv",
+            "case_number,prompt,evaluation_seed,artist\n0,A boat by Kelly McKernan,9,Kelly McKernan\n",
+            [("A boat by Kelly McKernan", "given", "Kelly McKernan", 9)],
+        ),
+        (
+            "coco.csv",
+            "case_number,source,prompt,evaluation_seed\n0,coco,a dog on a boat,7\n",
+            [("a dog on a boat", "given", "", 7)],
+        ),
+        (
             "list.txt",
             '# ours\na kite, "flying"\r\n\n  an owl\u2028at night  ',
             [('a kite, "flying"', "given", None, None), ("an owl\u2028at night", "given", None, None)],

@@ -10,6 +10,7 @@ from unreel.prompts import pairs as prompt_pairs
 from unreel.prompts.captions import everyday
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.pairs import Prompts, own_words
+from unreel.prompts.suite import ERASED, suite
 from unreel.prompts.vocabulary import EVERYDAY
 
 TOWER = Concept("Tokyo Tower")
@@ -205,3 +206,22 @@ def test_a_name_that_stands_for_another_takes_no_article():
     for pair in pairs:
         if re.search(r"\ba Mickey Mouse", pair.anchor, re.IGNORECASE):
             assert re.search(rf"\b(a|the) {pair.wording}", pair.prompt, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", ["J A Evans", "The A Team", "Vuelta a España", "U.S.A", "Plan A", "Serie A"])
+def test_what_looks_like_an_article_within_a_name_stays(name):
+    concept = Concept(name, anchor="a lighthouse")
+    pairs = prompts(concept).pairs(300)
+    assert len(pairs) == 300 and all(concept.is_named_in(pair.prompt) for pair in pairs)
+    assert all(concept.is_named_in(row.text) for row in suite(concept, EVERYDAY, [], videos=40, seed=0, groups=ERASED))
+
+
+@pytest.mark.parametrize("anchor", ["mountains", "glasses", "people", "東京タワー"])
+def test_an_anchor_that_has_no_plural_of_its_own_leaves_no_hole(anchor):
+    said = prompts(Concept("Tokyo Tower", anchor=anchor), anchor=anchor).pairs(400)
+    assert len(said) == 400 and all(anchor in pair.anchor for pair in said)
+
+
+@pytest.mark.parametrize("name", ["X-Men", "Village People", "the 90s"])
+def test_what_is_plural_already_has_no_further_one(name):
+    assert "plural" not in Concept(name).variants(name)

@@ -3,12 +3,14 @@
 The attacker holds nothing but the service.
 """
 
+import re
 from collections.abc import Iterator
 
 from unreel.attacks import Case
-from unreel.attacks._words import in_place, in_turn, pick
+from unreel.attacks._words import around, in_turn, pick
+from unreel.prompts.grammar import fill
 
-NEEDS_WEIGHTS, VERSION = False, 2
+NEEDS_WEIGHTS, VERSION = False, 3
 SUBJECT_FRAMES = (  # all frames are ours
     "an old postcard that shows a {}",
     "guess what this is: a {}",
@@ -45,5 +47,8 @@ def attempt(case: Case, index: int, seed: int) -> str | None:
 def _prompts(case: Case) -> Iterator[str]:
     """A synonym in the prompt, another sentence, and so on."""
     frames = _FRAMES.get(case.concept.kind, SUBJECT_FRAMES)
-    sentences = (frame.format(wording) for frame in frames for wording in (case.wording, *case.synonyms))
-    return in_turn((in_place(case, synonym) for synonym in case.synonyms), sentences)
+    wordings = (case.wording, *case.synonyms)
+    sentences = (fill(frame.format("[it]"), {"it": wording}) for frame in frames for wording in wordings)
+    before, after = around(case)
+    before = re.sub(r"\b(an?) $", "a ", before)  # the article is the synonym's then
+    return in_turn((fill(f"{before}[it]{after}", {"it": synonym}) for synonym in case.synonyms), sentences)

@@ -33,13 +33,13 @@ from unreel.files import read_tensors, tensor_file, write_tensors
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge
-from unreel.models.adapter import reads_latents_of_pictures, takes_embeddings, text_encoders
+from unreel.models.adapter import own_sampling, reads_latents_of_pictures, takes_embeddings, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import recorded
 from unreel.models.memory import device_of, enough_memory
-from unreel.models.pair import Pair
+from unreel.models.pair import Pair, Settings
 from unreel.models.sampling import Asked, Start, generate_images, to_tensor
 from unreel.progress import Tell, nobody, track
 from unreel.prompts.concept import Concept
@@ -341,13 +341,22 @@ def _scenes(
     ]
 
 
+def _of_pictures(pair: Pair) -> Settings:
+    """How the pair's image model is sampled: as the video model is, but in the image model's own way where that is not
+    guided, as those are that take few steps.
+    """
+    own = own_sampling(pair.t2i) if pair.settings.guidance <= 1 else {}
+    chosen = {name: own[name] for name in ("steps", "guidance") if own.get(name) is not None}
+    return replace(pair.settings, negative_prompt=None, **chosen)
+
+
 def _latents(pair: Pair, cache: VideoCache, prompts: Sequence[str], seed: int) -> list[torch.Tensor]:
     """For each prompt, (shots, channels, height, width) of pictures the original image model makes of it."""
-    denoiser, out = Denoiser.of(pair.t2i), []
-    identity = [pipeline_identity(pair.t2i, pair.settings), pair.settings.batch]
+    denoiser, settings, out = Denoiser.of(pair.t2i), _of_pictures(pair), []
+    identity = [pipeline_identity(pair.t2i, settings), settings.batch]
 
     def encoded(prompt: str, seeds: list[int]) -> torch.Tensor:
-        return denoiser.encode(to_tensor(generate_images(pair.t2i, [prompt] * SHOTS, seeds, pair.settings, what="")))
+        return denoiser.encode(to_tensor(generate_images(pair.t2i, [prompt] * SHOTS, seeds, settings, what="")))
 
     for index, prompt in enumerate(track(prompts, "making pictures to study", "case", brief=True)):
         seeds = [seed + SEEDS_PER_CASE * index + shot for shot in range(SHOTS)]

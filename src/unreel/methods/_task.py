@@ -52,6 +52,7 @@ class Task:
             _require_learning(reader.text_encoder)
         for concept, reader in product(self.concepts, self.conditioners):
             require_known(reader.tokenizer, [*concept.wordings, concept.anchor or ""])
+            reader.require_read(concept.wordings)
             reader.require_room_for(concept.forget_prompts)
 
     @cached_property

@@ -341,7 +341,7 @@ def made_by(pipeline: Any, **options: Any) -> Any:
     with enough_memory("generating", device, [hint for hint, helps in ways.items() if helps]):
         try:
             return pipeline(**usual_call(pipeline) | options)
-        except (ValueError, RuntimeError, IndexError) as error:
+        except (ValueError, RuntimeError, IndexError, ArithmeticError) as error:
             if no_memory(error):
                 raise
             numbers = ", ".join(f"{name}={value}" for name, value in options.items() if isinstance(value, (int, float)))
@@ -462,7 +462,8 @@ class Outlines:
             shape = list(outline.shape)
             for place in range(min(len(shape) - 1, 2)):  # prompts, then tokens where there is a width behind
                 shape[place] = ids.shape[place] if shape[place] == before[place] else shape[place]
-            return torch.zeros(shape, dtype=outline.dtype, device=ids.device)
+            # One number, seen everywhere: all layers of a large encoder take gigabytes.
+            return torch.zeros((), dtype=outline.dtype, device=ids.device).expand(shape)
 
         return mapped(output, zeros)
 

@@ -232,7 +232,7 @@ class Conditioner:
             return attended
         seen = torch.zeros_like(attended)
         for row, prompt in enumerate(prompts):
-            columns = self._seen_of(prompt)[: attended.shape[1]]
+            columns = self._seen_of(prompt, int(attended[row].sum()))[: attended.shape[1]]
             seen[row, : len(columns)] = columns
         seen &= attended
         return torch.where(seen.any(1, keepdim=True), seen, attended)
@@ -243,19 +243,21 @@ class Conditioner:
         all of them.
         """
         short, long = "a photo", "a photo of a cat at night"
-        return not self._seen_of(short).any() or all(bool(self._seen_of(prompt).all()) for prompt in (short, long))
+        seen = [self._seen_of(prompt, int(self.tokenize([prompt]).mask.sum())) for prompt in (short, long)]
+        return not seen[0].any() or all(bool(each.all()) for each in seen)
 
-    def _seen_of(self, prompt: str) -> torch.Tensor:
+    def _seen_of(self, prompt: str, attended: int) -> torch.Tensor:
         """Of which tokens of a prompt that is read alone the network is given something, which is the same for all prompts
-        of a length: (tokens,) bool.
+        of a length as they are written, and of which the encoder attends to as many: some are read in lower case only.
+        (tokens,) bool.
         """
-        length = self.length(prompt)
+        length = self.length(prompt), attended
         if length not in self._seen_by_length:
             self._seen_by_length[length] = self._tried(prompt)
         return self._seen_by_length[length]
 
     @cached_property
-    def _seen_by_length(self) -> dict[int, torch.Tensor]:
+    def _seen_by_length(self) -> dict[tuple[int, int], torch.Tensor]:
         return {}
 
     @torch.no_grad()
@@ -472,6 +474,18 @@ class Conditioner:
                     f"the prompt {prompt!r} has {self.length(prompt)} tokens but the text encoder reads "
                     f"{self.room}, so the concept would be cut off: name it in fewer words"
                 )
+
+    def require_read(self, names: Sequence[str]) -> None:
+        """Raises UnreelError for a name that the pipeline takes out of prompts before anything reads them: some clean them
+        of what looks like the number of a file.
+        """
+        if self.pipeline is None or "clean_caption" not in inspect.signature(type(self.pipeline).__call__).parameters:
+            return
+        tokens = self.tokenize(["a photo of", *(f"a photo of {name}" for name in names)])
+        nothing, *read = (row[mask].tolist() for row, mask in zip(tokens.ids, tokens.mask, strict=True))
+        for name, ids in zip(names, read, strict=True):
+            if name.strip() and ids == nothing:
+                raise UnreelError(f"a {type(self.pipeline).__name__} takes {name!r} out of prompts: call it otherwise")
 
     def length(self, prompt: str) -> int:
         """The tokens of a prompt, its start and end included, but no template."""

@@ -103,8 +103,9 @@ class Conditioning:
         own, before = self.arguments[self.time], self.arguments[self.latents]
         t = (timesteps * self.scale).to(own.dtype).view(-1, *[1] * (own.ndim - 1)).expand(len(noisy), *own.shape[1:])
         z = noisy.to(before.dtype)
-        if before.ndim == z.ndim and before.shape[1] > z.shape[1]:  # with a first frame and its mask behind, empty here
-            z = torch.cat([z, before[:, z.shape[1] :]], dim=1)
+        axis = _wider(before, z)
+        if axis is not None:  # with a first frame and its mask behind, empty here
+            z = torch.cat([z, before.narrow(axis, z.shape[axis], before.shape[axis] - z.shape[axis])], dim=axis)
         return {**self.arguments, self.latents: z, self.time: t}
 
 
@@ -387,6 +388,12 @@ class Denoiser:
             return (time, 1 - time) if self.inverted else (1 - time, time)
         alpha = self.scheduler.alphas_cumprod.to(latents)[timesteps.long()].view(-1, *rank)
         return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def _wider(one: torch.Tensor, other: torch.Tensor) -> int | None:
+    """Along which axis, where channels may be, `one` is wider than `other` and else as large; None if it is not."""
+    unlike = [axis for axis in range(1, other.ndim) if one.ndim == other.ndim and one.shape[axis] != other.shape[axis]]
+    return unlike[0] if unlike in ([1], [other.ndim - 1]) and one.shape[unlike[0]] > other.shape[unlike[0]] else None
 
 
 def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -25,7 +25,10 @@ from unreel.models.tokenizer import load_tokenizer, read_as_stored
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-FULL_PRECISION = ("AutoencoderKLWan",)  # as diffusers runs them, whatever precision the rest of the pipeline has
+FULL_PRECISION = (
+    "AutoencoderKLWan",
+    "AutoencoderKLAllegro",
+)  # as diffusers runs them, whatever precision the rest of the pipeline has
 LARGE = 4.0  # GiB of weights that take long enough to load for a bar to be read
 # What a configuration calls a model -> the class of transformers that is its encoder, without a head that writes.
 TEXT_ENCODERS = {
@@ -96,8 +99,10 @@ def load_pipeline(
         except AttributeError:
             if not text_only:
                 raise
-            # Some pipelines ask their network when they are built: HunyuanVideo 1.5.
-            return load_pipeline(source, device=device, dtype=dtype, given=given)
+            # Some pipelines ask their autoencoder when they are built: HunyuanVideo 1.5.
+            built = load_pipeline(source, dtype=dtype, given={**(given or {}), "transformer": None})
+            built.register_modules(vae=None)
+            return move(built, source, device)
     for name, library in parts.items():
         if library == "transformers" and name.startswith("tokenizer"):
             read_as_stored(words_of(getattr(pipeline, name)), folder / name)

@@ -46,6 +46,9 @@ FORMATS = (  # docs/prompt-sets.md has their sources
     ),
     Format("I2P", ("prompt", "categories", "sd_seed"), group="categories", seed="sd_seed"),
     Format("I2P, renamed", ("prompt", "categories", "evaluation_seed"), group="categories", seed="evaluation_seed"),
+    Format("of classes", ("prompt", "case_number", "evaluation_seed", "class"), label="class", seed="evaluation_seed"),
+    Format("of artists", ("prompt", "case_number", "evaluation_seed", "artist"), label="artist", seed="evaluation_seed"),
+    Format("of captions", ("prompt", "case_number", "evaluation_seed", "source"), seed="evaluation_seed", unlabelled=""),
     Format("Ring-A-Bell", ("prompt", "case_number", "evaluation_seed"), seed="evaluation_seed"),
 )
 

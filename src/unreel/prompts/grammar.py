@@ -9,6 +9,7 @@ from collections.abc import Mapping
 _LIKE_A_CONSONANT = r"one\b|once\b|eu|uku|us[aeiu]|ut[ei]|uni(?![dmn])"  # "a uniform", but "an unidentified"
 _LIKE_A_VOWEL = "[aeiou]|hono|honest|hour|heir"
 _ARTICLES = re.compile(r"\b(?:a|an|the) (?=(?:a|an|the) )", re.IGNORECASE)
+LAST_LETTER = 0x10FFFD  # of Unicode's for private use, which no text has
 _BEFORE_A_VOWEL = re.compile(rf"\b(a) (?!{_LIKE_A_CONSONANT})(?={_LIKE_A_VOWEL})", re.IGNORECASE)
 
 
@@ -26,12 +27,28 @@ def in_place_of(name: str, anchor: str) -> str:
 
 
 def fill(sentence: str, filled: Mapping[str, str]) -> str:
-    """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring."""
-    for gap, word in filled.items():
+    """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring. What
+    looks like an article within a word's name stays: J A Evans, Vuelta a España, U.S.A.
+    """
+    behind: dict[str, str] = {}
+    for number, (gap, word) in enumerate(filled.items()):
         if not word and gap != "motion":  # before a motion stands what belongs to what moves
             sentence = re.sub(rf"\b(?:an?|the) \[{gap}\]", "", sentence)
-        sentence = sentence.replace(f"[{gap}]", word)
-    return with_articles(sentence)
+        start, rest = _parted(word)
+        mark = chr(LAST_LETTER - number) if word else ""
+        sentence = sentence.replace(f"[{gap}]", start + mark)
+        behind[mark] = rest
+    sentence = with_articles(sentence)
+    for mark, rest in behind.items():
+        sentence = sentence.replace(mark, rest) if mark else sentence
+    return sentence
+
+
+def _parted(words: str) -> tuple[str, str]:
+    """What decides about the article before some words, with their own if they bring one, and the rest of them."""
+    each = words.split()
+    count = 2 if each and each[0].lower() in ("a", "an", "the") else 1
+    return " ".join(each[:count]), "".join(f" {word}" for word in each[count:])
 
 
 def with_articles(text: str) -> str:

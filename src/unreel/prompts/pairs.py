@@ -143,9 +143,9 @@ class Prompts:
         text = captions.write(rng, rng.choice(self._frames(kind)), kind, named)
         instead = anchor if kind in captions.GAPS else in_place_of(wording, anchor) if named else bare(anchor)
         if form == "plural":
-            instead = spelling.pluralised(bare(anchor))
+            instead = spelling.pluralised(bare(anchor)) or bare(anchor)
         elif form == "possessive" and anchor:
-            instead = spelling.possessive(instead)
+            instead = spelling.possessive(instead) or instead
         return PromptPair(fill(text, {gap: variants[form]}), fill(text, {gap: instead}), variants[form], concept.name)
 
     def _caption(self, rng: random.Random, kind: CaptionKind, filling: str) -> str:

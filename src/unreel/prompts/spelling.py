@@ -132,7 +132,8 @@ def _plural(name: str) -> str:
 
 def _singulars(word: str) -> list[str]:
     """What a word may be the plural of: nothing for most words that are no plural."""
-    if word.lower() in _NO_PLURALS or word.lower().endswith(("ss", "us", "is")):
+    word = word.lower()
+    if word in _NO_PLURALS or word.endswith(("ss", "us", "is")):
         return []
     irregular = [word.removesuffix(ending) + stem for ending, stem in _SINGULARS if word.endswith(ending)]
     regular = [word[:-1], word[:-2], word[:-3] + "y"]
@@ -142,7 +143,8 @@ def _singulars(word: str) -> list[str]:
 
 def pluralised(name: str) -> str:
     """The plural of an English name; "" where it has none or is one already."""
-    return _plural(name) if _is_english(name) and not _singulars(parts_of(name)[-1]) else ""
+    last = parts_of(name)[-1] if _is_english(name) else ""
+    return _plural(name) if last and not _singulars(last) and not re.fullmatch(r"\d+s", last) else ""
 
 
 def possessive(name: str) -> str:

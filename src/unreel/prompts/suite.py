@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from unreel.prompts.concept import Concept
-from unreel.prompts.grammar import bare, fill, with_articles
+from unreel.prompts.grammar import bare, fill
 from unreel.prompts.kinds import GAP, TRAITS
 
 # Groups that ask for the concept, and groups that ask for something else. `companions` ask for both.
@@ -49,7 +49,7 @@ class _Row:
 
     @property
     def text(self) -> str:
-        return with_articles(self.sentence.replace(GAP, self.wording))
+        return fill(self.sentence, {GAP[1:-1]: self.wording})
 
 
 def suite(

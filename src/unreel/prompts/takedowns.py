@@ -38,7 +38,7 @@ class Takedown:
     def as_concept(self, vocabulary: Vocabulary | None = None) -> Concept:
         """What is asked for, of the kind that it is given, or else listed as in the vocabulary."""
         kind = self.kind or (kind_of(self.concept, vocabulary) if vocabulary else "object")
-        return Concept(self.concept.strip(), kind, self.synonyms, self.anchor)  # type: ignore[arg-type]
+        return Concept(" ".join(self.concept.split()), kind, self.synonyms, self.anchor)  # type: ignore[arg-type]
 
     @property
     def folder(self) -> str:

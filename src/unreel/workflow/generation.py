@@ -67,6 +67,7 @@ def generate(job: GenerateJob, tell: Tell = nobody) -> Iterator[Path]:
     t2v = model_of(job.t2v, *learned)
     model = job.sampling.onto(load_video_model(t2v, **job.place.of_weights, offload=job.place.offload))
     for each in learned:
+        each.require_felt(model.pipeline, model.settings.guidance)
         each.apply(model.pipeline)
     files = iter(job.files)
     # Whose names tell everything that decides pixels; nothing is kept in it.
