@@ -243,8 +243,11 @@ class Conditioner:
         all of them.
         """
         short, long = "a photo", "a photo of a cat at night"
-        seen = [self._seen_of(prompt, int(self.tokenize([prompt]).mask.sum())) for prompt in (short, long)]
-        return not seen[0].any() or all(bool(each.all()) for each in seen)
+
+        def seen(prompt: str) -> torch.Tensor:
+            return self._seen_of(prompt, int(self.tokenize([prompt]).mask.sum()))
+
+        return not seen(short).any() or all(bool(seen(prompt).all()) for prompt in (short, long))
 
     def _seen_of(self, prompt: str, attended: int) -> torch.Tensor:
         """Of which tokens of a prompt that is read alone the network is given something, which is the same for all prompts
