@@ -244,10 +244,13 @@ def _unlearned(job: UnlearnJob) -> Unlearned:
 
 def _is_broken(folder: Path) -> bool:
     """Whether there is a folder and no erasure that can be loaded from it, as where writing or copying was cut short."""
+    if not folder.is_dir():
+        return False
     try:
-        return folder.is_dir() and not load_intervention(folder)
+        load_intervention(folder)
     except UnreelError:
         return True
+    return False
 
 
 def attempt(job: UnlearnJob) -> dict[str, Any]:
