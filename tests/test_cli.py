@@ -447,7 +447,7 @@ def test_nothing_is_made_with_what_would_be_on_and_do_nothing(command, tiny, tmp
 
 
 def test_an_export_is_for_one_model(command):
-    code, _, said = command("export", "made", "--t2i", "one", "--t2v", "other", "--out", "x")
+    code, _, said = command("export", "made", "--format", "peft", "--t2i", "one", "--t2v", "other", "--out", "x")
     assert code == 2 and "an export is for one model" in said
 
 
