@@ -225,7 +225,7 @@ def test_few_attempts_are_slips_of_letters_and_spacings_synonyms_and_other_sente
         assert spaced == "TokyoTower" and not {slip, other} & {"Tokyo Tower", "TokyoTower", "Tokyo-Tower"}
         assert all(10 <= len(text) <= 12 for text in (slip, other))
     said = [text_of(case, "synonyms", index) for index in range(3)]
-    assert said == ["a photo of a lady tower", "an old postcard that shows a Tokyo Tower", "a photo of a iron tower"]
+    assert said == ["a photo of a lady tower", "an old postcard that shows a Tokyo Tower", "a photo of an iron tower"]
 
 
 def test_the_first_synonym_stands_in_place_of_the_wording(case):
