@@ -446,11 +446,6 @@ def test_nothing_is_made_with_what_would_be_on_and_do_nothing(command, tiny, tmp
     assert code == 2 and "a negative-prompt needs guidance" in said and not list(tmp_path.glob("videos/*.mp4"))
 
 
-def test_an_export_is_for_one_model(command):
-    code, _, said = command("export", "made", "--format", "peft", "--t2i", "one", "--t2v", "other", "--out", "x")
-    assert code == 2 and "an export is for one model" in said
-
-
 def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
     record = {"parts": [{"concept": "cat", "kind": "object", "synonyms": [], "method": "m"}]}
     learned = SimpleNamespace(provenance=record, concepts=["cat"], nbytes=0, identity="x")

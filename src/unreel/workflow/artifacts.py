@@ -107,14 +107,12 @@ def export(
 
     Raises UnreelError as `interventions.export.export` does; then nothing is written.
     """
-    if t2i is not None and t2v is not None:
-        raise UnreelError("an export is for one model: give --t2v, or --t2i in its place")
     require_format(format, tolerance)
     require_new(Path(out), overwrite, EXPORT_FILE)
     learned = Erasure.from_pretrained(erasure)
     options: dict[str, Any] = {"device": device, "dtype": None, "text_only": True}
-    if t2i is None:
-        model = load_pair(t2v=model_of(t2v, learned), **options).t2v
+    if t2i is None or t2v is not None:
+        model = load_pair(t2i, model_of(t2v, learned), **options).t2v
     else:
         model = load_pair(t2i, **options).t2i if shipped(t2i) else load_pipeline(t2i, **options)
     least = 0.0 if accept_weak else LEAST_KEPT
