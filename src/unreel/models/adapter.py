@@ -260,6 +260,11 @@ def guides(pipeline: Any, guidance: float) -> bool:
     return guidance > 1 and (own is None or own.default > 1)
 
 
+def leading_away(negative: str | None, count: int) -> dict[str, list[str]]:
+    """What gives so many videos a negative prompt, in place of the pipeline's own; nothing where that holds."""
+    return {} if negative is None else {"negative_prompt": [negative] * count}
+
+
 def require_negative_prompt(pipeline: Any, guidance: float) -> None:
     """Raises UnreelError for a video pipeline that, with so much guidance, would pass over a negative prompt."""
     name = type(pipeline).__name__

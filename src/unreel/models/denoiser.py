@@ -21,6 +21,7 @@ from unreel.models.adapter import (
     calls_of,
     first_call,
     frames_argument,
+    leading_away,
     made_by,
     makes_pictures,
     network_of,
@@ -197,8 +198,8 @@ class Denoiser:
     @torch.no_grad()
     def finished(self, prompt: str, seed: int, settings: "Settings") -> torch.Tensor:
         """The latents, a batch of one, of what a video pipeline makes of the prompt, guided, as `settings` say."""
-        generator, away = torch.Generator("cpu").manual_seed(seed), settings.negative_prompt
-        asked = {"prompt": [prompt], **({} if away is None else {"negative_prompt": [away]})}
+        generator = torch.Generator("cpu").manual_seed(seed)
+        asked = {"prompt": [prompt], **leading_away(settings.negative_prompt, 1)}
         with set_up(self.pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options:
             options |= {"num_inference_steps": settings.steps, "output_type": "latent", "generator": generator}
             return made_by(self.pipeline, **asked, **options)[0].float()

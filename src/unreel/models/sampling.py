@@ -15,7 +15,7 @@ import torch
 
 from unreel.errors import UnreelError, reason_of
 from unreel.files import write_bytes
-from unreel.models.adapter import as_prompts, fewer_steps, made_by, makes_pictures, set_up, undisturbed
+from unreel.models.adapter import as_prompts, fewer_steps, leading_away, made_by, makes_pictures, set_up, undisturbed
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings, settings_of
 from unreel.progress import track
@@ -63,12 +63,11 @@ def _batches(
     starts = range(0, len(prompts), batch)
     for start in track(starts, what) if what else starts:
         part, numbers = prompts[start : start + batch], seeds[start : start + batch]
-        away = {} if negative is None else {"negative_prompt": [negative] * len(part)}
         with _begun(pipeline, part, numbers) as words:
             made = made_by(
                 pipeline,
                 **words,
-                **away,
+                **leading_away(negative, len(part)),
                 generator=_generators(numbers),
                 num_inference_steps=settings.steps,
                 output_type="np",

@@ -34,13 +34,12 @@ def fill(sentence: str, filled: Mapping[str, str]) -> str:
     for number, (gap, word) in enumerate(filled.items()):
         if not word and gap != "motion":  # before a motion stands what belongs to what moves
             sentence = re.sub(rf"\b(?:an?|the) \[{gap}\]", "", sentence)
-        start, rest = _parted(word)
-        mark = chr(LAST_LETTER - number) if word else ""
-        sentence = sentence.replace(f"[{gap}]", start + mark)
+        (start, rest), mark = _parted(word), chr(LAST_LETTER - number)
+        sentence = sentence.replace(f"[{gap}]", start and start + mark)
         behind[mark] = rest
     sentence = with_articles(sentence)
     for mark, rest in behind.items():
-        sentence = sentence.replace(mark, rest) if mark else sentence
+        sentence = sentence.replace(mark, rest)
     return sentence
 
 
