@@ -19,7 +19,7 @@ COPIES = {"copy_", "_to_copy"}
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # with indices that are on the CPU
 
 
-class _Backend(_DummyBackendModule):
+class Backend(_DummyBackendModule):
     """What torch, accelerate and diffusers ask of a device's module."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
@@ -40,8 +40,13 @@ class _Backend(_DummyBackendModule):
     def empty_cache(self) -> None:
         pass
 
+    free = True
 
-_setup_privateuseone_for_python_backend(NAME, _Backend())
+    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+        return int(self.free), 1
+
+
+_setup_privateuseone_for_python_backend(NAME, Backend())
 DEVICE = torch.device(NAME, 0)
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -52,6 +53,7 @@ from diffusers import (
     Kandinsky5Transformer3DModel,
     LattePipeline,
     LatteTransformer3DModel,
+    LTXConditionPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     MochiPipeline,
@@ -494,7 +496,7 @@ def cogvideox() -> DiffusionPipeline:
     return assemble(CogVideoXPipeline, **t5(), transformer=denoiser, vae=autoencoder, scheduler=scheduler)
 
 
-def ltx() -> DiffusionPipeline:
+def ltx(kind: type[DiffusionPipeline] = LTXPipeline) -> DiffusionPipeline:
     denoiser = make(
         LTXVideoTransformer3DModel,
         in_channels=8,
@@ -513,10 +515,11 @@ def ltx() -> DiffusionPipeline:
         layers_per_block=(1, 1, 1, 1, 1),
         decoder_layers_per_block=(1, 1, 1, 1, 1),
     )
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1
-    )
-    return assemble(LTXPipeline, **t5(), transformer=denoiser, vae=autoencoder, scheduler=scheduler)
+    shifting = {"use_dynamic_shifting": True, "base_shift": 0.95, "max_shift": 2.05, "base_image_seq_len": 1024}
+    # The second class brings timesteps of its own.
+    options = shifting | {"shift_terminal": 0.1} if kind is LTXPipeline else {}
+    scheduler = FlowMatchEulerDiscreteScheduler(**options)
+    return assemble(kind, **t5(), transformer=denoiser, vae=autoencoder, scheduler=scheduler)
 
 
 def mochi() -> DiffusionPipeline:
@@ -890,6 +893,7 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "AnimateDiffSDXLPipeline": animatediff_sdxl,
     "CogVideoXPipeline": cogvideox,
     "LTXPipeline": ltx,
+    "LTXConditionPipeline": partial(ltx, LTXConditionPipeline),
     "WanPipeline": wan,
     "MochiPipeline": mochi,
     "LattePipeline": latte,
@@ -931,6 +935,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "AnimateDiffSDXLPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "CogVideoXPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "LTXPipeline": {"height": 32, "width": 32, "num_frames": 1},
+    "LTXConditionPipeline": {"height": 32, "width": 32, "num_frames": 1},
     "WanPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "MochiPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "LattePipeline": {"height": 16, "width": 16, "video_length": 1, "clean_caption": False},
@@ -952,7 +957,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "Kandinsky5T2IPipeline": {"height": 32, "width": 32},
 }
 
-FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "MochiPipeline": 7}  # others make any odd number
+FRAMES = {
+    "CogVideoXPipeline": 9,
+    "LTXPipeline": 9,
+    "LTXConditionPipeline": 9,
+    "MochiPipeline": 7,
+}  # others make any odd number
 
 # What encode_prompt cannot do without, besides the prompt.
 _GUIDED = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}

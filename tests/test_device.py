@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from another_device import another_device
+from another_device import Backend, another_device
 from conftest import FakeJudge, make_pair, same, weights
 
 from unreel import ConceptAblationConfig, FewShotConfig, TextAblationConfig, attack, evaluate, generate, unlearn
@@ -26,6 +26,7 @@ METHODS = {
     "few-shot of low rank, offloaded": (FewShotConfig(epochs=1, rank=2), True),
     "concept-ablation": (ConceptAblationConfig(steps=3), False),
 }
+ROOMLESS = "text-ablation", "few-shot", "concept-ablation"
 VIDEO = {"uce": {}, "esd": {"steps": 2}, "refusal-vector": {"pairs": 2, "neutral": 2}, "t2v-unlearning": {"steps": 2}}
 
 
@@ -59,8 +60,10 @@ def test_what_mixes_devices_fails_here_as_on_a_gpu():
             layer.weight.detach().numpy()
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_learns_the_same(name):
+@pytest.mark.parametrize(("name", "room"), [*((name, True) for name in METHODS), *((name, False) for name in ROOMLESS)])
+def test_every_method_learns_the_same(name, room, monkeypatch):
+    """Also where what weights were has no room beside them."""
+    monkeypatch.setattr(Backend, "free", room)
     config, offload = METHODS[name]
     expected = unlearn("castle", make_pair(), config)
     with another_device() as device:

@@ -717,6 +717,11 @@ def test_what_a_pipeline_cannot_sample_is_refused_before_any_work(name):
         Sampling(tiling=True).onto(model)
 
 
+def test_a_sampling_that_says_nothing_of_tiles_leaves_them(embedded):
+    tiled = replace(embedded.video, settings=replace(embedded.settings, tiling=True))
+    assert Sampling().onto(tiled).settings.tiling and not Sampling().onto(embedded.video).settings.tiling
+
+
 @pytest.mark.parametrize("name", [name for family in FAMILIES for name in family.t2v])
 def test_a_size_that_is_not_refused_can_be_made(name):
     model = VideoModel(build(name), Settings(steps=2, guidance=2.0, frames=1))

@@ -71,13 +71,21 @@ def test_the_more_it_weighs_the_less_moves_what_is_kept(conditioner):
     assert all(more > less for more, less in pairwise(distances))
 
 
+def solution(given, missing, kept, rank, random):
+    """Of rows that came in two batches."""
+    moments = module._Moments()
+    for some in (slice(0, 3), slice(3, None)):
+        moments.add(given[some], missing[some])
+    return module._solution(*moments.means(), kept, rank, random)
+
+
 def test_it_is_the_minimum_of_the_formula():
     """No change of the matrix, small or large, costs less than the one found, where its rank is not cut."""
     random = torch.Generator().manual_seed(0)
     given, missing = torch.randn(50, 12, generator=random), torch.randn(50, 5, generator=random)
     rows = torch.randn(80, 12, generator=random)
     kept = 3.0 * rows.T @ rows / len(rows)
-    found = module._solution(given, missing, kept.clone(), 5, random).dense().float()
+    found = solution(given, missing, kept.clone(), 5, random).dense().float()
 
     def cost(change):
         own = (given @ change.T - missing).square().sum(1).mean() + torch.trace(change @ kept @ change.T)
@@ -93,7 +101,7 @@ def test_what_is_cut_of_the_rank_is_what_does_least_to_what_is_given():
     given, missing = torch.randn(400, 20, generator=random), torch.randn(400, 12, generator=random)
     given = given * torch.linspace(0.1, 3, 20)
     kept = torch.eye(20)
-    whole, cut = (module._solution(given, missing, kept.clone(), rank, random).dense().float() for rank in (12, 3))
+    whole, cut = (solution(given, missing, kept.clone(), rank, random).dense().float() for rank in (12, 3))
     metric = given.T @ given / len(given) + kept
     metric.diagonal().add_(module.RIDGE * (given.T @ given / len(given)).diagonal().mean())
     root = torch.linalg.cholesky(metric)
@@ -104,7 +112,7 @@ def test_what_is_cut_of_the_rank_is_what_does_least_to_what_is_given():
 @pytest.mark.parametrize("shape", [(12, 3), (3, 12), (1, 1)])
 def test_it_is_found_though_there_are_fewer_directions_than_ranks(shape):
     width, out = shape
-    change = module._solution(torch.ones(4, width), torch.ones(4, out), torch.eye(width), 5, torch.Generator())
+    change = solution(torch.ones(4, width), torch.ones(4, out), torch.eye(width), 5, torch.Generator())
     assert change.up.isfinite().all() and change.down.isfinite().all()
 
 
@@ -118,13 +126,13 @@ def test_it_is_found_where_one_direction_drowns_all_others():
     noise = torch.randn(own.shape, generator=random)
     kept = 250 * (own + 2e-6 * (noise + noise.T))
     assert float(torch.linalg.eigvalsh((own + kept).double())[0]) < -module.RIDGE * float(own.diagonal().mean())
-    change = module._solution(given, torch.ones(512, 4), kept, 3, random)
+    change = solution(given, torch.ones(512, 4), kept, 3, random)
     assert float((given @ change.dense().float().T - 1 / 251).norm()) < 0.05 * (512 * 4) ** 0.5 / 251
 
 
 def test_what_is_no_number_is_refused():
     with pytest.raises(UnreelError, match="float32"):
-        module._solution(torch.full((4, 3), torch.nan), torch.ones(4, 2), torch.eye(3), 2, torch.Generator())
+        solution(torch.full((4, 3), torch.nan), torch.ones(4, 2), torch.eye(3), 2, torch.Generator())
 
 
 def reader(kind):

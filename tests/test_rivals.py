@@ -403,6 +403,7 @@ def test_an_edit_made_in_float32_goes_on_lower_precision_and_on_no_other_denoise
 def test_others_are_all_but_the_concept(embedded):
     names = others(embedded.vocabulary, [Concept("Castle", synonyms=("house",))])
     assert {"castle", "house"}.isdisjoint(names) and {"cat", "ink", "spinning"} < set(names)
+    assert "pine tree" in names and "pine tree" not in others(embedded.vocabulary, [Concept("pine-trees")])
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from unreel.models.adapter import cross_attention, outside_cross_attention, text
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank, rounded_away
 from unreel.models.fingerprint import Fingerprint
+from unreel.models.memory import device_of
 from unreel.models.pipelines import TextModel
 from unreel.models.weights import held_weights, learning, own_modules, portable, quantization, set_to
 
@@ -357,6 +358,17 @@ def test_an_encoder_that_is_offloaded_part_by_part_is_erased_and_restored(pair, 
     erasure.remove(pair.t2i)
     assert torch.equal(read(pair.t2i), plain)
     assert all(torch.equal(it, before[name]) for name, it in held_weights(pair.t2i.text_encoder).items())
+
+
+def test_weights_on_disk_are_refused_where_a_change_would_be_lost(pair, erasure, tmp_path):
+    accelerate.disk_offload(pair.t2i.text_encoder, tmp_path, torch.device("cpu"))
+    with pytest.raises(UnreelError, match="wait on disk: load it with room in main memory"):
+        erasure.apply(pair.t2i)
+
+
+def test_what_diffusers_offloads_in_groups_computes_where_it_is_loaded_to(pair):
+    apply_group_offloading(pair.t2i.text_encoder, torch.device("cuda"), offload_type="leaf_level")
+    assert device_of(pair.t2i.text_encoder) == torch.device("cuda")
 
 
 def test_weights_that_are_nowhere_are_said_to_be(pair, erasure):

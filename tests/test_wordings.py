@@ -13,7 +13,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.shipped import world_of
 from unreel.wordings import ALIKE, drawn_apart
-from unreel.workflow import UnlearnJob, WordingsJob, unlearn
+from unreel.workflow import UnlearnJob, WordingsJob, unlearn, wordings
 
 PADDED = ("LattePipeline", "Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline")  # whose networks look at padding
 
@@ -180,3 +180,8 @@ def test_a_text_in_place_of_a_list_is_named_as_it_was_given():
         WordingsJob("castle", phrases="palace")
     with pytest.raises(UnreelError, match="wordings is a list, for example"):
         UnlearnJob(["castle"], wordings="palace")
+
+
+def test_a_name_is_looked_for_whatever_the_spaces_within():
+    """Of what draws it alone, here nothing."""
+    assert wordings(WordingsJob("tokyo  tower", "object", ["snow"])) == []

@@ -96,7 +96,8 @@ def unlearn(
     if isinstance(learned, Erasure):
         learned = with_rounding(learned, pair)
     near = [task.near(conditioner) for conditioner in task.conditioners] if learned.edits_text_encoder else []
-    return checked(learned, pair, seed=getattr(config, "seed", 0), near=near)
+    with enough_memory("checking", first.device, ["--dtype bfloat16"] if first.text_encoder.dtype == torch.float32 else []):
+        return checked(learned, pair, seed=getattr(config, "seed", 0), near=near)
 
 
 def with_rounding(erasure: Erasure, pair: Pair) -> Erasure:

@@ -14,7 +14,7 @@ import torch
 
 from unreel.attacks import Case
 from unreel.models.denoiser import MARGIN, Conditioning
-from unreel.models.memory import forwarding
+from unreel.models.standins import hiding
 
 NOISY = 0.5  # ours: with less noise the latents show the picture, and the conditioning hardly matters
 
@@ -59,7 +59,7 @@ def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) ->
     pipeline, encoder = case.denoiser.pipeline, case.attacked.text_encoder
     with ExitStack() as afterwards:
         if pipeline.text_encoder is not encoder:
-            afterwards.enter_context(forwarding(pipeline.text_encoder, encoder.__call__))
+            afterwards.enter_context(hiding(pipeline.text_encoder, "forward", encoder.__call__))
         if rows is not None:
             hook = case.attacked.token_table.register_forward_hook(lambda _, args, embedded: rows(args[0], embedded))
             afterwards.callback(hook.remove)

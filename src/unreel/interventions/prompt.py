@@ -21,6 +21,7 @@ from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, card
 from unreel.interventions.record import KIND
 from unreel.models.adapter import guides, undisturbed
+from unreel.models.standins import hiding
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -102,7 +103,6 @@ class PromptIntervention(Intervention):
     def _begin(self, pipeline: "DiffusionPipeline") -> None:
         """Have the pipeline's prompts changed by itself and whatever joins it."""
         encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
-        own = vars(pipeline).get("encode_prompt")  # somebody's own, which is to be back afterwards
         on: list[PromptIntervention] = [self]
         with ExitStack() as undo:
             inside = self.prepare(pipeline, undo)
@@ -115,11 +115,7 @@ class PromptIntervention(Intervention):
                 with inside(arguments):
                     return encode(**arguments)
 
-            pipeline.encode_prompt = encode_prompt  # hides the class's method, on this pipeline alone
-            if own is None:
-                undo.callback(delattr, pipeline, "encode_prompt")  # and the class's own is back
-            else:
-                undo.callback(setattr, pipeline, "encode_prompt", own)
+            undo.enter_context(hiding(pipeline, "encode_prompt", encode_prompt))
             setattr(pipeline, _ON, (on, undo.pop_all()))
 
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":

@@ -54,6 +54,29 @@ class Layer:
     total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
+class _Moments:
+    """What enters a matrix at the tokens that count, and what is missing behind it, as the sums over tokens that the
+    solution is made of: the rows themselves would take gigabytes beside a large encoder.
+    """
+
+    def __init__(self) -> None:
+        self.batches = self.tokens = 0
+        self.sums: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def add(self, entering: torch.Tensor, missing: torch.Tensor) -> None:
+        """A batch of them: (tokens, in) and (tokens, out)."""
+        more = (entering.T @ entering, entering.T @ missing)
+        self.sums = more if self.sums is None else (self.sums[0].add_(more[0]), self.sums[1].add_(more[1]))
+        self.batches, self.tokens = self.batches + 1, self.tokens + len(entering)
+
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Over tokens, of what enters with itself (in, in) and with what is missing (in, out); then it begins anew."""
+        assert self.sums is not None
+        own, towards = (total.div_(self.tokens) for total in self.sums)
+        self.batches, self.tokens, self.sums = 0, 0, None
+        return own, towards
+
+
 @torch.no_grad()
 def least_squares(
     conditioner: Conditioner,
@@ -82,7 +105,7 @@ def least_squares(
         _add_key_covariance(key_covariance, weight * retain_weight, conditioner, matrices, prompts, layers[-1])
     generator = torch.Generator("cpu").manual_seed(seed)
     deltas: dict[str, LowRank] = {}
-    read: list[tuple[torch.Tensor, torch.Tensor]] = []  # what enters the next matrix, and what is missing behind it
+    read = _Moments()  # at the next matrix
 
     def enter(layer: Layer, _: nn.Module, args: tuple, kwargs: dict) -> None:
         layer.total = hidden_states(args, kwargs)
@@ -91,12 +114,11 @@ def least_squares(
         """Find the change of a matrix, and let it write as changed."""
         entering, total = args[0].float(), layer.total + output
         if name not in deltas:
-            counted, goal = naming[batches[len(read)]], layer.goals[len(read)][layer.writers.index(matrix)]
-            read.append((entering[counted], goal.float() - total[counted].float()))
-            if len(read) == len(batches):
-                own, (given, missing) = min(rank, *matrix.weight.shape), map(torch.cat, zip(*read, strict=True))
-                read.clear()
-                deltas[name] = _solution(given, missing, key_covariance.pop(name), own, generator)
+            counted, goal = naming[batches[read.batches]], layer.goals[read.batches][layer.writers.index(matrix)]
+            read.add(entering[counted], goal.to(total).float() - total[counted].float())
+            if read.batches == len(batches):
+                own = min(rank, *matrix.weight.shape)
+                deltas[name] = _solution(*read.means(), key_covariance.pop(name), own, generator)
             if len(batches) > 1:  # what comes behind, the others are to read with the change too
                 raise _EnoughError
         change = deltas[name]
@@ -152,26 +174,24 @@ def _add_key_covariance(
 
 
 def _solution(
-    entering: torch.Tensor, missing: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
+    own: torch.Tensor, towards: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
 ) -> LowRank:
-    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given. `kept` is
-    used up: for large encoders, matrices of its size are most of the memory.
+    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given. `own` and
+    `towards` are means over tokens (`_Moments`). `kept` is used up: for large encoders, matrices of its size are most of
+    the memory.
     """
-    own = entering.T @ entering / len(entering)
     ridge = RIDGE * doubled(own.diagonal()).mean()
     both = doubled(kept.add_(own))
-    del own
     both.diagonal().add_(ridge)
     root, failed = torch.linalg.cholesky_ex(both)
     if failed:  # where one direction drowns all others, sums in float32 leave small ones below zero
         both.diagonal().add_(SUMS * both.trace())
         root, failed = torch.linalg.cholesky_ex(both)
     del both
-    towards = entering.T @ missing / len(entering)
     if failed or not towards.isfinite().all():
         raise UnreelError("where to begin has no finite solution: use --dtype float32")
-    felt = (torch.cholesky_solve(doubled(towards), root).T @ root).to(entering)
-    root = root.to(entering)
+    felt = (torch.cholesky_solve(doubled(towards), root).T @ root).to(own.dtype)
+    root = root.to(own.dtype)
     right = _leading(felt, rank, generator)
     down = torch.linalg.solve_triangular(root, right, upper=False, left=False)
     return LowRank(felt @ right.T * down.norm(dim=1), normalize(down, dim=1))
@@ -197,7 +217,8 @@ def _plain(
         for matrix in [matrix for matrix in outputs if matrix is not last]:
             total = before + outputs[matrix]
             if (total + outputs[last] - after).norm() <= ADDED * (after - before).norm():
-                goals = (at_places(total, places)[counted], at_places(after, places)[counted])
+                # They wait in main memory: those of all batches and layers take gigabytes beside a large encoder.
+                goals = (at_places(total, places)[counted].cpu(), at_places(after, places)[counted].cpu())
                 summing.setdefault(module, Layer(module, (matrix, last), [])).goals.append(goals)
                 break
         outputs.clear()

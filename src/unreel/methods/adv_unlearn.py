@@ -36,7 +36,7 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.methods._shots import latents_of
 from unreel.models.conditioner import Conditioner, Trainable, unused_word
-from unreel.models.deltas import Delta
+from unreel.models.deltas import Delta, differences
 from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.sampling import made_latents
 
@@ -145,7 +145,7 @@ def adv_unlearn(
             return total
 
         losses = descended(optimizer, loss, config.steps)
-        return {name: weight.detach() - before[name] for name, weight in weights.items()}, losses
+        return differences(weights, before), losses
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from unreel.methods import Task, option, require
 from unreel.methods._descent import finite
 from unreel.methods._shots import latents_of
 from unreel.models.conditioner import Conditioner, Trainable
+from unreel.models.deltas import Delta, differences
 from unreel.models.denoiser import Denoiser
 from unreel.models.tokenizer import whole_words
 from unreel.models.tokens import Tokens
@@ -242,7 +243,7 @@ def ablate(
     retain: Sequence[str],
     config: ConceptAblationConfig,
     latents: torch.Tensor,
-) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any]]:
+) -> tuple[list[dict[str, Delta]], dict[str, Any]]:
     """Unlearn what the first sentences of `pairs` name and the second do not, and keep what the sentences `retain` say.
 
     `latents` is (shots, 2, channels, height, width), or any layout of a latent in place of the last three: images of the
@@ -281,10 +282,7 @@ def ablate(
             if residual <= config.stop:
                 stopped = GONE
                 break
-        deltas = [
-            {name: weight - before[name] for name, weight in now.items()}
-            for now, before in zip(good, learner.found, strict=True)
-        ]
+        deltas = [differences(now, before) for now, before in zip(good, learner.found, strict=True)]
     return deltas, {"losses": losses, "measured": measured, "stopped": stopped, "kept": kept}
 
 

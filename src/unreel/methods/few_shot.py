@@ -23,7 +23,7 @@ from unreel.methods._descent import finite, require_finite
 from unreel.methods._low_rank import Factors
 from unreel.methods._shots import latents_of
 from unreel.models.conditioner import Conditioner, Trainable
-from unreel.models.deltas import Delta
+from unreel.models.deltas import Delta, differences
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import checkpointing
 from unreel.progress import track
@@ -169,4 +169,4 @@ class _Weights:
         return list(self.weights.values())
 
     def deltas(self) -> dict[str, Delta]:
-        return {name: weight.detach() - self.before[name] for name, weight in self.weights.items()}
+        return differences(self.weights, self.before)

@@ -31,7 +31,7 @@ from torch.nn.functional import mse_loss, normalize
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.models.conditioner import Conditioner
-from unreel.models.deltas import Delta
+from unreel.models.deltas import Delta, differences
 
 STEPS = {"random": (25, 40), "anchor": (15, 30)}  # for things, and for styles
 
@@ -101,7 +101,7 @@ def misdirected(
             return mse_loss(written.pop().float() * counted, goal * counted)
 
         losses = descended(optimizer, loss, steps)
-        return {name: weight.detach() - before[name] for name, weight in weights.items()}, losses
+        return differences(weights, before), losses
 
 
 @contextmanager

@@ -47,6 +47,7 @@ SOLVED = 1 / 3  # of the layers that change, the share that begin where least sq
 NEAR = 0.5  # what prompts about what is near weigh there, against everyday ones
 AT_ONCE = 4  # lessons whose aims are read together
 ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
+SCALE = 2.0**12  # of the loss, where gradients come in float16
 STEPS, SHALLOW = 90, 12  # steps, and layers below which there are more, which cost less each
 FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
 
@@ -160,14 +161,18 @@ def text_ablation(
         factors.be_blind_to(away)
         optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        # What learns is in float32, but its gradients come through the encoder: in float16 many would vanish.
+        half = conditioner.text_encoder.dtype == torch.float16
+        scaler = torch.amp.GradScaler(conditioner.device.type, SCALE, enabled=half)
         if config.gradient_checkpointing:
             afterwards.enter_context(checkpointing(conditioner.layers))
         # A step reads of each of several concepts less, and of all the rest as much as of one.
         weights = (config.retain_weight / concepts**0.25, config.near_weight / concepts**0.25)
         for lesson in track(islice(cycle(lessons), steps), "unlearning", "step", total=steps):
-            loss = _backward(conditioner, lesson, ways, weights)
+            loss = _backward(conditioner, lesson, ways, weights, scaler)
             losses.append(finite(loss, len(losses) + 1, config.learning_rate))
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             factors.blinded()
             optimizer.zero_grad()
             schedule.step()
@@ -304,16 +309,23 @@ def _ways(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> dict[str, flo
     return {concept: max(way, shortest) for concept, way in ways.items()}
 
 
-def _backward(conditioner: Conditioner, lesson: _Lesson, ways: Mapping[str, float], weights: tuple[float, float]) -> float:
-    """Add the gradients of the loss on one lesson; returns how much of the way is left. The way of each concept counts as
-    much as that of any other: distances to the anchors differ, and the longest would be all that is learned.
+def _backward(
+    conditioner: Conditioner,
+    lesson: _Lesson,
+    ways: Mapping[str, float],
+    weights: tuple[float, float],
+    scaler: torch.amp.GradScaler,
+) -> float:
+    """Add the gradients of the loss on one lesson, as `scaler` takes them; returns how much of the way is left. The way of
+    each concept counts as much as that of any other: distances to the anchors differ, and the longest would be all that is
+    learned.
     """
     written = conditioner.token_states(lesson.tokens)
     distances = lesson.aim(lesson.forget).distances(written)[: lesson.naming]
     whole = torch.tensor([ways[concept] for concept in lesson.concepts]).to(distances)
     residual = (distances / whole).sum() / int(lesson.forget.sum())
     everyday, near = (_moved(lesson.aim(counted), written) for counted in (lesson.everyday, lesson.near))
-    (residual + weights[0] * everyday + weights[1] * near).backward()
+    scaler.scale(residual + weights[0] * everyday + weights[1] * near).backward()
     return float(residual.detach())
 
 

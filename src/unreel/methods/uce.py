@@ -157,6 +157,5 @@ def text_projections(network: nn.Module) -> dict[str, nn.Linear]:
 
 
 def others(vocabulary: Vocabulary, concepts: Sequence[Concept]) -> list[str]:
-    """Everything a model can be asked for but the concepts, which is what to preserve."""
-    erased = {wording.lower() for concept in concepts for wording in concept.wordings}
-    return [word for words in vocabulary.values() for word in words if word.lower() not in erased]
+    """Everything a model can be asked for but the concepts, however they are spelled, which is what to preserve."""
+    return [word for words in vocabulary.values() for word in words if not any(each.is_spelled(word) for each in concepts)]

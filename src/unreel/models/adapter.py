@@ -6,7 +6,7 @@ Knows pipelines as functions with parts; knows nothing about what they compute.
 
 import ast
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from textwrap import dedent
@@ -17,7 +17,9 @@ from torch import nn
 
 from unreel.errors import UnreelError, reason_of
 from unreel.models.applied import locked
-from unreel.models.memory import device_of, enough_memory, forwarding, no_memory
+from unreel.models.families import LTX
+from unreel.models.memory import device_of, enough_memory, no_memory
+from unreel.models.standins import hiding
 from unreel.models.weights import own_modules
 
 # In a pipeline's configuration: arguments of its call that it was trained with and that are not its class's own. diffusers
@@ -119,7 +121,7 @@ def frames_axis(pipeline: Any) -> int | None:
     """Which axis of what a pipeline's network writes is along time; None where places and frames are one sequence, and for
     an image pipeline.
     """
-    if frames_argument(pipeline) is None or type(pipeline).__name__ == "LTXPipeline":
+    if frames_argument(pipeline) is None or type(pipeline).__name__ in LTX:
         return None
     return 1 if type(pipeline).__name__ in ("CogVideoXPipeline", "Kandinsky5T2VPipeline") else 2
 
@@ -143,6 +145,15 @@ def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, torch.Tenso
     masked = "prompt_attention_mask" in inspect.signature(type(pipeline).__call__).parameters
     mask = {"prompt_attention_mask": (embeddings != 0).any(-1).long()} if masked else {}
     return {"prompt_embeds": embeddings, **mask}
+
+
+def latents_by(pipeline: Any, **options: Any) -> torch.Tensor:
+    """Latents that the pipeline makes, as its network reads them. Raises UnreelError as `made_by` does."""
+    made = made_by(pipeline, **options, output_type="latent")[0]
+    if type(pipeline).__name__ == "LTXConditionPipeline":  # gives them out as frames, where its network reads a sequence
+        sides = pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
+        return pipeline._pack_latents(made, *sides)
+    return made
 
 
 def as_stepped(latents: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
@@ -451,7 +462,7 @@ class Outlines:
         with ExitStack() as afterwards:
             for module in self.modules:
                 if module in self._seen:
-                    afterwards.enter_context(forwarding(module, partial(self._zeros, module)))
+                    afterwards.enter_context(hiding(module, "forward", partial(self._zeros, module)))
                 else:
                     afterwards.callback(module.register_forward_hook(self._note, with_kwargs=True).remove)
             yield
@@ -478,15 +489,31 @@ def ids_of(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
     return args[0] if args else kwargs["input_ids"]
 
 
-def mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """What a module writes, with every tensor in it changed, and nothing else kept, such as caches."""
+def mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor], *, only_asked: bool = False) -> Any:
+    """What a module writes, with every tensor in it changed, and nothing else kept, such as caches; with `only_asked`, of
+    what all layers wrote each is changed when somebody asks for it.
+    """
     if isinstance(output, torch.Tensor):
         return change(output)
     if isinstance(output, (tuple, list)):
-        return type(output)(mapped(part, change) for part in output)
+        return _Changed(output, change) if only_asked else type(output)(mapped(part, change) for part in output)
     if isinstance(output, Mapping):
-        return type(output)(**{name: mapped(part, change) for name, part in output.items()})
+        return type(output)(**{name: mapped(part, change, only_asked=only_asked) for name, part in output.items()})
     return None
+
+
+class _Changed(Sequence):
+    """Tensors, each of which is changed when somebody asks for it."""
+
+    def __init__(self, own: Sequence[torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._own, self._change = own, change
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def __getitem__(self, which: Any) -> Any:
+        own = self._own[which]
+        return _Changed(own, self._change) if isinstance(which, slice) else mapped(own, self._change)
 
 
 class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)

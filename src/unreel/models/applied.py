@@ -24,6 +24,7 @@ from unreel.models.weights import (
     is_quantized,
     linear_layers,
     sampled,
+    set_aside,
     set_weight,
     token_table,
     token_table_copies,
@@ -111,7 +112,7 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
         _take_in(applied, weights, inside)
         for name in inside:
             if name not in applied.base:
-                applied.base[name] = weights[name].detach().clone()
+                applied.base[name] = set_aside(weights[name])
         applied.deltas[owner] = inside
         setattr(module, _APPLIED, applied)
         try:
@@ -202,7 +203,7 @@ def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iter
     for name in touched:
         weight, base = weights[name], applied.base[name]
         now = doubled(weight) if to_base < to_sum else doubled(base.to(weight)) + added(name, True)
-        applied.base[name], applied.marks[name] = now.to(weight.device, weight.dtype), sampled(weight)
+        applied.base[name], applied.marks[name] = now.to(base.device, weight.dtype), sampled(weight)
 
 
 def _is_as_left(applied: _Applied, name: str, weight: torch.Tensor) -> bool:

@@ -31,17 +31,19 @@ from unreel.models.adapter import (
     text_encoders,
     tokenizer_of,
 )
-from unreel.models.memory import device_of, forwarding
+from unreel.models.memory import device_of
 from unreel.models.precision import brisk, upcast
+from unreel.models.standins import hiding
 from unreel.models.tokenizer import NO_LENGTH, whole_words
 from unreel.models.tokens import Tokens
-from unreel.models.weights import held_weights, learning, own_modules, portable
+from unreel.models.weights import doubled, held_weights, learning, own_modules, portable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PROBED = 8  # tokens whose way to the network is looked at together
 FIRST_ROWS = 64  # of a table of tokens that say how it scales its rows
+ROWS = 4096  # of it that are in float64 at a time
 TOO_LONG = 5000  # words that no pipeline reads in one prompt, unless it reads all
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -217,9 +219,9 @@ class Conditioner:
                 changed = change(states)
                 return nn.functional.pad(changed, (0, 0, 0, width - changed.shape[1]))
 
-            return mapped(written, widened)
+            return mapped(written, widened, only_asked=True)
 
-        with self._known_others.standing_in(), forwarding(self._reader, stand_in):
+        with self._known_others.standing_in(), hiding(self._reader, "forward", stand_in):
             return seen_in(encode_prompt(self.pipeline, asked), len(asked))
 
     def seen(self, prompts: Sequence[str], tokens: Tokens) -> torch.Tensor:
@@ -380,8 +382,11 @@ class Conditioner:
 
     @cached_property
     def _spread(self) -> float:
-        """Of `token_table`, as it is when it is first asked for: of large ones it takes as much memory again."""
-        return float(self.token_table.weight.detach().float().std())
+        """Of `token_table`, as it is when it is first asked for, some rows at a time: large ones are gigabytes."""
+        rows = held_weights(self.token_table)["weight"].detach()
+        parts = [(doubled(some).sum(), doubled(some).square().sum()) for some in rows.split(ROWS)]
+        whole, squares = (float(sum(sums)) for sums in zip(*parts, strict=True))
+        return ((squares - whole**2 / rows.numel()) / (rows.numel() - 1)) ** 0.5
 
     @cached_property
     def layers(self) -> list[nn.Module]:

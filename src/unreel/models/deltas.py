@@ -90,6 +90,11 @@ def _rows(change: Delta, rows: torch.Tensor) -> Delta:
     return change[rows.to(change.device)]
 
 
+def differences(weights: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> dict[str, Delta]:
+    """What has been added to the weights since, by the same names."""
+    return {name: weight.detach() - before[name].to(weight.device) for name, weight in weights.items()}
+
+
 @contextmanager
 def changed(module: nn.Module, deltas: Deltas) -> Iterator[None]:
     """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""

@@ -21,8 +21,8 @@ from unreel.models.adapter import (
     calls_of,
     first_call,
     frames_argument,
+    latents_by,
     leading_away,
-    made_by,
     makes_pictures,
     network_of,
     set_up,
@@ -32,6 +32,7 @@ from unreel.models.adapter import (
 )
 from unreel.models.memory import device_of
 from unreel.models.precision import upcast
+from unreel.models.standins import hiding
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -191,8 +192,9 @@ class Denoiser:
         made = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             generator = torch.Generator("cpu").manual_seed(seed)
-            options = {"num_inference_steps": steps, "output_type": "latent", "generator": generator}
-            made.append(made_by(self.pipeline, prompt=prompt, **options, **self.shape)[0])
+            made.append(
+                latents_by(self.pipeline, prompt=prompt, num_inference_steps=steps, generator=generator, **self.shape)
+            )
         return torch.cat(made)
 
     @torch.no_grad()
@@ -201,8 +203,8 @@ class Denoiser:
         generator = torch.Generator("cpu").manual_seed(seed)
         asked = {"prompt": [prompt], **leading_away(settings.negative_prompt, 1)}
         with set_up(self.pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options:
-            options |= {"num_inference_steps": settings.steps, "output_type": "latent", "generator": generator}
-            return made_by(self.pipeline, **asked, **options)[0].float()
+            options |= {"num_inference_steps": settings.steps, "generator": generator}
+            return latents_by(self.pipeline, **asked, **options).float()
 
     @torch.no_grad()
     def on_the_way(self, prompt: str, seed: int, steps: int, settings: "Settings") -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,8 +225,8 @@ class Denoiser:
     @contextmanager
     def starting_from(self, latents: torch.Tensor, noise: torch.Tensor, share: float) -> Iterator[None]:
         """Inside, one call of the pipeline goes on from `latents` with about as much `noise` as there is at that share of
-        its timesteps, where it would have come from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). What the network
-        says before is not heard.
+        its timesteps, where it would have come from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). For the
+        steps before that the network is called too, and what it says is thrown away.
 
         Raises UnreelError, when the pipeline is called, for a single step, and where its scheduler sees other latents than
         it gives out.
@@ -245,11 +247,8 @@ class Denoiser:
             made = as_stepped(self._as_sample(latents, noise, scheduler.timesteps[following]), given.arguments["sample"])
             return stepped(made, given.arguments["return_dict"])
 
-        scheduler.step = step
-        try:
+        with hiding(scheduler, "step", step):
             yield
-        finally:
-            del scheduler.step
 
     def _first_step(self, share: float) -> int:
         """The step, from 0, at whose timestep the noise is nearest to that share; 0 for all of it alone.

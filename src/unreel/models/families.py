@@ -22,6 +22,7 @@ class Family:
     one_frame: tuple[str, ...] = ()
 
 
+LTX = "LTXPipeline", "LTXConditionPipeline"  # the second of 0.9.5 and later, which takes start pictures too
 FAMILIES = (
     Family("Stable Diffusion 1.x", "CLIP ViT-L/14", ("AnimateDiffPipeline",), ("StableDiffusionPipeline",)),
     Family(
@@ -40,9 +41,9 @@ FAMILIES = (
     Family(
         "T5",
         "T5 v1.1 XXL",
-        ("CogVideoXPipeline", "LTXPipeline", "MochiPipeline", "LattePipeline", "AllegroPipeline"),
+        ("CogVideoXPipeline", *LTX, "MochiPipeline", "LattePipeline", "AllegroPipeline"),
         ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "StableDiffusion3Pipeline", "FluxPipeline"),
-        ("CogVideoXPipeline", "LTXPipeline"),
+        ("CogVideoXPipeline", *LTX),
     ),
     Family("Wan", "UMT5 XXL", ("WanPipeline", "SkyReelsV2Pipeline"), one_frame=("WanPipeline", "SkyReelsV2Pipeline")),
     Family("HunyuanVideo", "Llama 3 8B, CLIP ViT-L/14", ("HunyuanVideoPipeline",), one_frame=("HunyuanVideoPipeline",)),
@@ -54,7 +55,7 @@ FAMILIES = (
 # Frames a second of pipelines that make more than the usual ones, as diffusers' own example of each writes them; Mochi's as
 # its documentation does.
 FPS = {
-    "LTXPipeline": 24,
+    **dict.fromkeys(LTX, 24),
     "MochiPipeline": 30,
     "AllegroPipeline": 15,
     "WanPipeline": 16,

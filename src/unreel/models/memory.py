@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from unreel.errors import UnreelError
+from unreel.models.standins import hiding
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -22,21 +23,18 @@ def device_of(module: nn.Module) -> torch.device:
         for one in getattr(hook, "hooks", [hook]):
             if getattr(one, "execution_device", None) is not None:
                 return torch.device(one.execution_device)
+        if (registry := getattr(part, "_diffusers_hook", None)) and (group := registry.get_hook("group_offloading")):
+            return torch.device(group.config.onload_device)
     return next(module.parameters()).device
 
 
-@contextmanager
-def forwarding(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Inside, calls of the module are calls of `forward`."""
-    own = vars(module).get("forward")  # somebody's own, as accelerate's hooks
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward  # and the class's own is back
-        else:
-            module.forward = own
+def has_room(device: torch.device) -> bool:
+    """Whether half of a device's memory is free, as far as it says."""
+    told = None if device.type == "cpu" else getattr(torch.get_device_module(device), "mem_get_info", None)
+    if told is None:
+        return True
+    free, whole = told(device)
+    return free > whole / 2
 
 
 @contextmanager
@@ -53,7 +51,7 @@ def checkpointing(layers: Iterable[nn.Module], network: Any = None) -> Iterator[
                 raise UnreelError(f"{type(network).__name__} has no gradient checkpointing: leave it out") from error
             afterwards.callback(network.disable_gradient_checkpointing)
         for layer in layers:
-            afterwards.enter_context(forwarding(layer, partial(_twice, layer.forward)))
+            afterwards.enter_context(hiding(layer, "forward", partial(_twice, layer.forward)))
         yield
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from unreel.errors import UnreelError
 from unreel.files import short_digest
+from unreel.models.memory import has_room
 
 # What is put around a weight's own name: by torch.compile, by peft, and by transformers before 5.6 around CLIP's.
 _AROUND = re.compile(r"(?<![^.])(?:_orig_mod|base_layer|original_module|text_model)\.")
@@ -66,7 +67,10 @@ def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:
     hook = getattr(owner, "_hf_hook", None)  # accelerate's
     for one in getattr(hook, "hooks", [hook]):
         if getattr(one, "weights_map", None) is not None:
-            return one.weights_map[leaf]
+            weight = one.weights_map[leaf]
+            if one.weights_map[leaf].data_ptr() != weight.data_ptr():  # read anew each time: what is added would be lost
+                raise UnreelError("some of the module's weights wait on disk: load it with room in main memory")
+            return weight
     raise UnreelError("the module's weights are not in memory: load them first")
 
 
@@ -132,12 +136,18 @@ def sampled(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().flatten()[:: max(1, weight.numel() // _MARKS)].clone()
 
 
+def set_aside(weight: torch.Tensor) -> torch.Tensor:
+    """A copy to go back to: on the weight's own device while there is room, else in main memory."""
+    own = weight.detach()
+    return own.clone() if has_room(own.device) else own.to("cpu", copy=True)
+
+
 @contextmanager
 def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
     """Whatever happens to the weights inside, afterwards they are as they were, bit for bit: that is what it gives, by the
     same names.
     """
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    before = {name: set_aside(weight) for name, weight in weights.items()}
     try:
         yield before
     finally:

@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to make videos, in place of a pipeline's own ways; None leaves those."""
+    """How to make videos, in place of a pipeline's own ways; None, and no tiling, leave those."""
 
     steps: int | None = None
     guidance: float | None = None
@@ -62,7 +62,7 @@ class Sampling:
     def onto(self, model: Any) -> Any:
         """A pair or a video model with these settings. Raises UnreelError for those that it cannot have."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        chosen = {name: value for name, value in values.items() if value is not None}
+        chosen = {name: value for name, value in values.items() if value is not None and value is not False}
         pipeline = model.t2v if isinstance(model, Pair) else model.pipeline
         if getattr(pipeline, "vae", None):  # without, it was loaded to read text, and samples nothing
             require_tiling(pipeline, self.tiling)

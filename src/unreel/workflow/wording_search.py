@@ -44,7 +44,8 @@ def wordings(job: WordingsJob, tell: Tell = nobody) -> list[Wording]:
     require_sensible(asked)
     pair = loaded(asked, load_pair)
     judge_for(asked, pair, tell)  # which tells of a name that the pair does not know
-    return _wordings_of(asked.concepts_of(pair), asked, pair, job.seed)[job.concept.strip()]
+    (found,) = _wordings_of(asked.concepts_of(pair), asked, pair, job.seed).values()
+    return found
 
 
 def _wordings_of(concepts: Sequence[Concept], job: UnlearnJob, pair: Pair, seed: int) -> dict[str, list[Wording]]:
