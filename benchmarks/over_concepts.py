@@ -4,6 +4,7 @@ so that fifty of each of twelve say less about a thirteenth than six hundred of 
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,14 @@ def mean_over(values: Sequence[float], counts: Sequence[int]) -> Estimate:
     return Estimate(value, (max(0.0, value - half), min(1.0, value + half)), sum(counts))
 
 
+@cache
+def _likelihood(hits: float, n: float) -> np.ndarray:
+    """Of so many hits in n videos of one concept, as a logarithm, for all that `SHARE` and `ALIKE` may be."""
+    spread = (1 - ALIKE) / ALIKE
+    yes, no = SHARE * spread, (1 - SHARE) * spread
+    return betaln(hits + yes, n - hits + no) - betaln(yes, no)
+
+
 def _beta_binomial(hits: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """What holds the mean of shares that differ from concept to concept, given how many of the videos of each show
     something, (concepts,) both: the middle 95 % of what a beta-binomial model says of it.
@@ -58,9 +67,7 @@ def _beta_binomial(hits: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     Where all or none show it, nothing tells whether further concepts would: the interval stays as wide as their number,
     not that of the videos, makes it.
     """
-    spread = (1 - ALIKE) / ALIKE
-    yes, no = SHARE * spread, (1 - SHARE) * spread
-    likelihood = sum(betaln(hit + yes, n - hit + no) - betaln(yes, no) for hit, n in zip(hits, counts, strict=True))
+    likelihood = sum(_likelihood(float(hit), float(n)) for hit, n in zip(hits, counts, strict=True))
     weight = np.exp(likelihood - np.max(likelihood)).sum(1)
     below = (np.cumsum(weight) - weight / 2) / weight.sum()
     low, high = np.interp((0.025, 0.975), below, SHARE[:, 0])

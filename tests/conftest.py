@@ -18,7 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as unreel does, which is impo
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -243,8 +243,13 @@ def conditioned(denoiser: Denoiser, embeddings: torch.Tensor) -> Conditioning:
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Few steps, self-checks on few prompts, and few words looked at for what is near: for tests of something else."""
+    """Few steps, few prompts to learn from and to check on, and few words looked at for what is near: for tests of what is
+    not learning.
+    """
     monkeypatch.setattr(text_ablation, "STEPS", 5)
+    few = {"forget": 20, "retain": 20, "solve_retain": 30}
+    defaults = tuple(few.get(field.name, field.default) for field in fields(text_ablation.TextAblationConfig))
+    monkeypatch.setattr(text_ablation.TextAblationConfig.__init__, "__defaults__", defaults)
     for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
         monkeypatch.setattr(selfcheck, name, 4)
     monkeypatch.setattr(anchors, "LOOKED_AT", 12)

@@ -2,10 +2,14 @@
 
 import json
 import re
+import shlex
 import sys
+from dataclasses import fields
 
 import pytest
+import typer
 
+from unreel import cli
 from unreel.judges import nsfw, nudenet
 from unreel.methods import load_method, names
 from unreel.models.shipped import EMBEDDED_FOLDER
@@ -55,6 +59,23 @@ def test_the_judge_of_a_documented_command_knows_the_concept():
     for document in (ROOT / "docs").rglob("*.md"):
         asked += re.findall(r"^unreel \w+ (?:runs/)?(\S+) .*--judge (nsfw|nudenet)\b", document.read_text(), re.MULTILINE)
     assert asked and all(concept.replace("-", " ") in known[judge] for concept, judge in asked)
+
+
+def test_documented_commands_have_the_options_that_they_are_given():
+    commands, asked = typer.main.get_command(cli.app).commands, []
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]:
+        text = document.read_text().replace("\\\n", " ")
+        code = re.findall(r"^```\w*\n(.*?)^```|((?:^    [^\n]*\n)+)", text, re.DOTALL | re.MULTILINE)
+        for block in code:
+            asked += re.findall(r"^ *(?:\.venv/bin/)?unreel ([a-z].*)$", "".join(block), re.MULTILINE)
+    assert len(asked) > 60
+    settings = {field.name for method in names() for field in fields(load_method(method).Config)}
+    of_methods = {f"--{name.replace('_', '-')}" for name in {*settings, "word"}}  # the last one's is the package's example
+    for line in asked:
+        name, *given = shlex.split(re.sub(r"\.\.\.|[|;&].*", "", line), comments=True)
+        known = {option for parameter in commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        unknown = {word.split("=")[0] for word in given if word.startswith("--")} - known - {"--help"}
+        assert unknown <= of_methods, (line, unknown)
 
 
 CELL = {"kind": "object", "anchor": "castle", "seconds": 60.0, "megabytes": 3.0, "check": {"shortfalls": []}}
