@@ -32,11 +32,11 @@ def second_pair() -> str:
     listed, unheard = (_shares(found, group, "concept_found") for group in ("wordings", "held_out"))
     on_top = _shares(methods["text-ablation-and-uce"], "paraphrases", "concept_found")
     return (
-        f"On [the second pair](docs/modern-unlearning.md), which reads with a language model, the name is "
-        f"forgotten too (found in {by_name} % of videos), and neighbours stay ({near} %). **Other words for the same "
-        f"thing still draw it ({reworded} %), unless you list them**: with `--synonym`, or with `--wordings "
-        f"phrases.txt`, which finds in any list what [draws the concept](docs/using.md#other-words-for-it) (in images: "
-        f"words of the list {listed} %, words of no list {unheard} %). Or change the denoiser of one video model too: with "
+        f"On [the second pair](docs/modern-unlearning.md), which reads with a language model, the default forgets the name "
+        f"too (found in {by_name} % of videos) and keeps neighbours ({near} %). **Other words for the same thing still "
+        f"draw it ({reworded} %).** There are two remedies. List the other words with `--synonym`, or let `--wordings "
+        f"phrases.txt` find in a list what [draws the concept](docs/using.md#other-words-for-it) (in images: words of the "
+        f"list {listed} %, words of no list {unheard} %). Or change one video model's denoiser too: with "
         f"[`--on-top uce --tokens whole`](docs/guide/hosting.md#which-method) other words go along unlisted ({on_top} %)."
     )
 

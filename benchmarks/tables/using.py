@@ -55,8 +55,8 @@ def batch() -> str:
     return (
         f"On the embedded pair, text alone ({ray['processors']} processors): {alone['an_hour']} takedowns an hour in one "
         f"process, {ray['an_hour']} over a local Ray cluster, {ray['workers_killed']} of whose workers were killed at "
-        f"random, each to be replaced by one that loads the model again. Of {ray['takedowns']} takedowns {ray['done']} "
-        f"were done ({ray['weak']} short of the self-check's bars), {ray['tried_again']} of them after another attempt: "
+        f"random, each to be replaced by one that loads the model again. Of {ray['takedowns']} takedowns, with "
+        f"`--accept-weak`, {ray['done']} were done ({ray['weak']} of them weak), {ray['tried_again']} after another try: "
         f"{ray['erasures']} erasures, each of its own concept. The largest worker took {ray['largest_worker_gib']:.1f} "
         f"GiB. {same['same']} of {same['takedowns']} erasures of a cluster's workers are the very same that one process "
         "makes with one thread, as they compute; more threads round otherwise "
