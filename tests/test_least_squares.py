@@ -176,3 +176,16 @@ def test_no_more_tokens_are_read_at_once_than_the_bound_says_and_what_is_found_i
     for name, change in whole.items():  # least squares make more of how sums are rounded
         assert (parts[name].dense() - change.dense()).norm() < 5e-3 * change.dense().norm()
     assert left(conditioner, parts) == pytest.approx(left(conditioner, whole), rel=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_in_several_batches_no_layer_is_read_again_for_those_above_it(kind, monkeypatch):
+    conditioner, calls = reader(kind), []
+    monkeypatch.setattr(module, "TOKENS", 70)
+    conditioner.mlp_output(conditioner.layers[0]).register_forward_hook(lambda *_: calls.append(len(calls)))
+    counts = []
+    for layers in (2, 2, 6):  # the first looks at how the encoder reads, too
+        calls.clear()
+        solved(conditioner, layers=layers)
+        counts.append(len(calls))
+    assert counts[1] == counts[2] > 0

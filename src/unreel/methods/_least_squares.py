@@ -1,5 +1,5 @@
-"""Where low-rank changes begin: least squares on the matrices through which layers write, one after the other, in one pass,
-or in one for each of them where prompts are too many to be read at once.
+"""Where low-rank changes begin: least squares on the matrices through which layers write, one after the other, while
+all prompts are read once: layer by layer, where they are too many to be read at once.
 
 Of the family of ROME and MEMIT (Meng et al., arXiv 2202.05262 and 2210.07229). With k(p) what enters a matrix at a token of
 a prompt p that names the concept, s(p) the sum that it writes to, p' its anchor prompt, q a prompt to be kept, and s_0 of
@@ -28,6 +28,7 @@ from unreel.errors import UnreelError
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank
 from unreel.models.reading import at_places, side_by_side, tokens_of
+from unreel.models.standins import hiding
 from unreel.models.tokens import Tokens
 from unreel.models.weights import doubled, portable
 from unreel.progress import track
@@ -132,10 +133,29 @@ def least_squares(
             hooks.callback(hook.remove)
             for matrix in layer.writers:
                 hooks.callback(matrix.register_forward_hook(partial(solve, names[matrix], layer)).remove)
-        times = 1 if len(batches) == 1 else len(matrices)  # each time that several are all read, one change is found
-        for some in track(batches * times, "least squares", brief=True):
-            _read(conditioner, tokens.rows(some), layers[-1])
+        # Each time that several batches are all read, one change is found.
+        _read_again(conditioner, [tokens.rows(some) for some in batches], layers, 1 if len(batches) == 1 else len(matrices))
     return deltas
+
+
+def _read_again(conditioner: Conditioner, batches: Sequence[Tokens], layers: Sequence[nn.Module], times: int) -> None:
+    """Read all batches so many times, each up to where somebody stops. Layers that a batch was read by to their end are not
+    asked again: what they have written is what they would write.
+    """
+    written: list[tuple[int, Any]] = [(0, None)] * len(batches)  # by how many layers, and what by the last of them
+    for turn in track(range(times * len(batches)), "least squares", brief=True):
+        which = turn % len(batches)
+        done, last = written[which]
+        with ExitStack() as afterwards:
+            for layer in layers[:done]:
+                afterwards.enter_context(hiding(layer, "forward", lambda *_, own=last, **__: own))
+            for count, layer in enumerate(layers[:-1], start=1):
+
+                def note(_: nn.Module, __: tuple, output: Any, which: int = which, count: int = count) -> None:
+                    written[which] = (count, output)
+
+                afterwards.callback(layer.register_forward_hook(note).remove)
+            _read(conditioner, batches[which], layers[-1])
 
 
 def _batches(prompts: int, width: int) -> list[slice]:
