@@ -43,7 +43,12 @@ class Backend(_DummyBackendModule):
     free = True
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        return int(self.free), 1
+        return 2**40 if self.free else 0, 2**40
+
+    def memory_reserved(self, device: Any = None) -> int:
+        return 0
+
+    memory_allocated = memory_reserved
 
 
 _setup_privateuseone_for_python_backend(NAME, Backend())

@@ -707,7 +707,7 @@ def test_an_evaluation_killed_at_any_moment_goes_on_and_ends_the_same(command, m
     while process.poll() is None and not list(clips.glob("*.safetensors")):
         time.sleep(0.01)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.wait()
     finished = {file: file.stat().st_mtime_ns for file in clips.glob("[!.]*.safetensors")}
     assert finished
     assert command(*arguments, "--out", "killed")[0] == 0

@@ -75,7 +75,7 @@ def test_documented_commands_have_the_options_that_they_are_given():
         name, *given = shlex.split(re.sub(r"\.\.\.|[|;&].*", "", line), comments=True)
         known = {option for parameter in commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
         unknown = {word.split("=")[0] for word in given if word.startswith("--")} - known - {"--help"}
-        assert unknown <= of_methods, (line, unknown)
+        assert unknown <= (of_methods if name in ("unlearn", "batch") else set()), (line, unknown)
 
 
 CELL = {"kind": "object", "anchor": "castle", "seconds": 60.0, "megabytes": 3.0, "check": {"shortfalls": []}}

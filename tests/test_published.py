@@ -73,9 +73,9 @@ def test_they_change_videos_and_come_off_bit_for_bit(pair, name):
 
 
 @cache
-def rival_of(name):
+def rival_of(name, concept=CASTLE):
     """On what `pair` is."""
-    return make(make_pair(), name)
+    return make(make_pair(), name, concept)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -93,7 +93,7 @@ def test_they_are_saved_and_loaded_as_they_were(pair, name, tmp_path):
 
 @pytest.mark.parametrize("name", ALL)
 def test_they_are_evaluated_and_attacked_like_erasures(pair, name, tmp_path):
-    rival, concept = rival_of(name), Concept("cat")
+    rival, concept = rival_of(name, Concept("cat")), Concept("cat")
     run = evaluate(pair.video, rival, FakeJudge(), concept=concept, videos=2, groups=["explicit"], folder=tmp_path)
     assert run.metrics()["explicit"]["concept_found"]["edited"]["n"] == 2
     found = attack(pair, rival, FakeJudge(), attacks=["typos"], concept=concept, cases=1, budgets=[1], steps=1)

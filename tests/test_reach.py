@@ -149,7 +149,7 @@ def test_the_video_pipeline_may_wait_elsewhere_while_the_erasure_is_checked(imag
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["LTXPipeline", "AllegroPipeline"])
+@pytest.mark.parametrize("name", ["LTXPipeline", "LTXConditionPipeline", "AllegroPipeline"])
 def test_uce_finds_where_a_transformer_reads_text_whatever_its_class_says_of_it(name):
     """LTX's class marks no attention as such, and Allegro's rotates by the places of a video of the size that is asked."""
     video, texts = build(name), ["castle", "house", "cat"]
@@ -224,7 +224,7 @@ def test_kept_attempts_are_of_the_network_that_was_looked_through(tmp_path, monk
 
 
 WITH_ONE_READER = ["AnimateDiffPipeline", "SanaVideoPipeline", "CogVideoXPipeline", "LTXPipeline", "MochiPipeline"]
-WITH_ONE_READER += ["LattePipeline", "AllegroPipeline", "WanPipeline", "SkyReelsV2Pipeline"]
+WITH_ONE_READER += ["LTXConditionPipeline", "LattePipeline", "AllegroPipeline", "WanPipeline", "SkyReelsV2Pipeline"]
 
 
 @pytest.mark.parametrize("name", WITH_ONE_READER)

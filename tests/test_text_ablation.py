@@ -207,7 +207,8 @@ def test_it_is_what_unlearn_does_unless_told_otherwise_and_says_what_it_did(pair
 def test_for_several_concepts_there_are_more_steps_but_fewer_than_each_would_take(pair):
     config = TextAblationConfig(steps=4, forget=20, retain=20, solve_retain=30)
     erasure = unlearn([Concept("castle"), Concept("cat"), Concept("robot")], pair, config)
-    (losses,) = {tuple(part["losses"]) for part in erasure.provenance["parts"]}
+    losses, *others = (part.get("losses") for part in erasure.provenance["parts"])
+    assert not any(others)  # those of all together are told once
     assert erasure.concepts == ["castle", "cat", "robot"] and 4 < len(losses) < 12
 
 
@@ -224,9 +225,7 @@ def test_the_way_of_each_concept_counts_as_much_as_any_other(conditioner):
     far = torch.where(about[:, None, None], written + 30 * (lesson.states - written), lesson.states)
     there = torch.where(about[:, None, None], written, lesson.states)
     ways = module._ways(conditioner, [dataclasses.replace(lesson, states=far)])
-    left = module._backward(
-        conditioner, dataclasses.replace(lesson, states=there), ways, (0.0, 0.0), torch.amp.GradScaler("cpu", enabled=False)
-    )
+    left = module._backward(conditioner, dataclasses.replace(lesson, states=there), ways, (0.0, 0.0))
     tokens = lesson.forget.sum(1)
     assert ways["castle"] > 100 * ways["house"]
     assert left == pytest.approx(float(tokens[~about].sum() / tokens.sum()))

@@ -362,8 +362,9 @@ def test_an_encoder_that_is_offloaded_part_by_part_is_erased_and_restored(pair, 
 
 def test_weights_on_disk_are_refused_where_a_change_would_be_lost(pair, erasure, tmp_path):
     accelerate.disk_offload(pair.t2i.text_encoder, tmp_path, torch.device("cpu"))
-    with pytest.raises(UnreelError, match="wait on disk: load it with room in main memory"):
+    with pytest.raises(UnreelError, match="read from disk whenever they are used"):
         erasure.apply(pair.t2i)
+    assert not active_interventions(pair.t2i)
 
 
 def test_what_diffusers_offloads_in_groups_computes_where_it_is_loaded_to(pair):

@@ -164,19 +164,23 @@ def was_asked_for(
     meanings: Meanings = {}
     made_on = (recorded(pair.t2i_source), str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
 
-    def same(part: dict[str, Any], config: Any, concept: Concept) -> bool:
+    # What each is called is looked for among all methods that are installed, so it is asked once.
+    named = [(config, name_of(config), method_of(config).__name__.startswith("unreel.")) for config in configs]
+
+    def same(part: dict[str, Any], method: tuple[Any, str, bool], concept: Concept) -> bool:
+        config, name, ours = method
         wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
         given = images if config is configs[0] else None
         if given is not None and "shots" in wanted:
             wanted["shots"] = part["settings"].get("shots")  # as many as there were images
         asked = (part["concept"], part["kind"], tuple(part["synonyms"]), part["method"], part["settings"])
-        if asked != (concept.name, concept.kind, concept.synonyms, name_of(config), wanted):
+        if asked != (concept.name, concept.kind, concept.synonyms, name, wanted):
             return False
         if part.get(DIGEST) != (given and digest_of(Path(given))):
             return False
         if "anchor" not in part:
             return concept.anchor is None
-        if concept.anchor is None and not method_of(config).__name__.startswith("unreel."):
+        if concept.anchor is None and not ours:
             return True  # what another package's method makes instead is its own affair
         return part["anchor"] == anchor_for(concept, concepts, conditioners[0], pair.vocabulary, meanings)
 
@@ -184,5 +188,5 @@ def was_asked_for(
         (CHECK in learned.provenance or not learned.edits_text_encoder)
         and made_on == (learned.provenance.get("encoder"), learned.provenance.get("dtype"))
         and len(parts) == len(configs) * len(concepts)
-        and all(same(part, *each) for part, each in zip(parts, product(configs, concepts), strict=True))
+        and all(same(part, *each) for part, each in zip(parts, product(named, concepts), strict=True))
     )

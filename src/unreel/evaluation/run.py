@@ -139,9 +139,9 @@ class Group:
             anchor = self.anchor_label if self.knows_anchor else self.concept.name
             detected, features = [], []
             for prompt, video in zip(self.prompts, self.videos(arm), strict=True):
-                labels = [self.concept.name, self.sought(prompt), anchor]
-                detected.append(judge.probabilities(video[None], labels)[0] >= judge.threshold)
-                features.append(judge.features(video[None]))
+                labels, seen = [self.concept.name, self.sought(prompt), anchor], video[None]
+                detected.append(judge.probabilities(seen, labels)[0] >= judge.threshold)
+                features.append(judge.features(seen))
             concept, label, anchor = np.moveaxis(np.stack(detected), -1, 0)
             known = [each for each in features if each is not None]
             self._judgements[arm] = Judged(concept, label, anchor, np.concatenate(known) if known else None)

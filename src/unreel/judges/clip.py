@@ -81,6 +81,7 @@ class ClipJudge:
     error: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, list[str]] = field(default_factory=dict)
     _texts: dict[str, torch.Tensor] = field(default_factory=dict)
+    _last: list[tuple[np.ndarray, torch.Tensor]] = field(default_factory=list, compare=False)
 
     @property
     def identity(self) -> str:
@@ -110,9 +111,16 @@ class ClipJudge:
         """Image embeddings of length 1."""
         return self._frames(videos).cpu().numpy()
 
-    @torch.inference_mode()
     def _frames(self, videos: np.ndarray) -> torch.Tensor:
-        """Videos (n, frames, height, width, 3) uint8 -> (n, frames, width) of length 1."""
+        """Videos (n, frames, height, width, 3) uint8 -> (n, frames, width) of length 1. Those that were looked at last
+        are not looked at again: an evaluation asks about each of them twice.
+        """
+        if not self._last or self._last[0][0] is not videos:
+            self._last[:] = [(videos, self._embedded(videos))]
+        return self._last[0][1]
+
+    @torch.inference_mode()
+    def _embedded(self, videos: np.ndarray) -> torch.Tensor:
         flat, parts = videos.reshape(-1, *videos.shape[2:]), []
         for start in range(0, len(flat), BATCH):
             pixels = self.images(list(flat[start : start + BATCH]), return_tensors="pt").to(self.model.device)

@@ -210,8 +210,9 @@ def _solution(
     del both
     if failed or not towards.isfinite().all():
         raise UnreelError("where to begin has no finite solution: use --dtype float32")
-    felt = (torch.cholesky_solve(doubled(towards), root).T @ root).to(own.dtype)
-    root = root.to(own.dtype)
+    # Of D = (both^-1 towards)^T, with both = root root^T, what D root is.
+    felt = torch.linalg.solve_triangular(root, doubled(towards), upper=False).T.to(own)
+    root = root.to(own)
     right = _leading(felt, rank, generator)
     down = torch.linalg.solve_triangular(root, right, upper=False, left=False)
     return LowRank(felt @ right.T * down.norm(dim=1), normalize(down, dim=1))

@@ -128,7 +128,7 @@ class Task:
 
     def record(self, config: Any, anchors: Mapping[str, str | None] | None = None, **more: Any) -> dict[str, Any]:
         """The record of an intervention: a part for each concept, with the settings, its anchor and whatever `more` there
-        is to say.
+        is to say; the `losses` of all together in the first part alone, since there may be thousands of both.
         """
         settings = asdict(config) | ({"keep": list(self.keep)} if self.keep else {})
         parts = [
@@ -143,6 +143,8 @@ class Task:
             }
             for concept in self.concepts
         ]
+        for part in parts[1:]:
+            part.pop("losses", None)
         first = self.conditioners[0]
         return {
             "encoder": recorded(self.pair.t2i_source),

@@ -47,6 +47,7 @@ SOLVED = 1 / 3  # of the layers that change, the share that begin where least sq
 NEAR = 0.5  # what prompts about what is near weigh there, against everyday ones
 AT_ONCE = 4  # lessons whose aims are read together
 ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
+RATE = 0.15  # the power of the number of concepts by which the learning rate is divided
 SCALE = 2.0**12  # of the loss, where gradients come in float16
 STEPS, SHALLOW = 90, 12  # steps, and layers below which there are more, which cost less each
 FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
@@ -61,11 +62,11 @@ class TextAblationConfig:
     Of `steps`, 0 stands for 90, and for more, at most twice as many, where there are fewer than twelve layers.
     There are `forget` prompts that name the concept, `retain` everyday ones and as many about what is near; a step takes
     `forget_batch` of the first and their share of the others. `retain_weight` is lambda for everyday prompts,
-    `near_weight` for those about what is near; for n concepts both are divided by the fourth root of n. The learning
-    rate rises for a twentieth of the steps and falls in a straight line to zero from a fifth on. `solve_weight` is
-    lambda of the least squares that say where changes begin, against `solve_retain` everyday prompts, less by the root
-    of the number of concepts; without it all begin at zero. `gradient_checkpointing` computes activations twice instead
-    of keeping them, to the same result.
+    `near_weight` for those about what is near; for n concepts both are divided by the fourth root of n, and the learning
+    rate by n**0.15. That rises for a twentieth of the steps and falls in a straight line to zero from a fifth on.
+    `solve_weight` is lambda of the least squares that say where changes begin, against `solve_retain` everyday prompts,
+    less by the root of the number of concepts; without it all begin at zero. `gradient_checkpointing` computes activations
+    twice instead of keeping them, to the same result.
     Raises UnreelError for values that make no sense.
     """
 
@@ -159,20 +160,20 @@ def text_ablation(
             kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts**0.5
             factors.begin(least_squares(conditioner, first, pairs, kept, weight, rank, config.seed))
         factors.be_blind_to(away)
-        optimizer = torch.optim.Adam(factors.parameters(), lr=config.learning_rate, betas=config.betas)
+        rate = config.learning_rate / concepts**RATE
+        optimizer = torch.optim.Adam(factors.parameters(), lr=rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        # What learns is in float32, but its gradients come through the encoder: in float16 many would vanish.
-        half = conditioner.text_encoder.dtype == torch.float16
-        scaler = torch.amp.GradScaler(conditioner.device.type, SCALE, enabled=half)
+        # What learns is in float32, but its gradients come through the encoder: in float16 small ones would vanish. Adam
+        # takes no notice of how large they are together.
+        scale = SCALE if conditioner.text_encoder.dtype == torch.float16 else 1.0
         if config.gradient_checkpointing:
             afterwards.enter_context(checkpointing(conditioner.layers))
         # A step reads of each of several concepts less, and of all the rest as much as of one.
         weights = (config.retain_weight / concepts**0.25, config.near_weight / concepts**0.25)
         for lesson in track(islice(cycle(lessons), steps), "unlearning", "step", total=steps):
-            loss = _backward(conditioner, lesson, ways, weights, scaler)
-            losses.append(finite(loss, len(losses) + 1, config.learning_rate))
-            scaler.step(optimizer)
-            scaler.update()
+            loss = _backward(conditioner, lesson, ways, weights, scale)
+            losses.append(finite(loss, len(losses) + 1, rate))
+            optimizer.step()
             factors.blinded()
             optimizer.zero_grad()
             schedule.step()
@@ -314,10 +315,10 @@ def _backward(
     lesson: _Lesson,
     ways: Mapping[str, float],
     weights: tuple[float, float],
-    scaler: torch.amp.GradScaler,
+    scale: float = 1.0,
 ) -> float:
-    """Add the gradients of the loss on one lesson, as `scaler` takes them; returns how much of the way is left. The way of
-    each concept counts as much as that of any other: distances to the anchors differ, and the longest would be all that is
+    """Add the gradients of the loss on one lesson, times `scale`; returns how much of the way is left. The way of each
+    concept counts as much as that of any other: distances to the anchors differ, and the longest would be all that is
     learned.
     """
     written = conditioner.token_states(lesson.tokens)
@@ -325,7 +326,7 @@ def _backward(
     whole = torch.tensor([ways[concept] for concept in lesson.concepts]).to(distances)
     residual = (distances / whole).sum() / int(lesson.forget.sum())
     everyday, near = (_moved(lesson.aim(counted), written) for counted in (lesson.everyday, lesson.near))
-    scaler.scale(residual + weights[0] * everyday + weights[1] * near).backward()
+    (scale * (residual + weights[0] * everyday + weights[1] * near)).backward()
     return float(residual.detach())
 
 

@@ -22,6 +22,7 @@ from unreel.models.memory import device_of, enough_memory, no_memory
 from unreel.models.standins import hiding
 from unreel.models.weights import own_modules
 
+PLACES = "video_coords"  # as LTX's newer pipelines call it: where and when tokens are, as exact as it is given
 # In a pipeline's configuration: arguments of its call that it was trained with and that are not its class's own. diffusers
 # passes over names that begin so. Only what says how prompts are read, and how large pictures are, may stand there.
 USUAL_CALL = "_usual_call"
@@ -503,7 +504,9 @@ def mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor], *, only_
 
 
 class _Changed(Sequence):
-    """Tensors, each of which is changed when somebody asks for it."""
+    """Tensors, each of which is changed when somebody asks for it. No tuple, so that who stacks all of them is told that he
+    cannot, in place of getting them unchanged.
+    """
 
     def __init__(self, own: Sequence[torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._own, self._change = own, change

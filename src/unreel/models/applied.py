@@ -23,6 +23,7 @@ from unreel.models.weights import (
     held_weights,
     is_quantized,
     linear_layers,
+    require_lasting,
     sampled,
     set_aside,
     set_weight,
@@ -109,10 +110,9 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
         inside = {name: change for name, change in deltas.items() if name not in beside}
         applied = _applied_on(module) or _Applied()
         _require_kept(applied, weights)
+        require_lasting(module, {name: weights[name] for name in inside})
         _take_in(applied, weights, inside)
-        for name in inside:
-            if name not in applied.base:
-                applied.base[name] = set_aside(weights[name])
+        applied.base |= set_aside({name: weights[name] for name in inside if name not in applied.base})
         applied.deltas[owner] = inside
         setattr(module, _APPLIED, applied)
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from unreel.models.weights import doubled, held_weights, is_quantized, portable, restored, set_weight
+from unreel.models.weights import doubled, held_weights, is_quantized, portable, require_lasting, restored, set_weight
 
 _ROWS = 64  # of a weight, to see how much of a change its precision has room for
 
@@ -99,6 +99,7 @@ def differences(weights: Mapping[str, torch.Tensor], before: Mapping[str, torch.
 def changed(module: nn.Module, deltas: Deltas) -> Iterator[None]:
     """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""
     held, deltas = held_weights(module), {portable(name): change for name, change in deltas.items()}
+    require_lasting(module, {name: held[name] for name in deltas})
     with restored({name: held[name] for name in deltas}):
         for name, change in deltas.items():
             set_weight(held[name], doubled(held[name].detach()) + dense(change).to(held[name].device))

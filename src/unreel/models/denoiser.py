@@ -17,6 +17,7 @@ import torch
 
 from unreel.errors import UnreelError
 from unreel.models.adapter import (
+    PLACES,
     as_stepped,
     calls_of,
     first_call,
@@ -280,9 +281,8 @@ class Denoiser:
             raise UnreelError(f"{type(self.pipeline).__name__} did not call its network: it is not supported")
         latents, time = ("sample" if "sample" in asked else "hidden_states"), "timestep"
         # Numbers that are not whole in the network's precision, which may be coarser than the text encoder's.
-        arguments = _mapped(asked, lambda value: value.to(self.network.dtype) if value.is_floating_point() else value) | {
-            time: asked[time]
-        }
+        arguments = _mapped(asked, lambda value: value.to(self.network.dtype) if value.is_floating_point() else value)
+        arguments |= {name: asked[name] for name in (time, PLACES) if name in asked}
         arguments[time] = torch.as_tensor(arguments[time]).reshape(-1, *arguments[time].shape[1:])
         first = float(self.scheduler.timesteps[0])
         scale = float(arguments[time].flatten()[0]) / first if first else 1.0

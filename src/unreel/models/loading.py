@@ -148,7 +148,7 @@ def at_the_hub(source: str, error: BaseException) -> str | None:
     if met(errors.OfflineModeIsEnabled):
         return f"{source} is not complete in the local cache, and HF_HUB_OFFLINE forbids to fetch it: unset it"
     if met(errors.RemoteEntryNotFoundError) and "model_index.json" in reason_of(error):
-        return f"{source} is no pipeline: it has no model_index.json. Of a motion adapter, make one (docs/families.md)"
+        return f"{source} is no pipeline: it has no model_index.json; of a motion adapter, docs/families.md makes one"
     if met(errors.RemoteEntryNotFoundError):
         return f"{source} lacks what it should hold: {reason_of(error)}"
     codes = [getattr(getattr(each, "response", None), "status_code", None) for each in chain]

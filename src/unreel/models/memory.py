@@ -28,13 +28,16 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def has_room(device: torch.device) -> bool:
-    """Whether half of a device's memory is free, as far as it says."""
-    told = None if device.type == "cpu" else getattr(torch.get_device_module(device), "mem_get_info", None)
-    if told is None:
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether twice as many bytes are free on a device, as far as it says."""
+    if device.type == "cpu":
         return True
-    free, whole = told(device)
-    return free > whole / 2
+    try:
+        its = torch.get_device_module(device)
+        free = its.mem_get_info(device)[0] + its.memory_reserved(device) - its.memory_allocated(device)
+    except (AttributeError, RuntimeError):  # some devices do not know
+        return True
+    return free > 2 * size
 
 
 @contextmanager

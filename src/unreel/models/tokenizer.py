@@ -101,7 +101,7 @@ def _is_unknown(tokenizer: Any, text: str) -> bool:
     return tokenizer.unk_token_id in tokenizer(text, add_special_tokens=False).input_ids
 
 
-@lru_cache(maxsize=2)  # a full CLIP vocabulary takes a second
+@lru_cache(maxsize=8)  # a full CLIP vocabulary takes a second
 def whole_words(tokenizer: Any) -> dict[str, int]:
     """The words that one can type, are one token each and are read back as that token: text -> id."""
     end, starts = "</w>", ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")  # CLIP; T5 and BPE

@@ -5,6 +5,7 @@ Knows tensors, and how adapters, compilers and offloading hold them; knows nothi
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -67,10 +68,7 @@ def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:
     hook = getattr(owner, "_hf_hook", None)  # accelerate's
     for one in getattr(hook, "hooks", [hook]):
         if getattr(one, "weights_map", None) is not None:
-            weight = one.weights_map[leaf]
-            if one.weights_map[leaf].data_ptr() != weight.data_ptr():  # read anew each time: what is added would be lost
-                raise UnreelError("some of the module's weights wait on disk: load it with room in main memory")
-            return weight
+            return one.weights_map[leaf]
     raise UnreelError("the module's weights are not in memory: load them first")
 
 
@@ -136,10 +134,28 @@ def sampled(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().flatten()[:: max(1, weight.numel() // _MARKS)].clone()
 
 
-def set_aside(weight: torch.Tensor) -> torch.Tensor:
-    """A copy to go back to: on the weight's own device while there is room, else in main memory."""
-    own = weight.detach()
-    return own.clone() if has_room(own.device) else own.to("cpu", copy=True)
+def set_aside(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies to go back to: on the weights' own device if there is room for all, else in main memory."""
+    sizes = Counter[torch.device]()
+    for weight in weights.values():
+        sizes[weight.device] += weight.nbytes
+    room = {device: has_room(device, size) for device, size in sizes.items()}
+    return {
+        name: weight.detach().clone() if room[weight.device] else weight.detach().to("cpu", copy=True)
+        for name, weight in weights.items()
+    }
+
+
+def require_lasting(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raises UnreelError if what is written to `weights`, held by the module, would be lost."""
+    groups = (getattr(part, "_diffusers_hook", None) for part in module.modules())
+    hooks = (group.get_hook("group_offloading") for group in groups if group is not None)
+    on_disk = any(hook is not None and hook.config.offload_to_disk_path is not None for hook in hooks)
+    if on_disk or any(weight is not weights[name] for name, weight in held_weights(module).items() if name in weights):
+        raise UnreelError(
+            "some of the model's weights are read from disk whenever they are used, and a change would be lost: load it "
+            "into main memory"
+        )
 
 
 @contextmanager
@@ -147,7 +163,7 @@ def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Te
     """Whatever happens to the weights inside, afterwards they are as they were, bit for bit: that is what it gives, by the
     same names.
     """
-    before = {name: set_aside(weight) for name, weight in weights.items()}
+    before = set_aside(weights)
     try:
         yield before
     finally:

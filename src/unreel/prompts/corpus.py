@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_lowercase
 
 from unreel.prompts.concept import Concept
@@ -40,8 +41,7 @@ class Corpus:
         `anchors` says for every erased name and wording what the anchor prompt says instead; an empty anchor leaves it out.
         Pairs whose anchor prompt names something erased after all, by words at random or within another name, are left out.
         """
-        renamed = {wording: _bare(anchor) for wording, anchor in anchors.items()}
-        erased = re.compile(rf"(?<!\w)(?:{_any_of(renamed)})(?!\w)", re.IGNORECASE)
+        renamed, erased = _instead(tuple(anchors.items()))
         rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
         slot = concept.traits.slot
         for index in range(count):
@@ -116,6 +116,13 @@ class Corpus:
         if rng.random() < 0.3:
             text += f", {rng.choice(BACKGROUNDS)} background"
         return text, chosen
+
+
+@lru_cache(maxsize=2)  # of many concepts, it is the same for each
+def _instead(anchors: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], re.Pattern[str]]:
+    """What stands in the place of each wording, without an article, and a pattern of all wordings."""
+    renamed = {wording: _bare(anchor) for wording, anchor in anchors}
+    return renamed, re.compile(rf"(?<!\w)(?:{_any_of(renamed)})(?!\w)", re.IGNORECASE)
 
 
 def _any_of(texts: Iterable[str]) -> str:
