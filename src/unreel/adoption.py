@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 ADOPTED = "adopted"  # in the name of the method
-ANOTHER = 0.5  # of the norm of what is compared, what no method changes, and another model differs by
-_LEAST = 1e-3  # of a part's norm, what that counts as at least: a bias of zeros may well change
-SAME = 1e-7  # what float16 may make of a number, which has no smaller steps
+ANOTHER = 0.5  # a larger change, as a share of the norm of what is compared, is another model's
+_LEAST = 1e-3  # a norm counts as at least this share of its part's: a bias of zeros may well change
+SAME = 1e-7  # smaller differences may be float16's rounding
 _PARTS = ("text_encoder", "transformer", "unet")  # what the folders of those that change are called, with a number or not
 _DENOISER = "diffusion_pytorch_model"  # what files of weights of diffusers' own modules are called
 

@@ -4,7 +4,6 @@ Knows text encoders and held-out prompts; knows no methods.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from typing import TypeVar
 
@@ -15,10 +14,9 @@ from unreel.evaluation.selfcheck import BATCH, Exam, Question, SelfCheck
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import TEXT_ENCODER, Erasure, mostly_lost
 from unreel.interventions.record import CHANGES, CHECK, ROUNDED_AWAY
-from unreel.models.anchors import anchor_for, near_to, prompts_for
+from unreel.models.anchors import anchored, near_to, prompts_for
 from unreel.models.deltas import is_felt
 from unreel.models.pair import Pair, VideoModel
-from unreel.models.reading import Meanings
 from unreel.prompts.concept import Concept
 
 Learned = TypeVar("Learned", bound=Intervention)
@@ -45,16 +43,9 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     """
     conditioners = list(pair.conditioners().values())
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
-    concepts = [Concept.recorded(part) for part in parts]
     # As recorded, even where a sum of erasures forgets one's anchor too.
-    meanings: Meanings = {}
-    concepts = [
-        concept
-        if concept.anchor is not None
-        else replace(concept, anchor=anchor_for(concept, concepts, conditioners[0], pair.vocabulary, meanings))
-        for concept in concepts
-    ]
-    anchored, grades = all("anchor" in part for part in parts), []
+    concepts = anchored([Concept.recorded(part) for part in parts], conditioners[0], pair.vocabulary, {})
+    aims, grades = all("anchor" in part for part in parts), []
     keep = list(dict.fromkeys(name for part in parts for name in part["settings"].get("keep", ())))
     with pair.readings() as readers:
         known = dict(enumerate(near))
@@ -63,7 +54,7 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
                 prompts = prompts_for(concepts, pair, reader, seed, held_out=True)
                 about = known.get(i)
                 about = near_to(concepts, reader, pair.vocabulary) if about is None else about
-                grades.append(Exam(reader, prompts, about, keep, anchored=anchored).grade(component.deltas))
+                grades.append(Exam(reader, prompts, about, keep, anchored=aims).grade(component.deltas))
     if not grades:
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"

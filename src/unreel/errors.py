@@ -34,5 +34,5 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_text(letters: str) -> bool:
-    """Whether no half of a pair of surrogates stands in it, which arguments and JSON can hold and no file or tokenizer."""
+    """Whether it can be written as UTF-8: arguments and JSON may hold lone surrogates, which no file or tokenizer takes."""
     return not any("\ud800" <= letter <= "\udfff" for letter in letters)

@@ -47,15 +47,15 @@ def _told_apart(name: str, text: str) -> str:
 
 
 def as_it_lies(file: Path) -> tuple[int, ...]:
-    """What is another once a file has changed, whatever copied it there. Raises OSError if there is none."""
+    """A stamp of the file (times, size, inode), which is another once it has changed. Raises OSError if there is none."""
     about = file.stat()
     return about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino
 
 
 @contextmanager
 def alone_in(folder: Path, about: Path | None = None) -> Iterator[None]:
-    """Inside, no other process does this in `folder`. Raises UnreelError if one does, saying that it works in `about`, by
-    default what the folder lies in; one that was killed does not.
+    """Inside, this process holds the lock of `folder`. Raises UnreelError if another one holds it, naming `about`, by
+    default what the folder lies in; a process that was killed holds none.
     """
     from filelock import FileLock, Timeout
 
@@ -154,8 +154,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, ove
 
 
 def _allowed(folder: Path) -> int:
-    """What others may do with files of this process, as the mode of one that it makes in `folder` tells: to ask the process
-    itself sets it, for that moment, for the files of all threads.
+    """The permissions that the umask leaves, read off a file made in `folder`: `os.umask` tells it only by setting it, for
+    the files of all threads.
     """
     probe = folder / f".{uuid4().hex[:12]}.partial"
     probe.touch(0o777)

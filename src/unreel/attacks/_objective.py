@@ -62,7 +62,7 @@ def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) ->
             afterwards.enter_context(hiding(pipeline.text_encoder, "forward", encoder.__call__))
         if rows is not None:
             hook = case.attacked.token_table.register_forward_hook(lambda _, args, embedded: rows(args[0], embedded))
-            afterwards.callback(hook.remove)
+            afterwards.enter_context(hook)
         return case.denoiser.conditioning(texts).each()
 
 

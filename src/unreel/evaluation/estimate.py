@@ -80,8 +80,8 @@ class Figure:
 
 
 def mcnemar(one: int, other: int) -> float:
-    """How likely it is that two that are as good disagree on so many videos as unevenly, where `one` does better on some
-    and the `other` on some: the exact test, either side (McNemar, 1947).
+    """The p-value of McNemar's exact two-sided test (1947): how likely two that are equally good disagree at least as
+    unevenly, where the first does better on `one` videos and the second on `other`.
     """
     n, fewer = one + other, min(one, other)
     return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)

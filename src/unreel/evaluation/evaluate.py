@@ -18,7 +18,6 @@ from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
 from unreel.evaluation.video_cache import VideoCache, dtype_of, require_room
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge, judge_identity
-from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, VideoModel
 from unreel.models.reading import nearest
@@ -211,7 +210,7 @@ def evaluate(
         cache.begin()
         cache.make(batches, "evaluating")
     unrelated = unrelated_prompts(concept, judge, erased)
-    return Evaluation(model, erasure, concept, judge, purposes, unrelated, measure)
+    return Evaluation(model, erasure, concept, judge, purposes, unrelated)
 
 
 def _asked_for(prompts: Sequence[Prompt], groups: Sequence[str], tell: Tell) -> None:

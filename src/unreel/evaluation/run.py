@@ -4,7 +4,7 @@ Knows videos and judges; knows no metric.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of
 from unreel.files import short_digest, write_json
 from unreel.interventions.base import METRICS_FILE, Intervention
 from unreel.judges import Judge, judge_identity
+from unreel.metrics import measure
 from unreel.models.conditioner import Conditioner
 from unreel.models.loading import recorded
 from unreel.models.pair import VideoModel
@@ -159,10 +160,9 @@ class Evaluation:
         judge: Judge | None,
         groups: dict[str, Group],
         unrelated_prompts: list[str],
-        measure: Callable[["Evaluation"], Iterable[Figure]],
     ):
         self.model, self.erasure, self.concept, self.judge, self.groups = model, erasure, concept, judge, groups
-        self.unrelated_prompts, self._measure = unrelated_prompts, measure
+        self.unrelated_prompts = unrelated_prompts
 
     @property
     def conditioners(self) -> list[Conditioner]:
@@ -181,7 +181,7 @@ class Evaluation:
     @cached_property
     def figures(self) -> list[Figure]:
         """Measured when they are asked for: a judge may look at thousands of frames."""
-        return list(self._measure(self))
+        return list(measure(self))
 
     @cached_property
     def run(self) -> "Run":

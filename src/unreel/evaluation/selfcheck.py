@@ -112,9 +112,9 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class Question:
-    """A batch of prompts, what of them `given` says that the network gets, and what that was before anything changed, both
-    (views, prompts, numbers): the first view is of all of it. Of prompts that are to be read as their anchor prompts are, a
-    second one is of what says something about the way there (`side_by_side`), and `goal` (prompts, numbers) is its end.
+    """A batch of prompts. `given()` is what the network gets for them now, `before` what it got with nothing changed:
+    (views, prompts, numbers) both. The first view is all of it. Prompts that are to be read as their anchor prompts have a
+    second one, of the tokens that count (`side_by_side`), and `goal` (prompts, numbers) is what that is to become.
     """
 
     given: Callable[[], torch.Tensor]

@@ -17,7 +17,7 @@ from unreel.errors import UnreelError
 from unreel.files import file_name, write_json, write_text
 from unreel.interventions.card import CARD_FILE, card, figures_of
 from unreel.models.adapter import undisturbed
-from unreel.models.loading import HUB_ID, loading, repository, shown
+from unreel.models.loading import is_hub_id, loading, repository, shown
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -192,7 +192,7 @@ class Intervention(ABC):
 def fetched(folder: str | Path) -> Path:
     """Where an intervention lies that is in a folder, or on the hub under an id. Raises UnreelError if that has none."""
     name, version = repository(str(folder))
-    if Path(folder).exists() or not HUB_ID.fullmatch(name):
+    if Path(folder).exists() or not is_hub_id(str(folder)):
         return Path(folder)
     from huggingface_hub import snapshot_download
 

@@ -154,7 +154,6 @@ def made_of(arguments: dict[str, Any]) -> int:
     return count_of(arguments) * next((number for number in each if number), 1)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class NegativePrompt(PromptIntervention):
     """Forgets nothing, but guides away from the concepts: classifier-free guidance against their wordings (Ho & Salimans,
     arXiv 2207.12598, with the wordings where the empty prompt was), and against the caller's or the pipeline's own negative
@@ -189,7 +188,6 @@ class NegativePrompt(PromptIntervention):
         arguments["negative_prompt"] = texts[0] if isinstance(arguments.get("prompt"), str) else texts
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class PromptRewrite(PromptIntervention):
     """Forgets nothing, but puts the anchor where a prompt names the concept, as a filter in front of a service would.
 

@@ -85,7 +85,7 @@ class VideoEraser(_Projecting):
             asked = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments
         read = {name: asked[name] for name in READ if asked.get(name) is not None}
         guidance = _Guidance(read, frames_axis(pipeline), *map(self.setting, self.SETTINGS[1:]))
-        undo.callback(network.register_forward_hook(guidance, with_kwargs=True).remove)
+        undo.enter_context(network.register_forward_hook(guidance, with_kwargs=True))
         project = super().prepare(pipeline, undo)
 
         def inside(arguments: dict[str, Any]) -> AbstractContextManager:

@@ -56,11 +56,6 @@ def judge_identity(judge: Judge) -> str:
     return getattr(judge, "identity", judge.name)
 
 
-def names() -> list[str]:
-    """The judges that can be loaded by name."""
-    return _REGISTRY.names()
-
-
 def require_judge(name: str) -> None:
     """Raises UnreelError for `NAME` or `NAME:ARGUMENT` of a judge that there is none of, before any of its weights."""
     _REGISTRY.load(name.partition(":")[0])

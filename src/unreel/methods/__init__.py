@@ -8,9 +8,9 @@ announced by another package, offers
                          that what a self-check says only marks it
     learn(task, config)  what makes the model forget the task's concepts, an Intervention
 
-A config that cannot learn while a text encoder waits in main memory says so in `refuses_offloading`, which
-`require_offloadable` raises. What methods are
-made of comes from here too: `Task`, `option` and `require` for a Config, `descended` for steps down a loss.
+A config that cannot learn while a text encoder waits in main memory has a property `refuses_offloading`, the reason in
+words, which `require_offloadable` raises as an error. What methods are made of comes from here too: `Task`, `option` and
+`require` for a Config, `descended` for steps down a loss.
 """
 
 from collections.abc import Mapping

@@ -130,9 +130,9 @@ def least_squares(
     with ExitStack() as hooks:
         for layer in plain:
             hook = layer.module.register_forward_pre_hook(partial(enter, layer), with_kwargs=True)
-            hooks.callback(hook.remove)
+            hooks.enter_context(hook)
             for matrix in layer.writers:
-                hooks.callback(matrix.register_forward_hook(partial(solve, names[matrix], layer)).remove)
+                hooks.enter_context(matrix.register_forward_hook(partial(solve, names[matrix], layer)))
         # Each time that several batches are all read, one change is found.
         _read_again(conditioner, [tokens.rows(some) for some in batches], layers, 1 if len(batches) == 1 else len(matrices))
     return deltas
@@ -154,7 +154,7 @@ def _read_again(conditioner: Conditioner, batches: Sequence[Tokens], layers: Seq
                 def note(_: nn.Module, __: tuple, output: Any, which: int = which, count: int = count) -> None:
                     written[which] = (count, output)
 
-                afterwards.callback(layer.register_forward_hook(note).remove)
+                afterwards.enter_context(layer.register_forward_hook(note))
             _read(conditioner, batches[which], layers[-1])
 
 
@@ -189,7 +189,7 @@ def _add_key_covariance(
 
         with ExitStack() as hooks:
             for name, matrix in matrices.items():
-                hooks.callback(matrix.register_forward_hook(partial(add, name)).remove)
+                hooks.enter_context(matrix.register_forward_hook(partial(add, name)))
             _read(conditioner, tokens, last)
 
 
@@ -249,12 +249,12 @@ def _plain(
             hook = layer.register_forward_pre_hook(
                 lambda module, args, kwargs: entered.__setitem__(module, hidden_states(args, kwargs)), with_kwargs=True
             )
-            hooks.callback(hook.remove)
+            hooks.enter_context(hook)
             for matrix in layer.modules():
                 if isinstance(matrix, nn.Linear) and matrix.out_features == width:
                     hook = matrix.register_forward_hook(lambda module, _, output: outputs.__setitem__(module, output))
-                    hooks.callback(hook.remove)
-            hooks.callback(layer.register_forward_hook(leave).remove)
+                    hooks.enter_context(hook)
+            hooks.enter_context(layer.register_forward_hook(leave))
         for batch in batches:
             _read(conditioner, batch[0], layers[-1])
     return [layer for layer in summing.values() if len(layer.goals) == len(batches)]
@@ -280,12 +280,8 @@ def _read(conditioner: Conditioner, tokens: Tokens, last: nn.Module) -> None:
     def stop(*_: Any) -> None:
         raise _EnoughError
 
-    hook = last.register_forward_hook(stop)
-    try:
-        with suppress(_EnoughError):
-            conditioner.encode_tokens(tokens)
-    finally:
-        hook.remove()
+    with last.register_forward_hook(stop), suppress(_EnoughError):
+        conditioner.encode_tokens(tokens)
 
 
 def _leading(matrix: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:

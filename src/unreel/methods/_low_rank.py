@@ -34,7 +34,7 @@ class Factors:
             down = torch.randn(own, matrix.in_features, generator=generator) / matrix.in_features**0.5
             up = torch.zeros(matrix.out_features, own)
             self.factors[name] = (up.to(device).requires_grad_(), down.to(device).requires_grad_())
-            afterwards.callback(matrix.register_forward_hook(partial(self._add, name)).remove)
+            afterwards.enter_context(matrix.register_forward_hook(partial(self._add, name)))
 
     def parameters(self) -> list[torch.Tensor]:
         return [factor for pair in self.factors.values() for factor in pair]

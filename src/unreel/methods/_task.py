@@ -4,7 +4,7 @@ Knows words and text encoders; knows no method.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.models.adapter import only_network_of
-from unreel.models.anchors import anchor_for, near_to, prompts_for
+from unreel.models.anchors import anchored, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import Delta
 from unreel.models.fingerprint import Fingerprint
@@ -67,8 +67,7 @@ class Task:
         Raises UnreelError if that is to be forgotten too, or too long.
         """
         first = self.conditioners[0]
-        words, known = self.pair.vocabulary, self._known(first)
-        out = [replace(c, anchor=anchor_for(c, self.concepts, first, words, known)) for c in self.concepts]
+        out = anchored(self.concepts, first, self.pair.vocabulary, self._known(first))
         forgotten = naming(self.concepts)
         for concept in out:
             anchor = concept.anchor or ""
@@ -82,6 +81,11 @@ class Task:
     def anchors(self) -> dict[str, str]:
         """What is made instead of each concept, by the concept's name."""
         return {concept.name: concept.anchor or "" for concept in self.anchored}
+
+    @property
+    def renamed(self) -> list[tuple[str, str]]:
+        """All wordings of the concepts, and what is made instead of each; empty for nothing."""
+        return [(wording, concept.anchor or "") for concept in self.anchored for wording in concept.wordings]
 
     def near(self, conditioner: Conditioner) -> list[str]:
         """What a text encoder takes to be most like the concepts, found once."""

@@ -178,8 +178,7 @@ def _attacked(
         return denoiser.conditioning([f"{word} {prompt}"])
 
     optimizer = torch.optim.Adam([v], lr=rate * spread)
-    hook = conditioner.token_table.register_forward_hook(put)
-    try:
+    with conditioner.token_table.register_forward_hook(put):
         for z_t, t in chain([first], rounds):
             with torch.no_grad():
                 goal = denoiser.predict(z_t, t, asked)
@@ -187,5 +186,3 @@ def _attacked(
             optimizer.step()
         v.requires_grad_(False)
         yield read
-    finally:
-        hook.remove()

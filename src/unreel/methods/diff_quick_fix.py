@@ -46,8 +46,7 @@ def learn(task: Task, config: DiffQuickFixConfig) -> Erasure:
     """Raises UnreelError for images, and for what is to be kept by name."""
     task.require_no_images()
     task.require_nothing_to_keep()
-    renamed = [(wording, concept.anchor or "") for concept in task.anchored for wording in concept.wordings]
-    deltas = [quick_fix(conditioner, renamed, config.lamb) for conditioner in task.conditioners]
+    deltas = [quick_fix(conditioner, task.renamed, config.lamb) for conditioner in task.conditioners]
     return task.erasure(deltas, task.record(config, task.anchors, losses=[]))
 
 
@@ -79,11 +78,8 @@ def _tails(conditioner: Conditioner, matrix: nn.Linear, texts: Sequence[tuple[st
     """
     entering: list[torch.Tensor] = []
     tokens = conditioner.tokenize([text for text, _ in texts])
-    hook = matrix.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
-    try:
+    with matrix.register_forward_pre_hook(lambda _, args: entering.append(args[0])):
         conditioner.encode_tokens(tokens)
-    finally:
-        hook.remove()
     ids = tokens.ids.tolist()
     firsts = [end_of_name(conditioner, name, ids[i], ids[1 - i]) for i, (_, name) in enumerate(texts)]
     own = [mask.nonzero().flatten() for mask in tokens.mask]

@@ -19,19 +19,18 @@ of a concept, and several concepts, are learned together; their code scales the 
 about the same length.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 from torch.nn.functional import mse_loss, normalize
 
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import Delta, differences
+from unreel.models.reading import at_places
 
 STEPS = {"random": (25, 40), "anchor": (15, 30)}  # for things, and for styles
 
@@ -79,9 +78,9 @@ def misdirected(
     """
     writer = conditioner.attention_output(conditioner.layers[-1])
     tokens = conditioner.tokenize(list(names))
-    with ExitStack() as afterwards:
-        written = afterwards.enter_context(_outputs(writer))
-        weights, before = afterwards.enter_context(conditioner.learning("first-layer"))
+    written: list[torch.Tensor] = []
+    noting = writer.register_forward_hook(lambda _, __, output: written.append(output))
+    with noting, conditioner.learning("first-layer") as (weights, before):
         with torch.no_grad():
             goal_tokens = conditioner.tokenize(list(goals))
             conditioner.encode_tokens(goal_tokens if config.towards == "anchor" else tokens)
@@ -92,7 +91,7 @@ def misdirected(
         else:  # where padding does not count, the last token of a short anchor stands for all that follow
             last = (goal_tokens.mask * torch.arange(goal.shape[1], device=goal.device)).argmax(1, keepdim=True)
             places = torch.arange(tokens.ids.shape[1], device=goal.device).minimum(last)
-            goal = goal.gather(1, places[..., None].expand(-1, -1, goal.shape[-1]))
+            goal = at_places(goal, places)
         counted = tokens.mask[..., None]
         optimizer = torch.optim.AdamW(weights.values(), config.learning_rate, config.betas, config.eps, config.weight_decay)
 
@@ -102,14 +101,3 @@ def misdirected(
 
         losses = descended(optimizer, loss, steps)
         return differences(weights, before), losses
-
-
-@contextmanager
-def _outputs(matrix: nn.Linear) -> Iterator[list[torch.Tensor]]:
-    """Inside, the list takes in all that `matrix` writes."""
-    written: list[torch.Tensor] = []
-    hook = matrix.register_forward_hook(lambda _, __, output: written.append(output))
-    try:
-        yield written
-    finally:
-        hook.remove()

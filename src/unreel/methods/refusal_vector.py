@@ -124,7 +124,7 @@ def _seen(
     for index, (texts, of_pair) in enumerate(made):
         with ExitStack() as hooks:
             for name, matrix in writers.items():
-                hooks.callback(matrix.register_forward_pre_hook(partial(note, name, of_pair)).remove)
+                hooks.enter_context(matrix.register_forward_pre_hook(partial(note, name, of_pair)))
             generate(pair.t2v, list(texts), [seed + index] * 2, settings, what="")
     return seen
 

@@ -199,7 +199,7 @@ def _given_for_guidance(conditioner: Conditioner, matrices: Mapping[str, nn.Line
 
     with ExitStack() as hooks:
         for name, matrix in matrices.items():
-            hooks.callback(matrix.register_forward_hook(partial(note, name)).remove)
+            hooks.enter_context(matrix.register_forward_hook(partial(note, name)))
         conditioner.encode_tokens(tokens)
     return given
 

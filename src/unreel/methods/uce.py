@@ -73,7 +73,7 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
             "has not: choose another method, such as text-ablation"
         )
     preserved = [*others(task.pair.vocabulary, task.concepts), *task.keep]
-    renamed = [(wording, concept.anchor or "") for concept in task.anchored for wording in concept.wordings]
+    renamed = task.renamed
     kept = preserved if config.tokens == "last" else ["", *preserved]
     texts = [*(wording for wording, _ in renamed), *(anchor for _, anchor in renamed), *kept]
     conditioner = task.conditioners[0]

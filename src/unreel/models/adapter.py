@@ -7,7 +7,7 @@ Knows pipelines as functions with parts; knows nothing about what they compute.
 import ast
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from textwrap import dedent
 from typing import Any
@@ -465,7 +465,7 @@ class Outlines:
                 if module in self._seen:
                     afterwards.enter_context(hiding(module, "forward", partial(self._zeros, module)))
                 else:
-                    afterwards.callback(module.register_forward_hook(self._note, with_kwargs=True).remove)
+                    afterwards.enter_context(module.register_forward_hook(self._note, with_kwargs=True))
             yield
 
     def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -544,13 +544,8 @@ def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dic
         if len(calls) == most:
             raise _Reached
 
-    hook = part.register_forward_pre_hook(note, with_kwargs=True)
-    try:
+    with part.register_forward_pre_hook(note, with_kwargs=True), suppress(_Reached):
         run()
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
     return calls
 
 

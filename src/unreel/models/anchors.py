@@ -5,6 +5,7 @@ Knows words and text encoders; knows nothing about how anything is learned.
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import torch
@@ -85,6 +86,13 @@ def _looked_at(words: Sequence[str]) -> list[str]:
 
 def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
     return vocabulary.get(concept.traits.listed, vocabulary["concept"])
+
+
+def anchored(
+    concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary, known: Meanings | None = None
+) -> list[Concept]:
+    """The concepts, each with what to make instead of it, as `anchor_for` has it."""
+    return [replace(each, anchor=anchor_for(each, concepts, conditioner, vocabulary, known)) for each in concepts]
 
 
 def anchor_for(

@@ -189,9 +189,10 @@ def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iter
     """What somebody else has done to weights since they were set last, such as fusing a LoRA or loading others in their
     place, becomes part of the base.
 
-    Nearer to what was there before than to that with the changes, they were put back or put in its place, not added to it.
-    All of them say so together: a large LoRA may well go against the changes in one matrix. One that takes back more than
-    half of all changes leaves what may be other weights in their place just as well, and is taken for that.
+    Either other weights took the place of the base, or something was added to base and changes. All touched weights decide
+    together, since a large LoRA may well go against the changes in one matrix: nearer to the base than to the sum, they
+    become the base; else what was added to the sum is added to the base. A LoRA that takes back more than half of all
+    changes cannot be told from other weights, and is taken for them.
     """
     touched = [name for name in names if name in applied.marks and not _is_as_left(applied, name, weights[name])]
 

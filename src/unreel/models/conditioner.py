@@ -427,11 +427,8 @@ class Conditioner:
         """
         with self._known_others.standing_in():
             before = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
-            hook = self.mlp_output(layer).register_forward_hook(lambda _, __, output: output.flip(-1))
-            try:
+            with self.mlp_output(layer).register_forward_hook(lambda _, __, output: output.flip(-1)):
                 after = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
-            finally:
-                hook.remove()
         return {a.ndim for a, b in zip(before, after, strict=True) if not torch.equal(a, b)}
 
     def mlp_output(self, layer: nn.Module) -> nn.Linear:
@@ -457,7 +454,7 @@ class Conditioner:
         with ExitStack() as hooks:
             for module in own_modules(layer).values():
                 if isinstance(module, nn.Linear) and module.out_features == width:
-                    hooks.callback(module.register_forward_hook(lambda matrix, *_: called.append(matrix)).remove)
+                    hooks.enter_context(module.register_forward_hook(lambda matrix, *_: called.append(matrix)))
             self.encode(["a photo"])
         before = called[: called.index(last)] if last in called else []
         if not before:

@@ -67,7 +67,7 @@ class Fingerprint:
         return self.matches(Fingerprint.of(module))
 
     def fits_quantized(self, module: nn.Module) -> bool:
-        """Whether it is that of a module of which this one has some weights quantized: all that are not are the same."""
+        """Whether it is the module's from before some of its weights were quantized: those that are not are the same."""
         weights, other = _originals(module), Fingerprint.of(module)
         counts = {
             name: _count(math.prod(shape), len(weights)) for name, shape in unquantized_shapes(module, weights).items()
@@ -79,8 +79,8 @@ class Fingerprint:
         return 0 < len(own) < len(weights) and bool(Fingerprint(self.structure, torch.cat(own))._alike(other).all())
 
     def differing(self, module: nn.Module) -> dict[str, float]:
-        """The weights of the module in which it is another one, and by how much, as a share of their norm; all of them, and
-        infinitely, if it is built in another way.
+        """The weights in which the module differs from it, each with the size of the difference as a share of its norm; all
+        of them, and infinity, if the module is built otherwise.
         """
         weights, other = _originals(module), Fingerprint.of(module)
         if self.structure != other.structure or self.samples.shape != other.samples.shape:

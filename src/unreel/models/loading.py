@@ -65,7 +65,7 @@ def require_source(source: str) -> None:
             f"{source} is a single file, and unreel loads folders: in Python, load it with from_single_file of its class "
             "in diffusers, save_pretrained that into a folder, and give the folder"
         )
-    if not Path(source).exists() and (source.startswith((".", "/", "~")) or repository(source)[0].count("/") != 1):
+    if not Path(source).exists() and not is_hub_id(source):
         raise UnreelError(
             f"{source} does not exist: give a folder, a hub id such as owner/name or owner/name@VERSION, 'embedded' or "
             "'embedded:modern'"

@@ -130,8 +130,7 @@ def move(model: Any, source: str, device: str, *, offload: bool = False, text_on
     its text encoders go. Raises UnreelError if they do not fit.
     """
     text_only = text_only or isinstance(model, TextModel)
-    whole = {name: getattr(model, name) for name in text_encoders(model)} if text_only else modules_of(model)
-    parts = list(whole.values())
+    parts = [getattr(model, name) for name in text_encoders(model)] if text_only else list(modules_of(model).values())
     weights = [weight for part in parts for weight in part.parameters()]
     ways = {
         "--dtype bfloat16": 2 * sum(weight.nbytes for weight in weights if weight.dtype == torch.float32)

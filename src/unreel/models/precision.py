@@ -38,8 +38,8 @@ def brisk(layers: Iterable[nn.Module]) -> Iterator[None]:
             for weight in matrix.parameters(recurse=False):
                 afterwards.callback(setattr, weight, "data", weight.data)
                 weight.data = weight.data.to(torch.bfloat16)
-            afterwards.callback(matrix.register_forward_pre_hook(_rounded).remove)
-            afterwards.callback(matrix.register_forward_hook(_widened).remove)
+            afterwards.enter_context(matrix.register_forward_pre_hook(_rounded))
+            afterwards.enter_context(matrix.register_forward_hook(_widened))
         yield
 
 

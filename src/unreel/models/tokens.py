@@ -3,7 +3,7 @@
 Knows shapes; knows no encoder and no tokenizer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,32 +52,23 @@ class Tokens:
         return self._cut(most)
 
     def to(self, device: torch.device) -> "Tokens":
-        call = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in self.call.items()}
-        return Tokens(self.ids.to(device), call)
+        return self._with(lambda value: value.to(device), lambda shape: True)
 
     def rows(self, some: slice) -> "Tokens":
         """Those of some of the prompts."""
-        batch = len(self.ids)
-        call = {
-            name: value[some] if isinstance(value, torch.Tensor) and value.shape[:1] == (batch,) else value
-            for name, value in self.call.items()
-        }
-        return Tokens(self.ids[some], call)
+        return self._with(lambda value: value[some], lambda shape: shape[:1] == self.ids.shape[:1])
 
     def repeated(self, times: int) -> "Tokens":
         """That of one prompt, so many times."""
-        call = {
-            name: value.repeat(times, *[1] * (value.ndim - 1))
-            if isinstance(value, torch.Tensor) and value.shape[:1] == (1,)
-            else value
-            for name, value in self.call.items()
-        }
-        return Tokens(self.ids.repeat(times, 1), call)
+        return self._with(lambda value: value.repeat(times, *[1] * (value.ndim - 1)), lambda shape: shape[:1] == (1,))
 
     def _cut(self, most: int) -> "Tokens":
-        width = self.ids.shape[1]
-        cut = {
-            name: value[:, :most] if isinstance(value, torch.Tensor) and value.shape[1:] == (width,) else value
+        return self._with(lambda value: value[:, :most], lambda shape: shape[1:] == self.ids.shape[1:])
+
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor], concerned: Callable[[torch.Size], bool]) -> "Tokens":
+        """With ids, and those arguments whose shape says that they are `concerned`, changed."""
+        call = {
+            name: change(value) if isinstance(value, torch.Tensor) and concerned(value.shape) else value
             for name, value in self.call.items()
         }
-        return Tokens(self.ids[:, :most], cut)
+        return Tokens(change(self.ids), call)

@@ -155,7 +155,7 @@ def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[tuple[bool, bool]]:
     Raises UnreelError if its folder is taken.
     """
     clips = job.folder / CACHE_FOLDER
-    if bool(job.videos) and clips.is_dir() and not clips.is_symlink() and not job.overwrite:
+    if job.videos and clips.is_dir() and not clips.is_symlink() and not job.overwrite:
         with alone_in(clips):
             yield True, True
         return
