@@ -210,7 +210,7 @@ FROM_THE_HUB = [
     ),
     (of_hub(errors.HfHubHTTPError, "no such token", 401), f"the hub wants a token that it knows for own/model: {LOG_IN}"),
     (errors.LocalTokenNotFoundError("none"), f"the hub wants a token that it knows for own/model: {LOG_IN}"),
-    (of_hub(errors.RemoteEntryNotFoundError), "own/model lacks what it should hold"),
+    (of_hub(errors.RemoteEntryNotFoundError), "own/model (lacks what it should hold|is no pipeline)"),
     (of_hub(errors.HfHubHTTPError, "429 too many requests"), "the hub refuses own/model"),
     (
         errors.LocalEntryNotFoundError("not here"),

@@ -439,8 +439,9 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as of_transformers
 
     before = {logging: logging.get_verbosity() for logging in (of_diffusers, of_transformers)}
-    for logging, verbosity in before.items():
-        logging.set_verbosity(max(verbosity, logging.ERROR))
+    before = {logging: verbosity for logging, verbosity in before.items() if verbosity < logging.ERROR}  # to set takes time
+    for logging in before:
+        logging.set_verbosity_error()
     try:
         yield
     finally:
