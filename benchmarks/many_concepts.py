@@ -24,7 +24,7 @@ from unreel import Concept, Erasure, generate, load_pair, unlearn
 from unreel.evaluation.estimate import Estimate, in_video
 from unreel.evaluation.evaluate import build_suite
 from unreel.judges import Judge, load_judge
-from unreel.models.anchors import anchor_for
+from unreel.models.anchors import anchored
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate_images
@@ -148,8 +148,7 @@ def measured(bench: Bench, before: Seen, size: int, together_only: bool) -> dict
     figures = {"original": shares([{name: before[name] for name in ("kept", *(each.name for each in concepts))}])}
     if not together_only:
         conditioner = Conditioner.of(pair.t2i)
-        anchored = [replace(c, anchor=anchor_for(c, concepts, conditioner, pair.vocabulary)) for c in concepts]
-        parts = [bench.alone(concept) for concept in anchored]
+        parts = [bench.alone(concept) for concept in anchored(concepts, conditioner, pair.vocabulary)]
         total = parts[0][0]
         for part, _ in parts[1:]:
             total = total + part
