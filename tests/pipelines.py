@@ -952,12 +952,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "Kandinsky5T2IPipeline": {"height": 32, "width": 32},
 }
 
-FRAMES = {
-    "CogVideoXPipeline": 9,
-    "LTXPipeline": 9,
-    "LTXConditionPipeline": 9,
-    "MochiPipeline": 7,
-}  # others make any odd number
+# Others make any odd number.
+FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "LTXConditionPipeline": 9, "MochiPipeline": 7}
 
 # What encode_prompt cannot do without, besides the prompt.
 _GUIDED = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
-from pipelines import PIPELINES, build, size
+from pipelines import FRAMES, PIPELINES, build, size
 
 from benchmarks.common import RESULTS
 from unreel import Concept, UnreelError, attack, evaluate, generate, unlearn
@@ -457,10 +457,11 @@ def test_every_family_takes_them_or_says_why_not(family):
     pipeline = build(family)
     if frames_argument(pipeline) is None:
         pytest.skip("makes images")
-    pair = Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, frames=1, size=size(pipeline), guidance=3.0))
+    frames = FRAMES.get(family, 5)  # as many as the table is of: some refuse several alone
+    pair = Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, frames=frames, size=size(pipeline), guidance=3.0))
 
     def latents():
-        with set_up(pipeline, 3.0, 1, size(pipeline), False) as options:
+        with set_up(pipeline, 3.0, frames, size(pipeline), False) as options:
             options |= {"num_inference_steps": 2, "output_type": "latent", "generator": torch.Generator().manual_seed(1)}
             return made_by(pipeline, prompt=["a castle"], **options)[0]
 
@@ -473,8 +474,8 @@ def test_every_family_takes_them_or_says_why_not(family):
             rival.apply(pipeline)
         except UnreelError as error:
             assert refused and len(str(error)) > 40 and not active_interventions(pipeline)
-        else:  # refused of Allegro are several frames, of which one is made here
-            assert not refused or (family, name) == ("AllegroPipeline", "refusal-vector")
+        else:
+            assert not refused
             assert (latents() - before).norm() > 1e-7 * before.norm()
             rival.remove(pipeline)
         assert same(network, weights(network_of(pipeline)))

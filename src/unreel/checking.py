@@ -44,7 +44,7 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     conditioners = list(pair.conditioners().values())
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
     # As recorded, even where a sum of erasures forgets one's anchor too.
-    concepts = anchored([Concept.recorded(part) for part in parts], conditioners[0], pair.vocabulary, {})
+    concepts = anchored([Concept.recorded(part) for part in parts], conditioners[0], pair.vocabulary)
     aims, grades = all("anchor" in part for part in parts), []
     keep = list(dict.fromkeys(name for part in parts for name in part["settings"].get("keep", ())))
     with pair.readings() as readers:

@@ -149,13 +149,14 @@ def _read_again(conditioner: Conditioner, batches: Sequence[Tokens], layers: Seq
         with ExitStack() as afterwards:
             for layer in layers[:done]:
                 afterwards.enter_context(hiding(layer, "forward", lambda *_, own=last, **__: own))
-            for count, layer in enumerate(layers[:-1], start=1):
-
-                def note(_: nn.Module, __: tuple, output: Any, which: int = which, count: int = count) -> None:
-                    written[which] = (count, output)
-
-                afterwards.enter_context(layer.register_forward_hook(note))
+            for count, layer in enumerate(layers[done:-1], start=done + 1):
+                afterwards.enter_context(layer.register_forward_hook(partial(_note, written, which, count)))
             _read(conditioner, batches[which], layers[-1])
+
+
+def _note(written: list[tuple[int, Any]], which: int, count: int, _: nn.Module, __: tuple, output: Any) -> None:
+    """Keep what a layer, the last of so many, has written for a batch."""
+    written[which] = (count, output)
 
 
 def _batches(prompts: int, width: int) -> list[slice]:

@@ -91,7 +91,8 @@ def _of_kind(concept: Concept, vocabulary: Vocabulary) -> list[str]:
 def anchored(
     concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary, known: Meanings | None = None
 ) -> list[Concept]:
-    """The concepts, each with what to make instead of it, as `anchor_for` has it."""
+    """The concepts, each with what to make instead of it, as `anchor_for` has it; no name is read twice."""
+    known = {} if known is None else known
     return [replace(each, anchor=anchor_for(each, concepts, conditioner, vocabulary, known)) for each in concepts]
 
 

@@ -16,7 +16,7 @@ from unreel.errors import UnreelError, reason_of
 from unreel.models.memory import no_memory
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SINGLE = (".safetensors", ".sft", ".gguf")  # whole models in one file
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
@@ -43,7 +43,7 @@ def repository(source: str) -> tuple[str, str]:
 
 def is_hub_id(source: str) -> bool:
     """Whether it reads like owner/name or owner/name@VERSION, whatever folders there are where one stands."""
-    return HUB_ID.fullmatch(source.partition("@")[0]) is not None
+    return _HUB_ID.fullmatch(source.partition("@")[0]) is not None
 
 
 def recorded(source: str) -> str:
