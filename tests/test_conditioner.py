@@ -291,6 +291,15 @@ def test_where_one_state_stands_for_a_prompt_all_that_it_is_made_of_is_seen_and_
     assert len(tried) == 1
 
 
+def test_where_what_is_given_mixes_tokens_all_that_is_attended_to_is_seen(monkeypatch):
+    conditioner, tokens_only = Conditioner.of(PIPELINES["HunyuanVideoPipeline"]()), Conditioner._given_of
+    tokens = conditioner.tokenize(PROMPTS)
+    assert not torch.equal(conditioner.seen(PROMPTS, tokens), tokens.mask)
+    mixing = Conditioner.of(PIPELINES["HunyuanVideoPipeline"]())
+    monkeypatch.setattr(Conditioner, "_given_of", lambda *args: tokens_only(*args) + args[2].mean((1, 2))[:, None])
+    assert torch.equal(mixing.seen(PROMPTS, tokens), tokens.mask)
+
+
 def test_nothing_that_was_written_is_kept_to_find_out_what_is_seen():
     """Of a large encoder, the hidden states of one prompt are megabytes, and a template makes it a long one."""
     conditioner = Conditioner.of(PIPELINES["HunyuanVideoPipeline"]())
