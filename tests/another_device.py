@@ -138,6 +138,8 @@ class _Dispatch(TorchDispatchMode):
 
 def _made(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def make(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        # Numbers of the device in a list are taken where no dispatch mode can see it.
+        args = _each(args, lambda leaf: leaf.here if isinstance(leaf, _There) and not leaf.dim() else leaf)
         out = function(*args, **kwargs)
         return out if device is None else out.to(device)
 

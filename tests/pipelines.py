@@ -42,6 +42,9 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    HeliosPipeline,
+    HeliosScheduler,
+    HeliosTransformer3DModel,
     HunyuanImagePipeline,
     HunyuanImageTransformer2DModel,
     HunyuanVideo15Pipeline,
@@ -69,6 +72,7 @@ from diffusers import (
     SanaVideoTransformer3DModel,
     SCMScheduler,
     SD3Transformer2DModel,
+    SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
     StableDiffusion3Pipeline,
@@ -611,7 +615,7 @@ def wan() -> DiffusionPipeline:
     return assemble(WanPipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
 
 
-def skyreels_v2() -> DiffusionPipeline:
+def skyreels_v2(kind: type[DiffusionPipeline] = SkyReelsV2Pipeline) -> DiffusionPipeline:
     denoiser = make(
         SkyReelsV2Transformer3DModel,
         num_attention_heads=2,
@@ -621,8 +625,24 @@ def skyreels_v2() -> DiffusionPipeline:
         ffn_dim=32,
         num_layers=2,
         rope_max_seq_len=32,
+        inject_sample_info=kind is not SkyReelsV2Pipeline,  # frames a second, as its smallest checkpoint
     )
-    return assemble(SkyReelsV2Pipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
+    return assemble(kind, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
+
+
+def helios() -> DiffusionPipeline:
+    denoiser = make(
+        HeliosTransformer3DModel,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_dim=(4, 4, 4),
+    )
+    scheduler = HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True)
+    return assemble(HeliosPipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=scheduler)
 
 
 def hunyuan_vae() -> AutoencoderKLHunyuanVideo:
@@ -898,6 +918,8 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "HunyuanVideo15Pipeline": hunyuan_video15,
     "Kandinsky5T2VPipeline": kandinsky5_video,
     "SkyReelsV2Pipeline": skyreels_v2,
+    "SkyReelsV2DiffusionForcingPipeline": partial(skyreels_v2, SkyReelsV2DiffusionForcingPipeline),
+    "HeliosPipeline": helios,
     "StableDiffusionPipeline": sd1,
     "StableDiffusionXLPipeline": sdxl,
     "StableDiffusion3Pipeline": sd3,
@@ -940,6 +962,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "HunyuanVideo15Pipeline": {"height": 16, "width": 16, "num_frames": 1},
     "Kandinsky5T2VPipeline": {"height": 32, "width": 32, "num_frames": 1},
     "SkyReelsV2Pipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "SkyReelsV2DiffusionForcingPipeline": {"height": 16, "width": 16, "num_frames": 1},
+    "HeliosPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "StableDiffusionPipeline": {"height": 16, "width": 16},
     "StableDiffusionXLPipeline": {"height": 16, "width": 16},
     "StableDiffusion3Pipeline": {"height": 16, "width": 16},
@@ -978,6 +1002,8 @@ def _read_less(pipeline_class: type) -> None:
         own["max_sequence_length"] = min(LONGEST, own["max_sequence_length"])
     if "complex_human_instruction" in own:
         own["complex_human_instruction"] = own["complex_human_instruction"][:1]
+    if "num_latent_frames_per_chunk" in own:
+        own["num_latent_frames_per_chunk"] = 2  # 5 frames
     call.__defaults__ = tuple(own.values())
 
 

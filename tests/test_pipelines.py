@@ -13,7 +13,7 @@ SHARED = {
     "OpenCLIP ViT-H": "StableDiffusion2 TextToVideoSD",
     "OpenCLIP bigG": "StableDiffusionXL:2 AnimateDiffSDXL:2 StableDiffusion3:2",
     "T5": "PixArtAlpha PixArtSigma StableDiffusion3:3 Flux:2 CogVideoX LTX Mochi Latte Allegro",
-    "UMT5": "Wan SkyReelsV2",
+    "UMT5": "Wan SkyReelsV2 SkyReelsV2DiffusionForcing Helios",
     "Gemma 2": "Sana SanaSprint SanaVideo",
     "Qwen2.5-VL": "HunyuanImage HunyuanVideo15 Kandinsky5T2I Kandinsky5T2V",
     "ByT5": "HunyuanImage:2 HunyuanVideo15:2",

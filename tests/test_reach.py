@@ -225,6 +225,7 @@ def test_kept_attempts_are_of_the_network_that_was_looked_through(tmp_path, monk
 
 WITH_ONE_READER = ["AnimateDiffPipeline", "SanaVideoPipeline", "CogVideoXPipeline", "LTXPipeline", "MochiPipeline"]
 WITH_ONE_READER += ["LTXConditionPipeline", "LattePipeline", "AllegroPipeline", "WanPipeline", "SkyReelsV2Pipeline"]
+WITH_ONE_READER += ["SkyReelsV2DiffusionForcingPipeline", "HeliosPipeline"]
 
 
 @pytest.mark.parametrize("name", WITH_ONE_READER)

@@ -143,27 +143,32 @@ def reads_latents_of_pictures(pipeline: Any) -> bool:
 
 def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
     """What gives embeddings (batch, tokens, width) to a pipeline in place of prompts; tokens that are all zero are none."""
-    masked = "prompt_attention_mask" in inspect.signature(type(pipeline).__call__).parameters
-    mask = {"prompt_attention_mask": (embeddings != 0).any(-1).long()} if masked else {}
-    return {"prompt_embeds": embeddings, **mask}
+    usual = _defaults(pipeline)
+    mask = {"prompt_attention_mask": (embeddings != 0).any(-1).long()} if "prompt_attention_mask" in usual else {}
+    none = {"prompt": None} if usual["prompt"] is inspect.Parameter.empty else {}  # which has to be given
+    return {**none, "prompt_embeds": embeddings, **mask}
 
 
 def latents_by(pipeline: Any, **options: Any) -> torch.Tensor:
-    """Latents that the pipeline makes, as its network reads them. Raises UnreelError as `made_by` does."""
+    """Latents that the pipeline makes, as its network reads them; of what is made in chunks, the first. Raises UnreelError
+    as `made_by` does.
+    """
     made = made_by(pipeline, **options, output_type="latent")[0]
     if type(pipeline).__name__ == "LTXConditionPipeline":  # gives them out as frames, where its network reads a sequence
         sides = pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
         return pipeline._pack_latents(made, *sides)
-    return made
+    return made[:, :, : _defaults(pipeline).get("num_latent_frames_per_chunk")]
 
 
-def as_stepped(latents: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """Latents of videos as a pipeline's scheduler sees them, to which some give frames as if they were pictures.
+def as_stepped(latents: torch.Tensor, sample: torch.Tensor, scheduler: int = 0) -> torch.Tensor:
+    """Latents of videos as a pipeline's scheduler sees them, to which some give frames as if they were pictures. Some have
+    one for every frame: then as that `scheduler` sees them, counted from 0.
 
     Raises UnreelError if it sees others.
     """
     if latents.ndim == 5 and sample.ndim == 4:
-        latents = latents.transpose(1, 2).flatten(0, 1)
+        one = len(sample) == len(latents)
+        latents = latents[:, :, scheduler] if one else latents.transpose(1, 2).flatten(0, 1)
     if latents.shape != sample.shape:
         raise UnreelError("the pipeline gives out other latents than its scheduler sees: it cannot start from a video here")
     return latents.to(sample)
@@ -256,7 +261,9 @@ def require_size(pipeline: Any, size: tuple[int, int]) -> None:
     # Of the frames, which one class's check looks at before the size, any number does.
     own |= {"num_frames": 1} if usual.get("num_frames") is None else {}
     asked = {
-        name: own.get(name, usual.get(name)) for name, parameter in takes.items() if parameter.default is parameter.empty
+        name: own.get(name, usual.get(name))
+        for name, parameter in takes.items()
+        if parameter.default is parameter.empty or usual.get(name) is not None
     }
     try:
         pipeline.check_inputs(**asked)

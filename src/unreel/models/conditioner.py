@@ -266,9 +266,9 @@ class Conditioner:
 
     @torch.no_grad()
     def _tried(self, prompt: str) -> torch.Tensor:
-        """The same, found out by changing the states of half of the tokens, those whose place has a one as its lowest binary
-        digit, and of the other half, then by the next digit: most numbers that a network is given are of one token, and so
-        tell its place. Where any is of several, all are seen.
+        """The same, found out by changing the states of half of the tokens, those whose place has a one as its lowest
+        binary digit, and of the other half, then by the next digit: most numbers that a network is given are of one token,
+        and so tell its place. Where any is of several, all are seen.
         """
         count = self.tokenize([prompt]).ids.shape[1]
         generator = torch.Generator("cpu").manual_seed(0)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
-from itertools import count
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -232,23 +232,24 @@ class Denoiser:
         Raises UnreelError, when the pipeline is called, for a single step, and where its scheduler sees other latents than
         it gives out.
         """
-        scheduler, own, done = self.scheduler, self.scheduler.step, count(1)
-        takes = inspect.signature(own)
+        scheduler, own = self.scheduler, type(self.scheduler).step
+        takes, done = inspect.signature(own), dict[int, int]()  # steps by scheduler: some pipelines copy it for every frame
 
         @wraps(own)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            following = next(done)
+        def step(stepping: Any, *args: Any, **kwargs: Any) -> Any:
+            following = done[id(stepping)] = done.get(id(stepping), 0) + 1
             if following > self._first_step(share):
-                return own(*args, **kwargs)
+                return own(stepping, *args, **kwargs)
             # The scheduler itself is not asked, so that it remembers nothing of the way here; it only has to count along.
-            if hasattr(scheduler, "_step_index"):
-                scheduler._step_index = following
-            given = takes.bind(*args, **kwargs)
+            if hasattr(stepping, "_step_index"):
+                stepping._step_index = following
+            given = takes.bind(stepping, *args, **kwargs)
             given.apply_defaults()
-            made = as_stepped(self._as_sample(latents, noise, scheduler.timesteps[following]), given.arguments["sample"])
+            start = self._as_sample(latents, noise, scheduler.timesteps[following])
+            made = as_stepped(start, given.arguments["sample"], list(done).index(id(stepping)))
             return stepped(made, given.arguments["return_dict"])
 
-        with hiding(scheduler, "step", step):
+        with hiding(scheduler, "step", MethodType(step, scheduler)):  # of a copy, the copy's
             yield
 
     def _first_step(self, share: float) -> int:
@@ -283,6 +284,8 @@ class Denoiser:
         # Numbers that are not whole in the network's precision, which may be coarser than the text encoder's.
         arguments = _mapped(asked, lambda value: value.to(self.network.dtype) if value.is_floating_point() else value)
         arguments |= {name: asked[name] for name in (time, PLACES) if name in asked}
+        if isinstance(asked.get("fps"), list):  # one for every prompt, of which SkyReels' network can take one alone
+            arguments["fps"] = asked["fps"][:1]
         arguments[time] = torch.as_tensor(arguments[time]).reshape(-1, *arguments[time].shape[1:])
         first = float(self.scheduler.timesteps[0])
         scale = float(arguments[time].flatten()[0]) / first if first else 1.0

@@ -23,6 +23,7 @@ class Family:
 
 
 LTX = "LTXPipeline", "LTXConditionPipeline"  # the second of 0.9.5 and later, which takes start pictures too
+SKYREELS = "SkyReelsV2Pipeline", "SkyReelsV2DiffusionForcingPipeline"  # the second, whose frames may differ in noise
 FAMILIES = (
     Family("Stable Diffusion 1.x", "CLIP ViT-L/14", ("AnimateDiffPipeline",), ("StableDiffusionPipeline",)),
     Family(
@@ -45,7 +46,7 @@ FAMILIES = (
         ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "StableDiffusion3Pipeline", "FluxPipeline"),
         ("CogVideoXPipeline", *LTX),
     ),
-    Family("Wan", "UMT5 XXL", ("WanPipeline", "SkyReelsV2Pipeline"), one_frame=("WanPipeline", "SkyReelsV2Pipeline")),
+    Family("Wan", "UMT5 XXL", ("WanPipeline", *SKYREELS, "HeliosPipeline"), one_frame=("WanPipeline", *SKYREELS)),
     Family("HunyuanVideo", "Llama 3 8B, CLIP ViT-L/14", ("HunyuanVideoPipeline",), one_frame=("HunyuanVideoPipeline",)),
     Family("HunyuanVideo 1.5", "Qwen2.5-VL 7B", ("HunyuanVideo15Pipeline",), ("HunyuanImagePipeline",)),
     Family("Kandinsky 5", "Qwen2.5-VL 7B, CLIP ViT-L/14", ("Kandinsky5T2VPipeline",), ("Kandinsky5T2IPipeline",)),
@@ -59,7 +60,8 @@ FPS = {
     "MochiPipeline": 30,
     "AllegroPipeline": 15,
     "WanPipeline": 16,
-    "SkyReelsV2Pipeline": 24,
+    **dict.fromkeys(SKYREELS, 24),
+    "HeliosPipeline": 24,
     "HunyuanVideoPipeline": 15,
     "HunyuanVideo15Pipeline": 15,
     "Kandinsky5T2VPipeline": 24,
