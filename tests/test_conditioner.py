@@ -271,6 +271,20 @@ def test_tokens_that_the_network_is_given_nothing_of_are_not_seen(family):
         assert torch.equal((given(only) != before).any(1), seen[:, column])
 
 
+@pytest.mark.parametrize("family", ["Kandinsky5T2V", "HunyuanImage"])
+def test_no_guess_is_made_at_what_comes_after_a_prompt(family):
+    """One for every token would be a number for each word of a vocabulary: gigabytes, of large models."""
+    conditioner, guessed = Conditioner.of(PIPELINES[f"{family}Pipeline"]()), []
+    head = conditioner.called.get_output_embeddings()
+    tokens = conditioner.tokenize(PROMPTS)
+    with torch.no_grad():
+        wanted = conditioner.called(tokens.ids, **tokens.call).hidden_states
+        with head.register_forward_hook(lambda *call: guessed.append(call[-1].shape)):
+            written = conditioner.write(tokens)
+    assert all(shape[1] == 1 < tokens.ids.shape[1] for shape in guessed) and guessed
+    assert "logits" not in written and all(map(torch.equal, written.hidden_states, wanted))
+
+
 POOLED = [
     ("HunyuanVideoPipeline", "text_encoder_2"),
     ("Kandinsky5T2VPipeline", "text_encoder_2"),

@@ -26,7 +26,7 @@ from unreel.prompts import captions
 from unreel.prompts.concept import Concept, naming
 from unreel.prompts.files import PromptRow
 from unreel.prompts.kinds import OBJECT_TEMPLATES
-from unreel.prompts.suite import GROUPS, Prompt, suite
+from unreel.prompts.suite import ERASED, GROUPS, Prompt, suite
 from unreel.prompts.vocabulary import EVERYDAY, KINDS, Vocabulary
 from unreel.versions import versions
 
@@ -114,7 +114,7 @@ def build_suite(
     groups = tuple(groups)
     require_sensible(videos, seed, groups, own_prompts)
     words = vocabulary(concept, judge, erased)
-    for which in {concept.traits.neighbours, "concept"}:
+    for which in {concept.traits.neighbours, "concept"} if set(groups) - set(ERASED) else ():  # which name nothing else
         words[which] = nearest(conditioner, concept.name, words[which])
     named = _as_called(concept, judge)
     gone = naming([each for each in erased if each.name.casefold() != concept.name.casefold()])

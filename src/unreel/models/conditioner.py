@@ -175,8 +175,18 @@ class Conditioner:
         return self._last_read(self.write(tokens))
 
     def write(self, tokens: Tokens) -> Any:
-        """All that the text encoder gives back for tokens, as transformers names it."""
-        return self._reader(tokens.ids, **tokens.call)
+        """All that the text encoder gives back for tokens, as transformers names it, but for a guess at what comes next, of
+        which a language model makes one for every word of its vocabulary.
+        """
+        written = self._reader(tokens.ids, **{**self._no_guesses, **tokens.call})
+        if not self._no_guesses:
+            return written
+        return type(written)(**{name: value for name, value in written.items() if name != "logits"})
+
+    @cached_property
+    def _no_guesses(self) -> dict[str, int]:
+        guesses = "logits_to_keep" in inspect.signature(self._reader.forward).parameters
+        return {"logits_to_keep": 1} if guesses else {}
 
     def token_states(self, tokens: Tokens) -> torch.Tensor:
         """Tokens -> the states of theirs that the network is given (batch, tokens, width): what `encode_tokens` gives, but
@@ -499,7 +509,13 @@ class Conditioner:
 
     def length(self, prompt: str) -> int:
         """The tokens of a prompt, its start and end included, but no template."""
-        return len(self.tokenizer(prompt, verbose=False).input_ids)  # whether it is too long is for us to say
+        if prompt not in self._lengths:
+            self._lengths[prompt] = len(self.tokenizer(prompt, verbose=False).input_ids)  # too long is for us to say
+        return self._lengths[prompt]
+
+    @cached_property
+    def _lengths(self) -> dict[str, int]:  # asked for again and again where sentences are put together
+        return {}
 
     @cached_property
     def room(self) -> float:
