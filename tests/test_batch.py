@@ -348,6 +348,7 @@ def test_workers_of_a_cluster_may_die(job, monkeypatch):
         return attempt(each)
 
     monkeypatch.setattr(package, "attempt", dying)
-    made, _ = batch(BatchJob(job.file, job.each, retries=1, ray="local"), lambda *_: None)
+    each = replace(job.each, settings={"steps": 3, "forget": 20, "retain": 20, "solve_retain": 30})  # no fixture is there
+    made, _ = batch(BatchJob(job.file, each, retries=1, ray="local"), lambda *_: None)
     assert made.complete and {outcome.attempts for outcome in made.outcomes} == {2}
     assert len(list(job.folder.glob("*/erasure.json"))) == 3

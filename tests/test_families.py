@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -316,6 +317,12 @@ def test_the_loss_equals_the_formula_written_out(name):
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def learned(pipeline):
+    """What one makes of a concept in the pipeline, learned once."""
+    return cache(lambda config: unlearn("castle", alone(pipeline), config))
+
+
 def test_short_prompts_read_briefly_are_drawn_the_same(pipeline):
     denoiser = Denoiser.of(pipeline, size(pipeline))
     longest = max(PROMPTS, key=Conditioner.of(pipeline).length)
@@ -410,12 +417,12 @@ def test_half_precision_is_as_it_was_afterwards(pipeline, folder):
 WITHOUT_CHECKPOINTING = "TextToVideoSDPipeline"
 
 
-def test_saving_memory_changes_nothing(pipeline):
+def test_saving_memory_changes_nothing(pipeline, learned):
     """Bit for bit the same erasure with gradient checkpointing, and offloaded."""
     name, config = type(pipeline).__name__, FewShotConfig(shots=1, epochs=1, learning_rate=1e-3, rank=2)
     if name == DISTILLED:
         return
-    expected = unlearn("castle", alone(pipeline), config)
+    expected = learned(config)
     ways = {}
     if name == WITHOUT_CHECKPOINTING:
         with pytest.raises(UnreelError, match="UNet3DConditionModel has no gradient checkpointing: leave it out"):
@@ -430,18 +437,18 @@ def test_saving_memory_changes_nothing(pipeline):
     assert any(change.up.any() for change in expected.components[0].deltas.values())
 
 
-def test_what_learns_on_another_device_learns_the_same(pipeline):
+def test_what_learns_on_another_device_learns_the_same(pipeline, learned):
     """From text with one pipeline of each family there, and from images with the parts of every pipeline taking turns."""
     name, few_shot = type(pipeline).__name__, FewShotConfig(shots=1, epochs=1, learning_rate=1e-3, rank=2)
     configs = [QUICK] if name in (DISTILLED, *(family.t2v[0] for family in FAMILIES)) else []
     for config in configs + [few_shot] * (name != DISTILLED):
-        expected = unlearn("castle", alone(pipeline), config)
+        expected = learned(config)
         with another_device() as device:
             model = move(build(name), name, device, offload=config is few_shot)
-            learned = unlearn("castle", alone(model), config)
-            learned.apply(model)
-            assert active_interventions(model) == [learned]
-        for component, other in zip(learned.components, expected.components, strict=True):
+            there = unlearn("castle", alone(model), config)
+            there.apply(model)
+            assert active_interventions(model) == [there]
+        for component, other in zip(there.components, expected.components, strict=True):
             for weight, change in component.deltas.items():
                 dense = other.deltas[weight].dense()
                 assert (change.dense() - dense).norm() <= 0.01 * dense.norm()
@@ -823,11 +830,18 @@ def test_unasked_attacks_that_a_model_does_not_allow_are_left_out_and_said(names
 GROUPS = [(family, other) for family in FAMILIES for other in (*family.t2v[1:], *family.t2i)]
 
 
+@cache
+def first_of(family):
+    """The first video pipeline of a family, and an erasure that it learned."""
+    video = build(family.t2v[0])
+    return video, unlearn("castle", alone(video), QUICK)
+
+
 @pytest.mark.parametrize(("family", "other"), GROUPS, ids=lambda it: getattr(it, "name", it))
 def test_one_erasure_fits_every_pipeline_of_its_family(family, other):
-    video, second = build(family.t2v[0]), sd2() if family.name == "Stable Diffusion 2.x" else build(other)
+    video, erasure = first_of(family)
+    second = sd2() if family.name == "Stable Diffusion 2.x" else build(other)
     assert [] in Pair(second, video, "second", "video").shared().values()
-    erasure = unlearn("castle", alone(video), QUICK)
     before = tensors(second)
     erasure.apply(second)
     assert not all(torch.equal(a, b) for a, b in zip(before, tensors(second), strict=True))

@@ -31,30 +31,53 @@ def installed(tmp_path_factory):
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path[1:]])}
 
 
+EACH = """
+import io, json, sys
+from contextlib import redirect_stdout
+from unreel import cli
+said = []
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["unreel", *command]
+    with redirect_stdout(io.StringIO()) as out:
+        try:
+            cli.main()
+        except SystemExit as end:
+            if end.code:
+                raise
+    said.append(out.getvalue())
+print(json.dumps(said))
+"""  # one process, since each imports all of torch and diffusers
+
+
 def test_a_package_adds_a_method_a_judge_an_attack_and_a_metric(installed, tmp_path):
     pair = make_pair()
     pair.t2i.save_pretrained(tmp_path / "t2i")
     pair.t2v.save_pretrained(tmp_path / "t2v")
     models = ["--t2v", "t2v", "--frames", "4"]
 
-    def unreel(*arguments):
-        command = [sys.executable, "-m", "unreel.cli", *arguments, "--quiet", "--json"]
-        done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
     learn = ["unlearn", "cat", "--method", "polite-refusal", "--word", "flower", "--videos", "0", "--out", "made"]
-    made = unreel(*learn, "--t2v", "t2v")
+    options = [*models, "--judge", "brightness", "--steps", "1", "--videos", "2", "--group", "explicit"]
+    more = [*models, "--t2i", "t2i", "--judge", "brightness", "--video-steps", "1", "--cases", "1", "--budget", "1"]
+    commands = [
+        [*learn, "--t2v", "t2v"],
+        ["evaluate", "made", *options],
+        ["attack", "made", *more, "--attack", "shouting"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, json.dumps([[*command, "--quiet", "--json"] for command in commands])],
+        cwd=tmp_path,
+        env=installed,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    made, found, attacks = map(json.loads, json.loads(done.stdout))
     assert [(part["method"], part["anchor"]) for part in made["concepts"]] == [("polite-refusal", "flower")]
-    options = [*models, "--judge", "brightness", "--steps", "1"]
-    found = unreel("evaluate", "made", *options, "--videos", "2", "--group", "explicit")
     assert (
         found["judge"]["name"] == "brightness judge"
         and 0 < found["figures"]["explicit"]["brightness"]["edited"]["value"] < 1
     )
-    options = [*models, "--t2i", "t2i", "--judge", "brightness", "--video-steps", "1"]
-    attacks = unreel("attack", "made", *options, "--attack", "shouting", "--cases", "1", "--budget", "1")["attacks"]
-    assert attacks["shouting"]["edited_attempts"][0][0]["prompt"].isupper()
+    assert attacks["attacks"]["shouting"]["edited_attempts"][0][0]["prompt"].isupper()
 
 
 def test_what_is_unknown_or_broken_is_refused_and_nobody_stands_in_for_unreels_own(monkeypatch):

@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
-from pipelines import FRAMES, PIPELINES, build, size
+from pipelines import FRAMES, build, size
 
 from benchmarks.common import RESULTS
 from unreel import Concept, UnreelError, attack, evaluate, generate, unlearn
 from unreel.interventions import active_interventions, load_intervention
 from unreel.interventions.projection import Projection
 from unreel.interventions.safree import _Guidance
-from unreel.methods import configure
+from unreel.methods import adv_unlearn, configure
 from unreel.methods.adv_unlearn import _attacked
 from unreel.methods.diff_quick_fix import SENTENCES
 from unreel.methods.t2v_unlearning import _of_tokens, _seen
-from unreel.models.adapter import cross_attention, encode_prompt, frames_argument, made_by, network_of, set_up
+from unreel.models.adapter import cross_attention, encode_prompt, made_by, network_of, set_up
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.deltas import dense
 from unreel.models.denoiser import Denoiser
+from unreel.models.families import FAMILIES
 from unreel.models.pair import Pair, Settings
 from unreel.models.tokens import Tokens
 
+pytestmark = pytest.mark.usefixtures("hasty", "few_kept")
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
 ON_ENCODERS = {
@@ -42,6 +44,12 @@ ON_NETWORKS = {
 }
 ELSEWHERE = ON_NETWORKS | {"safree": {}, "video-eraser": {}}
 ALL = ON_ENCODERS | ELSEWHERE
+
+
+@pytest.fixture
+def few_kept(monkeypatch):
+    """Images of few prompts to keep: two are taken at a time."""
+    monkeypatch.setattr(adv_unlearn, "KEPT", 4)
 
 
 def make(pair, name, concept=CASTLE, **settings):
@@ -451,12 +459,10 @@ def test_a_record_without_sound_settings_is_broken(pair, tmp_path, broken):
         load_intervention(folder)
 
 
-@pytest.mark.parametrize("family", list(PIPELINES))
+@pytest.mark.parametrize("family", [name for family in FAMILIES for name in family.t2v])
 def test_every_family_takes_them_or_says_why_not(family):
     """As docs/families.md says. What goes on has an effect; everything else is refused before anything is changed."""
     pipeline = build(family)
-    if frames_argument(pipeline) is None:
-        pytest.skip("makes images")
     frames = FRAMES.get(family, 5)  # as many as the table is of: some refuse several alone
     pair = Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, frames=frames, size=size(pipeline), guidance=3.0))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import active_interventions
+from unreel import active_interventions, attack
 from unreel.interventions.base import RECORD_FILE
 from unreel.web.visit import Host, Visit
 from unreel.workflow import Place
@@ -26,6 +26,11 @@ def visit(host):
     visit = Visit(host)
     yield visit
     visit.close()
+
+
+@pytest.fixture(autouse=True)
+def short_searches(monkeypatch):
+    monkeypatch.setitem(attack.__kwdefaults__, "steps", 1)
 
 
 def last(seen):
