@@ -260,9 +260,40 @@ def test_what_is_no_change_of_this_model_is_refused(pair, theirs, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     refused("broken or cut short", tmp_path / "broken.safetensors", pair.t2v)
     torch.save({name: both[name]}, tmp_path / "esd.pt")
-    refused("is a pickle", tmp_path / "esd.pt", pair.t2v)
+    refused("is a pickle, .*docs/guide/researcher.md", tmp_path / "esd.pt", pair.t2v)
     (tmp_path / "empty").mkdir()
     refused("has no weights", tmp_path / "empty", pair.t2v)
+
+
+def test_what_other_code_writes_beside_weights_is_passed_over(pair, theirs, tmp_path):
+    """As ComfyUI does of CLIP's text encoder."""
+    changed = {name: weight.clone() for name, weight in weights(theirs.text_encoder).items()}
+    more = {"logit_scale": torch.ones(()), "text_projection.weight": torch.ones(4, 16), "spiece_model": torch.ones(9)}
+    save_file({**more, **changed}, tmp_path / "clip.safetensors")
+    components, told = changed_components(tmp_path / "clip.safetensors", pair.t2v)
+    assert [component.of for component in components] == ["text encoder"] and "weights of the text_encoder" in told
+
+
+def test_a_part_of_which_every_weight_differs_is_said_to_be_of_another_model(pair, tmp_path):
+    other = make_pair().t2v.unet
+    nudged(other, 0.01)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(1e-3)  # biases of zeros too
+    other.save_pretrained(tmp_path / "unet")
+    with pytest.warns(UserWarning, match="every weight of the unet differs.*, which you can name as the base"):
+        adopt(tmp_path / "unet", CONCEPT, pair.t2v)
+    with pytest.warns(UserWarning, match="was changed from another model than the base"):
+        pair.t2v.unet.save_pretrained(tmp_path / "base" / "unet")
+        adopt(tmp_path / "unet", CONCEPT, pair.t2v, base=tmp_path / "base" / "unet")
+
+
+def test_what_is_no_change_of_weights_is_refused_with_the_way_that_there_is(pair, tmp_path):
+    (tmp_path / "receler").mkdir()
+    (tmp_path / "receler" / "eraser_config.json").write_text("{}")
+    refused("adapters with a function between their matrices", tmp_path / "receler", pair.t2v)
+    save_file({"model.diffusion_model.input_blocks.1.1.weight": torch.ones(2)}, tmp_path / "compvis.safetensors")
+    refused("these are CompVis' names: give the file that its code writes", tmp_path / "compvis.safetensors", pair.t2v)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -307,6 +338,29 @@ def test_a_lora_counts_as_it_is_loaded_with_its_scale_and_its_bias(pair, tmp_pat
     (change,) = erasure.components[0].deltas.values()
     assert torch.allclose(change.dense(), torch.full((8, 16), 3 * 2 * 1e-4, dtype=torch.float64))
     assert all(weight.requires_grad for weight in pair.t2v.unet.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({}, 1.0), ({"lora_alpha": 1, "r": 2}, 0.5), ({"lora_alpha": 1, "r": 4, "use_rslora": True}, 0.5)],
+)
+def test_how_a_lora_is_scaled_may_stand_beside_it_alone(pair, tmp_path, recwarn, settings, share):
+    file = lora(tmp_path / "plain.safetensors", FITTING)
+    if settings:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    (change,) = adopt(file, CONCEPT, pair.t2v).components[0].deltas.values()
+    assert torch.allclose(change.dense(), torch.full((8, 16), share * 2 * 1e-4, dtype=torch.float64))
+    said = [str(one.message) for one in recwarn if "how its changes are scaled" in str(one.message)]
+    assert bool(said) is not bool(settings)
+
+
+def test_a_lora_whose_matrices_are_scaled_differently_is_refused(pair, tmp_path):
+    names = [f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_{which}" for which in "kv"]
+    tensors = {f"{name}.lora_down.weight": torch.full((2, 16), 0.01) for name in names}
+    tensors |= {f"{name}.lora_up.weight": torch.full((8, 2), 0.01) for name in names}
+    tensors |= {f"{name}.alpha": torch.tensor(float(i)) for i, name in enumerate(names, 1)}
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    refused("scales its matrices differently", tmp_path / "kohya.safetensors", pair.t2v)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from unreel.models.adapter import networks, text_encoders
 from unreel.models.compare import FLOATS, INDEX_FILE, Stored, fetch_parts, stored, tensors_in, weight_name
 from unreel.models.deltas import Delta, dense, scaled
 from unreel.models.fingerprint import Fingerprint, coarsest, exact_in, stored_precision_of
-from unreel.models.loading import recorded, require_source, shown
+from unreel.models.loading import PICKLES, recorded, require_source, shown
 from unreel.models.lora import LORA_FILE, is_lora, lora_deltas
 from unreel.models.pair import Pair
 from unreel.models.weights import doubled, held_weights, is_quantized
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 ADOPTED = "adopted"  # in the name of the method
 ANOTHER = 0.5  # a larger change, as a share of the norm of what is compared, is another model's
 _LEAST = 1e-3  # a norm counts as at least this share of its part's: a bias of zeros may well change
+ADAPTER_FILE = "eraser_config.json"  # of Receler's and T2VUnlearning's code, beside a pickle
+# What lies in some files of a text encoder beside what reads prompts: of the whole of CLIP, and a vocabulary.
+_BESIDE = ("logit_scale", "text_projection.weight", "spiece_model")
 SAME = 1e-7  # smaller differences may be float16's rounding
 _PARTS = ("text_encoder", "transformer", "unet")  # what the folders of those that change are called, with a number or not
 _DENOISER = "diffusion_pytorch_model"  # what files of weights of diffusers' own modules are called
@@ -138,7 +141,7 @@ def changed_components(
         if changes:
             share = _norm(changes) / max(norm, _LEAST * _norm(own[name]))
             if not share <= ANOTHER:
-                less = "" if file else ": it was changed from another model, which you can name as the base"
+                less = "" if file or base else ": it was changed from another model, which you can name as the base"
                 raise UnreelError(f"the {name} of {weights} differs from {of} by {_percent(share)}{less}")
             changes = {at: scaled(change, scale).cpu() for at, change in changes.items()}
             components.append(ComponentDelta(changes, prints[name], of_what[name]))
@@ -176,6 +179,13 @@ def _compared(weights: str | Path, base: str | Path | None, parts: Parts) -> dic
                 raise UnreelError(f"{base} is not what {weights} was changed from: it has no {summarise(missing)}")
             own = {at: before[name][at].read() for at in tensors}
         found[name] = _difference(own, tensors, name), _norm({at: own[at] for at in tensors})
+        if len(found[name][0]) == len(held_weights(parts[name])) > 1:
+            other = "another model than the base" if base else "another model, which you can name as the base"
+            warnings.warn(
+                f"every weight of the {name} differs, those of its norms and biases too: unless all of them were trained, "
+                f"{weights} was changed from {other}",
+                stacklevel=2,
+            )
     return found
 
 
@@ -183,10 +193,19 @@ def _read(source: str | Path) -> dict[str, list[Stored]]:
     """What is stored, from the headers of files: by component of a pipeline, or of what is one alone, under its name."""
     path = Path(source)
     if path.is_file():
+        if path.suffix in PICKLES:
+            raise UnreelError(
+                f"{path} is a pickle, which can run code when loaded: refused. Make a safetensors file of it where you "
+                "trust it, as docs/guide/researcher.md shows"
+            )
         if path.suffix != ".safetensors":
-            require_source(str(source))  # which says why it is none
             raise UnreelError(f"{path} is no safetensors file: give one, or a folder")
         return {"": tensors_in(path)}
+    if (path / ADAPTER_FILE).is_file():
+        raise UnreelError(
+            f"{path} holds adapters with a function between their matrices, which are no change of weights: nothing here "
+            "can hold them (--method t2v-unlearning learns such without it)"
+        )
     if path.is_dir() and not (path / INDEX_FILE).is_file():
         return {path.name: _of_component(path)}
     folder = fetch_parts(str(source), [f"{name}*" for name in _PARTS])
@@ -216,10 +235,12 @@ def _placed(components: Mapping[str, Sequence[Stored]], parts: Parts, source: st
         placed |= fitting
         left += [] if fitting else [name or source]
     if source and not placed:
-        keys = summarise([tensor.key for tensors in components.values() for tensor in tensors])
+        keys = [tensor.key for tensors in components.values() for tensor in tensors]
+        compvis = any("model.diffusion_model." in key or "input_blocks." in key for key in keys)
+        way = "; these are CompVis' names: give the file that its code writes for diffusers" if compvis else ""
         raise UnreelError(
             f"{source} is of another model, or its names are not those of diffusers and transformers: no part of this "
-            f"model has all of its weights ({keys})"
+            f"model has all of its weights ({summarise(keys)}){way}"
         )
     if source and left:
         warnings.warn(f"{', '.join(left)} of {source} is built otherwise than in this model, and left out", stacklevel=2)
@@ -235,11 +256,12 @@ def _named(tensors: Sequence[Stored], part: nn.Module) -> dict[str, Stored]:
     """
     own = {weight_name(name): (name, tuple(weight.shape)) for name, weight in held_weights(part).items()}
     buffers = {weight_name(name) for name, _ in part.named_buffers()}
-    words = tensors[0].key.split(".") if tensors else []
+    words = max((tensor.key.split(".") for tensor in tensors), key=len, default=[])
     for i in range(len(words)):
         before = "".join(f"{word}." for word in words[:i])
         keys = [weight_name(tensor.key.removeprefix(before)) if tensor.key.startswith(before) else "" for tensor in tensors]
-        named = {key: tensor for key, tensor in zip(keys, tensors, strict=True) if key is not None and key not in buffers}
+        beside = buffers | {name for name in _BESIDE if name not in own}
+        named = {key: tensor for key, tensor in zip(keys, tensors, strict=True) if key is not None and key not in beside}
         if named and all(key in own and own[key][1] == tensor.shape for key, tensor in named.items()):
             return {own[key][0]: tensor for key, tensor in named.items()}
     return {}

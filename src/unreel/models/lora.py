@@ -5,6 +5,7 @@ Knows files of diffusers' LoRA, and how peft holds them; leaves the pipeline as 
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -15,11 +16,13 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError, needs, reason_of, summarise
-from unreel.models.compare import Stored
-from unreel.models.deltas import Delta, LowRank, is_felt
+from unreel.models.compare import Stored, read_json
+from unreel.models.deltas import Delta, LowRank, is_felt, scaled
 from unreel.models.weights import portable
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
+SETTINGS_FILE = "adapter_config.json"  # as peft does
+_ALPHA = ".alpha"
 _ADAPTER = "unreel"
 _UP = re.compile(r"(\.lora_B(\.\w+)?|lora_up|_lora\.up|\.lora(_linear_layer)?\.up)\.weight$")  # one for each matrix
 _BEYOND = re.compile(r"dora_scale|magnitude|lokr_|hada_|lora_mid|\.diff(_b)?$")  # what is no product of two factors
@@ -39,10 +42,12 @@ def lora_deltas(
     Raises UnreelError for what diffusers cannot load into this pipeline, or would load in part; for what is more than a
     product for each matrix, as DoRA is; and if a LoRA is on the pipeline.
     """
-    _require_plain(file, tensors)
+    told = _settings_in(file)
+    _require_plain(file, tensors, told)
     _require_loadable(pipeline, parts)
+    share = 1.0 if told or any(tensor.key.endswith(_ALPHA) for tensor in tensors) else _scale_beside(file)
     with _loaded(file, pipeline, parts):
-        deltas = {name: _added(part) for name, part in parts.items()}
+        deltas = {name: {at: scaled(change, share) for at, change in _added(part).items()} for name, part in parts.items()}
         layers = sum(1 for part in parts.values() for _ in _adapted(part))
     wanted = [tensor.key for tensor in tensors if _UP.search(tensor.key)]
     if not wanted or layers < len(wanted):
@@ -53,19 +58,46 @@ def lora_deltas(
     return deltas
 
 
-def _require_plain(file: Path, tensors: Sequence[Stored]) -> None:
+def _settings_in(file: Path) -> list[tuple[str, Any]]:
+    """What a file says of its LoRA, by name, of each part that it is for."""
     from safetensors import safe_open
 
-    beyond = [tensor.key for tensor in tensors if _BEYOND.search(tensor.key)]
     with safe_open(file, "pt") as opened:
         told = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        fields = [(name.rpartition(".")[2], value) for name, value in json.loads(told).items()]
+        return [(name.rpartition(".")[2], value) for name, value in json.loads(told).items()]
     except (ValueError, AttributeError) as error:
         raise UnreelError(f"{file} is broken: what it says of itself is no JSON object") from error
-    beyond += [name for name, value in fields if value and value not in _REBUILDING.get(name, (value,))]
+
+
+def _require_plain(file: Path, tensors: Sequence[Stored], told: Sequence[tuple[str, Any]]) -> None:
+    beyond = [tensor.key for tensor in tensors if _BEYOND.search(tensor.key)]
+    beyond += [name for name, value in told if value and value not in _REBUILDING.get(name, (value,))]
     if beyond:
         raise UnreelError(f"{file} is more than a plain LoRA ({summarise(beyond)}): merge it, and give whole weights")
+    # Which alpha is which matrix', diffusers loses on the way from these names.
+    alphas = {float(tensor.read()) for tensor in tensors if tensor.key.startswith("lora_") and tensor.key.endswith(_ALPHA)}
+    if len(alphas) > 1:
+        raise UnreelError(
+            f"{file} scales its matrices differently, which diffusers passes over: merge it, and give weights"
+        )
+
+
+def _scale_beside(file: Path) -> float:
+    """By how much peft multiplies the product of a LoRA's factors, from its settings beside a file that says nothing of it:
+    alpha over rank, which diffusers does not read there. Warns where nothing says it.
+    """
+    beside = file.parent / SETTINGS_FILE
+    settings = read_json(beside) if beside.is_file() else {}
+    alpha, rank = settings.get("lora_alpha"), settings.get("r")
+    if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank > 0:
+        return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+    warnings.warn(
+        f"{file.name} does not say how its changes are scaled, so they are taken as they stand: give --scale, alpha over "
+        "rank, where whoever made it says so",
+        stacklevel=2,
+    )
+    return 1.0
 
 
 def _require_loadable(pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
