@@ -141,7 +141,7 @@ def reads_latents_of_pictures(pipeline: Any) -> bool:
     return frames_argument(pipeline) is None and vae is not None and channels == getattr(vae.config, "latent_channels", 0)
 
 
-def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, Any]:
     """What gives embeddings (batch, tokens, width) to a pipeline in place of prompts; tokens that are all zero are none."""
     usual = _defaults(pipeline)
     mask = {"prompt_attention_mask": (embeddings != 0).any(-1).long()} if "prompt_attention_mask" in usual else {}
