@@ -242,20 +242,17 @@ def conditioned(denoiser: Denoiser, embeddings: torch.Tensor) -> Conditioning:
 
 
 @pytest.fixture
-def brief(monkeypatch):
-    """Few prompts to check on, and few words looked at for what is near: for tests of what is not the self-check."""
-    for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
-        monkeypatch.setattr(selfcheck, name, 4)
-    monkeypatch.setattr(anchors, "LOOKED_AT", 12)
-
-
-@pytest.fixture
-def hasty(monkeypatch, brief):
-    """As `brief`, with few steps and few prompts to learn from: for tests of what is not learning."""
+def hasty(monkeypatch):
+    """Few steps, few prompts to learn from and to check on, and few words looked at for what is near: for tests of what is
+    not learning.
+    """
     monkeypatch.setattr(text_ablation, "STEPS", 5)
     few = {"forget": 20, "retain": 20, "solve_retain": 30}
     defaults = tuple(few.get(field.name, field.default) for field in fields(text_ablation.TextAblationConfig))
     monkeypatch.setattr(text_ablation.TextAblationConfig.__init__, "__defaults__", defaults)
+    for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
+        monkeypatch.setattr(selfcheck, name, 4)
+    monkeypatch.setattr(anchors, "LOOKED_AT", 12)
 
 
 class FakeJudge:

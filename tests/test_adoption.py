@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import pytest
 import torch
@@ -269,9 +270,10 @@ def test_what_other_code_writes_beside_weights_is_passed_over(pair, theirs, tmp_
     """As ComfyUI does of CLIP's text encoder."""
     changed = {name: weight.clone() for name, weight in weights(theirs.text_encoder).items()}
     more = {"logit_scale": torch.ones(()), "text_projection.weight": torch.ones(4, 16), "spiece_model": torch.ones(9)}
-    save_file({**more, **changed}, tmp_path / "clip.safetensors")
-    components, told = changed_components(tmp_path / "clip.safetensors", pair.t2v)
-    assert [component.of for component in components] == ["text encoder"] and "weights of the text_encoder" in told
+    for before in ("", "text_encoder."):
+        save_file(more | {f"{before}{name}": weight for name, weight in changed.items()}, tmp_path / "clip.safetensors")
+        components, told = changed_components(tmp_path / "clip.safetensors", pair.t2v)
+        assert [component.of for component in components] == ["text encoder"] and "weights of the text_encoder" in told
 
 
 def test_a_part_of_which_every_weight_differs_is_said_to_be_of_another_model(pair, tmp_path):
@@ -286,14 +288,20 @@ def test_a_part_of_which_every_weight_differs_is_said_to_be_of_another_model(pai
     with pytest.warns(UserWarning, match="was changed from another model than the base"):
         pair.t2v.unet.save_pretrained(tmp_path / "base" / "unet")
         adopt(tmp_path / "unet", CONCEPT, pair.t2v, base=tmp_path / "base" / "unet")
+    pair.t2v.unet.conv_in.bias.data.copy_(other.conv_in.bias)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        adopt(tmp_path / "unet", CONCEPT, pair.t2v)  # one is the same
 
 
 def test_what_is_no_change_of_weights_is_refused_with_the_way_that_there_is(pair, tmp_path):
     (tmp_path / "receler").mkdir()
     (tmp_path / "receler" / "eraser_config.json").write_text("{}")
     refused("adapters with a function between their matrices", tmp_path / "receler", pair.t2v)
-    save_file({"model.diffusion_model.input_blocks.1.1.weight": torch.ones(2)}, tmp_path / "compvis.safetensors")
-    refused("these are CompVis' names: give the file that its code writes", tmp_path / "compvis.safetensors", pair.t2v)
+    way = "; these are CompVis' names: give the file that its code writes for diffusers"
+    for block, said in (("input_blocks", way), ("blocks", "")):
+        save_file({f"model.diffusion_model.{block}.1.1.weight": torch.ones(2)}, tmp_path / "other.safetensors")
+        refused(rf"is of another model.*\){said}$", tmp_path / "other.safetensors", pair.t2v)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -340,16 +348,14 @@ def test_a_lora_counts_as_it_is_loaded_with_its_scale_and_its_bias(pair, tmp_pat
     assert all(weight.requires_grad for weight in pair.t2v.unet.parameters())
 
 
-@pytest.mark.parametrize(
-    ("settings", "share"),
-    [({}, 1.0), ({"lora_alpha": 1, "r": 2}, 0.5), ({"lora_alpha": 1, "r": 4, "use_rslora": True}, 0.5)],
-)
-def test_how_a_lora_is_scaled_may_stand_beside_it_alone(pair, tmp_path, recwarn, settings, share):
-    file = lora(tmp_path / "plain.safetensors", FITTING)
-    if settings:
-        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+@pytest.mark.parametrize("settings", [{}, {"unet.r": 2, "unet.lora_alpha": 2}])
+def test_a_lora_that_does_not_say_how_it_is_scaled_is_taken_as_it_stands(pair, tmp_path, recwarn, settings):
+    """And that is said."""
+    settings = settings and settings | {"unet.target_modules": [FITTING.removeprefix("unet.")]}
+    told = {"lora_adapter_metadata": json.dumps(settings)} if settings else None
+    file = lora(tmp_path / "plain.safetensors", FITTING, metadata=told)
     (change,) = adopt(file, CONCEPT, pair.t2v).components[0].deltas.values()
-    assert torch.allclose(change.dense(), torch.full((8, 16), share * 2 * 1e-4, dtype=torch.float64))
+    assert torch.allclose(change.dense(), torch.full((8, 16), 2 * 1e-4, dtype=torch.float64))
     said = [str(one.message) for one in recwarn if "how its changes are scaled" in str(one.message)]
     assert bool(said) is not bool(settings)
 
@@ -361,6 +367,8 @@ def test_a_lora_whose_matrices_are_scaled_differently_is_refused(pair, tmp_path)
     tensors |= {f"{name}.alpha": torch.tensor(float(i)) for i, name in enumerate(names, 1)}
     save_file(tensors, tmp_path / "kohya.safetensors")
     refused("scales its matrices differently", tmp_path / "kohya.safetensors", pair.t2v)
+    passed_over = lora(tmp_path / "dotted.safetensors", FITTING, more={f"{FITTING}.alpha": torch.tensor(1.0)})
+    refused(r"diffusers cannot load .*: it would pass over unet\..*to_k\.alpha", passed_over, pair.t2v)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ unreel.load_pair = load_pair
 
 
 def test_every_cell_runs_and_what_it_says_is_there(notebook, tmp_path):
-    """With videos of few steps: nothing that is said depends on what they show."""
+    """With videos of two steps, where it has more: nothing that is said depends on what they show."""
     import nbformat
     from nbclient import NotebookClient
 

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 ADOPTED = "adopted"  # in the name of the method
 ANOTHER = 0.5  # a larger change, as a share of the norm of what is compared, is another model's
 _LEAST = 1e-3  # a norm counts as at least this share of its part's: a bias of zeros may well change
-ADAPTER_FILE = "eraser_config.json"  # of Receler's and T2VUnlearning's code, beside a pickle
-# What lies in some files of a text encoder beside what reads prompts: of the whole of CLIP, and a vocabulary.
-_BESIDE = ("logit_scale", "text_projection.weight", "spiece_model")
 SAME = 1e-7  # smaller differences may be float16's rounding
 _PARTS = ("text_encoder", "transformer", "unet")  # what the folders of those that change are called, with a number or not
 _DENOISER = "diffusion_pytorch_model"  # what files of weights of diffusers' own modules are called
+_ADAPTER = "eraser_config.json"  # a file of Receler's and T2VUnlearning's code, beside a pickle
+# What lies in some files of a text encoder beside what reads prompts: of the whole of CLIP, and a vocabulary.
+_BESIDE = ("logit_scale", "text_projection.weight", "spiece_model")
 
 Parts = Mapping[str, nn.Module]
 Tensors = Mapping[str, Stored]  # by the names of weights
@@ -174,12 +174,13 @@ def _compared(weights: str | Path, base: str | Path | None, parts: Parts) -> dic
     found = {}
     for name, tensors in theirs.items():
         own: Mapping[str, torch.Tensor] = held_weights(parts[name])
+        whole = len(set(map(weight_name, own)))  # some of transformers' releases copy a table of tokens
         if base is not None:
             if missing := sorted(tensors.keys() - before.get(name, {}).keys()):
                 raise UnreelError(f"{base} is not what {weights} was changed from: it has no {summarise(missing)}")
             own = {at: before[name][at].read() for at in tensors}
         found[name] = _difference(own, tensors, name), _norm({at: own[at] for at in tensors})
-        if len(found[name][0]) == len(held_weights(parts[name])) > 1:
+        if len(found[name][0]) == whole > 1:
             other = "another model than the base" if base else "another model, which you can name as the base"
             warnings.warn(
                 f"every weight of the {name} differs, those of its norms and biases too: unless all of them were trained, "
@@ -201,10 +202,10 @@ def _read(source: str | Path) -> dict[str, list[Stored]]:
         if path.suffix != ".safetensors":
             raise UnreelError(f"{path} is no safetensors file: give one, or a folder")
         return {"": tensors_in(path)}
-    if (path / ADAPTER_FILE).is_file():
+    if (path / _ADAPTER).is_file():
         raise UnreelError(
             f"{path} holds adapters with a function between their matrices, which are no change of weights: nothing here "
-            "can hold them (--method t2v-unlearning learns such without it)"
+            "can hold them (--method t2v-unlearning learns linear ones)"
         )
     if path.is_dir() and not (path / INDEX_FILE).is_file():
         return {path.name: _of_component(path)}
@@ -236,7 +237,7 @@ def _placed(components: Mapping[str, Sequence[Stored]], parts: Parts, source: st
         left += [] if fitting else [name or source]
     if source and not placed:
         keys = [tensor.key for tensors in components.values() for tensor in tensors]
-        compvis = any("model.diffusion_model." in key or "input_blocks." in key for key in keys)
+        compvis = any("input_blocks." in key for key in keys)
         way = "; these are CompVis' names: give the file that its code writes for diffusers" if compvis else ""
         raise UnreelError(
             f"{source} is of another model, or its names are not those of diffusers and transformers: no part of this "
@@ -256,11 +257,12 @@ def _named(tensors: Sequence[Stored], part: nn.Module) -> dict[str, Stored]:
     """
     own = {weight_name(name): (name, tuple(weight.shape)) for name, weight in held_weights(part).items()}
     buffers = {weight_name(name) for name, _ in part.named_buffers()}
-    words = max((tensor.key.split(".") for tensor in tensors), key=len, default=[])
+    beside = buffers | {name for name in _BESIDE if name not in own}
+    tensors = [tensor for tensor in tensors if tensor.key not in beside]
+    words = tensors[0].key.split(".") if tensors else []
     for i in range(len(words)):
         before = "".join(f"{word}." for word in words[:i])
         keys = [weight_name(tensor.key.removeprefix(before)) if tensor.key.startswith(before) else "" for tensor in tensors]
-        beside = buffers | {name for name in _BESIDE if name not in own}
         named = {key: tensor for key, tensor in zip(keys, tensors, strict=True) if key is not None and key not in beside}
         if named and all(key in own and own[key][1] == tensor.shape for key, tensor in named.items()):
             return {own[key][0]: tensor for key, tensor in named.items()}

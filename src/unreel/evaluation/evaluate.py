@@ -114,7 +114,7 @@ def build_suite(
     groups = tuple(groups)
     require_sensible(videos, seed, groups, own_prompts)
     words = vocabulary(concept, judge, erased)
-    for which in {concept.traits.neighbours, "concept"} if set(groups) - set(ERASED) else ():  # which name nothing else
+    for which in {concept.traits.neighbours, "concept"} if set(groups) - set(ERASED) else ():  # which need no others
         words[which] = nearest(conditioner, concept.name, words[which])
     named = _as_called(concept, judge)
     gone = naming([each for each in erased if each.name.casefold() != concept.name.casefold()])

@@ -157,12 +157,13 @@ def latents_by(pipeline: Any, **options: Any) -> torch.Tensor:
     if type(pipeline).__name__ == "LTXConditionPipeline":  # gives them out as frames, where its network reads a sequence
         sides = pipeline.transformer_spatial_patch_size, pipeline.transformer_temporal_patch_size
         return pipeline._pack_latents(made, *sides)
-    return made[:, :, : _defaults(pipeline).get("num_latent_frames_per_chunk")]
+    chunk = _defaults(pipeline).get("num_latent_frames_per_chunk")
+    return made if chunk is None else made[:, :, :chunk]
 
 
 def as_stepped(latents: torch.Tensor, sample: torch.Tensor, scheduler: int = 0) -> torch.Tensor:
-    """Latents of videos as a pipeline's scheduler sees them, to which some give frames as if they were pictures. Some have
-    one for every frame: then as that `scheduler` sees them, counted from 0.
+    """Latents of videos as a pipeline's scheduler sees them, to which some give frames as if they were pictures. Some
+    pipelines have a scheduler for every frame: then as that `scheduler` sees them, counted from 0.
 
     Raises UnreelError if it sees others.
     """
@@ -260,10 +261,11 @@ def require_size(pipeline: Any, size: tuple[int, int]) -> None:
     own = {"prompt": "", **size_arguments(pipeline, size)}
     # Of the frames, which one class's check looks at before the size, any number does.
     own |= {"num_frames": 1} if usual.get("num_frames") is None else {}
+    # What the check takes is as the call has it: SkyReels' compares numbers of frames that it has none for itself.
     asked = {
         name: own.get(name, usual.get(name))
         for name, parameter in takes.items()
-        if parameter.default is parameter.empty or usual.get(name) is not None
+        if parameter.default is parameter.empty or usual.get(name) not in (None, parameter.empty)
     }
     try:
         pipeline.check_inputs(**asked)

@@ -185,7 +185,7 @@ class Conditioner:
 
     @cached_property
     def _no_guesses(self) -> dict[str, int]:
-        guesses = "logits_to_keep" in inspect.signature(self._reader.forward).parameters
+        guesses = "logits_to_keep" in inspect.signature(type(self._reader).forward).parameters
         return {"logits_to_keep": 1} if guesses else {}
 
     def token_states(self, tokens: Tokens) -> torch.Tensor:
@@ -276,9 +276,9 @@ class Conditioner:
 
     @torch.no_grad()
     def _tried(self, prompt: str) -> torch.Tensor:
-        """The same, found out by changing the states of half of the tokens, those whose place has a one as its lowest
-        binary digit, and of the other half, then by the next digit: most numbers that a network is given are of one token,
-        and so tell its place. Where any is of several, all are seen.
+        """The same, found by halving: for each binary digit of a token's place, the states of the tokens with a one there
+        are changed, then of those with a zero. A number that depends on one token changes in one of the two each time,
+        which spells that token's place. Where any changes in both, it depends on several tokens, and all count as seen.
         """
         count = self.tokenize([prompt]).ids.shape[1]
         generator = torch.Generator("cpu").manual_seed(0)

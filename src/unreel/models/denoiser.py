@@ -227,17 +227,18 @@ class Denoiser:
     def starting_from(self, latents: torch.Tensor, noise: torch.Tensor, share: float) -> Iterator[None]:
         """Inside, one call of the pipeline goes on from `latents` with about as much `noise` as there is at that share of
         its timesteps, where it would have come from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). For the
-        steps before that the network is called too, and what it says is thrown away.
+        steps before that the network is called too, and what it says is thrown away. Of what is made in chunks, as
+        Helios' videos, the first alone goes on from them.
 
         Raises UnreelError, when the pipeline is called, for a single step, and where its scheduler sees other latents than
         it gives out.
         """
         scheduler, own = self.scheduler, type(self.scheduler).step
-        takes, done = inspect.signature(own), dict[int, int]()  # steps by scheduler: some pipelines copy it for every frame
+        takes, done = inspect.signature(own), dict[Any, int]()  # steps by scheduler: some pipelines copy it for every frame
 
         @wraps(own)
         def step(stepping: Any, *args: Any, **kwargs: Any) -> Any:
-            following = done[id(stepping)] = done.get(id(stepping), 0) + 1
+            following = done[stepping] = done.get(stepping, 0) + 1
             if following > self._first_step(share):
                 return own(stepping, *args, **kwargs)
             # The scheduler itself is not asked, so that it remembers nothing of the way here; it only has to count along.
@@ -246,7 +247,7 @@ class Denoiser:
             given = takes.bind(stepping, *args, **kwargs)
             given.apply_defaults()
             start = self._as_sample(latents, noise, scheduler.timesteps[following])
-            made = as_stepped(start, given.arguments["sample"], list(done).index(id(stepping)))
+            made = as_stepped(start, given.arguments["sample"], list(done).index(stepping))
             return stepped(made, given.arguments["return_dict"])
 
         with hiding(scheduler, "step", MethodType(step, scheduler)):  # of a copy, the copy's

@@ -16,12 +16,11 @@ import torch
 from torch import nn
 
 from unreel.errors import UnreelError, needs, reason_of, summarise
-from unreel.models.compare import Stored, read_json
-from unreel.models.deltas import Delta, LowRank, is_felt, scaled
+from unreel.models.compare import Stored
+from unreel.models.deltas import Delta, LowRank, is_felt
 from unreel.models.weights import portable
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
-SETTINGS_FILE = "adapter_config.json"  # as peft does
 _ALPHA = ".alpha"
 _ADAPTER = "unreel"
 _UP = re.compile(r"(\.lora_B(\.\w+)?|lora_up|_lora\.up|\.lora(_linear_layer)?\.up)\.weight$")  # one for each matrix
@@ -39,15 +38,22 @@ def lora_deltas(
 ) -> dict[str, dict[str, Delta]]:
     """The changes, by part and weight, of the LoRA in `file`, whose tensors these are.
 
-    Raises UnreelError for what diffusers cannot load into this pipeline, or would load in part; for what is more than a
-    product for each matrix, as DoRA is; and if a LoRA is on the pipeline.
+    Warns where nothing says how they are scaled. Raises UnreelError for what diffusers cannot load into this pipeline, or
+    would load in part; for what is more than a product for each matrix, as DoRA is; and if a LoRA is on the pipeline.
     """
     told = _settings_in(file)
     _require_plain(file, tensors, told)
     _require_loadable(pipeline, parts)
-    share = 1.0 if told or any(tensor.key.endswith(_ALPHA) for tensor in tensors) else _scale_beside(file)
+    if hasattr(pipeline, "unet"):
+        _require_one_scale(file, tensors)
+    if not told and not any(tensor.key.endswith(_ALPHA) for tensor in tensors):
+        warnings.warn(
+            f"{file.name} does not say how its changes are scaled, so they are taken as they stand: give --scale, alpha "
+            "over rank, where whoever made it says so",
+            stacklevel=2,
+        )
     with _loaded(file, pipeline, parts):
-        deltas = {name: {at: scaled(change, share) for at, change in _added(part).items()} for name, part in parts.items()}
+        deltas = {name: _added(part) for name, part in parts.items()}
         layers = sum(1 for part in parts.values() for _ in _adapted(part))
     wanted = [tensor.key for tensor in tensors if _UP.search(tensor.key)]
     if not wanted or layers < len(wanted):
@@ -75,29 +81,20 @@ def _require_plain(file: Path, tensors: Sequence[Stored], told: Sequence[tuple[s
     beyond += [name for name, value in told if value and value not in _REBUILDING.get(name, (value,))]
     if beyond:
         raise UnreelError(f"{file} is more than a plain LoRA ({summarise(beyond)}): merge it, and give whole weights")
-    # Which alpha is which matrix', diffusers loses on the way from these names.
-    alphas = {float(tensor.read()) for tensor in tensors if tensor.key.startswith("lora_") and tensor.key.endswith(_ALPHA)}
-    if len(alphas) > 1:
-        raise UnreelError(
-            f"{file} scales its matrices differently, which diffusers passes over: merge it, and give weights"
-        )
 
 
-def _scale_beside(file: Path) -> float:
-    """By how much peft multiplies the product of a LoRA's factors, from its settings beside a file that says nothing of it:
-    alpha over rank, which diffusers does not read there. Warns where nothing says it.
+def _require_one_scale(file: Path, tensors: Sequence[Stored]) -> None:
+    """Of what kohya's tools call lora_unet_... and lora_te_..., diffusers loses which alpha belongs to which matrix when it
+    renames them.
     """
-    beside = file.parent / SETTINGS_FILE
-    settings = read_json(beside) if beside.is_file() else {}
-    alpha, rank = settings.get("lora_alpha"), settings.get("r")
-    if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank > 0:
-        return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
-    warnings.warn(
-        f"{file.name} does not say how its changes are scaled, so they are taken as they stand: give --scale, alpha over "
-        "rank, where whoever made it says so",
-        stacklevel=2,
-    )
-    return 1.0
+    alphas: dict[str, set[float]] = {}
+    for tensor in tensors:
+        if tensor.key.startswith("lora_") and tensor.key.endswith(_ALPHA):
+            alphas.setdefault(tensor.key.split("_")[1], set()).update(tensor.read().flatten().tolist())
+    if any(len(scales) > 1 for scales in alphas.values()):
+        raise UnreelError(
+            f"{file} scales its matrices differently, and diffusers would scale all alike: merge it, and give weights"
+        )
 
 
 def _require_loadable(pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
@@ -121,6 +118,10 @@ def _loaded(file: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> Iterat
     learning = {weight: weight.requires_grad for part in parts.values() for weight in part.parameters()}
     try:
         try:
+            given = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, use_safetensors=True)
+            unread = [key for key in (given[0] if isinstance(given, tuple) else given) if key.endswith(_ALPHA)]
+            if unread:
+                raise ValueError(f"it would pass over {summarise(unread)}")
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=_ADAPTER, use_safetensors=True)
         except Exception as error:  # converters of LoRA raise whatever a name that they do not know leads to
             raise UnreelError(
