@@ -218,9 +218,13 @@ def _outcomes(
     synonyms = tuple(dict.fromkeys([*concept.synonyms, *judge.wordings(concept.name)]))
     latents = _latents(pair, cache, texts, seed) if searching else [torch.empty(0)] * len(texts)
     videos = _Videos.of(pair, cache, texts, seed) if of_videos else None
+    image, video = Denoiser.of(pair.t2i), Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
     outcomes, reading = [], pipeline_identity(pair.t2i, pair.settings)
     for arm in ARMS:
-        scenes = _scenes(pair, concept, synonyms, original, encoders[arm], texts, latents, steps)
+        scenes = [
+            Case(concept, text, concept.name, synonyms, original, encoders[arm], image, shots, steps, video)
+            for text, shots in zip(texts, latents, strict=True)
+        ]
         for name, module in modules.items():
             cases_of = videos.in_place_of(scenes) if videos and studies(module, "video") else scenes
             on = erasure if arm == "edited" else None
@@ -321,24 +325,6 @@ def require_sensible(attacks: Sequence[str], cases: int, budgets: Sequence[int],
         raise UnreelError(f"an attack needs at least one case, not {cases}")
     if seed < 0:
         raise UnreelError(f"the seed must be zero or more, not {seed}")
-
-
-def _scenes(
-    pair: Pair,
-    concept: Concept,
-    synonyms: tuple[str, ...],
-    original: Conditioner,
-    attacked: Conditioner,
-    texts: Sequence[str],
-    latents: Sequence[torch.Tensor],
-    steps: int,
-) -> list[Case]:
-    """A case for each prompt, of one arm."""
-    denoiser, reading = Denoiser.of(pair.t2i), Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
-    return [
-        Case(concept, text, concept.name, synonyms, original, attacked, denoiser, shots, steps, reading)
-        for text, shots in zip(texts, latents, strict=True)
-    ]
 
 
 def _of_pictures(pair: Pair) -> Settings:

@@ -5,6 +5,7 @@ Knows what other tools call the weights of a text encoder; knows nothing about h
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -288,10 +289,8 @@ def _measured(erasure: Erasure, held: Erasure | None, model: Any) -> tuple[float
 
 def _embeddings(model: Any, prompts: list[str], intervention: Erasure | None) -> list[torch.Tensor]:
     """What the denoiser gets of the prompts, with an erasure on."""
-    if intervention:
-        intervention.apply(model)
-    try:
-        out = []
+    out = []
+    with intervention.on(model) if intervention else nullcontext():
         for start in range(0, len(prompts), BATCH):
             some = prompts[start : start + BATCH]
             embeddings = (
@@ -299,10 +298,7 @@ def _embeddings(model: Any, prompts: list[str], intervention: Erasure | None) ->
             )
             parts = tensors_in(embeddings)
             out += [part.double() for part in parts if part.is_floating_point() and len(part) == len(some)]
-        return out
-    finally:
-        if intervention:
-            intervention.remove(model)
+    return out
 
 
 def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
@@ -310,8 +306,7 @@ def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
 
 def _write_encoders(folder: Path, erasure: Erasure, model: Any, components: list[str]) -> None:
-    erasure.apply(model)
-    try:
+    with erasure.on(model):
         for name in components:
             encoder, words = getattr(model, name), name.replace("text_encoder", "tokenizer")
             # Made from a configuration, a CLIP would be saved without the prefix that other tools know it by.
@@ -319,8 +314,6 @@ def _write_encoders(folder: Path, erasure: Erasure, model: Any, components: list
             state = {f"text_model.{key}": tensor for key, tensor in encoder.state_dict().items()} if bare else None
             encoder.save_pretrained(folder / name, state_dict=state)
             getattr(model, words).save_pretrained(folder / words)
-    finally:
-        erasure.remove(model)
 
 
 def _write_peft(folder: Path, model: Any, layers: Layers) -> None:

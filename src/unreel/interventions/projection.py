@@ -14,8 +14,8 @@ Ours: one vector for a text is the state behind its last word where encoders rea
 elsewhere the mean over its words, since T5 has neither.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.models.adapter import arguments_of, encode_prompt
 from unreel.models.conditioner import Conditioner
+from unreel.models.standins import hiding
 from unreel.models.tokens import Tokens
 
 PROBES = ("a photo", "two cats")  # which begin and end alike only in what a pipeline puts around a prompt
@@ -95,11 +96,8 @@ class Projection:
 
     def read(self, tokens: Tokens) -> torch.Tensor:
         """What the encoder writes itself: (prompts, tokens, width)."""
-        waits, self.waits = self.waits, False
-        try:
+        with hiding(self, "waits", False):
             return self.conditioner.encode_tokens(tokens).float()
-        finally:
-            self.waits = waits
 
     def projected(self, tokens: Tokens, states: torch.Tensor) -> torch.Tensor:
         """The states (prompts, tokens, width) of prompts, with those of tokens that are most of the concept projected;
@@ -134,22 +132,15 @@ class Projection:
             with self.hooked(lambda _, states: states.flip(-1)), self.waiting():
                 return not torch.equal(before, first())
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> AbstractContextManager[None]:
         """Inside, the first prompts that the encoder reads are projected."""
-        self.waits = True
-        try:
-            yield
-        finally:
-            self.waits = False
+        return hiding(self, "waits", True)
 
-    @contextmanager
-    def hooked(self, change: Any = None) -> Iterator[None]:
+    def hooked(self, change: Any = None) -> AbstractContextManager:
         """Inside, `change` (by default the projection) has what the encoder writes for the first prompts while it is
         `waiting`: pipelines read what is asked for before what guidance leads away from.
         """
         change = change or self.projected
-        module = self.conditioner.text_encoder
 
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
             if not self.waits:
@@ -159,11 +150,7 @@ class Projection:
             output.last_hidden_state = change(Tokens(call.pop("input_ids"), call), output.last_hidden_state)
             return output
 
-        handle = module.register_forward_hook(hook, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return self.conditioner.text_encoder.register_forward_hook(hook, with_kwargs=True)
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from unreel.interventions.projection import Projection
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, made_of
 from unreel.models.adapter import arguments_of, frames_axis, guides_in_one_call, only_network_of
 from unreel.models.denoiser import Denoiser
+from unreel.models.standins import hiding
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -124,11 +125,8 @@ class _Guidance:
         half = {name: self._half(value, rows) for name, value in call.items()}
         # Some are given the text for every frame.
         half |= {name: text.expand(len(call[name]) // 2, *text.shape[1:]) for name, text in self.concept.items()}
-        self.busy = True
-        try:
+        with hiding(self, "busy", True):
             concept = network(**half)[0]
-        finally:
-            self.busy = False
         free, prompted = output[0].chunk(2)
         apart = prompted - concept
         mu = torch.where(apart < self.threshold, (apart.abs() * self.guidance_weight).clamp(max=1.0), 0.0)

@@ -33,6 +33,7 @@ from unreel.models.adapter import only_network_of, text_writers
 from unreel.models.deltas import Delta
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
+from unreel.models.standins import hiding
 
 SEEN = 0.1  # Receler's threshold, on which the authors' code builds
 VIDEOS = 4  # of the concept and of everything else, each noised anew at every step
@@ -68,12 +69,8 @@ class _Adapters(Factors):
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        self.on = False
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.on = True
+        with torch.no_grad(), hiding(self, "on", False):
+            yield
 
     def _add(self, name: str, matrix: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         if not self.on:

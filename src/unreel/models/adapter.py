@@ -7,7 +7,7 @@ Knows pipelines as functions with parts; knows nothing about what they compute.
 import ast
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from textwrap import dedent
 from typing import Any
@@ -111,11 +111,6 @@ def outside_cross_attention(network: nn.Module) -> dict[str, nn.Module]:
 def text_writers(network: nn.Module) -> dict[str, nn.Linear]:
     """The matrices through which attention to the text writes, by name."""
     return {name: matrix for name, matrix in cross_attention(network).items() if ".to_out." in name}
-
-
-def decodes_in_tiles_only(pipeline: Any) -> bool:
-    """Whether the pipeline's autoencoder cannot decode a video in one piece."""
-    return type(pipeline).__name__ == "AllegroPipeline"
 
 
 def frames_axis(pipeline: Any) -> int | None:
@@ -320,32 +315,23 @@ def set_up(
     require_tiling(pipeline, tiling)
     options = {frames_argument(pipeline) or "num_frames": frames, **size_arguments(pipeline, size)}
     guider, own_tiling = getattr(pipeline, "guider", None), getattr(pipeline.vae, "use_tiling", None)
-    if guider is None:
-        options["guidance_scale"] = guidance
-    try:
-        if guider is not None:
-            pipeline.guider = guider.new(guidance_scale=guidance)
-        if tiling or decodes_in_tiles_only(pipeline):
+    with ExitStack() as afterwards:
+        if guider is None:
+            options["guidance_scale"] = guidance
+        else:
+            afterwards.enter_context(hiding(pipeline, "guider", guider.new(guidance_scale=guidance)))
+        if own_tiling is not None:
+            afterwards.enter_context(hiding(pipeline.vae, "use_tiling", own_tiling))
+        if tiling or type(pipeline).__name__ == "AllegroPipeline":  # whose autoencoder cannot decode a video in one piece
             pipeline.vae.enable_tiling()
         yield options
-    finally:
-        if guider is not None:
-            pipeline.guider = guider
-        if own_tiling is not None:
-            pipeline.vae.use_tiling = own_tiling
 
 
-@contextmanager
-def fewer_steps(pipeline: Any) -> Iterator[None]:
+def fewer_steps(pipeline: Any) -> AbstractContextManager[None]:
     """Inside, the pipeline samples with DPM-Solver++ of order two (Lu et al., arXiv 2211.01095), for which few steps do."""
     from diffusers import DPMSolverMultistepScheduler
 
-    own = pipeline.scheduler
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(own.config)
-    try:
-        yield
-    finally:
-        pipeline.scheduler = own
+    return hiding(pipeline, "scheduler", DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config))
 
 
 def takes_lora(pipeline: Any, component: str) -> bool:

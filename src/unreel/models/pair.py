@@ -23,6 +23,7 @@ from unreel.models.memory import device_of
 from unreel.models.pipelines import TextModel, index_of, load_pipeline, load_text_model, move
 from unreel.models.readers import reader_folder
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
+from unreel.models.standins import hiding
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 
 if TYPE_CHECKING:
@@ -155,8 +156,7 @@ class Pair:
         places = {device_of(instead.get(name, encoder)) for name, encoder in theirs.items()}
         with ExitStack() as undo:
             for name, encoder in instead.items():
-                undo.callback(setattr, self.t2v, name, getattr(self.t2v, name))
-                setattr(self.t2v, name, encoder)
+                undo.enter_context(hiding(self.t2v, name, encoder))
             asked = Conditioner.all_of(self.t2v) if instead and len(places) == 1 else {}
             others = [one for name, one in asked.items() if name in instead]
             same = {one.text_encoder: one for one in own.values()}

@@ -1,4 +1,4 @@
-"""What stands in for a method of one object for a while, as the stand-ins of accelerate and peft do for good.
+"""What stands in for something of one object for a while, as the stand-ins of accelerate and peft do for good.
 
 Knows objects; knows nothing about what they do.
 """
@@ -9,16 +9,16 @@ from typing import Any
 
 
 @contextmanager
-def hiding(owner: Any, method: str, stand_in: Any) -> Iterator[None]:
-    """Inside, `owner.method` is `stand_in`, on this object alone; then somebody's own again, as accelerate's, or its
-    class's.
+def hiding(owner: Any, name: str, stand_in: Any) -> Iterator[None]:
+    """Inside, the method or value of that name is `stand_in`, on this object alone; then somebody's own again, as
+    accelerate's, or its class's.
     """
-    own = vars(owner).get(method)
-    setattr(owner, method, stand_in)
+    held, own = name in vars(owner), vars(owner).get(name)
+    setattr(owner, name, stand_in)
     try:
         yield
     finally:
-        if own is None:
-            delattr(owner, method)
+        if held:
+            setattr(owner, name, own)
         else:
-            setattr(owner, method, own)
+            delattr(owner, name)

@@ -64,7 +64,7 @@ class Service:
         """Each erasure goes on once, however many tenants have it, and each set of those that change prompts: whatever else
         goes on alone goes on with any other. Raises UnreelError for what cannot: none of its tenant's videos could be made.
         """
-        own = {tenant: policy.erasures_of(tenant) for tenant in policy.tenants}
+        own = policy.tenants
         tenants = {name: tenant for tenant, names in own.items() for name in names}
         try:
             prompts = [
