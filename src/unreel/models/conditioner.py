@@ -7,7 +7,7 @@ denoisers or losses.
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf, isinf
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -63,6 +63,11 @@ class Conditioner:
     pipeline: Any = None
     called: nn.Module | None = None  # what the pipeline calls, if the text encoder is a part of it
     masked: bool = False
+    # What is found out of prompts, and asked for again and again where sentences are put together.
+    _lengths: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seen_by_length: dict[tuple[int, int], torch.Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, pipeline: "DiffusionPipeline", component: str = "text_encoder") -> "Conditioner":
@@ -269,10 +274,6 @@ class Conditioner:
         if length not in self._seen_by_length:
             self._seen_by_length[length] = self._tried(prompt)
         return self._seen_by_length[length]
-
-    @cached_property
-    def _seen_by_length(self) -> dict[tuple[int, int], torch.Tensor]:
-        return {}
 
     @torch.no_grad()
     def _tried(self, prompt: str) -> torch.Tensor:
@@ -512,10 +513,6 @@ class Conditioner:
         if prompt not in self._lengths:
             self._lengths[prompt] = len(self.tokenizer(prompt, verbose=False).input_ids)  # too long is for us to say
         return self._lengths[prompt]
-
-    @cached_property
-    def _lengths(self) -> dict[str, int]:  # asked for again and again where sentences are put together
-        return {}
 
     @cached_property
     def room(self) -> float:
