@@ -136,11 +136,14 @@ class _Dispatch(TorchDispatchMode):
         return _run(function, args, kwargs or {})
 
 
+def _numbers(values: list) -> list:
+    return [value.here if isinstance(value, _There) and not value.dim() else value for value in values]
+
+
 def _made(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def make(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
-        # Numbers of the device in a list are taken where no dispatch mode can see it.
-        args = _each(args, lambda leaf: leaf.here if isinstance(leaf, _There) and not leaf.dim() else leaf)
-        out = function(*args, **kwargs)
+        # Numbers of the device in a list are taken out of it where no dispatch mode can see it.
+        out = function(*(_numbers(arg) if isinstance(arg, list) else arg for arg in args), **kwargs)
         return out if device is None else out.to(device)
 
     return make
