@@ -15,7 +15,7 @@ from unreel import Concept, UnreelError, attack, evaluate, generate, unlearn
 from unreel.interventions import active_interventions, load_intervention
 from unreel.interventions.projection import Projection
 from unreel.interventions.safree import _Guidance
-from unreel.methods import adv_unlearn, configure
+from unreel.methods import adv_unlearn, configure, refusal_vector
 from unreel.methods.adv_unlearn import _attacked
 from unreel.methods.diff_quick_fix import SENTENCES
 from unreel.methods.t2v_unlearning import _of_tokens, _seen
@@ -26,6 +26,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.families import FAMILIES
 from unreel.models.pair import Pair, Settings
 from unreel.models.tokens import Tokens
+from unreel.unlearning import was_asked_for
 
 pytestmark = pytest.mark.usefixtures("hasty", "few_kept")
 CASTLE = Concept("castle", synonyms=("fortress",))
@@ -332,6 +333,20 @@ def test_a_refusal_vector_takes_one_direction_out_of_what_attention_to_the_text_
         matrix.register_forward_hook(lambda *_, name=name: entered.append(name))
     generate(pair.t2v, ["a cat"], [0], replace(pair.settings, steps=1), what="")
     assert list(last.components[0].deltas) == entered[-1:]
+
+
+@pytest.mark.parametrize("anchor", [None, "", "boat"])
+def test_a_refusal_vector_sets_prompts_apart_from_the_same_without_the_concept_unless_something_takes_its_place(
+    pair, monkeypatch, anchor
+):
+    seen, own = [], refusal_vector._seen
+    monkeypatch.setattr(refusal_vector, "_seen", lambda *args: seen.append(args[2]) or own(*args))
+    concept = Concept("castle", anchor=anchor)
+    rival = make(pair, "refusal-vector", concept)
+    for asked, instead in seen[0]:
+        assert "castle" in asked and "castle" not in instead and ("boat" in instead) == bool(anchor)
+    assert rival.provenance["parts"][0].get("anchor") == anchor
+    assert was_asked_for(rival, [concept], pair, [configure("refusal-vector", ALL["refusal-vector"])])
 
 
 def test_adapters_of_t2v_unlearning_are_low_rank_beside_attention_to_the_text_and_their_loss_falls(pair):

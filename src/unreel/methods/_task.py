@@ -131,8 +131,8 @@ class Task:
                 raise UnreelError(f"{name!r} is both to be forgotten and to be kept")
 
     def record(self, config: Any, anchors: Mapping[str, str | None] | None = None, **more: Any) -> dict[str, Any]:
-        """The record of an intervention: a part for each concept, with the settings, its anchor and whatever `more` there
-        is to say; the `losses` of all together in the first part alone, since there may be thousands of both.
+        """The record of an intervention: a part for each concept, with the settings, its anchor if it has one, and whatever
+        `more` there is to say; the `losses` of all together in the first part alone, since there may be thousands of both.
         """
         settings = asdict(config) | ({"keep": list(self.keep)} if self.keep else {})
         parts = [
@@ -141,7 +141,7 @@ class Task:
                 "kind": concept.kind,
                 "synonyms": list(concept.synonyms),
                 "method": self.method,
-                **({"anchor": anchors[concept.name]} if anchors else {}),
+                **({"anchor": anchors[concept.name]} if anchors and anchors[concept.name] is not None else {}),
                 "settings": settings,
                 **more,
             }

@@ -12,8 +12,8 @@ removed. Five pairs and lambda = 1 are the paper's; where a model takes pictures
 means ("cross-attention FFN" in two of 19 layers), and at which steps, its code would have to say, which is not public.
 
 Ours: W is what attention to the text writes through, in all layers unless told otherwise; differences are of every place in
-the video at every step; s_i asks for the concept's anchor, there are ten other prompts, and k = 100 is at most half of what
-there is.
+the video at every step; s_i asks for the concept's anchor where one is given, as the paper's do not; there are ten other
+prompts, and k = 100 is at most half of what there is.
 """
 
 from collections.abc import Sequence
@@ -82,13 +82,15 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
         )
     if task.pair.settings.guidance <= 1:
         raise UnreelError("a refusal vector is read off videos that are made with guidance: give --guidance above 1")
-    prompts = task.prompts(task.conditioners[0], config.seed)
+    given = {concept.name: concept.anchor for concept in task.concepts}
+    without = replace(task, concepts=[replace(concept, anchor=concept.anchor or "") for concept in task.concepts])
+    prompts = without.prompts(task.conditioners[0], config.seed)
     pairs, neutral = prompts.pairs(config.pairs), prompts.everyday(config.neutral)
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
     seen = _seen(task.pair, writers, [(pair.prompt, pair.anchor) for pair in pairs], neutral, config.seed)
     deltas: dict[str, Delta] = {f"{name}.weight": _removed(matrix, seen[name], config) for name, matrix in writers.items()}
-    return task.network_erasure(deltas, task.record(config, task.anchors, losses=[]))
+    return task.network_erasure(deltas, task.record(config, given, losses=[]))
 
 
 def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:
