@@ -601,15 +601,21 @@ def flow_unipc() -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
+# What Wan's network and those that were made after it take.
+OF_WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": WIDTH,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 2,
+}
+
+
 def wan() -> DiffusionPipeline:
     denoiser = make(
         WanTransformer3DModel,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        text_dim=WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
+        **OF_WAN,
         rope_max_seq_len=32,
     )
     return assemble(WanPipeline, **umt5(), transformer=denoiser, vae=wan_vae(), scheduler=flow_unipc())
@@ -618,12 +624,7 @@ def wan() -> DiffusionPipeline:
 def skyreels_v2(kind: type[DiffusionPipeline] = SkyReelsV2Pipeline) -> DiffusionPipeline:
     denoiser = make(
         SkyReelsV2Transformer3DModel,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        text_dim=WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
+        **OF_WAN,
         rope_max_seq_len=32,
         inject_sample_info=kind is not SkyReelsV2Pipeline,  # frames a second, as its smallest checkpoint
     )
@@ -633,12 +634,7 @@ def skyreels_v2(kind: type[DiffusionPipeline] = SkyReelsV2Pipeline) -> Diffusion
 def helios() -> DiffusionPipeline:
     denoiser = make(
         HeliosTransformer3DModel,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        text_dim=WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
+        **OF_WAN,
         rope_dim=(4, 4, 4),
     )
     scheduler = HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True)

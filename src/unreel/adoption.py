@@ -143,6 +143,14 @@ def changed_components(
             if not share <= ANOTHER:
                 less = "" if file or base else ": it was changed from another model, which you can name as the base"
                 raise UnreelError(f"the {name} of {weights} differs from {of} by {_percent(share)}{less}")
+            # Of the names, some are of copies: some of transformers' releases copy a table of tokens.
+            if not file and len(changes) == len(set(map(weight_name, own[name]))) > 1:
+                other = "another model than the base" if base else "another model, which you can name as the base"
+                warnings.warn(
+                    f"every weight of the {name} differs, those of its norms and biases too: unless all of them were "
+                    f"trained, {weights} was changed from {other}",
+                    stacklevel=2,
+                )
             changes = {at: scaled(change, scale).cpu() for at, change in changes.items()}
             components.append(ComponentDelta(changes, prints[name], of_what[name]))
             told.append(f"{len(changes)} of {len(own[name])} weights of the {name}, by {_percent(abs(scale) * share)}")
@@ -174,19 +182,11 @@ def _compared(weights: str | Path, base: str | Path | None, parts: Parts) -> dic
     found = {}
     for name, tensors in theirs.items():
         own: Mapping[str, torch.Tensor] = held_weights(parts[name])
-        whole = len(set(map(weight_name, own)))  # some of transformers' releases copy a table of tokens
         if base is not None:
             if missing := sorted(tensors.keys() - before.get(name, {}).keys()):
                 raise UnreelError(f"{base} is not what {weights} was changed from: it has no {summarise(missing)}")
             own = {at: before[name][at].read() for at in tensors}
         found[name] = _difference(own, tensors, name), _norm({at: own[at] for at in tensors})
-        if len(found[name][0]) == whole > 1:
-            other = "another model than the base" if base else "another model, which you can name as the base"
-            warnings.warn(
-                f"every weight of the {name} differs, those of its norms and biases too: unless all of them were trained, "
-                f"{weights} was changed from {other}",
-                stacklevel=2,
-            )
     return found
 
 
