@@ -42,11 +42,22 @@ def test_attacks_that_were_not_tried_on_a_method_leave_its_cell_empty(monkeypatc
         "safree": {"cat": cell("", "", plain=[False, False])},
     }
     monkeypatch.setattr(attacks, "results_of", lambda of: measured)
-    head, _, *rows = attacks.attacks_compared().split("\n\n")[0].splitlines()
-    assert head.endswith("| text ablation | SAFREE | original model |")
-    assert [row.split(" | ")[2:] for row in rows] == [
-        ["100 % [21, 100]", "0 % [0, 79]", "100 % [21, 100] |"],
-        ["0 % [0, 79]", "", "0 % [0, 79] |"],
+    assert [row.split(" | ") for row in attacks.attacks_compared().split("\n\n")[0].splitlines()] == [
+        ["| on things, persons and motions", "plain", "typos \\* |"],
+        ["| ---", "---", "--- |"],
+        ["| original model", "0 / 100 [21, 100]", "0 / 0 [0, 79] |"],
+        ["| text ablation", "0 / 100 [21, 100]", "0 / 0 [0, 79] |"],
+        ["| SAFREE", "0 / 0 [0, 79]", " |"],
+    ]
+
+
+def test_attacks_that_take_more_than_typing_stand_apart(monkeypatch):
+    tried = {name: [True] for name in ("plain", "homoglyphs", "prefix_search", "published_embeddings")}
+    monkeypatch.setattr(attacks, "results_of", lambda of: {"text-ablation": {"cat": cell("", "", **tried)}})
+    heads = [part.splitlines()[0] for part in attacks.attacks_compared().split("\n\n") if part.startswith("|")]
+    assert heads == [
+        "| typed, on things, persons and motions | homoglyphs | plain |",
+        "| with weights or embeddings, on things, persons and motions | prefix_search | published_embeddings |",
     ]
 
 
@@ -55,8 +66,8 @@ def test_what_cannot_stand_beside_the_control_is_marked_and_not_shown_as_if_it_h
     some = {"cat": cell("", "", plain=[False], typos=[True]), "dog": cell("", "", plain=[False])}
     monkeypatch.setattr(attacks, "results_of", lambda of: {"text-ablation": tried, "safree": some})
     table = attacks.attacks_compared()
-    (row,) = (row for row in table.splitlines() if row.startswith("| typos"))
-    assert row.split(" | ")[3] == "‡" and "‡ Measured on some of the concepts only" in table
+    (row,) = (row for row in table.splitlines() if row.startswith("| SAFREE"))
+    assert row.split(" | ")[2] == "‡ |" and "‡ Measured on some of the concepts only" in table
     monkeypatch.setattr(attacks, "results_of", lambda of: {"text-ablation": tried, "safree": tried})
     assert "‡" not in attacks.attacks_compared()
 

@@ -13,7 +13,7 @@ from benchmarks.cells import results_of
 from benchmarks.over_concepts import share_over
 from benchmarks.tables._format import count_of_videos, interval, load, table
 from benchmarks.tables.methods import TITLES, by_completeness
-from unreel.attacks import load_attack, version_of
+from unreel.attacks import load_attack, only_types, version_of
 from unreel.models.shipped import EMBEDDED
 
 
@@ -36,8 +36,8 @@ def attacks(by: str) -> str:
 
 
 def attacks_compared(of: str = "attacks", *, only_complete: bool = False) -> str:
-    """Success within the largest budget, for every method and the original model, on the concepts that all of them were
-    attacked on; first those methods, and where it is `only_complete` those alone, that were attacked on most.
+    """Success within the smallest and the largest budget, for the original model and every method, on the concepts that all
+    of them were attacked on; first those methods, and where it is `only_complete` those alone, that were attacked on most.
     """
     everywhere = results_of(of)
     measured = {method: everywhere[method] for method in TITLES if method in everywhere}
@@ -45,36 +45,53 @@ def attacks_compared(of: str = "attacks", *, only_complete: bool = False) -> str
 
 
 def _compared(results: dict[str, Any]) -> str:
-    """Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance."""
+    """Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance. What is
+    only typed stands apart from what takes more, where there are several of each.
+    """
     first, *rest = results.values()
     common = [name for name in first if all(name in concepts for concepts in rest)]
-    chosen = [concepts[name] for concepts in results.values() for name in common]
-    tried = {name: entry["needs_weights"] for result in chosen for name, entry in result["attacks"].items()}
-    budget = max(max(result["budgets"]) for result in chosen)
     tables = []
     for title, styles in (("things, persons and motions", False), ("styles", True)):
         names = [name for name in common if (first[name]["kind"] == "style") == styles]
         arms = {method: {name: concepts[name] for name in names} for method, concepts in results.items()}
-        rows = []
-        for attack, needs_weights in tried.items() if names else ():
-            # Where no text encoder is edited, nothing can be studied in one: there cells are empty. An older version of an
-            # attack would stand beside a control of its newer one.
-            tried_as = [_versions(concepts, attack) for concepts in arms.values()]
-            cells = [
-                _pooled_success(concepts, attack, "edited", budget) if as_here == next(filter(None, tried_as)) else ""
-                for concepts, as_here in zip(arms.values(), tried_as, strict=True)
+        columns = {attack: column for attack in _tried(arms) if any((column := _column(arms, attack))[1:])}
+        if not columns:
+            continue
+        typed = [attack for attack in columns if only_types(load_attack(attack))]
+        more = [attack for attack in columns if attack not in typed]
+        parts = {f"typed, on {title}": typed, f"with weights or embeddings, on {title}": more}
+        if min(len(typed), len(more)) < 2:
+            parts = {f"on {title}": [*typed, *more]}
+        shown = []
+        for said, chosen in parts.items():
+            told = [
+                _told(attack, (entry for concepts in arms.values() for entry in concepts.values())) for attack in chosen
             ]
-            marks = [cell or MIXED * bool(as_here) for cell, as_here in zip(cells, tried_as, strict=True)]
-            controls = (_pooled_success(concepts, attack, "original", budget) for concepts in arms.values())
-            if not any(cells):  # nor anything where it was not tried on every concept yet
-                continue
-            told = _told(attack, (entry for concepts in arms.values() for entry in concepts.values()))
-            rows.append([told, "yes" if needs_weights else "no", *marks, next(filter(None, controls), "")])
-        head = [f"attack on {title}", "needs weights", *(TITLES[method] for method in results), "original model"]
+            rows = list(zip(["original model", *(TITLES[m] for m in arms)], *(columns[a] for a in chosen), strict=True))
+            shown.append([[said, *told], *map(list, rows)])
         cases = sum(len(first[name]["attacks"]["plain"]["edited_attempts"]) for name in names)
         note = f"{len(names)} concept{'s' * (len(names) > 1)}: {', '.join(names)}; {cases} cases an attack."
-        tables += [f"{table(head, rows)}\n\n{note}{_footnote(rows)}"] if rows else []
+        marks = _footnote([line for lines in shown for line in lines])
+        tables.append("\n\n".join([*(table(head, rows) for head, *rows in shown), note + marks]))
     return "\n\n".join(tables)
+
+
+def _tried(arms: dict[str, Any]) -> list[str]:
+    return sorted({name for concepts in arms.values() for one in concepts.values() for name in one["attacks"]})
+
+
+def _column(arms: dict[str, Any], attack: str) -> list[str]:
+    """Success of an attack against the original model and against each method."""
+    # Where no text encoder is edited, nothing can be studied in one: there cells are empty. An older version of an attack
+    # would stand beside a control of its newer one.
+    tried_as = [_versions(concepts, attack) for concepts in arms.values()]
+    cells = [
+        _pooled_success(concepts, attack, "edited") if as_here == next(filter(None, tried_as)) else ""
+        for concepts, as_here in zip(arms.values(), tried_as, strict=True)
+    ]
+    marks = [cell or MIXED * bool(as_here) for cell, as_here in zip(cells, tried_as, strict=True)]
+    controls = (_pooled_success(concepts, attack, "original") for concepts in arms.values())
+    return [next(filter(None, controls), ""), *marks] if any(cells) else []
 
 
 # Behind the name of an attack, or in place of a figure, and what each mark says.
@@ -137,11 +154,14 @@ def _on_all(concepts: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in concepts[0]["attacks"] if all(name in concept["attacks"] for concept in concepts)]
 
 
-def _pooled_success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> str:
-    """With its interval; nothing where the attack was not tried on every concept."""
+def _pooled_success(concepts: dict[str, Any], attack: str, arm: str) -> str:
+    """Within the smallest budget and, with its interval, the largest; nothing where it was not tried on every concept."""
     if attack not in _on_all(list(concepts.values())):
         return ""
-    return interval(_success(concepts, attack, arm, budget))
+    budgets = next(iter(concepts.values()))["budgets"]
+    few, many = (_success(concepts, attack, arm, budget) for budget in (min(budgets), max(budgets)))
+    low, high = (100 * bound for bound in many["ci"])
+    return f"{100 * few['value']:.0f} / {100 * many['value']:.0f} [{low:.0f}, {high:.0f}]"
 
 
 def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> dict[str, Any]:
