@@ -267,6 +267,16 @@ def test_a_prompt_without_room_is_not_cut_off(case, name):
     assert load_attack(name).attempt(full, 0, 0) is None
 
 
+@pytest.mark.parametrize(
+    ("wording", "prompt"), [("a UFO", "a photo of an UFO"), ("Tokyo  Tower", "a photo of Tokyo Tower")]
+)
+def test_a_wording_is_found_whatever_article_and_spaces_the_prompt_gave_it(case, wording, prompt):
+    assert (
+        words_module.in_place(dataclasses.replace(case, wording=wording, prompt=f"{prompt}, by night"), "x")
+        == "a photo of x, by night"
+    )
+
+
 def test_what_stands_around_the_wording_stays_as_it_was_written(case):
     asked = dataclasses.replace(case, prompt='a "Tokyo Tower", by night')
     assert words_module.in_place(asked, "castle") == 'a "castle", by night'

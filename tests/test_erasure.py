@@ -53,6 +53,15 @@ def test_erasures_stack_in_any_order_come_off_in_any_order_and_add_up(pair, eras
     assert same(before, weights(pair.t2v.text_encoder))
 
 
+def test_concepts_whose_names_differ_in_spaces_alone_have_files_of_their_own(erasures):
+    first, second = erasures
+    named = ["Spider-Man", "Spider Man"]
+    parts = [{**part, "concept": name} for part, name in zip((first + second).provenance["parts"], named, strict=True)]
+    total = (first + second).with_record(parts=parts)
+    files = [total.file_name_of(name) for name in named]
+    assert files[0] == "spider-man" != files[1] and total.file_name_of("SPIDER MAN") == files[1]
+
+
 def test_the_order_leaves_no_trace_even_where_sums_are_not_rounded(pair, erasures, low_rank):
     pair.t2v.to(torch.float64)
     before, found = weights(pair.t2v.text_encoder), []

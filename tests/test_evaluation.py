@@ -16,7 +16,7 @@ from conftest import FakeJudge, make_pair, same, weights
 from unreel import Concept, Erasure, FewShotConfig, UnreelError, active_interventions, evaluate, unlearn
 from unreel.evaluation import video_cache
 from unreel.evaluation.estimate import Estimate, Figure
-from unreel.evaluation.evaluate import build_suite, concept_of, erased_by
+from unreel.evaluation.evaluate import build_suite, concept_of, erased_by, vocabulary
 from unreel.evaluation.run import Run
 from unreel.files import alone_in, read_tensors, write_tensors
 from unreel.interventions.erasure import ComponentDelta
@@ -43,6 +43,11 @@ def setting():
 def run(setting):
     pair, erasure = setting
     return evaluate(pair.video, erasure, FakeJudge(), videos=VIDEOS)
+
+
+def test_what_names_the_concept_by_any_of_its_words_is_nothing_else_to_ask_for():
+    judge = SimpleNamespace(vocabulary={"concept": ["kate bush", "cat"]}, wordings=lambda name: [])
+    assert vocabulary(Concept("George Bush", "face", ("Bush",)), judge)["concept"] == ["cat"]
 
 
 def nothing(erasure: Erasure) -> Erasure:

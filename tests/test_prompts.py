@@ -128,6 +128,7 @@ def test_groups_with_nothing_to_ask_for_are_left_out():
     [
         *[(word, "an") for word in ("elephant", "owl", "Eiffel tower", "unidentified object", "usher", "hour")],
         *[(word, "a") for word in ("unicorn", "uniform", "user", "European", "ukulele", "one-way street", "hat")],
+        *[(word, "a") for word in ("UFO", "USB stick", "U-boat", "URL", "ewe")],
     ],
 )
 def test_articles_are_those_that_people_say(word, article):

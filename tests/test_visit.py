@@ -3,15 +3,16 @@
 import json
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import active_interventions, attack
+from unreel import UnreelError, active_interventions, attack, workflow
 from unreel.interventions.base import RECORD_FILE
 from unreel.web.visit import Host, Visit
-from unreel.workflow import Place
+from unreel.workflow import Place, Sampling, UnlearnJob, unlearn
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -94,6 +95,17 @@ def test_a_video_model_alone_is_attacked_by_all_that_it_allows(host):
     end = last(alone.attack("cat", 1))
     assert "Bringing back" in end.file.read_text() and "Left out: embedding_inversion, " in end.lines[-1]
     alone.close()
+
+
+def test_what_makes_no_videos_is_neither_opened_nor_attacked(tmp_path, monkeypatch):
+    make_pair().t2v.save_pretrained(tmp_path / "model")
+    encoder = str(tmp_path / "model" / "text_encoder")
+    with pytest.raises(UnreelError, match="text_encoder is a text encoder, no text-to-video pipeline"):
+        Host.load(encoder, None, None, Place(), Sampling(), ThreadPoolExecutor(1))
+    monkeypatch.setattr("unreel.workflow.judging.judge_of", lambda *of: FakeJudge())
+    made = unlearn(UnlearnJob(["cat"], t2v=encoder, videos=0, accept_weak=True, out=tmp_path / "made")).folder
+    with pytest.raises(UnreelError, match="text_encoder is a text encoder, no text-to-video pipeline"):
+        workflow.attack(workflow.AttackJob(made, t2v=encoder))
 
 
 def test_the_same_concept_in_another_spelling_is_another_erasure(visit):

@@ -13,7 +13,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
 from unreel.models.shipped import world_of
 from unreel.wordings import ALIKE, drawn_apart
-from unreel.workflow import UnlearnJob, WordingsJob, unlearn, wordings
+from unreel.workflow import UnlearnJob, WordingsJob, learning, unlearn, wordings
 
 PADDED = ("LattePipeline", "Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline")  # whose networks look at padding
 
@@ -161,6 +161,21 @@ def test_it_goes_on_with_what_was_found(hasty, job, monkeypatch):
             unlearn(replace(job, resume=True, **other))
     with pytest.raises(UnreelError, match="holds another erasure"):
         unlearn(replace(job, resume=True, wordings=()))
+
+
+def test_a_first_look_that_goes_on_asks_for_what_it_asked_for_before(hasty, job, monkeypatch):
+    looks = []
+
+    def stops(job, learned, concepts, *models_and_more):
+        (job.folder / learning.CACHE_FOLDER).mkdir(exist_ok=True)
+        looks.append(list(concepts))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning, "_first_look", stops)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            unlearn(replace(job, videos=1, resume=resume))
+    assert looks[0] == looks[1] and "kitten" in looks[1][0].synonyms
 
 
 def test_a_batch_finds_each_takedowns_words_in_one_list_says_so_and_notices_another_list(hasty, job, tmp_path):

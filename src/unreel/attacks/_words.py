@@ -11,6 +11,7 @@ from typing import Any
 from unreel.attacks import Case
 from unreel.errors import UnreelError
 from unreel.models.tokenizer import whole_words
+from unreel.prompts.grammar import bare
 
 
 def in_place(case: Case, text: str) -> str:
@@ -24,7 +25,10 @@ def around(case: Case) -> tuple[str, str]:
 
     Raises UnreelError if the prompt does not contain the wording.
     """
-    before, *after = re.split(rf"(?<!\w){re.escape(case.wording)}(?!\w)", case.prompt, flags=re.IGNORECASE)
+    words = " ".join(case.wording.split())
+    name = bare(words)
+    article = "" if name == words else "(?:an?|the) "  # which is the sentence's by now
+    before, *after = re.split(rf"(?<!\w){article}{re.escape(name)}(?!\w)", case.prompt, flags=re.IGNORECASE)
     if not after:
         raise UnreelError(f"the prompt {case.prompt!r} does not contain {case.wording!r}: give the words it uses")
     return before, " ".join(after)

@@ -69,7 +69,7 @@ def erased_by(erasure: Intervention) -> list[Concept]:
 
 
 def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[Concept] = ()) -> Vocabulary:
-    """What else can be asked for, by kind: the judge's own labels, or everyday words; without the concept itself and
+    """What else can be asked for, by kind: the judge's own labels, or everyday words; without what names the concept or
     whatever else is `erased`."""
     # A judge of nudity has no good neighbours to offer.
     words = judge.vocabulary if judge and judge.vocabulary else EVERYDAY
@@ -79,7 +79,7 @@ def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[Concept] 
     if words is EVERYDAY and concept.traits.listed == "person":  # which lists few of them, and nobody by name
         kinds["person"] = [*kinds["person"], *captions.everyday()["famous"]]
     return {
-        kind: [label for label in labels if not any(each.is_spelled(label) for each in gone)]
+        kind: [label for label in labels if not any(each.is_named_in(label) for each in gone)]
         for kind, labels in kinds.items()
     }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from unreel.errors import UnreelError
-from unreel.files import file_name, write_json, write_text
+from unreel.files import file_names, write_json, write_text
 from unreel.interventions.card import CARD_FILE, card, figures_of
 from unreel.models.adapter import undisturbed
 from unreel.models.loading import is_hub_id, loading, repository, shown
@@ -116,7 +116,7 @@ class Intervention(ABC):
         """Where figures lie in its folder, by where they go on the hub: those of an evaluation or else of the first look;
         and of several concepts, the same of each.
         """
-        homes, names = (folder / EVALUATION_FOLDER, folder), map(file_name, self.concepts)
+        homes, names = (folder / EVALUATION_FOLDER, folder), map(self.file_name_of, self.concepts)
         places = [*(("", home) for home in homes), *((name, home / name) for name in names for home in homes)]
         found: dict[str, Path] = {}
         for name, look in places:
@@ -145,6 +145,10 @@ class Intervention(ABC):
         for part in self.provenance["parts"]:
             named.setdefault(part["concept"].casefold(), part["concept"])
         return list(named.values())
+
+    def file_name_of(self, concept: str) -> str:
+        """What a folder about one of its concepts is called, each of them otherwise."""
+        return {name.casefold(): called for name, called in file_names(self.concepts).items()}[concept.casefold()]
 
     @property
     def model(self) -> str:

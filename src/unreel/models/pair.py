@@ -279,7 +279,8 @@ def require_makes_videos(pipeline: Any, what: str) -> None:
     """Raises UnreelError for anything that is no text-to-video pipeline that unreel knows."""
     if not makes_videos(type(pipeline).__name__):
         names = ", ".join(name for family in FAMILIES for name in family.t2v)
-        raise UnreelError(f"{what} is a {type(pipeline).__name__}, no text-to-video pipeline: unreel knows {names}")
+        kind = "text encoder" if isinstance(pipeline, TextModel) else type(pipeline).__name__
+        raise UnreelError(f"{what} is a {kind}, no text-to-video pipeline: unreel knows {names}")
 
 
 def settings_of(t2v: str, pipeline: Any) -> Settings:

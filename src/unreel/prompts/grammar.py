@@ -6,7 +6,8 @@ Knows articles; knows nothing about what the words mean.
 import re
 from collections.abc import Mapping
 
-_LIKE_A_CONSONANT = r"one\b|once\b|eu|uku|us[aeiu]|ut[ei]|uni(?![dmn])"  # "a uniform", but "an unidentified"
+# "a uniform", but "an unidentified"; and what is spelled out, letter by letter
+_LIKE_A_CONSONANT = r"one\b|once\b|eu|ewe|uku|us[aeiu]|ut[ei]|uni(?![dmn])|(?:ufos?|usb|url|uv|u)\b"
 _LIKE_A_VOWEL = "[aeiou]|hono|honest|hour|heir"
 _ARTICLES = re.compile(r"\b(?:a|an|the) (?=(?:a|an|the) )", re.IGNORECASE)
 LAST_LETTER = 0x10FFFD  # of Unicode's for private use, which no text has

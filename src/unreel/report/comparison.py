@@ -47,7 +47,7 @@ class Compared:
         if home.name == EVALUATION_FOLDER:
             name = around.name
         else:
-            name = f"{around.parent.name}/{home.name}" if around.name == EVALUATION_FOLDER else folder.name
+            name = f"{around.parent.name}/{home.name}" if around.name == EVALUATION_FOLDER else folder.absolute().name
         return Compared(f"{name} ({', '.join(dict.fromkeys(run.methods))})", run, _videos(home))
 
     @property

@@ -105,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _waits(self) -> bool:
         """Whether the client is still there for an answer."""
-        if not select.select([self.connection], [], [], 0)[0]:
+        asked = select.poll()
+        asked.register(self.connection, select.POLLIN)
+        if not asked.poll(0):
             return True
         try:
             return bool(self.connection.recv(1, socket.MSG_PEEK))

@@ -26,7 +26,7 @@ from unreel.interventions.export import export
 from unreel.judges import Judge
 from unreel.methods import DEFAULT
 from unreel.models.conditioner import Conditioner
-from unreel.models.pair import Pair, load_pair
+from unreel.models.pair import Pair, load_pair, require_makes_videos
 from unreel.models.sampling import generate, write_mp4
 from unreel.progress import Work, drawn_by, track
 from unreel.report.page import write_attack_report, write_report
@@ -98,6 +98,7 @@ class Host:
     ) -> "Host":
         place.require()
         pair = sampling.onto(load_pair(t2i, t2v, **place.of_weights))
+        require_makes_videos(pair.t2v, pair.t2v_source)
         return Host(pair, judge_of(judge, t2v, place.device), t2v, place, worker)
 
 

@@ -19,7 +19,7 @@ from unreel.evaluation.run import Evaluation
 from unreel.files import file_name
 from unreel.interventions import load_intervention
 from unreel.interventions.base import ATTACKS_FOLDER, EVALUATION_FOLDER, Intervention
-from unreel.models.pair import load_pair, load_video_model
+from unreel.models.pair import load_pair, load_video_model, require_makes_videos
 from unreel.progress import Tell, nobody
 from unreel.prompts.concept import Concept
 from unreel.prompts.files import read_prompts
@@ -34,7 +34,7 @@ def _home(folder: str | Path, what: str, learned: Intervention, concept: Concept
     """
     folder = Path(folder)
     home = (folder if folder.is_dir() else Path("runs") / file_name(folder.name)) / what
-    return home if len(learned.concepts) == 1 else home / file_name(concept.name)
+    return home if len(learned.concepts) == 1 else home / learned.file_name_of(concept.name)
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def attack(job: AttackJob, tell: Tell = nobody) -> tuple[AttackRun, Path]:
     if judge is None:
         raise UnreelError("an attack needs a judge: choose one with --judge")
     pair = job.sampling.onto(load_pair(job.t2i, t2v, **job.place.of_weights))
+    require_makes_videos(pair.t2v, pair.t2v_source)
     options: dict[str, Any] = {"attacks": job.attacks, "cases": job.cases, "budgets": job.budgets, "steps": job.steps}
     options |= {"seed": job.seed, "folder": home, "clips": job.clips, "tell": tell}
     result = attack_intervention(pair, learned, judge, concept=concept, **options)

@@ -17,7 +17,7 @@ from unreel.errors import UnreelError
 from unreel.evaluation.evaluate import evaluate as evaluate_intervention
 from unreel.evaluation.run import Evaluation
 from unreel.evaluation.video_cache import made_in, require_room
-from unreel.files import alone_in, file_name
+from unreel.files import alone_in, file_names
 from unreel.interventions import load_intervention
 from unreel.interventions.base import RECORD_FILE, REPORT_FILE, Intervention
 from unreel.interventions.erasure import Erasure
@@ -70,6 +70,7 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             asked = as_found(concepts, job, learned)
             if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.kept):
                 raise _another(job, learned)
+            concepts = asked
             tell("goes on", f"with the erasure in {job.folder}")
         else:
             if job.videos:
@@ -91,7 +92,7 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             return Unlearned(learned, job.folder, {}, [])
         if found and not (job.folder / CACHE_FOLDER).is_dir() and (pages := _pages(job, concepts)):
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
-        evaluations, pages = _first_look(job, learned, concepts, pair, judge, alone)
+        evaluations, pages = _first_look(job, learned, concepts, pair, judge, alone, tell)
         return Unlearned(learned, job.folder, evaluations, pages)
 
 
@@ -140,7 +141,7 @@ def _weights(job: UnlearnJob, learned: Intervention) -> Any:
 
 def _home_of(job: UnlearnJob, concept: Concept, concepts: Sequence[Concept]) -> Path:
     """Where the page about one of a job's concepts goes."""
-    return job.folder if len(concepts) == 1 else job.folder / file_name(concept.name)
+    return job.folder if len(concepts) == 1 else job.folder / file_names(each.name for each in concepts)[concept.name]
 
 
 def _pages(job: UnlearnJob, concepts: Sequence[Concept]) -> list[Path]:
@@ -173,6 +174,7 @@ def _first_look(
     pair: Pair,
     judge: Judge | None,
     alone: bool,
+    tell: Tell,
 ) -> tuple[dict[str, Evaluation], list[Path]]:
     """Videos of each concept and of its neighbours, without and with the intervention; their pages go into its folder."""
     clips = job.folder / CACHE_FOLDER
@@ -183,7 +185,8 @@ def _first_look(
         nullcontext() if alone else alone_in(clips),
         moved(pair.t2v, pair.t2v_source, place.device, offload=place.offload),
     ):
-        options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT, "clips": clips}
+        options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT}
+        options |= {"clips": clips, "tell": tell}
         for concept in concepts:
             evaluation = evaluate_intervention(pair.video, learned, judge, concept=concept, **options)
             home = _home_of(job, concept, concepts)
