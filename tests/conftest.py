@@ -15,6 +15,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as unreel does, which is imported after torch here
 
+import atexit
 import copy
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.pair import Pair, Settings, load_pair
 from unreel.models.pipelines import TextModel, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
+
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # What makes pictures, learns for long or goes through all families: left out with --quick.
 SLOW = (

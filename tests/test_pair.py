@@ -104,6 +104,9 @@ def test_a_video_model_of_which_nothing_but_its_text_encoder_is_compared_is_load
     assert pair.t2i.unet is not None and pair.t2i.vae is not None
     assert pair.t2v.unet is None and pair.t2v.vae is None
     assert load_pair(t2v=t2v, makes_videos=False).t2v.unet is not None  # it is the image model too
+    pair = load_pair(t2i, t2v, makes_images=False)
+    assert pair.t2i.unet is None and pair.t2v.unet is not None
+    assert load_pair(t2v=t2v, makes_images=False).t2i.unet is not None
 
 
 @pytest.mark.parametrize("name", ["WanPipeline", "SkyReelsV2Pipeline", "SanaVideoPipeline"])

@@ -4,6 +4,7 @@ silence.
 
 import copy
 from dataclasses import replace
+from functools import wraps
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,7 @@ from unreel.interventions.record import CHECK
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure, hirm
 from unreel.methods.uce import last_words, text_projections
-from unreel.models.adapter import call_with, calls_of, network_of, text_encoders
+from unreel.models.adapter import call_with, calls_of, network_of, own_negative_prompt, text_encoders
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import device_of
@@ -183,6 +184,24 @@ def test_a_rewrite_is_for_every_text_encoders_prompt():
     rewrite, arguments = PromptRewrite({"parts": [PART]}), {"prompt": "a photo", "prompt_2": ["a Castle"]}
     rewrite.change(arguments)
     assert arguments == {"prompt": "a photo", "prompt_2": ["a dog"]}
+
+
+def test_what_a_pipeline_itself_leads_away_from_is_not_rewritten(monkeypatch):
+    """Kandinsky 5 reads it as another prompt: rewritten, it would lead away from the anchor."""
+    pipeline, read = build("Kandinsky5T2VPipeline"), []
+    own, encode = own_negative_prompt(pipeline), pipeline.encode_prompt
+    assert "2D cartoon" in own
+
+    @wraps(encode)
+    def noted(prompt, **options):
+        read.extend([prompt] if isinstance(prompt, str) else prompt)
+        return encode(prompt, **options)
+
+    monkeypatch.setattr(pipeline, "encode_prompt", noted)
+    asked = {"guidance_scale": 3.0, "num_inference_steps": 1, "output_type": "latent", **CALLS["Kandinsky5T2VPipeline"]}
+    with PromptRewrite({"parts": [PART | {"concept": "2D cartoon", "anchor": "photograph"}]}).on(pipeline):
+        pipeline("a 2D cartoon", **asked)
+    assert read == ["a photograph", own]
 
 
 @pytest.mark.parametrize("name", ["SanaVideoPipeline", "LattePipeline"])

@@ -10,6 +10,7 @@ from benchmarks.common import plainly
 from unreel import Concept, FewShotConfig, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.judges import load_judge
 from unreel.methods import configure
+from unreel.models.adapter import modules_of
 from unreel.models.anchors import anchor_for
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Settings
@@ -45,6 +46,20 @@ def test_several_concepts_make_one_erasure_with_a_part_for_each(pair):
     assert len({part["seconds"] for part in parts}) == 1
     apart = [unlearn(concept, pair, CONFIG) for concept in concepts]
     assert erasure.nbytes < sum(each.nbytes for each in apart)
+
+
+@pytest.mark.parametrize("config", [CONFIG, FewShotConfig(shots=1, epochs=1), configure("uce", {})])
+def test_weights_take_gradients_afterwards_as_before(config):
+    """Who trains the pipeline themselves goes on."""
+    pair = make_pair()
+    pair.t2v.vae.requires_grad_(False)
+    takes = [[weight.requires_grad for weight in part.parameters()] for part in parts_of(pair)]
+    unlearn("cat", pair, config)
+    assert takes == [[weight.requires_grad for weight in part.parameters()] for part in parts_of(pair)]
+
+
+def parts_of(pair):
+    return [part for model in (pair.t2i, pair.t2v) for part in modules_of(model).values()]
 
 
 @pytest.mark.parametrize(

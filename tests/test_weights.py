@@ -491,6 +491,7 @@ def test_changes_of_full_rank_and_learning_are_refused_where_weights_are_quantiz
         network.apply(pair.t2i)
     with pytest.raises(UnreelError, match="CLIPTextModel is quantized, and learns nothing exactly"):
         unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
+    assert unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), configure("negative-prompt", {})), "it learns nothing"
     assert same(before, weights(pair.t2i.text_encoder)) and torch.equal(read(pair.t2i), own)
 
 

@@ -275,7 +275,7 @@ def _difference(own: Mapping[str, torch.Tensor], theirs: Tensors, part: str) -> 
 
     Which of the precisions a weight is stored in is told from itself, unless it holds too few numbers to tell.
     """
-    usual = stored_precision_of({name: weight.detach().cpu() for name, weight in own.items() if name in theirs})
+    usual = stored_precision_of({name: weight.detach() for name, weight in own.items() if name in theirs})
     deltas: dict[str, Delta] = {}
     for name, tensor in track(theirs.items(), f"comparing the {part}", "weight", brief=True):
         before, after = own[name].detach().cpu(), tensor.read()

@@ -84,7 +84,8 @@ def unlearn(
     folder = None if images is None else Path(images)
     task = Task(these, pair, keep, folder, name_of(config))
     first = task.conditioners[0]
-    with Cost(first.device) as cost, enough_memory("unlearning", first.device, _ways_to_save(config, first)):
+    enough = enough_memory("unlearning", first.device, _ways_to_save(config, first))
+    with pair.gradients_as_found(), Cost(first.device) as cost, enough:
         learned = method_of(config).learn(task, config)
     _require_record(learned, config)
     spent = {
@@ -102,7 +103,7 @@ def unlearn(
 
 def with_rounding(erasure: Erasure, pair: Pair) -> Erasure:
     """The erasure, whose record says how much of it the precision of the pair's weights has no room for, if much."""
-    lost = erasure.rounded_away(pair.t2i if erasure.edits_text_encoder else pair.t2v)
+    lost = erasure.rounded_away(pair.t2v if erasure.edits_network else pair.t2i)
     return erasure.with_record(**{ROUNDED_AWAY: round(lost, 3)}) if lost > MOST_ROUNDED_AWAY else erasure
 
 
@@ -162,6 +163,7 @@ def was_asked_for(
     """
     parts, conditioners = learned.provenance["parts"], list(pair.conditioners().values())
     meanings: Meanings = {}
+    digest = None if images is None else digest_of(Path(images))
     made_on = (recorded(pair.t2i_source), str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
 
     # What each is called is looked for among all methods that are installed, so it is asked once.
@@ -170,13 +172,13 @@ def was_asked_for(
     def same(part: dict[str, Any], method: tuple[Any, str, bool], concept: Concept) -> bool:
         config, name, ours = method
         wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
-        given = images if config is configs[0] else None
+        given = digest if config is configs[0] else None
         if given is not None and "shots" in wanted:
             wanted["shots"] = part["settings"].get("shots")  # as many as there were images
         asked = (part["concept"], part["kind"], tuple(part["synonyms"]), part["method"], part["settings"])
         if asked != (concept.name, concept.kind, concept.synonyms, name, wanted):
             return False
-        if part.get(DIGEST) != (given and digest_of(Path(given))):
+        if part.get(DIGEST) != given:
             return False
         if "anchor" not in part:
             return concept.anchor is None

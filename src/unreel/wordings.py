@@ -34,7 +34,7 @@ from unreel.prompts.kinds import Kind
 ALIKE = 0.5  # below which a phrase is taken to draw the concept
 PICTURES, LEVELS = 2, (0.95, 0.8)  # latents of the concept, and how noisy: there, what is asked for decides what comes
 FAR = 1.0  # a phrase that is farther on the first of them is looked at no more
-TOGETHER = 32  # phrases read at once
+TOGETHER, PREDICTED = 32, 8  # phrases read at once, and predictions that the denoiser makes at once
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def find_wordings(
         listed = everyday_of_kind(alike[0]) if phrases is None else phrases
         asked = [phrase for phrase in _unlike(listed) if not any(each.is_named_in(phrase) for each in these)]
         asked = [phrase for phrase in asked if all(_sayable(phrase, kind, reader) for reader in readers)]
-        with enough_memory("looking for other words", readers[0].device, ["--dtype bfloat16"]):
+        enough = enough_memory("looking for other words", readers[0].device, ["--dtype bfloat16"])
+        with pair.gradients_as_found(), enough:
             apart = drawn_apart(alike, pair, asked, seed=seed)
         for concept, distances in zip(alike, apart, strict=True):
             rows = [Wording(*row) for row in zip(asked, distances, strict=True) if row[1] < ALIKE]
@@ -168,11 +169,17 @@ def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> list[_View]
     return views
 
 
+def _predicted(denoiser: Denoiser, view: _View, read: Conditioning) -> torch.Tensor:
+    """What the denoiser makes of the view for every prompt: (prompts, *latents)."""
+    count = len(read.arguments[read.latents])
+    return denoiser.predict(view.noisy.expand(count, *view.noisy.shape[1:]), view.timestep.expand(count), read).float()
+
+
 def _distances(denoiser: Denoiser, views: Sequence[_View], read: Conditioning) -> torch.Tensor:
     """d of every prompt that was read behind the first, which is the name's, from that: (prompts,)."""
-    count, out = len(read.arguments[read.latents]), []
+    rows, out = range(len(read.arguments[read.latents])), []
+    parts = [read.rows(rows[start : start + PREDICTED]) for start in rows[::PREDICTED]]
     for view in views:
-        noisy = view.noisy.expand(count, *view.noisy.shape[1:])
-        made = denoiser.predict(noisy, view.timestep.expand(count), read).float()
+        made = torch.cat([_predicted(denoiser, view, part) for part in parts])
         out.append((made[1:] - made[0]).square().flatten(1).sum(1).cpu() / view.unasked)
     return torch.stack(out).mean(0)

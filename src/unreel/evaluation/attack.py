@@ -184,14 +184,16 @@ def attack(
     # The second half of a group only repeats the first.
     prompts = build_suite(Conditioner.of(pair.t2i), concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
     erasure.require_matching(pair.t2v)
-    Denoiser.of(pair.t2i)  # refuses what makes no images
+    with pair.gradients_as_found():
+        Denoiser.of(pair.t2i)  # refuses what makes no images
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
     once = len(ARMS) * len(attacks) * cases  # but for attacks that have nothing to try
     require_room(pair.video, kept, once, once * budgets[-1], tell, made=0 if clips else made_in(kept))
     asked = {"attacks": attacks, "cases": cases, "budgets": budgets, "steps": steps, "seed": seed}
     of = {"concept": asdict(concept), "image_model": pair.t2i_source, "image_dtype": dtype_of(pair.t2i)}
-    with claimed(home, measured_with(pair.video, erasure, judge) | of | asked) if home else nullcontext():
+    alone = claimed(home, measured_with(pair.video, erasure, judge) | of | asked) if home else nullcontext()
+    with alone, pair.gradients_as_found():
         cache, texts = VideoCache(pair.video, kept), [prompt.text for prompt in prompts[:cases]]
         outcomes = _outcomes(pair, concept, erasure, judge, modules, texts, budgets[-1], steps, seed, cache)
     untried = tuple(name for name in attacks if not all(any(each.cases) for each in outcomes if each.attack == name))

@@ -18,6 +18,7 @@ from unreel.errors import summarise
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import Delta, changed
 from unreel.models.reading import at_places, side_by_side
+from unreel.models.weights import doubled
 from unreel.progress import Work, drawn
 from unreel.prompts.pairs import PromptPair, Prompts
 
@@ -279,4 +280,4 @@ def _batches(
 
 
 def _squares(rows: torch.Tensor) -> np.ndarray:
-    return rows.float().square().sum(1).double().cpu().numpy()
+    return doubled(rows.float().square().sum(1)).cpu().numpy()

@@ -22,7 +22,7 @@ from unreel.interventions.erasure import ComponentDelta, Erasure
 from unreel.models.adapter import encode_prompt, takes_lora, tensors_in, text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import Delta, LowRank
-from unreel.models.weights import held_weights, is_quantized, portable
+from unreel.models.weights import doubled, held_weights, is_quantized, portable
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import EVERYDAY
 
@@ -297,7 +297,7 @@ def _embeddings(model: Any, prompts: list[str], intervention: Erasure | None) ->
                 encode_prompt(model, some) if hasattr(model, "encode_prompt") else Conditioner.of(model).encode(some)
             )
             parts = tensors_in(embeddings)
-            out += [part.double() for part in parts if part.is_floating_point() and len(part) == len(some)]
+            out += [doubled(part) for part in parts if part.is_floating_point() and len(part) == len(some)]
     return out
 
 

@@ -8,7 +8,7 @@ import inspect
 import re
 import unicodedata
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -20,7 +20,7 @@ from unreel.files import write_folder, write_json, write_text
 from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, card
 from unreel.interventions.record import KIND
-from unreel.models.adapter import guides, undisturbed
+from unreel.models.adapter import guides, own_negative_prompt, undisturbed
 from unreel.models.standins import hiding
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class PromptIntervention(Intervention):
     def _begin(self, pipeline: "DiffusionPipeline") -> None:
         """Have the pipeline's prompts changed by itself and whatever joins it."""
         encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
+        # Some read it as another prompt: what is led away from is not to become the anchor.
+        led_away_from = own_negative_prompt(pipeline)
         on: list[PromptIntervention] = [self]
         with ExitStack() as undo:
             inside = self.prepare(pipeline, undo)
@@ -110,8 +112,9 @@ class PromptIntervention(Intervention):
             @wraps(encode)
             def encode_prompt(*args: Any, **options: Any) -> Any:
                 arguments = signature.bind(*args, **options).arguments
-                for each in on:
-                    each.change(arguments)
+                if not led_away_from or set(_texts(arguments.get("prompt"))) != {led_away_from}:
+                    for each in on:
+                        each.change(arguments)
                 with inside(arguments):
                     return encode(**arguments)
 
@@ -140,6 +143,10 @@ class PromptIntervention(Intervention):
 def on_prompts(pipeline: Any) -> list[PromptIntervention]:
     """What changes the pipeline's prompts."""
     return list(vars(pipeline).get(_ON, ([], None))[0])
+
+
+def _texts(prompt: str | Sequence[str] | None) -> Sequence[str]:
+    return [prompt] if isinstance(prompt, str) else prompt or ()
 
 
 def count_of(arguments: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +27,12 @@ from unreel.models.weights import held_weights, is_quantized
 from unreel.prompts.concept import Concept, naming
 from unreel.prompts.pairs import Prompts
 from unreel.versions import versions
+
+REFUSED = {
+    "images": "takes no images: give them to --method few-shot",
+    "keep": "keeps nothing by name: leave --keep out, or take the default method",
+    "replace": "makes nothing in particular instead: leave --replace out, or take the default method",
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,6 @@ class Task:
     def __post_init__(self) -> None:
         if not self.conditioners:
             raise UnreelError(f"{self.pair.t2v_source} has no text encoder that reads prompts")
-        for reader in self.conditioners:
-            _require_learning(reader.text_encoder)
         for concept, reader in product(self.concepts, self.conditioners):
             require_known(reader.tokenizer, [*concept.wordings, concept.anchor or ""])
             reader.require_read(concept.wordings)
@@ -110,19 +114,36 @@ class Task:
             )
         return self.concepts[0]
 
-    def require_no_images(self) -> None:
-        if self.images is not None:
-            raise UnreelError(f"{self.method} takes no images: give them to --method few-shot")
+    @property
+    def images_from(self) -> str:
+        """As records say it."""
+        return "generated" if self.images is None else "given"
 
-    def require_nothing_instead(self) -> None:
-        if any(concept.anchor is not None for concept in self.concepts):
-            raise UnreelError(
-                f"{self.method} makes nothing in particular instead: leave --replace out, or take the default method"
-            )
+    def refuse(self, *given: Literal["images", "keep", "replace"]) -> None:
+        """Raises UnreelError if it was given one of these, for which a method has no use."""
+        was_given = {
+            "images": self.images is not None,
+            "keep": bool(self.keep),
+            "replace": any(concept.anchor is not None for concept in self.concepts),
+        }
+        for each in given:
+            if was_given[each]:
+                raise UnreelError(f"{self.method} {REFUSED[each]}")
 
-    def require_nothing_to_keep(self) -> None:
-        if self.keep:
-            raise UnreelError(f"{self.method} keeps nothing by name: leave --keep out, or take the default method")
+    def require_learning(self, *parts: torch.nn.Module) -> None:
+        """Raises UnreelError if weights of these parts, by default of all text encoders, cannot learn."""
+        for part in parts or [conditioner.text_encoder for conditioner in self.conditioners]:
+            weights = held_weights(part).values()
+            if any(map(is_quantized, weights)):
+                raise UnreelError(
+                    f"the {type(part).__name__} is quantized, and learns nothing exactly: unlearn with the original, "
+                    "export or save that, and quantize it then"
+                )
+            if any(weight.is_inference() for weight in weights):
+                raise UnreelError(
+                    f"the {type(part).__name__} was loaded, or moved, under torch.inference_mode, where nothing learns: "
+                    "load it outside"
+                )
 
     def require_nothing_kept_is_forgotten(self) -> None:
         forgotten = naming(self.concepts)
@@ -170,18 +191,3 @@ class Task:
     def network_erasure(self, deltas: Mapping[str, Delta], record: dict[str, Any]) -> Erasure:
         """An erasure that makes `deltas` to what denoises in the video model, by weight name."""
         return Erasure((ComponentDelta(dict(deltas), Fingerprint.of(only_network_of(self.pair.t2v)), NETWORK),), record)
-
-
-def _require_learning(encoder: torch.nn.Module) -> None:
-    """Raises UnreelError for a text encoder whose weights cannot learn."""
-    weights = held_weights(encoder).values()
-    if any(map(is_quantized, weights)):
-        raise UnreelError(
-            f"the {type(encoder).__name__} is quantized, and learns nothing exactly: unlearn with the original, export "
-            "that as a text encoder, and quantize it then"
-        )
-    if any(weight.is_inference() for weight in weights):
-        raise UnreelError(
-            f"the {type(encoder).__name__} was loaded, or moved, under torch.inference_mode, where nothing learns: load it "
-            "outside"
-        )

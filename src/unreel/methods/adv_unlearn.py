@@ -74,7 +74,8 @@ Config, NEEDS, AS_PUBLISHED = AdvUnlearnConfig, "images", True
 def learn(task: Task, config: AdvUnlearnConfig) -> Erasure:
     """Raises UnreelError for several concepts, several text encoders, anything to keep by name, and an anchor."""
     concept = task.only_concept()
-    task.require_nothing_instead()
+    task.refuse("replace")
+    task.require_learning()
     if len(task.conditioners) > 1:
         raise UnreelError(
             "AdvUnlearn attacks one text encoder, and this model has several: choose another method, such as text-ablation"
@@ -86,8 +87,7 @@ def learn(task: Task, config: AdvUnlearnConfig) -> Erasure:
     which: Trainable = "all" if concept.kind == "unsafe" else "first-layer"
     with denoiser.channels_last():
         deltas, losses = adv_unlearn(task.conditioners[0], denoiser, which, named, _Images(kept, others[:, 0]), config)
-    images = "generated" if task.images is None else "given"
-    return task.erasure([deltas], task.record(config, losses=losses, images=images))
+    return task.erasure([deltas], task.record(config, losses=losses, images=task.images_from))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def adv_unlearn(
                 with torch.no_grad():
                     goal = denoiser.predict(y_t, s, as_before[turn])
                 now = denoiser.predict(y_t, s, denoiser.conditioning([kept.prompts[turn]]))
-                total = total + config.retain_weight / config.retain_batch * mse_loss(now, goal)
+                stays = config.retain_weight / config.retain_batch * mse_loss(now, goal)
+                stays.backward()  # one after the other: together their activations would fill a card
+                total = total + stays.detach()
             return total
 
         losses = descended(optimizer, loss, config.steps)

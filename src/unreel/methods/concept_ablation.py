@@ -111,6 +111,7 @@ Config, NEEDS, AS_PUBLISHED = ConceptAblationConfig, "images", True
 def learn(task: Task, config: ConceptAblationConfig) -> Erasure:
     """Raises UnreelError for several concepts and anything to keep."""
     concept, pair = task.only_concept(), task.pair
+    task.require_learning()
     config, denoiser, latents = latents_of(task, config)
     instead = task.anchored[0].anchor or ""
     corpus = Corpus(pair.vocabulary, list(whole_words(task.conditioners[0].tokenizer)), config.seed)
@@ -119,8 +120,7 @@ def learn(task: Task, config: ConceptAblationConfig) -> Erasure:
     others = [text for text in corpus.retain(config.retain) if not concept.is_named_in(text)]
     with denoiser.channels_last():
         deltas, record = ablate(task.conditioners, denoiser, pairs, others, config, latents)
-    images = "generated" if task.images is None else "given"
-    return task.erasure(deltas, task.record(config, {concept.name: instead}, **record, images=images))
+    return task.erasure(deltas, task.record(config, {concept.name: instead}, **record, images=task.images_from))
 
 
 class _Learner:

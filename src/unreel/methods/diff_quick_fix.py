@@ -24,7 +24,7 @@ from unreel.methods import Task, option, require
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import Delta
 from unreel.models.reading import end_of_name
-from unreel.models.weights import portable
+from unreel.models.weights import doubled, portable
 
 SENTENCES = ("{}", "A photo of {}", "An image of {}", "A picture of {}")
 
@@ -44,8 +44,8 @@ Config, NEEDS, AS_PUBLISHED = DiffQuickFixConfig, "text", True
 
 def learn(task: Task, config: DiffQuickFixConfig) -> Erasure:
     """Raises UnreelError for images, and for what is to be kept by name."""
-    task.require_no_images()
-    task.require_nothing_to_keep()
+    task.refuse("images", "keep")
+    task.require_learning()
     deltas = [quick_fix(conditioner, task.renamed, config.lamb) for conditioner in task.conditioners]
     return task.erasure(deltas, task.record(config, task.anchors, losses=[]))
 
@@ -66,10 +66,10 @@ def quick_fix(conditioner: Conditioner, renamed: Sequence[tuple[str, str]], lamb
             keys.append(tails[0])
             # Where the anchor's tail is shorter, its last token stands for the rest.
             goals.append(tails[1][torch.arange(len(tails[0])).clamp(max=len(tails[1]) - 1)])
-    k, goal = (torch.cat(rows).double() for rows in (keys, goals))
+    k, goal = (doubled(torch.cat(rows)) for rows in (keys, goals))
     gram = k.T @ k + lamb * torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
     move = torch.linalg.solve(gram, k.T @ (goal - k))  # W0 is applied to both sides, so the change is W0 of the move
-    return {portable(f"{name}.weight"): (matrix.weight.double() @ move.T).float().cpu()}
+    return {portable(f"{name}.weight"): (doubled(matrix.weight) @ move.T).float().cpu()}
 
 
 def _tails(conditioner: Conditioner, matrix: nn.Linear, texts: Sequence[tuple[str, str]]) -> list[torch.Tensor]:

@@ -53,9 +53,7 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
     """Raises UnreelError for images, for what is to be kept, for something to make instead, and for a model whose denoiser
     has nothing of what is to learn, or is not in float32.
     """
-    task.require_no_images()
-    task.require_nothing_to_keep()
-    task.require_nothing_instead()
+    task.refuse("images", "keep", "replace")
     network = only_network_of(task.pair.t2v)
     layers: Mapping[str, nn.Module] = {}
     if network is not None:
@@ -65,6 +63,7 @@ def learn(task: Task, config: ESDConfig) -> Erasure:
             f"ESD-x edits attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another method, "
             "such as text-ablation; ESD-u, the weights u, needs none, but guidance in one call of the network"
         )
+    task.require_learning(network)
     if network.dtype != torch.float32:
         raise UnreelError("ESD learns in float32: leave --dtype out")
     denoiser = Denoiser.of(task.pair.t2v, task.pair.settings.size, task.pair.settings.frames)

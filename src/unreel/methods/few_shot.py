@@ -70,12 +70,12 @@ Config, NEEDS, AS_PUBLISHED = FewShotConfig, "images", True
 def learn(task: Task, config: FewShotConfig) -> Erasure:
     """Raises UnreelError for several concepts, anything to keep, and something to make instead."""
     concept = task.only_concept()
-    task.require_nothing_instead()
+    task.refuse("replace")
+    task.require_learning()
     config, denoiser, latents = latents_of(task, config)
     with denoiser.channels_last():
         deltas, losses = few_shot(task.conditioners, denoiser, concept, config, latents)
-    images = "generated" if task.images is None else "given"
-    return task.erasure(deltas, task.record(config, losses=losses, images=images))
+    return task.erasure(deltas, task.record(config, losses=losses, images=task.images_from))
 
 
 def few_shot(

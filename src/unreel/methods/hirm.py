@@ -57,8 +57,8 @@ Config, NEEDS, AS_PUBLISHED = HiRMConfig, "text", True
 
 def learn(task: Task, config: HiRMConfig) -> Erasure:
     """Raises UnreelError for images, and for what is to be kept by name."""
-    task.require_no_images()
-    task.require_nothing_to_keep()
+    task.refuse("images", "keep")
+    task.require_learning()
     names = [wording for concept in task.concepts for wording in concept.wordings]
     anchors = task.anchors if config.towards == "anchor" else {}
     goals = [anchors.get(concept.name, "") for concept in task.concepts for _ in concept.wordings]

@@ -20,7 +20,5 @@ Config, NEEDS, AS_PUBLISHED = NegativePromptConfig, "text", True
 
 def learn(task: Task, config: NegativePromptConfig) -> NegativePrompt:
     """Raises UnreelError for what it makes no use of: images, anchors, what is to be kept."""
-    task.require_no_images()
-    task.require_nothing_to_keep()
-    task.require_nothing_instead()
+    task.refuse("images", "keep", "replace")
     return NegativePrompt(task.record(config, losses=[]))

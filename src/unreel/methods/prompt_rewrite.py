@@ -20,6 +20,5 @@ Config, NEEDS, AS_PUBLISHED = PromptRewriteConfig, "text", True
 
 def learn(task: Task, config: PromptRewriteConfig) -> PromptRewrite:
     """Raises UnreelError for what it makes no use of: images, and what is to be kept."""
-    task.require_no_images()
-    task.require_nothing_to_keep()
+    task.refuse("images", "keep")
     return PromptRewrite(task.record(config, task.anchors, losses=[]))

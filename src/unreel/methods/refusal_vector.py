@@ -31,6 +31,7 @@ from unreel.models.adapter import guides_in_one_call, only_network_of, text_writ
 from unreel.models.deltas import Delta, LowRank
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate
+from unreel.models.weights import doubled
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
     """Raises UnreelError for images, for what is to be kept by name, and for a model whose denoiser has no attention to the
     text, or is called twice to guide.
     """
-    task.require_no_images()
-    task.require_nothing_to_keep()
+    task.refuse("images", "keep")
     network = only_network_of(task.pair.t2v)
     writers = {} if network is None else _writers(network, config.last)
     if not writers or not guides_in_one_call(task.pair.t2v):
@@ -80,6 +80,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
             "a refusal vector is found in attention to the text, guided in one call of the network, which a "
             f"{type(task.pair.t2v).__name__} has not: choose another method, such as text-ablation"
         )
+    task.require_learning(network)
     if task.pair.settings.guidance <= 1:
         raise UnreelError("a refusal vector is read off videos that are made with guidance: give --guidance above 1")
     given = {concept.name: concept.anchor for concept in task.concepts}
@@ -135,10 +136,11 @@ def _seen(
 def _removed(matrix: nn.Linear, seen: _Seen, config: RefusalVectorConfig) -> LowRank:
     """The change of a matrix that takes the refusal vector out of what enters it."""
     sums = (seen.difference, seen.moments, seen.other, seen.others)
-    vector, moments, other, others = (torch.as_tensor(each).double() / seen.counts[i // 2] for i, each in enumerate(sums))
+    vector, moments, other, others = (doubled(torch.as_tensor(each)) / seen.counts[i // 2] for i, each in enumerate(sums))
     contrast = moments - vector.outer(vector) - config.alpha * (others - other.outer(other))
     rank = min(config.rank, matrix.in_features // 2)
     leading = torch.linalg.eigh(contrast).eigenvectors[:, -rank:]
     direction = nn.functional.normalize(leading @ (leading.T @ vector), dim=0)
-    up = -config.lamb * matrix.weight.double() @ direction.to(matrix.weight.device)  # where it waits, if it is offloaded
+    weight = doubled(matrix.weight)
+    up = -config.lamb * weight @ direction.to(weight.device)  # where it waits, if it is offloaded
     return LowRank(up[:, None].float().cpu(), direction[None].float().cpu())

@@ -26,7 +26,5 @@ Config, NEEDS, AS_PUBLISHED = SafreeConfig, "text", True
 
 def learn(task: Task, config: SafreeConfig) -> Safree:
     """Raises UnreelError for what it makes no use of: images, anchors, what is to be kept."""
-    task.require_no_images()
-    task.require_nothing_to_keep()
-    task.require_nothing_instead()
+    task.refuse("images", "keep", "replace")
     return Safree(task.record(config, losses=[]))

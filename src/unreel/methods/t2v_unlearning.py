@@ -84,9 +84,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
     """Raises UnreelError for images, for what is to be kept by name, for something to make instead, and for a model whose
     denoiser has no attention to the text.
     """
-    task.require_no_images()
-    task.require_nothing_to_keep()
-    task.require_nothing_instead()
+    task.refuse("images", "keep", "replace")
     network, settings = only_network_of(task.pair.t2v), task.pair.settings
     writers = {} if network is None else text_writers(network)
     if not writers:
@@ -94,6 +92,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
             f"adapters go beside attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another "
             "method"
         )
+    task.require_learning(network)
     denoiser = Denoiser.of(task.pair.t2v, settings.size, settings.frames)
     with torch.no_grad():
         empty = denoiser.conditioning([""])

@@ -100,8 +100,9 @@ def learn(task: Task, config: TextAblationConfig) -> Erasure:
     """What the record says of each text encoder is a list if there are several. Raises UnreelError for images, and for what
     is both to be kept and to be forgotten.
     """
-    task.require_no_images()
+    task.refuse("images")
     task.require_nothing_kept_is_forgotten()
+    task.require_learning()
     learned = [_learn(task, conditioner, config) for conditioner in task.conditioners]
     losses = [record["losses"] for _, record in learned]
     record = task.record(config, task.anchors, losses=losses if len(losses) > 1 else losses[0])

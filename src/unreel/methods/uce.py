@@ -39,6 +39,7 @@ from unreel.models.adapter import cross_attention, only_network_of
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import Delta
 from unreel.models.denoiser import Denoiser
+from unreel.models.weights import doubled
 from unreel.prompts.concept import Concept
 from unreel.prompts.vocabulary import Vocabulary
 
@@ -63,7 +64,7 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
     """Raises UnreelError for a model whose denoiser reads no text by cross-attention with key and value matrices, or that
     has several text encoders; and for names that are too long.
     """
-    task.require_no_images()
+    task.refuse("images")
     task.require_nothing_kept_is_forgotten()
     network = only_network_of(task.pair.t2v)
     matrices = {} if network is None else text_projections(network)
@@ -72,6 +73,7 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
             f"UCE edits the cross-attention of a denoiser with one text encoder, which a {type(task.pair.t2v).__name__} "
             "has not: choose another method, such as text-ablation"
         )
+    task.require_learning(network)
     preserved = [*others(task.pair.vocabulary, task.concepts), *task.keep]
     renamed = task.renamed
     kept = preserved if config.tokens == "last" else ["", *preserved]
@@ -85,8 +87,8 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
         inner = [(i, last[i] - back) for i, back in first_words(conditioner, [name for name, _ in renamed], kept)]
     move = unified(read, last, len(renamed), config, inner)
     deltas: dict[str, Delta] = {
-        f"{name}.weight": (matrix.weight.double() @ move.to(matrix.weight.device)).float().cpu()
-        for name, matrix in matrices.items()
+        f"{name}.weight": (weight @ move.to(weight.device)).float().cpu()
+        for name, weight in ((name, doubled(matrix.weight)) for name, matrix in matrices.items())
     }
     record = task.record(config, task.anchors, losses=[], preserved=len(preserved))
     return task.network_erasure(deltas, record)
@@ -135,7 +137,7 @@ def unified(
     """
     kept = len(read) - 2 * renamed
     usual = 1.0 if config.tokens == "last" else max(0.1, 1 / kept)
-    whole = [tokens.double() for tokens in read]
+    whole = [doubled(tokens) for tokens in read]
     tails = [tokens[place:] for tokens, place in zip(whole, last, strict=True)]
     if config.tokens == "last":
         whole = tails = [tail[:1] for tail in tails]

@@ -29,7 +29,5 @@ Config, NEEDS, AS_PUBLISHED = VideoEraserConfig, "text", True
 
 def learn(task: Task, config: VideoEraserConfig) -> VideoEraser:
     """Raises UnreelError for what it makes no use of: images, anchors, what is to be kept."""
-    task.require_no_images()
-    task.require_nothing_to_keep()
-    task.require_nothing_instead()
+    task.refuse("images", "keep", "replace")
     return VideoEraser(task.record(config, losses=[]))

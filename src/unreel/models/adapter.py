@@ -229,7 +229,7 @@ def own_sampling(pipeline: Any) -> dict[str, Any]:
 
 def image_size(pipeline: Any) -> tuple[int, int]:
     """(height, width) in pixels that an image model makes on its own."""
-    side = network_of(pipeline).config.sample_size
+    side = network_of(pipeline).config.get("sample_size") or pipeline.default_sample_size
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 

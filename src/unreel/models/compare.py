@@ -322,7 +322,7 @@ def same_values(first: torch.Tensor, second: torch.Tensor, precision: torch.dtyp
     """Bit for bit, in that precision, or else in the lower of theirs."""
     lower = first.dtype if first.dtype.itemsize <= second.dtype.itemsize else second.dtype
     lower = precision if precision and lower.is_floating_point else lower
-    return torch.equal(first.to(lower).cpu(), second.to(lower).cpu())
+    return torch.equal(first.to(lower), second.to(first.device, lower))
 
 
 def _same_place(first: Stored, second: Stored) -> bool:

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import nn
 from unreel.errors import UnreelError, needs, reason_of, summarise
 from unreel.models.compare import Stored
 from unreel.models.deltas import Delta, LowRank, is_felt
-from unreel.models.weights import portable
+from unreel.models.weights import gradients_as_found, portable
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 _ALPHA = ".alpha"
@@ -115,8 +115,8 @@ def _require_loadable(pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
 @contextmanager
 def _loaded(file: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> Iterator[None]:
     """Inside, it is on the pipeline. Raises UnreelError if it cannot be, whatever diffusers stumbles over."""
-    learning = {weight: weight.requires_grad for part in parts.values() for weight in part.parameters()}
-    try:
+    with gradients_as_found(parts.values()), ExitStack() as afterwards:
+        afterwards.callback(_unload, pipeline)
         try:
             given = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, use_safetensors=True)
             unread = [key for key in (given[0] if isinstance(given, tuple) else given) if key.endswith(_ALPHA)]
@@ -128,11 +128,11 @@ def _loaded(file: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> Iterat
                 f"diffusers cannot load {file} into a {type(pipeline).__name__}: {reason_of(error)}"
             ) from error
         yield
-    finally:
-        with suppress(ValueError):  # of some that were never whole
-            pipeline.unload_lora_weights()
-        for weight, learns in learning.items():
-            weight.requires_grad_(learns)
+
+
+def _unload(pipeline: Any) -> None:
+    with suppress(ValueError):  # of some that were never whole
+        pipeline.unload_lora_weights()
 
 
 def _adapted(part: nn.Module) -> Iterator[tuple[str, Any]]:

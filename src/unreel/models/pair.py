@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from unreel.errors import UnreelError, summarise
 from unreel.models.adapter import own_sampling, text_encoders, tokenizer_of, video_size
@@ -24,6 +25,7 @@ from unreel.models.pipelines import TextModel, index_of, load_pipeline, load_tex
 from unreel.models.readers import reader_folder
 from unreel.models.shipped import EMBEDDED, PARTS, preset_of, shipped, world_of
 from unreel.models.standins import hiding
+from unreel.models.weights import gradients_as_found
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary, of_world
 
 if TYPE_CHECKING:
@@ -137,6 +139,13 @@ class Pair:
         }
 
     @contextmanager
+    def gradients_as_found(self) -> Iterator[None]:
+        """Afterwards the weights of both pipelines take gradients, or none, as they did."""
+        parts = [part for model in (self.t2i, self.t2v) for part in vars(model).values() if isinstance(part, nn.Module)]
+        with gradients_as_found(parts):
+            yield
+
+    @contextmanager
     def readings(self) -> Iterator[list[Conditioner]]:
         """Those, and the video pipeline's that give its network otherwise what they read: in another template, padded
         otherwise, led away from other words. Inside, the image pipeline's text encoders are the video pipeline's too, whose
@@ -207,10 +216,11 @@ def load_pair(
     device: str = "cpu",
     dtype: torch.dtype | None = torch.float32,
     text_only: bool = False,
+    makes_images: bool = True,
     makes_videos: bool = True,
 ) -> Pair:
-    """Load the embedded pair (the default), or two pipelines from folders or hub ids; both `text_only`, or the video
-    pipeline alone, where it is another one and `makes_videos` says that no video is to be made.
+    """Load the embedded pair (the default), or two pipelines from folders or hub ids; both `text_only`, or, where they are
+    two, the one of which `makes_images` or `makes_videos` says that it is to make nothing.
 
     A video pipeline alone, or the folder of a text encoder alone, is a pair with itself: enough for methods that learn from
     text. Raises UnreelError when something cannot be loaded or the two share no text encoder.
@@ -235,7 +245,7 @@ def load_pair(
             return load_text_model(Path(source), **options)
         return load_pipeline(source, text_only=text_only, **options)
 
-    image_model = None if t2i is None else load(t2i, "image", text_only)
+    image_model = None if t2i is None else load(t2i, "image", text_only or not makes_images)
     video_model = load(t2v, "video", text_only or bool(image_model and not makes_videos))
     if not isinstance(video_model, TextModel):
         require_makes_videos(video_model, t2v)

@@ -86,7 +86,7 @@ def load_pipeline(
         if not folder.exists():
             folder = _downloaded(name, version, options)
     parts = {name: library for name, (library, _) in components(index).items() if name not in options}
-    # Where there are weights by the plain name, those are loaded.
+    # Weights by the plain name are loaded, unless a part has nothing but a variant: then that of all that have it.
     variants = [variant for variant in _variants(source, folder, parts) if variant]
     options |= {"variant": variants[0]} if variants else {}
     size = _size(folder, parts, precision)

@@ -6,7 +6,7 @@ Knows tensors, and how adapters, compilers and offloading hold them; knows nothi
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -178,6 +178,17 @@ def set_to(weights: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tenso
         for name, weight in weights.items():
             set_weight(weight, values[name])
         yield
+
+
+@contextmanager
+def gradients_as_found(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Afterwards each of their weights takes gradients, or none, as it did."""
+    found = {weight: weight.requires_grad for part in parts for weight in part.parameters()}
+    try:
+        yield
+    finally:
+        for weight, learns in found.items():
+            weight.requires_grad_(learns)
 
 
 @contextmanager

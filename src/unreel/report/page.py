@@ -4,7 +4,9 @@ Knows how to lay out: which videos are shown, which come first, and how many byt
 """
 
 import base64
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -119,15 +121,21 @@ def _write_videos(folder: Path, evaluation: Evaluation, shown: dict[str, list[in
     write_json(folder / VIDEOS / INDEX_FILE, sorted(index, key=lambda entry: entry["file"]))
 
 
-class Encoder:
-    """Makes videos for a page, and counts their bytes."""
+class _TooLargeError(Exception):
+    """The videos of a page are more than it can hold."""
 
-    def __init__(self, fps: int, longest: int | None, crf: int) -> None:
-        self.fps, self.longest, self.crf, self.nbytes = fps, longest, crf, 0
+
+class Encoder:
+    """Makes videos for a page that holds so many bytes of them."""
+
+    def __init__(self, fps: int, longest: int | None, crf: int, most: float) -> None:
+        self.fps, self.longest, self.crf, self.room = fps, longest, crf, most
 
     def __call__(self, frames: np.ndarray) -> str:
         content = encode_mp4(frames, self.fps, longest=self.longest, crf=self.crf)
-        self.nbytes += len(content)
+        self.room -= len(content)
+        if self.room < 0:
+            raise _TooLargeError
         return base64.b64encode(content).decode()
 
 
@@ -135,12 +143,12 @@ def within_budget(make: Callable[[Encoder, int], list[Any]], fps: int) -> list[A
     """What `make` lays out with videos that are small enough for a page, as large as they may be. It is given what encodes
     one, and how many there may be in each group.
     """
-    for most, (longest, crf) in product((SHOWN, FIRST, 1), LEVELS):
-        encode = Encoder(fps, longest, crf)
-        made = make(encode, most)
-        if encode.nbytes <= BUDGET:
-            break
-    return made
+    *larger, smallest = product((SHOWN, FIRST, 1), LEVELS)
+    for most, level in larger:
+        with suppress(_TooLargeError):
+            return make(Encoder(fps, *level, BUDGET), most)
+    most, level = smallest
+    return make(Encoder(fps, *level, math.inf), most)
 
 
 def _groups(evaluation: Evaluation, shown: dict[str, list[int]], encode: Encoder, most: int) -> list[dict[str, Any]]:

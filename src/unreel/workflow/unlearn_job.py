@@ -139,8 +139,8 @@ def loaded(job: UnlearnJob, load: Callable[..., Pair]) -> Pair:
     needs, place = {load_method(method).NEEDS for method in job.methods}, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
     loads_text_only = needs == {"text"} and not job.videos and not job.wordings
-    makes_videos = bool(job.videos) or "video" in needs
-    pair = load(job.t2i, job.t2v, text_only=loads_text_only, makes_videos=makes_videos, dtype=place.of_weights["dtype"])
+    makes = {"makes_images": "images" in needs or bool(job.wordings), "makes_videos": bool(job.videos) or "video" in needs}
+    pair = load(job.t2i, job.t2v, text_only=loads_text_only, dtype=place.of_weights["dtype"], **makes)
     if job.videos and isinstance(pair.t2v, TextModel):
         raise UnreelError(f"{job.t2v} is a text encoder, which makes no videos: add --videos 0")
     pair = job.sampling.onto(pair)
