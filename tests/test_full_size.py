@@ -42,7 +42,7 @@ def test_unreels_loop_learns_what_a_plain_loop_does(pair, images, naive):
     assert ours[0].keys() == theirs[0].keys()
     assert apart(ours[0], theirs[0], config.learning_rate)["relative"] < 1e-3
     assert all(same(weights(getattr(pair.t2i, name)), tensors) for name, tensors in before.items())
-    assert not any(p.requires_grad or p.grad is not None for name in before for p in getattr(pair.t2i, name).parameters())
+    assert all(p.grad is None for name in before for p in getattr(pair.t2i, name).parameters())
 
 
 @pytest.mark.parametrize("choice", [name for name in CHOICES if "compile" not in name])  # which takes half a minute

@@ -41,13 +41,12 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
     `near` is what `near_to` says for each text encoder, as far as that is known; it is found out otherwise.
     Raises UnreelError if it has a delta for none of the encoders.
     """
-    conditioners = list(pair.conditioners().values())
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
-    # As recorded, even where a sum of erasures forgets one's anchor too.
-    concepts = anchored([Concept.recorded(part) for part in parts], conditioners[0], pair.vocabulary)
     aims, grades = all("anchor" in part for part in parts), []
     keep = list(dict.fromkeys(name for part in parts for name in part["settings"].get("keep", ())))
     with pair.readings() as readers:
+        # As recorded, even where a sum of erasures forgets one's anchor too.
+        concepts = anchored([Concept.recorded(part) for part in parts], readers[0], pair.vocabulary)
         known = dict(enumerate(near))
         for (i, reader), component in product(enumerate(readers), erasure.components):
             if component.fingerprint.fits(reader.text_encoder):
