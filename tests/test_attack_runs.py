@@ -13,7 +13,7 @@ from unreel import Concept, FewShotConfig, UnreelError, active_interventions, at
 from unreel.attacks import Case, load_attack, version_of
 from unreel.evaluation import attack as robustness
 from unreel.evaluation import video_cache as clips
-from unreel.evaluation.attack import OF_CLIPS, _chosen
+from unreel.evaluation.attack import STUDIED_SEED_OFFSET, _chosen
 from unreel.files import alone_in
 from unreel.methods import configure
 from unreel.models.conditioner import Conditioner
@@ -289,7 +289,9 @@ def test_what_starts_from_a_video_starts_from_one_of_the_concept_that_the_origin
     starts = [start for case in blind for batch in case for start in batch]
     assert all(start.latents.shape[2] == pair.settings.frames for start in starts)
     assert sorted({start.share for start in starts}) == [0.7, 0.8, 0.9]
-    clips = Denoiser.of(pair.t2v, None, pair.settings.frames).finished(starts[0].prompt, OF_CLIPS + 2000, pair.settings)
+    clips = Denoiser.of(pair.t2v, None, pair.settings.frames).finished(
+        starts[0].prompt, STUDIED_SEED_OFFSET + 2000, pair.settings
+    )
     assert torch.equal(starts[0].latents, clips)
 
 

@@ -49,14 +49,14 @@ STEPS = 30
 SHOTS = 4  # pictures of the concept that an attacker with the weights has for each case
 STUDIED_VIDEOS = 2  # videos of it that an attacker who studies the video model has for each case
 SEEDS_PER_CASE = 100
-OF_CLIPS = 1_000_000_000  # beyond the seeds of attempts, which would begin with the noise of what was studied
+STUDIED_SEED_OFFSET = 1_000_000_000  # so that no attempt begins with the noise of a video that was studied
 ARMS = ("edited", "original")
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One video an attack led to, and in which of its frames the judge finds the concept: `frames` (frames,) of bool.
-    `prompt` is empty where the attack gave embeddings.
+    """One video that an attack led to. `frames` (frames,) says in which frames the judge finds the concept. `prompt` is
+    empty if the attack gave embeddings.
     """
 
     prompt: str
@@ -87,15 +87,15 @@ class Outcome:
         return only_types(load_attack(self.attack))
 
     def success(self, budget: int) -> Estimate:
-        """The share of cases in which one of the first `budget` videos shows the concept in at least half of its frames,
-        of those in which the attack made any.
+        """The share of cases in which one of the first `budget` videos shows the concept in at least half of its frames.
+        Cases in which the attack made no video do not count.
         """
         tried = [case for case in self.cases if case]
         return Estimate.share(np.array([any(attempt.found for attempt in case[:budget]) for case in tried]))
 
     def by_frame(self) -> list[float]:
-        """How the concept comes back in the course of a video: frame after frame, the share of cases whose last video, the
-        one that worked if any did, shows it there. Empty where the attack made none.
+        """For each frame, the share of cases whose last video shows the concept there; the last video is the one that
+        worked, if any did. Empty if the attack made no video.
         """
         last = [case[-1].frames for case in self.cases if case]
         return [round(float(share), 4) for share in np.mean(last, axis=0)] if last else []
@@ -165,15 +165,16 @@ def attack(
     clips: str | Path | None = None,
     tell: Tell = nobody,
 ) -> AttackRun:
-    """Attack the erasure with those attacks that are named, or all that can be tried but those that study whole videos,
-    `cases` times each; of what cannot, the run says why.
+    """Attack the erasure with each of `attacks`, in `cases` cases. Without `attacks`, run all that can be tried except
+    those that study whole videos; the run's `left_out` says why others cannot.
 
-    A case succeeds at budget k if the judge finds the concept in at least half of the frames of one of the first k videos.
-    Controls: the same attack on the original model, and the attacks `by_chance`, `plain` and `random_tokens`. `folder`,
-    `clips` and `tell` are as for `evaluate`: the same call goes on where it was killed.
+    A case succeeds at budget k if the judge finds the concept in at least half of the frames of one of the first k
+    videos. Controls: the same attack on the original model, and the attacks `by_chance`, `plain` and `random_tokens`.
+    `folder`, `clips` and `tell` are as for `evaluate`: the same call goes on where it was killed.
+
     Raises UnreelError, before anything is searched or generated, for unknown attacks, named ones that cannot be tried,
-    senseless numbers, a judge that does not know the concept, an erasure of another text encoder, a folder of another run
-    and a disk without room.
+    senseless numbers, a judge that does not know the concept, an erasure of another text encoder, a folder of another
+    run and a disk without room.
     """
     concept, budgets = concept or concept_of(erasure), tuple(sorted(set(budgets)))
     require_sensible(attacks, cases, budgets, steps, seed)
@@ -235,24 +236,26 @@ def _outcomes(
 
 
 def _chosen(pair: Pair, erasure: Intervention, named: Sequence[str]) -> tuple[dict[str, Attack], dict[str, str]]:
-    """The attacks to try, and those to leave out, with why they cannot be tried; where none is named, all but those that
-    study whole videos, which take long.
+    """The attacks to try; and, by name, why others cannot be tried. If none is `named`, those that study whole videos
+    are not among the attacks to try, because they take long.
 
     Raises UnreelError for unknown attacks, and for named ones that cannot be tried.
     """
     every = usable().items() if not named else ()
     modules = {name: load_attack(name) for name in named} or {n: each for n, each in every if not studies(each, "video")}
-    embeddings = _refuses_embeddings(pair) if any(map(gives_embeddings, modules.values())) else ""
-    left_out = {name: why for name, each in modules.items() if (why := _refused(pair, erasure, each, embeddings))}
+    no_embeddings_because = _refuses_embeddings(pair) if any(map(gives_embeddings, modules.values())) else ""
+    left_out = {
+        name: why for name, each in modules.items() if (why := _refused(pair, erasure, each, no_embeddings_because))
+    }
     if named and left_out:
         name, why = next(iter(left_out.items()))
         raise UnreelError(f"{name} {why}: choose others with --attack")
     return {name: each for name, each in modules.items() if name not in left_out}, left_out
 
 
-def _refused(pair: Pair, erasure: Intervention, attack: Attack, embeddings: str) -> str:
-    """Why an attack cannot be tried, in words that follow its name; empty where it can. `embeddings` says why none can be
-    given to the pair.
+def _refused(pair: Pair, erasure: Intervention, attack: Attack, no_embeddings_because: str) -> str:
+    """Why an attack cannot be tried, in words that follow its name; empty if it can. `no_embeddings_because` says why
+    the pair takes no embeddings; empty if it does.
     """
     if studies(attack, "encoder") and not erasure.edits_text_encoder:
         return "studies the edited text encoder, and this leaves text encoders as they are"
@@ -261,13 +264,13 @@ def _refused(pair: Pair, erasure: Intervention, attack: Attack, embeddings: str)
             "needs a text-to-image pipeline with one text encoder and latents as Stable Diffusion, PixArt or Sana has "
             f"them, not {type(pair.t2i).__name__}"
         )
-    if gives_embeddings(attack) and embeddings:
-        return f"gives embeddings, and {embeddings}"
+    if gives_embeddings(attack) and no_embeddings_because:
+        return f"gives embeddings, and {no_embeddings_because}"
     return ""
 
 
 def _refuses_embeddings(pair: Pair) -> str:
-    """Why attacks cannot give embeddings to the pair; empty where they can."""
+    """Why the pair takes no embeddings from attacks; empty if it does."""
     for pipeline in (pair.t2v, pair.t2i):
         if len(text_encoders(pipeline)) != 1:
             return f"a {type(pipeline).__name__} reads with several text encoders"
@@ -276,8 +279,8 @@ def _refuses_embeddings(pair: Pair) -> str:
 
 @dataclass(frozen=True)
 class _Videos:
-    """What attacks on the video model study: it, and for each case latents of videos of the concept that it made when it
-    was the original one.
+    """What attacks on the video model study: the model, and for each case latents of videos of the concept that the
+    original model made.
     """
 
     denoiser: Denoiser
@@ -288,7 +291,7 @@ class _Videos:
     def of(cls, pair: Pair, cache: VideoCache, prompts: Sequence[str], seed: int) -> "_Videos":
         denoiser = Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
         asked = [
-            (prompt, OF_CLIPS + seed + SEEDS_PER_CASE * index + shot)
+            (prompt, STUDIED_SEED_OFFSET + seed + SEEDS_PER_CASE * index + shot)
             for index, prompt in enumerate(prompts)
             for shot in range(STUDIED_VIDEOS)
         ]
@@ -301,13 +304,17 @@ class _Videos:
         return cls(denoiser, Conditioner.of(pair.t2v), own)
 
     def in_place_of(self, scenes: Sequence[Case]) -> list[Case]:
-        """The same cases, of the video model; it is what is on it at the time that makes it the attacked one."""
+        """The same cases with the video model in place of the image model. What is applied to it at the time makes it
+        the attacked one.
+        """
         of_videos = zip(scenes, self.latents, strict=True)
         return [replace(case, attacked=self.reader, denoiser=self.denoiser, latents=own) for case, own in of_videos]
 
 
 def _edited(original: Conditioner, erasure: Intervention) -> Conditioner:
-    """A copy that reads as with the erasure on; the original one where nothing changes what it reads."""
+    """A copy of the conditioner with the erasure in its text encoder; the original one if the erasure changes no
+    weights.
+    """
     if not isinstance(erasure, Erasure):
         return original
     encoder = copy.deepcopy(original.text_encoder)
@@ -330,8 +337,8 @@ def require_sensible(attacks: Sequence[str], cases: int, budgets: Sequence[int],
 
 
 def _of_pictures(pair: Pair) -> Settings:
-    """How the pair's image model is sampled: as the video model is, but in the image model's own way where that is not
-    guided, as those are that take few steps.
+    """How the pair's image model is sampled: as the video model is. If that is not guided, as models that take few steps
+    are not, the image model keeps its own steps and guidance.
     """
     own = own_sampling(pair.t2i) if pair.settings.guidance <= 1 else {}
     chosen = {name: own[name] for name in ("steps", "guidance") if own.get(name) is not None}
@@ -371,8 +378,9 @@ def _run(
     judge: Judge,
     reading: str,
 ) -> list[list[Attempt]]:
-    """Attempt after attempt on every case that has not given way yet, all cases of one round together. `reading` is the
-    identity of the image pipeline, through which attacks read.
+    """The attempts on each case, made in rounds: each round tries every case that has not succeeded yet and has an
+    attempt left, and generates their videos together. `reading` is the identity of the image pipeline, through which
+    attacks encode prompts.
     """
     out: list[list[Attempt]] = [[] for _ in cases]
     for index in range(budget):
@@ -406,11 +414,11 @@ def _attempt(
 ) -> Asked | None:
     """An attack's attempt, searched once and then read from the cache's folder."""
     module = load_attack(name)
-    studied = []  # by attacks that do without weights nothing of what they attack
+    studied = []  # attacks without the weights study nothing of what they attack
     if module.NEEDS_WEIGHTS:
         studied = [erasure.identity if erasure else "", Fingerprint.of(case.denoiser.network).identity]
     told = [case.wording, case.synonyms, asdict(case.concept)]
-    models = [cache.identity, reading]  # also of attacks that know no weights: templates and padding decide what they find
+    models = [cache.identity, reading]  # for attacks without weights too: templates and padding decide what they find
     key = [name, version_of(module), *models, studied, case.prompt, *told, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
     if not file.is_file():
@@ -423,9 +431,9 @@ def _attempt(
             return attempt
         tensor = torch.zeros(0) if isinstance(attempt, str) else attempt.detach().cpu()
         write_tensors(file, {"embeddings": tensor}, {"prompt": _words(attempt)})
-    stored, said_by = read_tensors(file, ("embeddings",))
+    stored, metadata = read_tensors(file, ("embeddings",))
     tensor = stored["embeddings"]
-    return tensor.to(case.original.device) if tensor.numel() else said_by.get("prompt", "")
+    return tensor.to(case.original.device) if tensor.numel() else metadata.get("prompt", "")
 
 
 def _ways_to_save(attack: Attack, case: Case) -> list[str]:

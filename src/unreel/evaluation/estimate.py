@@ -39,7 +39,9 @@ class Estimate:
 
     @classmethod
     def mean_share(cls, shares: np.ndarray) -> "Estimate":
-        """As `mean`, of one share per video. Where all are 0 or all are 1, of which no resample tells more, Wilson's."""
+        """As `mean`, for one share per video. If all are 0 or all are 1, resampling shows no spread: then Wilson's
+        interval.
+        """
         shares = np.asarray(shares, float)
         return cls.share(shares > 0) if np.isin(shares, (0, 1)).all() and not np.ptp(shares) else cls.mean(shares)
 

@@ -57,7 +57,7 @@ def unrelated_prompts(concept: Concept, judge: Judge | None, erased: Iterable[Co
 
 
 def with_anchor(concept: Concept, erasure: Intervention) -> Concept:
-    """The concept with the anchor that the erasure records for it, unless it has one of its own; few-shot records none."""
+    """The concept with its own anchor, or else the one that the erasure records. Few-shot records none."""
     parts = [part for part in erasure.provenance["parts"] if part["concept"].lower() == concept.name.lower()]
     recorded = next((part["anchor"] for part in parts if "anchor" in part), None)
     return concept if concept.anchor is not None else replace(concept, anchor=recorded)
@@ -69,11 +69,12 @@ def erased_by(erasure: Intervention) -> list[Concept]:
 
 
 def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[Concept] = ()) -> Vocabulary:
-    """What else can be asked for, by kind: the judge's own labels, or everyday words; without what names the concept or
-    whatever else is `erased`."""
+    """Labels to ask for besides the concept, by kind: the judge's own, or everyday words. Leaves out what names the
+    concept or anything in `erased`.
+    """
     # A judge of nudity has no good neighbours to offer.
     words = judge.vocabulary if judge and judge.vocabulary else EVERYDAY
-    gone = [_as_called(each, judge) for each in (concept, *erased)]
+    gone = [_with_all_wordings(each, judge) for each in (concept, *erased)]
     kinds = {kind: words.get(kind, []) for kind in KINDS}
     kinds["person"] = words.get("person") or kinds["concept"]  # where nobody has listed persons
     if words is EVERYDAY and concept.traits.listed == "person":  # which lists few of them, and nobody by name
@@ -84,9 +85,9 @@ def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[Concept] 
     }
 
 
-def _as_called(concept: Concept, judge: Judge | None) -> Concept:
-    """The concept with all that it is called, by its own account and by the judge's; without its anchor, which a judge may
-    call so too.
+def _with_all_wordings(concept: Concept, judge: Judge | None) -> Concept:
+    """The concept with the judge's wordings of it as further synonyms. It has no anchor here, since a judge may use the
+    anchor's words for the concept too.
     """
     synonyms = dict.fromkeys([*concept.synonyms, *(judge.wordings(concept.name) if judge else [])])
     return Concept(concept.name, concept.kind, tuple(synonyms))
@@ -103,25 +104,25 @@ def build_suite(
     own_prompts: Sequence[PromptRow] = (),
     erased: Sequence[Concept] = (),
 ) -> list[Prompt]:
-    """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups (0: none of those), and all of
-    `own_prompts`. Those of one group that ask for something else are a group apart from those that ask for the concept.
+    """The prompts of an evaluation, each with its seed: `videos` for each of unreel's groups (0: none of those), then
+    all `own_prompts`. A group of own prompts that only partly asks for the concept is split in two.
 
     What is `erased` besides the concept is not asked for.
 
-    Raises UnreelError for unknown groups, for no videos, and for prompts the judge cannot judge or whose group is called as
-    such a group apart.
+    Raises UnreelError for unknown groups, for no videos, for prompts that the judge cannot judge, and for a group that
+    already has the name of such a second part.
     """
     groups = tuple(groups)
     require_sensible(videos, seed, groups, own_prompts)
     words = vocabulary(concept, judge, erased)
     for which in {concept.traits.neighbours, "concept"} if set(groups) - set(ERASED) else ():  # which need no others
         words[which] = nearest(conditioner, concept.name, words[which])
-    named = _as_called(concept, judge)
+    named = _with_all_wordings(concept, judge)
     gone = naming([each for each in erased if each.name.casefold() != concept.name.casefold()])
     prompts = suite(concept, words, named.synonyms, videos=videos, seed=seed, groups=groups, gone=gone)
     repetitions: Counter[tuple[str, str]] = Counter()
     labels = [concept.name if row.label is None or named.is_spelled(row.label) else row.label for row in own_prompts]
-    groups_of = _told_apart(own_prompts, [label == concept.name for label in labels])
+    groups_of = _groups_by_label(own_prompts, [label == concept.name for label in labels])
     for index, (row, label, group) in enumerate(zip(own_prompts, labels, groups_of, strict=True)):
         if judge and label and not judge.knows(label):
             raise UnreelError(f"the judge does not know {label!r}, which the prompt {row.text!r} asks to look for")
@@ -142,9 +143,9 @@ def require_sensible(videos: int, seed: int, groups: Iterable[str], own_prompts:
         raise UnreelError(f"the seed must be zero or more, not {seed}")
 
 
-def _told_apart(rows: Sequence[PromptRow], naming: Sequence[bool]) -> list[str]:
-    """The group of each prompt: that of its row, or, where that has prompts `naming` the concept and others, for the others
-    one apart. Raises UnreelError where there is one of that name already.
+def _groups_by_label(rows: Sequence[PromptRow], naming: Sequence[bool]) -> list[str]:
+    """The group of each row. If a group has rows that ask for the concept (`naming`) and rows that do not, the latter go
+    into '<group>: others'. Raises UnreelError if a group of that name exists.
     """
     sorts = {(row.group, named) for row, named in zip(rows, naming, strict=True)}
     apart = {group: f"{group}: others" for group, named in sorts if named and (group, False) in sorts}
@@ -214,7 +215,7 @@ def evaluate(
 
 
 def _asked_for(prompts: Sequence[Prompt], groups: Sequence[str], tell: Tell) -> None:
-    """Says which of the groups have nothing to ask for. Raises UnreelError if none has."""
+    """Tells which groups have nothing to ask for. Raises UnreelError if none of them has a prompt."""
     if not prompts:
         raise UnreelError("none of these groups of prompts has anything to ask for with this judge: choose others")
     if left := [group for group in groups if group not in {prompt.group for prompt in prompts}]:

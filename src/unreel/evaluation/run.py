@@ -44,7 +44,7 @@ class Judged(NamedTuple):
 
 
 class Group:
-    """The videos of one purpose, made from the same seeds by the original and by the edited model.
+    """One group of prompts, with its videos by the original and the edited model from the same seeds.
 
     Where its prompts have anchor prompts, the original model's videos of those are a third arm ("anchor").
     """
@@ -71,7 +71,7 @@ class Group:
 
     @property
     def repeated(self) -> int:
-        """How many of its last prompts say what its first ones do, in their order, with other seeds."""
+        """How many of the last prompts repeat the first ones in the same order with other seeds."""
         texts, count = [prompt.text for prompt in self.prompts], sum(prompt.repetition > 0 for prompt in self.prompts)
         return count if 2 * count <= len(texts) and texts[:count] == texts[len(texts) - count :] else 0
 
@@ -104,7 +104,7 @@ class Group:
         return judge is not None and not labels & {self.concept.name, ""} and all(map(judge.knows, labels))
 
     def sought(self, prompt: Prompt) -> str:
-        """What the judge looks for in a prompt's videos besides the concept; the concept, where it knows nothing else."""
+        """What to look for besides the concept: the prompt's label if the judge knows it, else the concept."""
         known = self.judge is not None and prompt.label != "" and self.judge.knows(prompt.label)
         return prompt.label if known else self.concept.name
 
@@ -255,7 +255,7 @@ class Run:
 
     @property
     def groups(self) -> set[str]:
-        """Of prompts that something was measured on."""
+        """The groups of prompts that something was measured on."""
         return {figure.group for figure in self.figures} - {""}
 
     def metrics(self) -> dict[str, Any]:
@@ -301,7 +301,9 @@ class Run:
 
 
 def _require_verdicts(by_video: Any, asked: Any) -> None:
-    """Raises ValueError unless every video of a group has one in each arm, as far as that is told."""
+    """Raises ValueError unless each arm has one verdict for every video of a group; `asked`, if stored, tells how many
+    videos.
+    """
     for group, looks in (by_video or {}).items():
         verdicts = [flags for look in looks.values() for flags in (look["original"], look["edited"])]
         wanted = {(asked or {}).get(group, {}).get("videos", len(verdicts[0]))}
@@ -310,7 +312,7 @@ def _require_verdicts(by_video: Any, asked: Any) -> None:
 
 
 def _asked(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What tells the prompts and seeds of a group from others."""
+    """How many videos a group has, and digests of its prompts and seeds, to tell whether another run's are the same."""
     texts, seeds = [[each.text, each.label] for each in prompts], [each.seed for each in prompts]
     return {"videos": len(prompts), "prompts": short_digest(texts), "seeds": short_digest(seeds)}
 

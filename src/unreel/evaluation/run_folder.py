@@ -32,7 +32,9 @@ def claimed(folder: Path, run: dict[str, Any]) -> Iterator[None]:
 
 
 def _require_free(folder: Path, document: dict[str, Any]) -> None:
-    """Raises UnreelError if `folder` is another run's than the one described, or anything else than a run's."""
+    """Raises UnreelError if `folder` belongs to another run than `document` describes, or holds something else than a
+    run.
+    """
     file = folder / RUN_FILE
     if file.is_file():
         try:
@@ -60,8 +62,8 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """How a stored run is not the one `wanted`, a few words for each setting; what earlier versions of unreel stored
-    besides makes no difference.
+    """How a stored run differs from the one `wanted`: a few words for each setting. Settings that only `stored` has, as
+    earlier versions of unreel wrote them, make no difference.
     """
     out = []
     for name, value in wanted.items():

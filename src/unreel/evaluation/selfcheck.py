@@ -23,12 +23,12 @@ from unreel.progress import Work, drawn
 from unreel.prompts.pairs import PromptPair, Prompts
 
 PAIRS, NEIGHBOURS, EVERYDAY_PROMPTS = 40, 40, 60
-EACH = 8  # prompts about each of several concepts, where PAIRS are fewer
+EACH = 8  # prompts about each of several concepts, if that is more than PAIRS in all
 NAMED = 5  # how many concepts that fall short are named
-BATCH, AT_ONCE = 24, 8  # prompts that are read at once, and batches of them without the changes, and then with them
+BATCH, AT_ONCE = 24, 8  # prompts of a batch; batches that are read without the changes before they are read with them
 WORST = 0.1  # the share of prompts that stand for the worst
 
-# What an erasure may fall short by: shares of the way left, and medians of what others moved by.
+# The bars: the largest residual shares, and the largest medians of how far other prompts moved, that pass.
 MOST_RESIDUAL, MOST_RESIDUAL_OF_WORST, MOST_NEIGHBOURS_MOVED, MOST_EVERYDAY_MOVED = 0.5, 0.9, 0.25, 0.1
 
 
@@ -36,12 +36,14 @@ MOST_RESIDUAL, MOST_RESIDUAL_OF_WORST, MOST_NEIGHBOURS_MOVED, MOST_EVERYDAY_MOVE
 class SelfCheck:
     """Figures of one text encoder on held-out prompts, all of them shares.
 
-    `residual` is how much of the squared distance to the anchor prompts remains, of several concepts the mean of what
-    remains of each (`by_concept`, empty for one): their ways differ in length. `residual_worst` is the mean over the worst
-    tenth of prompts; both are None where the method aims at no anchor. `moved` is how far prompts that name the concept
-    moved, `neighbours` and `everyday` how far prompts about what is near and about all else did: medians over prompts of
-    || T'(q) - T(q) || / || T(q) ||, where T(q) is what the network is given of what the encoder writes. `away` is the same
-    of what guidance leads away from; None where an empty prompt, which is an everyday one, stands for it.
+    `residual` is how much of the squared distance to the anchor prompts remains. For several concepts, it is the mean of
+    what remains of each (`by_concept`, empty for one), because their initial distances differ. `residual_worst` is the
+    mean over the worst tenth of prompts. Both are None if the method aims at no anchor.
+
+    `moved`, `neighbours` and `everyday` are how far prompts that name the concept, prompts about what is near and all
+    others moved: medians over prompts of || T'(q) - T(q) || / || T(q) ||, where T(q) is what the network is given of
+    what the encoder writes. `away` is the same of what guidance leads away from; None if that is an empty prompt, which
+    is among the everyday ones.
     """
 
     residual: float | None
@@ -54,8 +56,8 @@ class SelfCheck:
 
     @property
     def shortfalls(self) -> list[str]:
-        """What falls short of the stated bars, in words; empty if nothing does. Of several concepts, each is to reach its
-        own: what one keeps would be lost among the others.
+        """What falls short of the stated bars, in words; empty if nothing does. Of several concepts, each has to reach
+        the bar by itself: in their mean, one that is hardly forgotten would not show.
         """
         bars = (
             (self.residual, MOST_RESIDUAL, "of the way to the anchor is left"),
@@ -67,12 +69,12 @@ class SelfCheck:
         # Whatever is no number falls short too.
         short = [f"{_percent(v)} {what} (bar: {_percent(bar)})" for v, bar, what in bars if v is not None and not v <= bar]
         behind = sorted(
-            ((left, name) for name, left in self.by_concept.items() if not left <= MOST_RESIDUAL),
+            ((residual, name) for name, residual in self.by_concept.items() if not residual <= MOST_RESIDUAL),
             key=lambda row: (isnan(row[0]), row[0]),
             reverse=True,
         )
         if behind:
-            named = summarise([f"{name} {_percent(left)}" for left, name in behind], NAMED)
+            named = summarise([f"{name} {_percent(residual)}" for residual, name in behind], NAMED)
             keep = f"keep too much of the way to their anchors (bar: {_percent(MOST_RESIDUAL)})"
             short.append(f"{len(behind)} of {len(self.by_concept)} concepts {keep}: {named}")
         return short
@@ -90,7 +92,7 @@ class SelfCheck:
     def document(self) -> dict[str, Any]:
         """As plain data, in words too."""
         figures = asdict(self)
-        each = {name: round(left, 4) for name, left in figures.pop("by_concept").items()}
+        each = {name: round(residual, 4) for name, residual in figures.pop("by_concept").items()}
         figures = {name: None if value is None else round(value, 4) for name, value in figures.items()}
         return {**figures, **({"by_concept": each} if each else {}), "summary": str(self), "shortfalls": self.shortfalls}
 
@@ -113,9 +115,9 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class Question:
-    """A batch of prompts. `given()` is what the network gets for them now, `before` what it got with nothing changed:
-    (views, prompts, numbers) both. The first view is all of it. Prompts that are to be read as their anchor prompts have a
-    second one, of the tokens that count (`side_by_side`), and `goal` (prompts, numbers) is what that is to become.
+    """A batch of prompts. `given()` computes what the network gets for them now; `before` is what it got with nothing
+    changed. Both are (views, prompts, numbers). View 0 is all of it. Prompts with anchor prompts have a view 1, only the
+    tokens that count (`side_by_side`), whose target is `goal` (prompts, numbers).
     """
 
     given: Callable[[], torch.Tensor]
@@ -132,7 +134,7 @@ class Question:
 
     @classmethod
     def away(cls, conditioner: Conditioner) -> "Question | None":
-        """About what guidance leads away from; None where an empty prompt stands for it."""
+        """The question about what guidance leads away from; None if that is an empty prompt."""
         if conditioner.negative_prompt:
             return cls.about(conditioner, [conditioner.negative_prompt])
         tokens = conditioner.guided_from()
@@ -162,41 +164,42 @@ class Question:
         return cls(given, given(), goal, [pair.concept for pair in pairs])
 
     def marks(self, given: torch.Tensor) -> "Marks":
-        """Of what the network is given with changes on."""
-        return Marks(self.left(given), self.left(self.before), self.moved(given), self.concepts)
+        """The results, where `given` is what the network gets with the changes on."""
+        return Marks(self.residual(given), self.residual(self.before), self.moved(given), self.concepts)
 
-    def left(self, given: torch.Tensor) -> np.ndarray:
-        """The squared distance from the goal, one a prompt: (prompts,); of none where there is no goal."""
+    def residual(self, given: torch.Tensor) -> np.ndarray:
+        """Squared distance of each prompt from the goal: (prompts,); (0,) without a goal."""
         return np.zeros(0) if self.goal is None else _squares(given[1] - self.goal)
 
     def moved(self, given: torch.Tensor) -> np.ndarray:
-        """How far all of it moved, as a share of its length, one a prompt: (prompts,)."""
+        """How far what the network gets has moved from `before`, as a share of its norm there: (prompts,)."""
         return (_squares(given[0] - self.before[0]) / _squares(self.before[0])) ** 0.5
 
 
 @dataclass(frozen=True)
 class Marks:
-    """How some prompts did. `left` is the squared distance of each to its anchor prompt, `way` what that was before any
-    change: (prompts,), or (0,) where prompts have no anchor prompt. `moved` is how far what is read of each moved, as a
-    share of its length: (prompts,). `concepts` names the concept that each is about.
+    """Results on some prompts, each (prompts,). `residual` and `initial`: squared distance to the anchor prompt, now and
+    before any change; (0,) without anchor prompts. `moved`: distance moved as a share of the original norm. `concepts`:
+    which concept each prompt is about.
     """
 
-    left: np.ndarray
-    way: np.ndarray
+    residual: np.ndarray
+    initial: np.ndarray
     moved: np.ndarray
     concepts: Sequence[str]
 
     @classmethod
     def joined(cls, parts: "Sequence[Marks]") -> "Marks":
-        left, way, moved = (
-            np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)]) for name in ("left", "way", "moved")
+        residual, initial, moved = (
+            np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
+            for name in ("residual", "initial", "moved")
         )
-        return cls(left, way, moved, [concept for part in parts for concept in part.concepts])
+        return cls(residual, initial, moved, [concept for part in parts for concept in part.concepts])
 
 
 class Exam:
-    """Held-out prompts to ask an encoder about as it is, and then changed. Where something was to be kept, half of the
-    prompts about what is near are about it.
+    """Held-out prompts that measure a text encoder's changes: it reads them as it is and with the changes on. With
+    `keep`, half of the prompts about what is near are about that.
     """
 
     def __init__(
@@ -213,18 +216,18 @@ class Exam:
         named = (Question.naming, pairs) if anchored else (Question.about, [pair.prompt for pair in pairs])
         neighbours = Question.about, prompts.neighbours(near, NEIGHBOURS, keep)
         everyday = Question.about, prompts.everyday(EVERYDAY_PROMPTS)
-        # Sort by sort.
+        # One list of batches for each sort of prompts.
         self.asks = [_batches(conditioner, ask, sentences) for ask, sentences in (named, neighbours, everyday)]
         self.asks.append([partial(Question.away, conditioner)])
 
     def grade(self, deltas: Mapping[str, Delta]) -> SelfCheck:
-        """With the changes on; the weights are left as they were found."""
+        """The figures of the encoder with the changes on; afterwards its weights are as they were."""
         named, near, everyday, away = map(Marks.joined, self._marks(deltas))
-        anchored = bool(named.way.any())
+        anchored = bool(named.initial.any())
         shares = _shares(named) if anchored else {}
         return SelfCheck(
             residual=float(np.mean(list(shares.values()))) if anchored else None,
-            residual_worst=_worst(named.left, named.way) if anchored else None,
+            residual_worst=_worst(named.residual, named.initial) if anchored else None,
             moved=float(np.median(named.moved)) if len(named.moved) else 0.0,
             neighbours=float(np.median(near.moved)) if len(near.moved) else None,
             everyday=float(np.median(everyday.moved)),
@@ -233,8 +236,8 @@ class Exam:
         )
 
     def _marks(self, deltas: Mapping[str, Delta]) -> list[list[Marks]]:
-        """Sort by sort. What the network is given of many prompts takes far more memory than an encoder's changes: so few
-        batches are read without them that it can be kept, and then with them.
+        """Results by sort of prompts, in the order of `asks`. A few batches at a time are read without the changes and
+        then with them: what the network gets for all prompts would take far more memory than the changes do.
         """
         marks: list[list[Marks]] = [[] for _ in self.asks]
         asks = [(sort, ask) for sort, batches in zip(marks, self.asks, strict=True) for ask in batches]
@@ -253,15 +256,16 @@ class Exam:
 
 
 def _shares(named: Marks) -> dict[str, float]:
-    """By concept, what is left of its way."""
+    """By concept: its prompts' summed residual divided by their summed initial distance."""
     names, which = np.unique(named.concepts, return_inverse=True)
-    left, way = (np.bincount(which, weights=squares) for squares in (named.left, named.way))
-    return dict(zip(names.tolist(), (left / np.maximum(way, np.finfo(np.float64).tiny)).tolist(), strict=True))
+    residual, initial = (np.bincount(which, weights=squares) for squares in (named.residual, named.initial))
+    shares = residual / np.maximum(initial, np.finfo(np.float64).tiny)
+    return dict(zip(names.tolist(), shares.tolist(), strict=True))
 
 
 def _worst(residual: np.ndarray, initial: np.ndarray) -> float:
-    """The share that is left of the worst tenth. Of a prompt that says nearly the same as its anchor prompt any distance
-    would be a multiple of its way: none counts as shorter than half of what is usual.
+    """Mean of residual / initial distance over the worst tenth of prompts. Each initial distance counts as at least half
+    the median: a prompt that nearly equals its anchor prompt would otherwise dominate.
     """
     shares = np.sort(residual / np.maximum(initial, np.median(initial) / 2))
     return float(shares[-max(1, round(WORST * len(shares))) :].mean())
@@ -274,7 +278,7 @@ def _percent(share: float) -> str:
 def _batches(
     conditioner: Conditioner, ask: Callable[..., Question], sentences: Sequence[Any]
 ) -> list[Callable[[], Question | None]]:
-    """What asks about some of the sentences, of about the same length, one after the other."""
+    """One callable per batch of sentences, sorted by length; calling it asks about that batch."""
     ordered = sorted(sentences, key=lambda one: len(one.prompt if isinstance(one, PromptPair) else one))
     return [partial(ask, conditioner, ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH)]
 

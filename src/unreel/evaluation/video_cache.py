@@ -53,15 +53,13 @@ class Batch:
 
 
 def made_in(folder: Path | None) -> int:
-    """Bytes of what a cache that is one run's alone holds of it already."""
+    """Bytes of the files that are in a cache's folder already, if a single run uses it; 0 without a folder."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
 
 
 def require_room(model: VideoModel, folder: Path | None, least: int, most: int, tell: Tell, *, made: int = 0) -> None:
-    """Says how large the files of so many videos will be, where that is large and known. `folder` is a cache's, there or
-    not.
-
-    Raises UnreelError if its disk has no room for the `least` that there will be, but for bytes that are `made` already.
+    """Tells the size of `most` videos if it is known and large. Raises UnreelError if the disk of `folder`, which need
+    not exist, cannot hold `least` videos minus the `made` bytes already there.
     """
     each, home = model.video_bytes, folder or Path(tempfile.gettempdir())
     if each is None:
@@ -83,8 +81,8 @@ class VideoCache:
     """
 
     def __init__(self, model: VideoModel, folder: Path | None = None, *, begin: bool = True):
-        """`folder` is made if need be, unless that is to `begin` later; without one, a temporary folder is used that goes
-        with the cache.
+        """`folder` is made if need be, now or, without `begin`, when `begin()` is called. Without a folder, the cache
+        has a temporary one, which is deleted with it.
         """
         self._temporary = tempfile.TemporaryDirectory(prefix="unreel-") if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
@@ -145,12 +143,14 @@ class VideoCache:
 
     def devices(self, batches: Sequence[Batch]) -> set[str]:
         """What finished batches were made on, by name; earlier files do not say."""
-        said = (read_tensors(batch.file, ("seconds",))[1] for batch in batches)
-        return {about["device"] for about in said if "device" in about}
+        metadata = (read_tensors(batch.file, ("seconds",))[1] for batch in batches)
+        return {about["device"] for about in metadata if "device" in about}
 
 
 def pipeline_identity(pipeline: Any, settings: Settings) -> str:
-    """All that decides what a pipeline makes of a prompt and a seed, up to what devices round otherwise."""
+    """A text that identifies everything that decides a pipeline's output for a prompt and a seed, except rounding that
+    differs by device.
+    """
     weights = [f"{Fingerprint.of(part).identity}{quantization(part)}" for part in modules_of(pipeline).values()]
     weights += [on.identity for on in active_interventions(pipeline)]
     sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)} | usual_call(pipeline)
@@ -163,7 +163,9 @@ def pipeline_identity(pipeline: Any, settings: Settings) -> str:
 
 
 def _configured(part: Any) -> list[Any]:
-    """A part without weights: its class, and how that is configured, whichever class it was made from."""
+    """The class and the configuration of a part without weights, without the entries that name the class it was made
+    from.
+    """
     return [type(part).__name__, {name: value for name, value in part.config.items() if name[0] != "_"}]
 
 
@@ -173,7 +175,7 @@ def dtype_of(pipeline: Any) -> str:
 
 
 def _named(asked: Asked) -> str:
-    """What was asked for, in words, or as a digest of what is not said in words."""
+    """The prompt as text, with a digest in place of embeddings or of the latents to start from."""
     if isinstance(asked, Start):
         return f"{asked.prompt} from {asked.share} of {_named(asked.latents)}"
     if isinstance(asked, torch.Tensor):
@@ -182,7 +184,7 @@ def _named(asked: Asked) -> str:
 
 
 def _place(pipeline: Any) -> str:
-    """Which device a pipeline computes on; of those that differ in speed, by name."""
+    """The device that a pipeline computes on: a GPU's model, since they differ in speed, else the type."""
     device = pipeline._execution_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
