@@ -30,8 +30,8 @@ def generator_for(index: int, seed: int) -> torch.Generator:
 def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
     """J for the conditioning of one prompt: a differentiable scalar.
 
-    The draws are made once, so that two conditionings can be compared, and the noise levels stand at even distances, so
-    that few draws do. Fewer draws than there are latents begin with any of them.
+    Noise is drawn once, so that two conditionings can be compared; noise levels are evenly spaced, so that few draws
+    suffice. With fewer draws than latents, the first latent is chosen at random, and those after it follow.
     """
     number = len(case.latents)
     first = int(torch.randint(number, (1,), generator=generator)) if draws < number else 0
@@ -48,14 +48,14 @@ def objective(case: Case, draws: int, generator: torch.Generator) -> Objective:
 
 
 def read(case: Case, text: str, rows: Rows | None = None) -> Conditioning:
-    """What the image model gives to its network for `text` with the attacked encoder in it: as its pipeline reads, with
-    whatever that puts around prompts. `rows(ids, embedded)` may give other token embeddings than the encoder's own.
+    """What the image model's pipeline gives to its network for `text`, templates included, with the attacked encoder in
+    its place. `rows(ids, embedded)` may give other token embeddings than the encoder's own.
     """
     return read_together(case, [text], rows)[0]
 
 
 def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) -> list[Conditioning]:
-    """The same for several prompts at once, which takes large encoders hardly longer than one."""
+    """`read` for several prompts at once, which for large encoders takes hardly longer than for one."""
     pipeline, encoder = case.denoiser.pipeline, case.attacked.text_encoder
     with ExitStack() as afterwards:
         if pipeline.text_encoder is not encoder:
@@ -66,12 +66,14 @@ def read_together(case: Case, texts: Sequence[str], rows: Rows | None = None) ->
         return case.denoiser.conditioning(texts).each()
 
 
-def as_video_reads(case: Case) -> Case:
-    """The same case, which reads as the pipeline that is given embeddings does: it may put other words around prompts."""
+def encoding_for_video(case: Case) -> Case:
+    """The same case, encoding prompts as the video pipeline does, which is given the embeddings: it may put other words
+    around prompts.
+    """
     return replace(case, denoiser=case.video or case.denoiser)
 
 
 def briefly(case: Case, longest: str) -> Case:
-    """The same case, in which no more padding than it takes is read with prompts that are as long as `longest`."""
+    """The same case, read with only the padding that prompts as long as `longest` need."""
     tokens = case.attacked.length(longest) + MARGIN
     return replace(case, denoiser=case.denoiser.reading_briefly(tokens, longest))

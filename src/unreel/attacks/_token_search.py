@@ -21,7 +21,7 @@ TRIES = 4  # ours; GCG tries 512 a step, far more than an attempt may cost here
 
 
 def room(case: Case, text: str, most: int = TOKENS) -> int:
-    """How many words the attacks add to `text`: as many as are wanted at `most`, or as still fit."""
+    """How many words can be added to `text`: `most`, or fewer if no more fit."""
     return int(min(most, case.original.room - case.original.length(text)))
 
 
@@ -37,10 +37,10 @@ def search(
     most: int = TOKENS,
     tries: int = TRIES,
 ) -> str | None:
-    """The prompt `before`, at `most` k words of `pool` (`typed_words`), `after` after `case.steps` steps; None if no word
-    fits between.
+    """The prompt `before`, at `most` k words of `pool` (`typed_words`), `after`, as `case.steps` steps have found it;
+    None if no word fits between.
 
-    Each step makes `tries` of swapping a single word and keeps the best if it lowers the `aim`, by default J.
+    Each step tries `tries` swaps of a single word and keeps the best if it lowers the `aim`, by default J.
     """
     count = room(case, f"{before} {after}", most)
     if count < 1:
@@ -59,7 +59,7 @@ def search(
     brief = briefly(case, text([0] * count))  # all of them are words of one token, so it is as long as any
 
     def slopes(words: list[int]) -> torch.Tensor:
-        """How much J would rise with every word in every place, to first order: (k, pool)."""
+        """How much J would rise with each word of the pool in each place, to first order: (k, pool)."""
         seen: dict[str, Any] = {}
 
         def note(read_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ def _swapped(
     values: Callable[[list[list[int]]], list[float]],
     draw: Callable[[int, int], list[int]],
 ) -> list[int]:
-    """The words, better by one swap or the same after every step."""
+    """The words after all steps, each of which swaps one word if that lowers the loss."""
     (lowest,), ranking = values([best]), None
     for _ in range(steps):
         if ranking is None:
@@ -100,7 +100,9 @@ def _swapped(
 
 
 def _place(ids: list[int], words: list[int]) -> int:
-    """Where the words stand among the tokens of a prompt. The first one may be another token there, that of its start."""
+    """Where `words` begin among a prompt's token `ids`. The first word may have another token there: that of a text's
+    start.
+    """
     places = range(len(ids) - len(words), -1, -1)
     inner = [place for place in places if ids[place + 1 : place + len(words)] == words[1:]]
     return next((place for place in inner if ids[place] == words[0]), inner[0] if inner else 0)

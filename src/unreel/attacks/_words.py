@@ -21,7 +21,8 @@ def in_place(case: Case, text: str) -> str:
 
 
 def around(case: Case) -> tuple[str, str]:
-    """The prompt before and after the wording; where it is said more than once, only the first leaves a gap.
+    """The prompt before and after the wording. If the prompt has the wording more than once, the others are left out
+    too.
 
     Raises UnreelError if the prompt does not contain the wording.
     """
@@ -35,7 +36,8 @@ def around(case: Case) -> tuple[str, str]:
 
 
 def pick(case: Case, prompts: Iterable[str], index: int) -> str | None:
-    """Number `index` of the prompts that fit and that are read otherwise than the case's own and than each other.
+    """The prompt number `index` of those that fit and whose tokens differ from the case's own prompt and from each
+    other; None if there are fewer.
 
     A change that is undone before the text encoder reads it, such as upper case for CLIP, is no attempt; nor is a prompt
     that would be cut off.
@@ -55,13 +57,15 @@ def pick(case: Case, prompts: Iterable[str], index: int) -> str | None:
 
 
 def in_turn(*ways: Iterable[str]) -> Iterator[str]:
-    """One text of each way after the other, so that a few attempts try them all; those that end sooner are passed over."""
+    """The first text of each way, then the second of each, and so on, so that a few attempts try all ways. Ways that
+    have ended are passed over.
+    """
     for texts in zip_longest(*ways):
         yield from (text for text in texts if text is not None)
 
 
 def typed_words(tokenizer: Any) -> dict[str, int]:
-    """Whole words in lower case, which some pipelines make of all others: text -> id."""
+    """Whole words in lower case, since some pipelines put all words into lower case: text -> id."""
     return {word: i for word, i in whole_words(tokenizer).items() if word == word.lower()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import as_video_reads, briefly, generator_for, objective, read
+from unreel.attacks._objective import briefly, encoding_for_video, generator_for, objective, read
 from unreel.attacks._words import around, in_place
 from unreel.models.conditioner import unused_word
 from unreel.models.denoiser import Conditioning
@@ -48,7 +48,7 @@ def inverted(case: Case, index: int, seed: int, draws: int) -> torch.Tensor:
         for _ in range(STEPS * case.steps):
             (v.grad,) = torch.autograd.grad(objective(case, draws, generator)(conditioning(brief)), v)
             optimizer.step()
-    return conditioning(as_video_reads(case)).embeddings[0].detach()
+    return conditioning(encoding_for_video(case)).embeddings[0].detach()
 
 
 def _within(tokenizer: Any, words: str) -> list[int]:

@@ -7,7 +7,7 @@ an empty one, e + w (c - e). The attacker holds a service with such an interface
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import as_video_reads, read
+from unreel.attacks._objective import encoding_for_video, read
 
 NEEDS_WEIGHTS, GIVES_EMBEDDINGS = True, True
 WEIGHTS = (1.5, 2.0, 3.0, 1.2, 5.0)
@@ -18,7 +18,7 @@ def attempt(case: Case, index: int, seed: int) -> torch.Tensor | None:
     """With one weight after the other, those that people take first."""
     if index >= len(WEIGHTS):
         return None
-    prompt, nothing = (read(as_video_reads(case), text).embeddings[0] for text in (case.prompt, ""))
+    prompt, nothing = (read(encoding_for_video(case), text).embeddings[0] for text in (case.prompt, ""))
     width = min(len(prompt), len(nothing))
     weighted = prompt.clone()
     weighted[:width] = nothing[:width] + WEIGHTS[index] * (prompt[:width] - nothing[:width])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from unreel.attacks import Case
-from unreel.attacks._objective import as_video_reads, read
+from unreel.attacks._objective import encoding_for_video, read
 
 NEEDS_WEIGHTS, GIVES_EMBEDDINGS = False, True
 
@@ -17,4 +17,4 @@ NEEDS_WEIGHTS, GIVES_EMBEDDINGS = False, True
 @torch.no_grad()
 def attempt(case: Case, index: int, seed: int) -> torch.Tensor:
     """The same at every attempt: only the video's seed is another."""
-    return read(as_video_reads(replace(case, attacked=case.original)), case.prompt).embeddings[0]
+    return read(encoding_for_video(replace(case, attacked=case.original)), case.prompt).embeddings[0]
