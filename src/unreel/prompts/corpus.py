@@ -38,8 +38,9 @@ class Corpus:
     def forget(self, concept: Concept, anchors: Mapping[str, str], count: int) -> list[tuple[str, str]]:
         """About `count` pairs of a sentence that names the concept, by all its wordings in turn, and its anchor prompt.
 
-        `anchors` says for every erased name and wording what the anchor prompt says instead; an empty anchor leaves it out.
-        Pairs whose anchor prompt names something erased after all, by words at random or within another name, are left out.
+        `anchors` says, by erased name and wording, what the anchor prompt names instead; with an empty anchor it names
+        nothing there. A pair is left out if its anchor prompt names something erased after all, in random words or
+        within another name.
         """
         renamed, erased = _instead(tuple(anchors.items()))
         rng, out = random.Random(f"{self.seed}/{concept.name}"), {}
@@ -47,7 +48,7 @@ class Corpus:
         for index in range(count):
             wording = concept.wordings[index % len(concept.wordings)]
             sentence, filled = self._sentence(rng, slot, wording)
-            # What is unsafe has no article in its place that could serve the anchor.
+            # The gap of something unsafe has no article before it, so the anchor keeps its own.
             words = {gap: (anchors if gap == "unsafe" else renamed).get(word.lower(), word) for gap, word in filled.items()}
             if slot == "concept":
                 words[slot] = in_place_of(wording, words[slot])
@@ -57,8 +58,8 @@ class Corpus:
         return [(sentence, anchor_prompt) for sentence, anchor_prompt in out.items() if not erased.search(anchor_prompt)]
 
     def retain(self, count: int, by_name: bool = True) -> list[str]:
-        """About `count` sentences in the same manner about everything; with `by_name` also everything by its name alone,
-        and the empty prompt, which are the same whatever the seed.
+        """About `count` sentences like those of `forget`, about everything. With `by_name`, also everything by its name
+        alone and the empty prompt, which do not depend on the seed.
         """
         rng, out = random.Random(f"{self.seed}/retain"), [""] if by_name else []
         for labels in self.vocabulary.values() if by_name else ():
@@ -71,9 +72,9 @@ class Corpus:
             out.append(f"{before} {_fill(sentence, filled)} {after}".strip())
         out += [self._noise(rng, rng.randint(1, 2 * MOST_CHATTER)) for _ in range(count // 3)]
         unique = dict.fromkeys(out)
-        # Articles change nothing of what is drawn: where "an owl" is in already, "a owl" stays as it is.
+        # Correcting articles must not change which texts there are: "a owl" stays if "an owl" is among them already.
         named = {f"a {label}": with_articles(f"a {label}") for labels in self.vocabulary.values() for label in labels}
-        return [text if (said := named.get(text, text)) in unique else said for text in unique]
+        return [text if (corrected := named.get(text, text)) in unique else corrected for text in unique]
 
     def _chatter(self, rng: random.Random) -> tuple[str, str]:
         if rng.random() > CHATTER:
@@ -118,15 +119,15 @@ class Corpus:
         return text, chosen
 
 
-@lru_cache(maxsize=2)  # of many concepts, it is the same for each
+@lru_cache(maxsize=2)  # the same for each of many concepts
 def _instead(anchors: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], re.Pattern[str]]:
-    """What stands in the place of each wording, without an article, and a pattern of all wordings."""
+    """The replacement of each wording, without an article, and a pattern of all wordings."""
     renamed = {wording: _bare(anchor) for wording, anchor in anchors}
     return renamed, re.compile(rf"(?<!\w)(?:{_any_of(renamed)})(?!\w)", re.IGNORECASE)
 
 
 def _any_of(texts: Iterable[str]) -> str:
-    """A pattern of any of the texts, which looks at the first letter of all that share it once."""
+    """A pattern of any of the texts; a first letter is tried once for all texts that share it."""
     endings: dict[str, list[str]] = {}
     for text in texts:
         endings.setdefault(text[:1], []).append(re.escape(text[1:]))

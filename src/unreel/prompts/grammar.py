@@ -10,30 +10,30 @@ from collections.abc import Mapping
 _LIKE_A_CONSONANT = r"one\b|once\b|eu|ewe|uku|us[aeiu]|ut[ei]|uni(?![dmn])|(?:ufos?|usb|url|uv|u)\b"
 _LIKE_A_VOWEL = "[aeiou]|hono|honest|hour|heir"
 _ARTICLES = re.compile(r"\b(?:a|an|the) (?=(?:a|an|the) )", re.IGNORECASE)
-LAST_LETTER = 0x10FFFD  # of Unicode's for private use, which no text has
+LAST_LETTER = 0x10FFFD  # a private-use character, which no text has
 _BEFORE_A_VOWEL = re.compile(rf"\b(a) (?!{_LIKE_A_CONSONANT})(?={_LIKE_A_VOWEL})", re.IGNORECASE)
 
 
 def bare(words: str) -> str:
-    """Without their article, for sentences that bring their own."""
+    """Words without the article they begin with, for sentences that bring their own."""
     return re.sub(r"^(?:a|an|the) ", "", words.strip(), flags=re.IGNORECASE)
 
 
 def in_place_of(name: str, anchor: str) -> str:
-    """What is said instead of a name: where that has capitals, and so no article of its own, the anchor with one, unless
-    that is such a name too.
+    """What replaces `name` in a sentence. A capitalised name has no article, so a plain anchor gets one, unless the
+    anchor is such a name too.
     """
     plain = anchor == bare(anchor) == anchor.lower()
     return f"a {anchor}" if name != name.lower() and anchor and plain else anchor
 
 
 def fill(sentence: str, filled: Mapping[str, str]) -> str:
-    """The sentence with its gaps filled; articles go with what is left out, and give way to those that words bring. What
-    looks like an article within a word's name stays: J A Evans, Vuelta a España, U.S.A.
+    """The sentence with its gaps filled. The article before a gap goes if the gap stays empty or its words bring their
+    own. What looks like an article within a name stays: J A Evans, Vuelta a España, U.S.A.
     """
     behind: dict[str, str] = {}
     for number, (gap, word) in enumerate(filled.items()):
-        if not word and gap != "motion":  # before a motion stands what belongs to what moves
+        if not word and gap != "motion":  # the article before a motion belongs to what moves
             sentence = re.sub(rf"\b(?:an?|the) \[{gap}\]", "", sentence)
         (start, rest), mark = _parted(word), chr(LAST_LETTER - number)
         sentence = sentence.replace(f"[{gap}]", start and start + mark)
@@ -45,7 +45,9 @@ def fill(sentence: str, filled: Mapping[str, str]) -> str:
 
 
 def _parted(words: str) -> tuple[str, str]:
-    """What decides about the article before some words, with their own if they bring one, and the rest of them."""
+    """Some words in two parts: those that decide about the article before them (the first word, with its own article if
+    it has one), and the rest.
+    """
     each = words.split()
     count = 2 if each and each[0].lower() in ("a", "an", "the") else 1
     return " ".join(each[:count]), "".join(f" {word}" for word in each[count:])

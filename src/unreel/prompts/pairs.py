@@ -17,12 +17,12 @@ from unreel.prompts.concept import Concept, naming
 from unreel.prompts.corpus import Corpus
 from unreel.prompts.grammar import bare, fill, in_place_of
 
-HELD_OUT = 5  # of every so many frames of captions one is only measured on
+HELD_OUT = 5  # one of so many frames of captions is for measuring only
 CAPTIONS = 0.75  # the share of captions among the sentences; the others are about what the model's vocabulary lists
 VARIED = 0.6  # the share of prompts that name the concept in a spelling drawn by chance, not as it was given
-SPELLED = {"capitals": 4, "lower case": 4, "plural": 3}  # how often a spelling is drawn, where others are once
+SPELLED = {"capitals": 4, "lower case": 4, "plural": 3}  # how often a spelling is drawn while each other one is drawn once
 KEPT = 0.5  # the share of the prompts about what is near that are about what was asked to be kept, if anything was
-TRIES = 40  # how many sentences are drawn for each that is wanted, where few fit
+TRIES = 40  # at most so many sentences are drawn for each one wanted: few may fit
 SMALL_WORDS = {"a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with"}
 
 _PERSONS = {"character": ("person",), "face": ("famous", "person"), "animal": ("animal",)}
@@ -33,9 +33,7 @@ Drawn = TypeVar("Drawn")
 
 @dataclass(frozen=True)
 class PromptPair:
-    """A prompt that names a concept as `wording`, and the same with the anchor in its place; `concept` is the concept's own
-    name, where there are several.
-    """
+    """A prompt that names a concept as `wording`, and its anchor prompt. `concept` is the concept's own name."""
 
     prompt: str
     anchor: str
@@ -45,11 +43,11 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts to forget `concepts` by, with what to make instead of each by its name; none is longer than `fits` allows.
-    `own` are words of their names that are to be kept in other company.
+    """Prompts to forget `concepts` by. `anchors` says, by a concept's name, what to make instead; no prompt is longer
+    than `fits` allows. `own` are words of the concepts' names that are to be kept in other company.
 
-    What is `held_out` shares no frame of a caption and no sentence with what is not, and is for measuring only; its corpus
-    has a seed of its own.
+    Prompts that are `held_out` are for measuring only: they share no caption frame and no sentence with the others, and
+    their corpus has another seed.
     """
 
     concepts: Sequence[Concept]
@@ -60,8 +58,8 @@ class Prompts:
     own: Sequence[str] = ()
 
     def pairs(self, count: int) -> list[PromptPair]:
-        """About `count` prompts that name the concepts in turn, in the spellings in which people write them. Each of many
-        is named, if there is a prompt about it that fits and says nothing else that is to be forgotten.
+        """About `count` prompts that name the concepts in turn, spelled as people spell them. Every concept gets at
+        least one, if a prompt exists that fits and names nothing else that is to be forgotten.
         """
         rng, each = self._random("pairs"), -(-count // max(1, len(self.concepts)))
         out = self._take(self._pairs(rng, self.concepts, count), count, _texts_of)
@@ -72,8 +70,8 @@ class Prompts:
         return out
 
     def neighbours(self, names: Sequence[str], count: int, keep: Sequence[str] = ()) -> list[str]:
-        """About `count` prompts about `names`, what is near to the concepts, and their own words in other company; where
-        something else is to be kept, half of the prompts about it.
+        """About `count` prompts about `names` (what is near the concepts) and about the concepts' own words in other
+        company. With `keep`, half of them are about that.
         """
         rng = self._random("neighbours")
 
@@ -107,11 +105,11 @@ class Prompts:
         return self._take(drawn(), count, lambda text: (text,))
 
     def _take(self, drawn: Iterator[Drawn], count: int, texts: Callable[[Drawn], Sequence[str]]) -> list[Drawn]:
-        """The first `count` that fit and do not name, beside what they are to name, what is to be forgotten."""
+        """The first `count` items whose texts all fit and whose last text names nothing that is to be forgotten."""
         out: dict[Drawn, None] = {}
         forgotten = naming(self.concepts)
         for one in islice(drawn, TRIES * count):
-            *_, last = texts(one)  # of a pair the anchor prompt
+            *_, last = texts(one)  # the anchor prompt of a pair
             if not forgotten(last) and all(map(self.fits, texts(one))):
                 out[one] = None
             if len(out) == count:
@@ -120,7 +118,7 @@ class Prompts:
 
     def _pairs(self, rng: random.Random, concepts: Sequence[Concept], count: int) -> Iterator[PromptPair]:
         renamed = {w.lower(): self.anchors[c.name] for c in self.concepts for w in c.wordings}
-        each = min(count, -(-TRIES * count // max(1, len(concepts))))  # more of one are not asked for
+        each = min(count, -(-TRIES * count // max(1, len(concepts))))  # no concept needs more
         listed = [(concept, *pair) for concept in concepts for pair in self.corpus.forget(concept, renamed, each)]
         rng.shuffle(listed)
         wordings = {concept.name: cycle(concept.wordings) for concept in concepts}
@@ -179,8 +177,9 @@ def _texts_of(pair: PromptPair) -> tuple[str, str]:
 
 
 def own_words(concept: Concept) -> list[str]:
-    """The parts of its wordings that mean something else in other company: single words and runs of them, less those that
-    go with everything, and those that are the name cut short ("van Gogh").
+    """Words of a concept's wordings, single ones and runs of them, that mean something else in other company. Left out
+    are runs that begin or end with a small word such as "of", the name cut short at its beginning ("van Gogh"), and what
+    names the concept itself.
     """
     out: dict[str, None] = {}
     for wording in concept.wordings:

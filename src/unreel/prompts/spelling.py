@@ -11,14 +11,14 @@ from itertools import pairwise
 # Scripts without spaces: Thai and Lao, Tibetan, Burmese, Khmer, Japanese, Bopomofo, Chinese.
 _UNSPACED = "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff"
 _UNSPACED += "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-# What goes on with a word in a script with spaces; `\w` leaves out the vowel signs of Indian scripts.
+# Letters that continue a word in a script with spaces; `\w` leaves out the vowel signs of Indian scripts.
 _LETTER = rf"(?:[^\W_{_UNSPACED}]|[\u0900-\u0963\u0966-\u0dff])"
-# What goes on with a word in a script without them: signs that change the letter before.
+# Signs that continue a word in a script without spaces: they change the letter before.
 _SIGN = "[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd\u102b-\u103e\u17b6-\u17d3\u30fc]"
 # Korean writes these at the end of a word.
 _PARTICLES = "(?:들?(?:은|는|이|가|을|를|의|에게?|에서|으?로|와|과|도|만|처럼|까지|부터)|들)?"
 
-_UNREAD = re.compile("[\u00ad\u200b-\u200f\u2060\ufe0e\ufe0f\ufeff\u2120\u2122]")  # what one does not see, and TM
+_UNREAD = re.compile("[\u00ad\u200b-\u200f\u2060\ufe0e\ufe0f\ufeff\u2120\u2122]")  # invisible marks, and TM
 # As NFKD puts them, after their letter. Short i and u of Cyrillic are letters of their own; Hebrew and Arabic may leave
 # vowels out.
 _ACCENTS = re.compile("(?<![ИиУу])[\u0300-\u036f]|[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u065f]")
@@ -28,7 +28,7 @@ _PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "\u0131": "i", "æ": "a
 
 _GAP = re.compile(r"\s+|(?<=[^\W_])[-_・·]+(?=[^\W_])")
 
-# Endings of English words and what they become in the plural, whatever the case of what stands before; the first that fits.
+# Endings of English words and what they become in the plural; the first that fits counts.
 _PLURALS = [
     (re.compile(ending, re.IGNORECASE), plural)
     for ending, plural in (
@@ -59,8 +59,8 @@ _NO_PLURALS = {"news", "lens", "mars", "means", "goods", "shorts", "tights"}
 
 
 def fold(text: str) -> str:
-    """What spellings that count as the same have in common: no capitals, no accents, one apostrophe, one hyphen, no mark
-    that cannot be seen, whether Unicode composes its letters or not.
+    """A text without what makes no difference between spellings: capitals, accents, kinds of apostrophe and hyphen,
+    invisible marks, and how Unicode composes letters.
     """
     if text.isascii():  # most is, and this is asked of many sentences
         return text.lower().replace("`", "'")
@@ -69,17 +69,20 @@ def fold(text: str) -> str:
 
 
 def parts_of(name: str) -> list[str]:
-    """The words of a name, those that a hyphen joins too; other signs belong to their words."""
+    """The words of a name, divided at spaces and at the hyphens and dots between letters; other signs belong to their
+    words.
+    """
     return [word for word in _GAP.split(name.translate(_ALIKE)) if word]
 
 
 def pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds any of `names` in a folded text: as whole words, or anywhere inside a text that is written without spaces; in
-    the singular, the plural and the possessive; with spaces or hyphens between its words, or nothing where a name may be
-    joined. Signs are taken as they are. Finds nothing without names, and among thousands nearly as fast as one.
+    """A pattern that finds any of `names` in a folded text: in the singular, the plural and the possessive, as whole
+    words, or anywhere inside a text that is written without spaces. Between the words of a name may stand spaces or
+    hyphens, or nothing where a name may be joined. Signs are taken as they are. Without names, the pattern finds
+    nothing; with thousands it is nearly as fast as with one.
     """
     spelled = dict.fromkeys(fold(text).strip() for name in names for text in (name, joined(name)) if text)
-    endings: dict[str, list[str]] = {}  # by how a name may begin, which is looked at once for all that do
+    endings: dict[str, list[str]] = {}  # by the beginning, which is tried once for all names that share it
     for name in spelled:
         start, rest = _whole(name)
         endings.setdefault(start, []).append(rest)
@@ -87,8 +90,8 @@ def pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _whole(name: str) -> tuple[str, str]:
-    """The pattern of one folded name, in two parts: how it begins, and the rest. What stands before it is looked at behind
-    its first letter: where a text has no such letter, which is quickly seen, there is nothing to look at.
+    """The pattern of one folded name as (beginning, rest). The lookbehind stands after the first letter, so that texts
+    without that letter are skipped quickly.
     """
     words = parts_of(name)
     forms = [_literal(form) for form in sorted(_forms(words[-1]), key=len, reverse=True)]
@@ -107,7 +110,7 @@ def _is_unspaced(letters: str) -> bool:
 
 
 def _literal(word: str) -> str:
-    """The apostrophe within a word is often left out."""
+    """A pattern of the word; the apostrophe within a word is often left out."""
     return re.sub(r"(?<=\w)'(?=\w)", "'?", re.escape(word))
 
 
@@ -131,7 +134,7 @@ def _plural(name: str) -> str:
 
 
 def _singulars(word: str) -> list[str]:
-    """What a word may be the plural of: nothing for most words that are no plural."""
+    """The words that a word may be the plural of; mostly none if it is no plural."""
     word = word.lower()
     if word in _NO_PLURALS or word.endswith(("ss", "us", "is")):
         return []
@@ -173,5 +176,5 @@ def joined(name: str) -> str:
 
 
 def titled(name: str) -> str:
-    """Every word with a capital, and as it is otherwise."""
+    """A name with a capital at every word and otherwise as it is."""
     return re.sub(r"(^|[\s-])(\w)", lambda start: start[1] + start[2].upper(), name)
