@@ -35,7 +35,7 @@ class Place:
     offload: bool = False
 
     def require(self) -> None:
-        """Raises UnreelError if nothing can be put there."""
+        """Raises UnreelError if there is no such device or precision here, or if the CPU is asked to offload."""
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise UnreelError(f"{self.dtype!r} is no precision: choose float32, bfloat16 or float16")
         require_place(self.device, getattr(torch, self.dtype))
@@ -82,7 +82,7 @@ def require_lists(**lists: Any) -> None:
 
 @contextmanager
 def nothing_written(instead: str) -> Iterator[None]:
-    """Inside, what is too weak to be written is refused, saying what to do `instead`."""
+    """Inside, a WeakError becomes an UnreelError that says nothing was written and suggests `instead`."""
     try:
         yield
     except WeakError as weak:
@@ -97,7 +97,7 @@ def require_known_judge(name: str | None) -> None:
 
 
 def require_new_erasure(folder: Path, overwrite: bool, tell: Tell) -> None:
-    """As `require_new`; says what goes with what is replaced."""
+    """As `require_new`; tells if an evaluation or attacks in the folder are replaced with it."""
     require_new(folder, overwrite, RECORD_FILE)
     lost = [name for name in (EVALUATION_FOLDER, ATTACKS_FOLDER) if (folder / name).exists()]
     if lost and overwrite:
@@ -123,8 +123,8 @@ def judge_of(name: str | None, t2v: str | None, device: str) -> Judge | None:
 
 
 def model_of(t2v: str | None, *learned: Intervention) -> str:
-    """The video model to put interventions on: the one that is asked for, or the pair of unreel's that the first was made
-    on. Raises UnreelError for any other that nobody asked for: what a file names is not loaded for that alone.
+    """The video model to put interventions on: `t2v`, or else the model that the first of `learned` was made on. Raises
+    UnreelError if that is no pair of unreel's: a model is not loaded just because a file names it.
     """
     made_on = t2v or next((each.model for each in learned), EMBEDDED)
     if t2v is None and made_on not in names():

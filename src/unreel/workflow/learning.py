@@ -46,7 +46,7 @@ class TakenError(UnreelError):
 
 @dataclass(frozen=True)
 class Unlearned:
-    """What came of it: the intervention in its folder, and, by concept, what a first look at it found, with its pages."""
+    """The intervention, its folder and, by concept, the evaluations of a first look at it, with their pages."""
 
     intervention: Intervention
     folder: Path
@@ -61,11 +61,11 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
     weights are left as they were. Raises UnreelError for what cannot be done, before any work wherever that can be known.
     """
     require_sensible(job)
-    with _claimed(job, tell) as (found, alone):
+    with _claimed(job, tell) as (exists, alone):
         pair = loaded(job, load)
         judge = judge_for(job, pair, tell)
         concepts, configs = job.concepts_of(pair), [job.config(method, pair) for method in job.methods]
-        if found:
+        if exists:
             learned = load_intervention(job.folder)
             asked = as_found(concepts, job, learned)
             if asked is None or not was_asked_for(learned, asked, pair, configs, job.images, job.kept):
@@ -74,7 +74,7 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             tell("goes on", f"with the erasure in {job.folder}")
         else:
             if job.videos:
-                each = job.videos * len(concepts)  # of two groups, by the original and the edited model, and of anchors
+                each = job.videos * len(concepts)  # times 4: two groups, each by two models; times 5: anchor prompts too
                 clips = job.folder / CACHE_FOLDER
                 require_room(pair.video, clips, 4 * each, 5 * each, tell, made=made_in(clips))
             concepts, searches = with_wordings(concepts, job, pair, tell)
@@ -85,19 +85,19 @@ def unlearn(job: UnlearnJob, tell: Tell = nobody, *, load: Callable[..., Pair] =
             if learned.edits_text_encoder and not load_method(job.method).AS_PUBLISHED:
                 with nothing_written("have something else made instead, or more kept (--replace, --keep)"):
                     require_strong(learned)
-        if not found:
+        if not exists:
             learned.save_pretrained(job.folder, overwrite=job.overwrite)
         say_check(learned, tell)
         if not job.videos:
             return Unlearned(learned, job.folder, {}, [])
-        if found and not (job.folder / CACHE_FOLDER).is_dir() and (pages := _pages(job, concepts)):
+        if exists and not (job.folder / CACHE_FOLDER).is_dir() and (pages := _pages(job, concepts)):
             return Unlearned(learned, job.folder, {}, pages)  # they were finished
         evaluations, pages = _first_look(job, learned, concepts, pair, judge, alone, tell)
         return Unlearned(learned, job.folder, evaluations, pages)
 
 
 def _another(job: UnlearnJob, learned: Intervention) -> TakenError:
-    """What to say where a job cannot go on with what lies in its folder."""
+    """The error for a job that cannot go on with the erasure in its folder."""
     part = learned.provenance["parts"][0]
     untold = job.images is not None and part.get("images") == "given" and DIGEST not in part  # up to version 0.2
     what = "an erasure that does not say which images it was learned from" if untold else "another erasure"
@@ -108,29 +108,29 @@ def _another(job: UnlearnJob, learned: Intervention) -> TakenError:
 
 
 def _learned(job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, configs: Sequence[Any]) -> Intervention:
-    """What the job's method makes, with what the one on top adds to it."""
+    """The intervention of the job's method, with the changes of the method on top added."""
     config, *on_top = configs
-    # First, since these say at once where a model is none that they can change.
+    # Methods on top learn first: they refuse at once a model that they cannot change.
     added = [_weights(job, _made(job, concepts, pair, each)) for each in on_top]
     learned = _made(job, concepts, pair, config, job.images)
     if not added:
         return learned
     total = reduce(add, added, _weights(job, learned))
-    # What was added changes nothing that text encoders write.
-    return total.with_record(**{name: said for name, said in learned.provenance.items() if name == CHECK})
+    # The self-check holds for the sum: what was added changes no text encoder.
+    return total.with_record(**{name: value for name, value in learned.provenance.items() if name == CHECK})
 
 
 def _made(
     job: UnlearnJob, concepts: Sequence[Concept], pair: Pair, config: Any, images: Path | None = None
 ) -> Intervention:
-    """What a method makes; one that needs the video model has all of it where it is to compute."""
+    """The intervention that a method learns. If it needs the video model, all of that is on the job's device meanwhile."""
     whole, place = method_of(config).NEEDS == "video" and not isinstance(pair.t2v, TextModel), job.place
     with moved(pair.t2v, pair.t2v_source, place.device, offload=place.offload) if whole else nullcontext():
         return unlearn_concepts(concepts, pair, config, images=images, keep=job.kept)
 
 
 def _weights(job: UnlearnJob, learned: Intervention) -> Any:
-    """What a method made. Raises UnreelError for what changes no weights, where something is to go on top of something."""
+    """The learned intervention. Raises UnreelError if it changes no weights, since it is to be added to another."""
     if not isinstance(learned, Erasure):
         method = learned.provenance["parts"][0]["method"]
         raise UnreelError(
@@ -152,8 +152,8 @@ def _pages(job: UnlearnJob, concepts: Sequence[Concept]) -> list[Path]:
 
 @contextmanager
 def _claimed(job: UnlearnJob, tell: Tell) -> Iterator[tuple[bool, bool]]:
-    """Gives whether the erasure is there, and the job goes on with it, and whether no other process makes its videos.
-    Raises UnreelError if its folder is taken.
+    """Gives two flags: whether the erasure exists and the job goes on with it, and whether this process holds the lock
+    of its videos. Raises UnreelError if the folder is taken.
     """
     clips = job.folder / CACHE_FOLDER
     if job.videos and clips.is_dir() and not clips.is_symlink() and not job.overwrite:
@@ -193,6 +193,6 @@ def _first_look(
             home.mkdir(exist_ok=True)
             pages.append(write_report(home, evaluation))
             evaluations[concept.name] = evaluation
-        # What the figures are read from goes with it, so they are measured by now.
+        # The reports have measured all figures by now, so the videos can go.
         shutil.rmtree(clips, ignore_errors=True)
     return evaluations, pages

@@ -27,12 +27,15 @@ EVERYDAY_WORDS = "everyday"  # to look for other words among, in place of a list
 
 @dataclass(frozen=True)
 class UnlearnJob:
-    """What to unlearn, and how to look at it. `concepts` are names, or takedowns, each with a kind, synonyms, an anchor and
-    what to keep of its own. `anchor` is what to make instead, `settings` are of the method, `seed` is of sentences, images,
-    draws and videos. Without a `kind`, it is what a name is listed as. `wordings` are phrases, or "everyday" words: those
-    of them that the image model draws a concept from are forgotten with it. `on_top` is a method that changes what
-    denoises, whose change is added: the result is of one video model then. With `resume`, what is finished is taken as it
-    lies in the folder `out`, if it is what is asked for.
+    """What to unlearn, and how to look at it.
+
+    `concepts` are names, or takedowns, each with a kind, synonyms, an anchor and things to keep of its own. Without a
+    `kind`, a concept has the one under which the pair lists its name. `anchor` is what to make instead. `settings` are
+    those of the method. `seed` is that of sentences, images, draws and videos.
+
+    `wordings` are phrases, or "everyday" words: those that the image model draws a concept from are forgotten with it.
+    `on_top` is a method that changes the denoiser; its change is added, and the result fits one video model only. With
+    `resume`, what is finished in the folder `out` is used if it is what is asked for.
     """
 
     concepts: Sequence[str | Takedown]
@@ -76,7 +79,7 @@ class UnlearnJob:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """What is to be left as it is besides everyday concepts."""
+        """The names to keep besides everyday concepts."""
         return (*self.keep, *dict.fromkeys(name for each in self.takedowns for name in each.keep))
 
     @property
@@ -93,7 +96,7 @@ class UnlearnJob:
         return configure(method, chosen | seed, pair.settings if pair else None)
 
     def concepts_of(self, pair: Pair | None = None) -> list[Concept]:
-        """With the kinds under which a pair lists them, unless the kind is given."""
+        """The concepts. One without a kind has the kind under which the pair lists its name."""
         words = pair.vocabulary if pair else None
         return [replace(each, kind=each.kind or self.kind).as_concept(words) for each in self.takedowns]
 
@@ -133,8 +136,8 @@ def _require_on_top(job: UnlearnJob) -> None:
 
 
 def loaded(job: UnlearnJob, load: Callable[..., Pair]) -> Pair:
-    """The pair, with what reads text, and an image model that is needed, where they are to compute and the rest in main
-    memory.
+    """The pair. Its text encoders, and the image model if it is needed, are on the job's device; the rest is in main
+    memory. Raises UnreelError if videos are asked of a text encoder alone.
     """
     needs, place = {load_method(method).NEEDS for method in job.methods}, job.place
     # Text alone needs neither image nor video model, unless there is something to show.
@@ -150,8 +153,8 @@ def loaded(job: UnlearnJob, load: Callable[..., Pair]) -> Pair:
 
 
 def judge_for(job: UnlearnJob, pair: Pair, tell: Tell) -> Judge | None:
-    """The judge of the job's videos; None if there are none, or to compare them by eye. Tells of concepts that the judge of
-    a pair with a world of its own, which knows what is in it, does not know.
+    """The judge of the job's videos; None if there are none, or if they are to be compared by eye. Tells of concepts
+    that are unknown to the judge of a pair with a world of its own, since it knows all that is in that world.
     """
     own = judge_of(None, job.t2v, job.place.device) if world_of(job.t2v) else None
     for name in (each.name for each in job.concepts_of(pair) if own and not own.knows(each.name)):
