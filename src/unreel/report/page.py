@@ -78,13 +78,13 @@ def environment() -> Any:
 
 
 def _place(figure: Figure) -> int:
-    """Where it stands on the page: in the order of the terminal's columns, each with its references, then all others."""
+    """A figure's rank on the page: the terminal's columns in their order, each with its references, then all others."""
     return next((i for i, (metric, _) in enumerate(COLUMNS) if figure.metric.startswith(metric)), len(COLUMNS))
 
 
 def _chosen(group: Group) -> list[int]:
-    """Which videos of a group are shown, those that went worst first: of its first prompts, so that pages of the same
-    prompts show the same, and the worst of all others.
+    """Which videos of a group to show, worst first: those of its first prompts, the same on every page of the same
+    prompts, and the worst of the others.
     """
     bad = _badness(group)
     order = sorted(range(len(bad)), key=lambda i: (-bad[i], i))
@@ -94,8 +94,9 @@ def _chosen(group: Group) -> list[int]:
 
 
 def _badness(group: Group) -> np.ndarray:
-    """For each video of the edited model, (n,), how far it is from what it should be: the concept still in it, what else
-    was asked for not. Where nobody judges, or judges alike, a video that should change and did not, or the reverse.
+    """How far each video of the edited model is from what it should be: (n,). It is worse the more frames show the
+    concept, or lack what else was asked for. Where no judge looks, or all are judged alike, the difference from the
+    original video decides: too small if the concept was asked for, else too large.
     """
     pairs = zip(group.videos("original"), group.videos("edited"), strict=True)
     moved = np.array([np.abs(edited.astype(np.int16) - original).mean() / 255 for original, edited in pairs])
@@ -126,7 +127,7 @@ class _TooLargeError(Exception):
 
 
 class Encoder:
-    """Makes videos for a page that holds so many bytes of them."""
+    """Encodes videos for a page as base64 MP4; raises _TooLargeError once they take more than `most` bytes together."""
 
     def __init__(self, fps: int, longest: int | None, crf: int, most: float) -> None:
         self.fps, self.longest, self.crf, self.room = fps, longest, crf, most
@@ -140,8 +141,8 @@ class Encoder:
 
 
 def within_budget(make: Callable[[Encoder, int], list[Any]], fps: int) -> list[Any]:
-    """What `make` lays out with videos that are small enough for a page, as large as they may be. It is given what encodes
-    one, and how many there may be in each group.
+    """The largest version of what `make(encode, most)` lays out that fits a page, or the smallest if none does; `encode`
+    encodes one video, `most` is how many there may be in each group.
     """
     *larger, smallest = product((SHOWN, FIRST, 1), LEVELS)
     for most, level in larger:
@@ -177,7 +178,7 @@ def _groups(evaluation: Evaluation, shown: dict[str, list[int]], encode: Encoder
 
 
 def _shares(evaluation: Evaluation) -> list[plots.Row]:
-    """What is to be low, then what is to be high, of each group that somebody has judged."""
+    """Rows of the plot: the shares that should be low, then those that should be high, for each group that was judged."""
     rows = []
     for metric, wanted, what in (("concept_found", "low", "concept found"), ("label_found", "high", "kept")):
         for figure in evaluation.figures:
