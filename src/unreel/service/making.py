@@ -30,14 +30,14 @@ from unreel.service.refusals import BusyError, RefusedError, tell_operator
 from unreel.service.shelf import Shelf
 from unreel.service.wish import Wish
 
-MOST_FAILED = 3  # videos one after the other, from which on something is wrong with more than a request
+MOST_FAILED = 3  # videos in a row: then more is wrong than a single request
 
 
 class Service:
     """Makes videos of one model, one after the other, each with its own erasures on and no others.
 
-    What is on stays on until a request wants it otherwise, so that requests that want the same cost nothing. `worker` is
-    who computes, whichever threads ask. With an `audit`, no video is made that is not in it.
+    Erasures stay on until a request wants others, so that requests for the same erasures cost nothing more. `worker`
+    computes all videos, whichever threads ask. With an `audit`, each video is noted there before it is made.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Service:
         if active_interventions(model.pipeline):
             raise UnreelError("the model has erasures on already: serve the original one")
         self._everyday, self._weighed, self._felt = Everyday(model), set[frozenset[str]](), set[str]()
-        self._failed = 0  # of the last videos, one after the other
+        self._failed = 0  # how many of the last videos, in a row
         if policy:
             policy.require(shelf)
             self._try(policy)
 
     def _try(self, policy: Policy) -> None:
-        """Each erasure goes on once, however many tenants have it, and each set of those that change prompts: whatever else
-        goes on alone goes on with any other. Raises UnreelError for what cannot: none of its tenant's videos could be made.
+        """Put each erasure on once, and each set of prompt changes once; all other combinations follow from these.
+        Raises UnreelError for what cannot go on: none of that tenant's videos could be made.
         """
         own = policy.tenants
         tenants = {name: tenant for tenant, names in own.items() for name in names}
@@ -88,8 +88,8 @@ class Service:
             raise UnreelError(f"no video can be made for tenant {tenant!r} of {policy.file}: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """The model, and how many erasures there are. Raises UnreelError while requests are refused that nothing is wrong
-        with, and once videos cannot be made any more.
+        """The model, and how many erasures there are. Raises UnreelError while good requests are refused too, and once
+        videos cannot be made any more.
         """
         if self._failed >= MOST_FAILED:
             raise UnreelError(f"the last {self._failed} videos could not be made: look above, and start again")
@@ -100,11 +100,15 @@ class Service:
         return {"model": self.model.source, "erasures": len(self.shelf.names)}
 
     def wanted(self, wish: Wish) -> list[Intervention]:
-        """What is to be on. Raises UnreelError if that is not for the request to say, or not known."""
+        """The interventions that a request wants on. Raises UnreelError if the request may not choose them, or they are
+        unknown.
+        """
         return _distinct(self._named(wish)[0])
 
     def _named(self, wish: Wish) -> tuple[dict[str, Intervention], str | None]:
-        """What is to be on by its names, which may be several for the same, and the digest of the policy that says so."""
+        """The interventions that a request wants on, by name, several of which may be the same; and the digest of the
+        policy that decides, if there is one.
+        """
         names, policy = self._asked_for(wish)
         return {name: self.shelf.take(name) for name in names}, policy
 
@@ -121,10 +125,10 @@ class Service:
 
     @contextmanager
     def with_on(self, wanted: Sequence[Intervention]) -> Iterator[None]:
-        """Inside, exactly `wanted` is on, for nobody else, whatever was on before.
+        """Inside, exactly `wanted` is on, whatever was on before, and no other thread changes that.
 
-        Changes of weights add up in any order. What changes prompts comes behind them and does not: each sees what those
-        before it have made of a prompt, and may have read the concept with the weights as they were.
+        Changes of weights add up in any order. Changes of prompts come after them, in the order of `wanted`: each sees
+        the prompt as those before it have left it, and may have read its concept with the weights as they were then.
         """
         pipeline = self.model.pipeline
         with undisturbed(pipeline):
@@ -142,15 +146,15 @@ class Service:
             yield
 
     def _require_felt(self, wanted: Sequence[Intervention]) -> None:
-        """Raises UnreelError for what would be on and do nothing; looks at each but once."""
+        """Raises UnreelError for an intervention that would be on and do nothing; each is checked only once."""
         for each in wanted:
             if each.identity not in self._felt:
                 each.require_felt(self.model.pipeline, self.model.settings.guidance)
                 self._felt.add(each.identity)
 
     def _weigh(self, on: Sequence[Intervention]) -> None:
-        """Tells the operator, once of a set that is on, where erasures that were made apart break the rest together, or one
-        makes what another is to forget.
+        """Tells the operator, once for each set that is on, if erasures that were made apart together move everyday
+        prompts too far, or if one makes what another is to forget.
         """
         apart = [each for each in on if isinstance(each, Erasure) and each.edits_text_encoder]
         these = frozenset(each.identity for each in apart)
@@ -172,9 +176,10 @@ class Service:
             )
 
     def video(self, wish: Wish, waits: Callable[[], bool] = lambda: True) -> np.ndarray:
-        """(frames, height, width, 3) uint8. `waits` says whether whoever asked still does, when it is their turn.
+        """The video: (frames, height, width, 3) uint8. `waits` is asked before it is made and tells whether the client
+        still waits.
 
-        Raises BusyError if too many wait, CancelledError if nobody does any more, RefusedError for what cannot be asked
+        Raises BusyError if too many wait, CancelledError if the client has left, RefusedError for what cannot be asked
         for, and UnreelError for what cannot be made.
         """
         if not self._places.acquire(blocking=False):
@@ -214,7 +219,9 @@ class Service:
 
     @contextmanager
     def _theirs(self) -> Iterator[None]:
-        """Inside, what goes wrong is for whoever asked to mend where they say themselves what is to be on."""
+        """Inside, an UnreelError becomes a RefusedError, for the client to mend, if clients themselves choose the
+        erasures.
+        """
         try:
             yield
         except UnreelError as error:
@@ -235,7 +242,7 @@ class Service:
 
 
 def _forgotten_anchors(on: Sequence[Erasure]) -> Iterator[tuple[str, str]]:
-    """Concepts in whose place something is made that another of the erasures forgets, with that."""
+    """The concepts whose anchor another of the erasures forgets, each with that anchor."""
     parts = [(each, part) for each in on for part in each.provenance["parts"]]
     for each, part in parts:
         anchor = part.get("anchor", "")

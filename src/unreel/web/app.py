@@ -40,7 +40,7 @@ class App:
         self.host, self.visits = host, visits
         with gradio.Blocks(title="unreel", delete_cache=(HOUR, HOUR)) as self.blocks:
             self.visit = gradio.State(None, time_to_live=HOUR, delete_callback=_leave)
-            # Of the erasures that the visitor has made, which grow.
+            # Widgets that list the visitor's erasures, of which there will be more.
             self.on = gradio.CheckboxGroup([], label="Erasures that are on", render=False)
             self.measured = gradio.Dropdown([], label="Erasure", render=False)
             self.taken = gradio.Dropdown([], label="Erasure", render=False)
@@ -83,38 +83,38 @@ class App:
                 accept_weak=weak,
             )
 
-        said = self._said(clips=True)
-        self._job("Forget it", asked, job, said, adds=True)
-        _render(said)
+        outputs = self._outputs(clips=True)
+        self._job("Forget it", asked, job, outputs, adds=True)
+        _render(outputs)
 
     def _try(self) -> None:
         prompt = gradio.Textbox(label="Prompt", placeholder="a bouncing Tokyo Tower", max_length=LONGEST_TEXT)
         seed = gradio.Number(0, minimum=0, maximum=2**31, precision=0, label="Seed")
         self.on.render()
-        said = self._said(clips=True)
+        outputs = self._outputs(clips=True)
         asked = [prompt, seed, self.on]
-        self._job("Make both videos", asked, lambda visit, text, seed, on: visit.make(text, int(seed or 0), on), said)
-        _render(said)
+        self._job("Make both videos", asked, lambda visit, text, seed, on: visit.make(text, int(seed or 0), on), outputs)
+        _render(outputs)
 
     def _measure(self) -> None:
         self.measured.render()
         with gradio.Row():
             videos = gradio.Slider(1, MOST_VIDEOS, value=5, step=1, label="Videos for each group of prompts")
             cases = gradio.Slider(1, MOST_CASES, value=2, step=1, label="Cases for each attack")
-        said = self._said(file=True)
-        self._job("Evaluate", [self.measured, videos], lambda visit, name, n: visit.evaluate(name, int(n)), said)
-        self._job("Attack", [self.measured, cases], lambda visit, name, n: visit.attack(name, int(n)), said)
-        _render(said)
+        outputs = self._outputs(file=True)
+        self._job("Evaluate", [self.measured, videos], lambda visit, name, n: visit.evaluate(name, int(n)), outputs)
+        self._job("Attack", [self.measured, cases], lambda visit, name, n: visit.attack(name, int(n)), outputs)
+        _render(outputs)
 
     def _take(self) -> None:
         self.taken.render()
         format = gradio.Dropdown(["erasure", *FORMATS], value="erasure", label="As")
-        said = self._said(file=True)
-        self._job("Pack", [self.taken, format], lambda visit, name, as_: visit.download(name, as_), said)
-        _render(said)
+        outputs = self._outputs(file=True)
+        self._job("Pack", [self.taken, format], lambda visit, name, as_: visit.download(name, as_), outputs)
+        _render(outputs)
 
-    def _said(self, *, clips: bool = False, file: bool = False) -> list[Any]:
-        """Where a job says what it does: lines, videos, a file; below the buttons that start it."""
+    def _outputs(self, *, clips: bool = False, file: bool = False) -> list[Any]:
+        """The widgets that show what a job does: lines, videos, a file; they stand below the buttons that start it."""
         out: list[Any] = [gradio.Textbox(label="What happens", lines=4, interactive=False, render=False)]
         if clips:
             about = {"label": "Original and edited, from the same seed", "columns": 4, "object_fit": "contain"}
@@ -124,7 +124,7 @@ class App:
         return out
 
     def _job(
-        self, title: str, asked: list[Any], job: Callable[..., Iterator[Seen]], said: list[Any], *, adds: bool = False
+        self, title: str, asked: list[Any], job: Callable[..., Iterator[Seen]], outputs: list[Any], *, adds: bool = False
     ) -> None:
         """A button that starts a job, and one that stops it; a job that `adds` an erasure lets it be chosen elsewhere."""
         with gradio.Row():
@@ -134,17 +134,17 @@ class App:
         def run(visit: Visit | None, *values: Any) -> Iterator[list[Any]]:
             visit = visit or Visit(self.host, self.visits)
             for seen in job(visit, *values):
-                yield [visit, *(_shown(widget, seen) for widget in said), *(_listed(widget, visit) for widget in lists)]
+                yield [visit, *(_shown(widget, seen) for widget in outputs), *(_listed(widget, visit) for widget in lists)]
 
         def halt(visit: Visit | None, happened: str) -> str:
             if visit:
                 visit.stop.set()
             return "\n".join([*happened.splitlines(), "stopped"])
 
-        shown = [self.visit, *said, *lists]
+        shown = [self.visit, *outputs, *lists]
         started = start.click(run, [self.visit, *asked], shown, concurrency_id="model", api_name=False)
         # One that waits in gradio's queue has not begun, and is taken out of that.
-        stop.click(halt, [self.visit, said[0]], said[0], queue=False, api_name=False, cancels=[started])
+        stop.click(halt, [self.visit, outputs[0]], outputs[0], queue=False, api_name=False, cancels=[started])
 
 
 def _between_semicolons(text: str) -> list[str]:
@@ -166,7 +166,7 @@ def _shown(widget: Any, seen: Seen) -> Any:
 
 
 def _listed(widget: Any, visit: Visit) -> Any:
-    """The visitor's erasures to choose from; where it is one of them, the newest is chosen."""
+    """The visitor's erasures to choose from; a widget that has one chosen gets the newest."""
     names = list(visit.erasures)
     if isinstance(widget, gradio.Dropdown) and names:
         return gradio.update(choices=names, value=names[-1])
@@ -181,9 +181,9 @@ def _leave(visit: Visit | None) -> None:
 
 @contextmanager
 def serving(host: Host, address: str, port: int | None, *, share: bool = False) -> Iterator[str]:
-    """Where the app can be opened while the block lasts; `port` None takes a free one.
+    """Gives the address of the app, which is open while the block lasts; with `port` None at a free port.
 
-    Only what visitors made themselves is ever sent to them, and nothing of it is left behind. Raises UnreelError where
+    Visitors are only ever sent what they made themselves, and nothing of it is left behind. Raises UnreelError if
     nothing can be served.
     """
     # A job that nobody waits for any more may still write, which is no reason to fail.
@@ -207,7 +207,7 @@ def serving(host: Host, address: str, port: int | None, *, share: bool = False) 
 def serve(
     host: Host, worker: FirstThread, address: str, port: int, *, share: bool = False, tell: Callable[[str], None] = print
 ) -> None:
-    """Until it is interrupted, or told to stop (SIGTERM); the host's `worker` computes in this thread."""
+    """Serve the app until it is interrupted, or told to stop (SIGTERM); the host's `worker` computes in this thread."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does, so that nothing is left behind
     with serving(host, address, port, share=share) as where, suppress(KeyboardInterrupt):
         tell(f"serving  {where}")
