@@ -992,7 +992,7 @@ def _read_less(pipeline_class: type) -> None:
     instruction it puts before them.
     """
     call = inspect.unwrap(pipeline_class.__call__)  # type: ignore[operator]
-    own = {name: it.default for name, it in inspect.signature(call).parameters.items()}
+    own = {name: parameter.default for name, parameter in inspect.signature(call).parameters.items()}
     own = {name: default for name, default in own.items() if default is not inspect.Parameter.empty}
     if "max_sequence_length" in own:
         own["max_sequence_length"] = min(LONGEST, own["max_sequence_length"])

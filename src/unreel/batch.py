@@ -33,18 +33,19 @@ PATIENCE = 5  # seconds to wait for a cluster to answer
 AHEAD = 2  # takedowns that a cluster is given for each of its processors at a time
 
 Status = Literal["passed", "weak", "unchecked", "refused", "failed"]
-ERASED: tuple[Status, ...] = ("passed", "weak", "unchecked")  # what a self-check says of the erasure that there is
+ERASED: tuple[Status, ...] = ("passed", "weak", "unchecked")  # there is an erasure, and this is what its self-check says
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one takedown: `says` is what the self-check says of its erasure, or why there is none. Unchecked is an
-    erasure that no self-check looks at; refused is what trying again would not help; failed is what went wrong, or ran out
-    of memory, `attempts` times.
+    """What came of one takedown. `says` is what the self-check says of its erasure, or why there is none.
+
+    "unchecked" is an erasure that no self-check covers; "refused" is what trying again would not help; "failed" is what
+    went wrong or ran out of memory `attempts` times.
     """
 
     takedown: Takedown
-    asked: str  # of everything that decides the erasure: what was asked for otherwise is not taken for done
+    asked: str  # digest of everything that decides the erasure: done is only what was asked for alike
     status: Status
     says: str
     attempts: int = 1
@@ -68,9 +69,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """Unlearn every takedown in `file` as the job `each` says, whose `out` is the folder of them all. `ray` is the address
-    of a cluster whose machines see that folder under the same path; "local" is this machine's own processors. `together` is
-    what to call the one erasure that all of them become instead.
+    """Unlearn every takedown in `file` with the settings of the job `each`, whose `out` is the folder of them all. `ray`
+    is the address of a cluster whose machines see that folder under the same path; "local" is this machine's own
+    processors. With `together`, one erasure of that name forgets all of them.
     """
 
     file: Path
@@ -84,7 +85,7 @@ class BatchJob:
         return Path(self.each.out) if self.each.out else Path("runs") / Path(self.file).stem
 
     def jobs_of(self, takedowns: Sequence[Takedown]) -> dict[Takedown, UnlearnJob]:
-        """What to unlearn, by what it is called. Raises UnreelError for a name that says nothing."""
+        """The jobs, by takedown; with `together`, a single one. Raises UnreelError if `together` says nothing."""
         if self.together is None:
             return {takedown: self.job_of(takedown) for takedown in takedowns}
         named = Takedown(self.together)
@@ -105,7 +106,9 @@ class BatchJob:
 
 
 def _sendable(job: UnlearnJob) -> UnlearnJob:
-    """The same for a worker with a working directory of its own, in which a folder's name may read like a hub id."""
+    """The same job for a worker in another working directory, where a relative folder would be missing or read as a hub
+    id.
+    """
     return replace(
         job,
         t2i=_from_anywhere(job.t2i),
@@ -116,7 +119,7 @@ def _sendable(job: UnlearnJob) -> UnlearnJob:
 
 
 def _from_anywhere(source: str | None) -> str | None:
-    """A model under a name that means the same wherever one stands."""
+    """A model's name that means the same in every working directory."""
     return source if source is None or shipped(source) or not Path(source).exists() else str(Path(source).absolute())
 
 
@@ -128,8 +131,8 @@ def _judge_from_anywhere(judge: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Batch:
-    """The outcomes of takedowns in the order of their file; `others` are those in the same folder that it does not list,
-    whose erasures another file asked for, or this one before.
+    """The outcomes of takedowns in the order of their file. `others` are outcomes in the same folder that the file does
+    not list: another file asked for them, or this one did before.
     """
 
     outcomes: list[Outcome]
@@ -145,14 +148,14 @@ class Batch:
     @property
     def summary(self) -> str:
         done, total = self.count(*ERASED), len(self.outcomes)
-        said: dict[Status, str] = {
+        words_of: dict[Status, str] = {
             "passed": "passed the self-check",
             "weak": "short of its bars",
             "unchecked": "not checked",
             "refused": "refused",
             "failed": "failed",
         }
-        parts = [f"{self.count(status)} {words}" for status, words in said.items() if self.count(status)]
+        parts = [f"{self.count(status)} {words}" for status, words in words_of.items() if self.count(status)]
         return f"{done} of {total} takedown{'s have' if total != 1 else ' has'} an erasure: {', '.join(parts)}"
 
     def document(self) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def batch(job: BatchJob, tell: Tell) -> tuple[Batch, Path]:
 
 
 def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Tell) -> tuple[Batch, Path]:
-    """As `batch`, of a valid job, by whatever there is to compute with."""
+    """As `batch`, for a job whose settings are checked and whose cluster is connected."""
     run = _over_ray if job.ray else _here
     with claimed(job.folder, {"what": "takedowns"}):  # and no folder of anything else
         stored = _stored(job.folder)
@@ -207,7 +210,7 @@ def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Te
 
 
 def _asked(job: UnlearnJob) -> str:
-    """A short name for all of a job but where it is computed and written, and in place of what."""
+    """A digest of all that decides a job's erasure: not where it is computed and written, nor what that replaces."""
     # What precision it is learned in decides what is learned.
     wanted = asdict(
         replace(job, settings=dict(job.settings), out=None, overwrite=False, place=Place(dtype=job.place.dtype))
@@ -232,7 +235,9 @@ def _kept_pair(*sources: Any, **options: Any) -> Pair:
 
 
 def _unlearned(job: UnlearnJob) -> Unlearned:
-    """What is there already if it is what is asked for; anything else is replaced only where the job says so."""
+    """The erasure that is there if it is what is asked for, else a new one; another one is replaced only if the job says
+    so.
+    """
     try:
         return unlearn(replace(job, overwrite=False), load=_kept_pair)
     except UnreelError as error:
@@ -243,7 +248,7 @@ def _unlearned(job: UnlearnJob) -> Unlearned:
 
 
 def _is_broken(folder: Path) -> bool:
-    """Whether there is a folder and no erasure that can be loaded from it, as where writing or copying was cut short."""
+    """Whether the folder exists without an erasure that can be loaded, as after writing or copying that was cut short."""
     if not folder.is_dir():
         return False
     try:
@@ -254,7 +259,9 @@ def _is_broken(folder: Path) -> bool:
 
 
 def attempt(job: UnlearnJob) -> dict[str, Any]:
-    """Unlearn one takedown; returns the fields of its outcome. What cannot be helped is refused, what breaks has failed."""
+    """Unlearn one takedown; returns the fields of its outcome. An UnreelError makes it refused, except for a lack of
+    memory; that and any other error make it failed.
+    """
     try:
         done = _unlearned(job)
     except TakenError:
@@ -267,8 +274,8 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
         return {"status": status, "says": shortened(str(error))}
     except Exception as error:  # whatever it is, the other takedowns are none the worse for it
         where = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
-        return {"status": "failed", "says": shortened(said)}
+        message = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+        return {"status": "failed", "says": shortened(message)}
     learned = done.intervention
     check = learned.provenance.get(CHECK)
     status, says = "unchecked", "no self-check: text encoders stay as they are, so only an evaluation tells"
@@ -277,10 +284,10 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
     if len(job.concepts) > 1:
         says = f"{summarise(learned.concepts)} together: {says}"
     parts = learned.provenance["parts"]
-    found = dict.fromkeys(word for part in parts for word in part.get("wordings", {}).get("found", []))
+    wordings = dict.fromkeys(word for part in parts for word in part.get("wordings", {}).get("found", []))
     return {
         "status": status,
-        "says": says + (f"; forgotten with it, since they draw it: {', '.join(found)}" if found else ""),
+        "says": says + (f"; forgotten with it, since they draw it: {', '.join(wordings)}" if wordings else ""),
         "seconds": sum(part.get("seconds", 0.0) for part in parts),
         "nbytes": learned.nbytes,
         "pages": tuple(str(page.relative_to(job.folder.parent)) for page in done.pages),
@@ -320,8 +327,8 @@ def _cluster(address: str) -> Iterator[None]:
 
 
 def _require_listening(address: str) -> None:
-    """Raises OSError, ValueError or OverflowError if it is that of a machine, and nobody listens there: Ray itself would
-    try for minutes.
+    """Raises OSError, ValueError or OverflowError if the address is a machine's and nobody listens there: Ray itself
+    would try for minutes.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host:  # not "local" or "auto"
@@ -329,7 +336,9 @@ def _require_listening(address: str) -> None:
 
 
 def _over_ray(job: BatchJob, left: Mapping[Takedown, UnlearnJob]) -> Iterator[Outcome]:
-    """Over a cluster, as they are done. A worker that dies costs an attempt; it is asked for no more than it can hold."""
+    """The outcomes from a cluster, in the order in which they are done. A worker that dies costs an attempt; the cluster
+    is given only a few takedowns ahead.
+    """
     import ray
 
     gpus = int(not job.each.place.device.startswith(("cpu", "mps")))

@@ -23,11 +23,11 @@ LONGEST_NAME = 60  # letters, of what a text gives a file; bytes are at most fou
 
 def file_name(text: str) -> str:
     """A name for a file or folder after a text: its letters and digits, of any script, in lower case and with hyphens
-    between. Where more than case and spaces is lost, a few digits that tell the text from others follow.
+    between. If more than case and spaces is lost, a few digits follow that tell the text from others.
     """
     plain = re.sub(r"\s+", "-", unicodedata.normalize("NFC", text).strip().lower())
     name = re.sub(r"[^\w-]+|_+", "-", plain)[:LONGEST_NAME].strip("-")
-    return name if name == plain else _told_apart(name, text)
+    return name if name == plain else _with_digest(name, text)
 
 
 def file_names(texts: Iterable[str]) -> dict[str, str]:
@@ -37,25 +37,25 @@ def file_names(texts: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for text in texts:
         name = file_name(text)
-        names[text] = _told_apart(name, text) if name in names.values() else name
+        names[text] = _with_digest(name, text) if name in names.values() else name
     return names
 
 
-def _told_apart(name: str, text: str) -> str:
+def _with_digest(name: str, text: str) -> str:
     digits = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
     return f"{name}-{digits}" if name else digits
 
 
 def as_it_lies(file: Path) -> tuple[int, ...]:
-    """A stamp of the file (times, size, inode), which is another once it has changed. Raises OSError if there is none."""
+    """A stamp of the file (times, size, inode) that changes when the file does. Raises OSError if there is none."""
     about = file.stat()
     return about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino
 
 
 @contextmanager
 def alone_in(folder: Path, about: Path | None = None) -> Iterator[None]:
-    """Inside, this process holds the lock of `folder`. Raises UnreelError if another one holds it, naming `about`, by
-    default what the folder lies in; a process that was killed holds none.
+    """Inside, this process holds the lock of `folder`; a process that was killed holds none. Raises UnreelError if
+    another process holds it, naming `about`, by default the folder around it.
     """
     from filelock import FileLock, Timeout
 
@@ -119,7 +119,7 @@ def _require_replaceable(folder: Path, home: Path, overwrite: bool, marker: str)
 
 
 def _real(folder: Path) -> Path:
-    """Where it lies, whatever links lead there: what is renamed is the folder, not a link to it."""
+    """The folder that links lead to, so that this is renamed and not a link."""
     return Path(os.path.realpath(folder))
 
 
@@ -196,9 +196,7 @@ def write_json(file: Path, document: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON says that others have written. Raises ValueError for a name that stands twice in an object, of which the
-    last would count in silence.
-    """
+    """JSON that others have written. Raises ValueError if an object has a name twice: json would silently use the last."""
     return json.loads(text, object_pairs_hook=_each_once)
 
 
@@ -212,12 +210,12 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def short_digest(key: Any) -> str:
-    """A short name for `key`, plain data: the same for what is the same as JSON, what JSON lacks being written as text."""
+    """A short digest of `key`, plain data; values that JSON lacks count as their text."""
     return hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]
 
 
 def tensor_file(folder: Path, key: Any, prefix: str = "") -> Path:
-    """Where in `folder` the tensors belong that `key`, plain data, decides, so that a cache never mixes them up."""
+    """The file in `folder` for tensors that are decided by `key`, plain data, so that a cache never mixes them up."""
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     return folder / f"{prefix}{name}.safetensors"
 

@@ -32,14 +32,14 @@ from unreel.prompts.concept import Concept
 from unreel.prompts.kinds import Kind
 
 ALIKE = 0.5  # below which a phrase is taken to draw the concept
-PICTURES, LEVELS = 2, (0.95, 0.8)  # latents of the concept, and how noisy: there, what is asked for decides what comes
-FAR = 1.0  # a phrase that is farther on the first of them is looked at no more
-TOGETHER, PREDICTED = 32, 8  # phrases read at once, and predictions that the denoiser makes at once
+PICTURES, LEVELS = 2, (0.95, 0.8)  # latents of the concept; noise levels at which the prompt decides most
+FAR = 1.0  # a phrase that is farther on the first view is not looked at on the others
+TOGETHER, PREDICTED = 32, 8  # phrases that are encoded at once; predictions at once
 
 
 @dataclass(frozen=True)
 class Wording:
-    """A phrase, and how far what it draws is from what the concept's name draws: d(c)."""
+    """A phrase, and its distance d(c) from the concept's name."""
 
     text: str
     distance: float
@@ -47,8 +47,8 @@ class Wording:
 
 @dataclass(frozen=True)
 class _View:
-    """Noisy latents (1, ...) of a concept, their timestep (1,), and the squared distance between what is predicted by name
-    and what is predicted when nothing is asked for.
+    """Noisy latents (1, ...) of a concept, their timestep (1,), and `unasked`: the squared distance between the
+    predictions for the concept's name and for the empty prompt.
     """
 
     noisy: torch.Tensor
@@ -59,9 +59,9 @@ class _View:
 def find_wordings(
     concepts: Sequence[Concept | str], pair: Pair, phrases: Sequence[str] | None = None, *, seed: int = 0
 ) -> dict[str, list[Wording]]:
-    """By concept, those of `phrases`, or of everyday words of its kind, that the pair's image model draws it from, nearest
-    first; none that name one of the concepts already, and none that could not be forgotten as a name is, such as one that
-    is too long.
+    """By concept, those of `phrases`, or of everyday words of its kind, that the pair's image model draws it from,
+    nearest first. Left out are phrases that name one of the concepts, and those that could not be forgotten as a name
+    is, such as one that is too long.
 
     Raises UnreelError for a motion, which no picture shows, for a pair without an image model, for a name that draws
     nothing in particular, and if numbers break down.
@@ -96,11 +96,11 @@ def require_drawn(concept: Concept) -> None:
 
 
 def _unlike(phrases: Sequence[str]) -> list[str]:
-    """Each but once, however it is written."""
-    said: dict[str, str] = {}
+    """Each phrase once: case and spaces make no difference."""
+    by_spelling: dict[str, str] = {}
     for phrase in phrases:
-        said.setdefault(" ".join(phrase.casefold().split()), " ".join(phrase.split()))
-    return list(said.values())
+        by_spelling.setdefault(" ".join(phrase.casefold().split()), " ".join(phrase.split()))
+    return list(by_spelling.values())
 
 
 def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:
@@ -115,8 +115,8 @@ def _sayable(phrase: str, kind: Kind, reader: Conditioner) -> bool:
 
 @torch.no_grad()
 def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str], *, seed: int = 0) -> list[list[float]]:
-    """d(c) of every phrase, for each of `concepts`, which are of one kind. Where the first view of a concept says FAR or
-    more of a phrase, that is its distance; others are averaged over all views.
+    """d(c) of every phrase, for each of `concepts`, which are of one kind. If the first view of a concept gives FAR or
+    more for a phrase, that is its distance; otherwise it is the mean over all views.
     """
     size = pair.settings.size if pair.t2i is pair.t2v else None
     denoiser, reader, frame = Denoiser.of(pair.t2i, size), Conditioner.of(pair.t2i), concepts[0].traits.templates[0]
@@ -124,8 +124,8 @@ def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str],
     views = [_views(pair, denoiser, name, seed) for name in names]
 
     def apart(named: Sequence[str], texts: Sequence[str], seen: Sequence[Sequence[_View]]) -> torch.Tensor:
-        """d of every text for every name on some views of it: (names, texts). A pipeline may pad prompts that are read
-        together, and its network look at that: so names are read with the texts.
+        """d of every text for every name on some views of it: (names, texts). Names are read with the texts, because a
+        pipeline may pad prompts that are read together, and its network may look at the padding.
         """
         longest = max([*named, *texts], key=reader.length)
         tokens = (-(-reader.length(longest) // MARGIN) + 1) * MARGIN
@@ -152,7 +152,7 @@ def drawn_apart(concepts: Sequence[Concept], pair: Pair, phrases: Sequence[str],
 
 
 def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> list[_View]:
-    """Raises UnreelError if what is predicted by name is what is predicted anyway."""
+    """Views of the concept that `named` asks for. Raises UnreelError if the predictions with it are those without it."""
     latents = made_latents(pair, denoiser, [named] * PICTURES, range(seed, seed + PICTURES), 0)[:, 0]
     noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
     read, views = denoiser.conditioning(["", named]), []  # Mochi reads all as empty if the last one is
@@ -170,13 +170,13 @@ def _views(pair: Pair, denoiser: Denoiser, named: str, seed: int) -> list[_View]
 
 
 def _predicted(denoiser: Denoiser, view: _View, read: Conditioning) -> torch.Tensor:
-    """What the denoiser makes of the view for every prompt: (prompts, *latents)."""
+    """The denoiser's prediction on the view for every prompt: (prompts, *latents)."""
     count = len(read.arguments[read.latents])
     return denoiser.predict(view.noisy.expand(count, *view.noisy.shape[1:]), view.timestep.expand(count), read).float()
 
 
 def _distances(denoiser: Denoiser, views: Sequence[_View], read: Conditioning) -> torch.Tensor:
-    """d of every prompt that was read behind the first, which is the name's, from that: (prompts,)."""
+    """d of every prompt but the first, which is the name's and which distances are from: (prompts,)."""
     rows, out = range(len(read.arguments[read.latents])), []
     parts = [read.rows(rows[start : start + PREDICTED]) for start in rows[::PREDICTED]]
     for view in views:

@@ -50,14 +50,14 @@ class Judge(Protocol):
 
 
 def judge_identity(judge: Judge) -> str:
-    """Tells a judge from others, of the same name too, whose weights or pictures are others: what it calls its `identity`,
-    or its name where it has none.
+    """A text that tells a judge from others, even of the same name, with other weights or pictures: its `identity`, or
+    its name if it has none.
     """
     return getattr(judge, "identity", judge.name)
 
 
 def require_judge(name: str) -> None:
-    """Raises UnreelError for `NAME` or `NAME:ARGUMENT` of a judge that there is none of, before any of its weights."""
+    """Raises UnreelError if there is no judge for `NAME` or `NAME:ARGUMENT`; loads no weights."""
     _REGISTRY.load(name.partition(":")[0])
 
 

@@ -135,8 +135,8 @@ def _people(folder: Path, faces: Faces) -> dict[str, np.ndarray]:
         if file.suffix.lower() not in PICTURES:
             continue
         try:
-            with Image.open(file) as found:  # phones note how they were held instead of turning the picture
-                picture = ImageOps.exif_transpose(found).convert("RGB")
+            with Image.open(file) as image:  # phones note how they were held instead of turning the picture
+                picture = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UnreelError(f"{file} cannot be read as a picture: {error}") from error
         in_picture = faces(np.asarray(picture))
