@@ -36,15 +36,15 @@ ADOPTED = "adopted"  # in the name of the method
 ANOTHER = 0.5  # a larger change, as a share of the norm of what is compared, is another model's
 _LEAST = 1e-3  # a norm counts as at least this share of its part's: a bias of zeros may well change
 SAME = 1e-7  # smaller differences may be float16's rounding
-_PARTS = ("text_encoder", "transformer", "unet")  # what the folders of those that change are called, with a number or not
-_DENOISER = "diffusion_pytorch_model"  # what files of weights of diffusers' own modules are called
+_PARTS = ("text_encoder", "transformer", "unet")  # names of the component folders that may change, with a number or not
+_DENOISER = "diffusion_pytorch_model"  # names of weight files of diffusers' own modules
 _ADAPTER = "eraser_config.json"  # a file of Receler's and T2VUnlearning's code, beside a pickle
-# What lies in some files of a text encoder beside what reads prompts: of the whole of CLIP, and a vocabulary.
+# Tensors in some text encoder files that are no weights of it: those of all of CLIP, and a vocabulary.
 _BESIDE = ("logit_scale", "text_projection.weight", "spiece_model")
 
 Parts = Mapping[str, nn.Module]
 Tensors = Mapping[str, Stored]  # by the names of weights
-Found = tuple[dict[str, Delta], float]  # what changes in a part, and the norm of all that was compared
+Found = tuple[dict[str, Delta], float]  # the changes in a part, and the norm of all that was compared
 
 
 @dataclass(frozen=True)
@@ -108,22 +108,22 @@ def require_adoptable(weights: str | Path, base: str | Path | None = None, scale
 
 
 def _lora_in(weights: str | Path) -> Path | None:
-    """The file of a LoRA that is given, if that is one."""
+    """The LoRA file that `weights` is or holds; None if it is no LoRA."""
     path = Path(weights)
     file = path / LORA_FILE if (path / LORA_FILE).is_file() and not (path / INDEX_FILE).is_file() else path
     return file if file.suffix == ".safetensors" and file.is_file() and is_lora(tensors_in(file)) else None
 
 
 def _shown(source: str | Path) -> str:
-    """Without the folders that it lies in, which are nobody else's affair."""
+    """The source's name without the folders around it, which are nobody else's affair."""
     return shown(recorded(str(source)))
 
 
 def changed_components(
     weights: str | Path, pipeline: "DiffusionPipeline", *, base: str | Path | None = None, scale: float = 1.0
 ) -> tuple[tuple[ComponentDelta, ...], str]:
-    """What `weights` have otherwise than `base`, or than the pipeline, of each of its text encoders and of what denoises
-    that they are of, and how much that is, in words. Warns and raises UnreelError as `adopt` does.
+    """The differences of `weights` from `base`, or from the pipeline, for each of its text encoders and denoisers that
+    they are of; and, in words, how large these are. Warns and raises UnreelError as `adopt` does.
     """
     of_what = dict.fromkeys(text_encoders(pipeline), TEXT_ENCODER) | dict.fromkeys(networks(pipeline), NETWORK)
     parts = {**text_encoders(pipeline), **networks(pipeline)}
@@ -159,7 +159,7 @@ def changed_components(
 
 @torch.no_grad()
 def _norm(weights: Mapping[str, Delta]) -> float:
-    """Of weights, or of changes of them."""
+    """The norm of weights, or of changes of them."""
     return sum(float(dense(weight).square().sum()) for weight in weights.values()) ** 0.5
 
 
@@ -176,7 +176,7 @@ def _of_lora(file: Path, pipeline: "DiffusionPipeline", parts: Parts) -> dict[st
 
 
 def _compared(weights: str | Path, base: str | Path | None, parts: Parts) -> dict[str, Found]:
-    """What the weights have otherwise than the base, or than the parts themselves."""
+    """The differences of `weights` from `base`, or from the parts themselves."""
     theirs = _placed(_read(weights), parts, str(weights))
     before = _placed(_read(base), {name: parts[name] for name in theirs}, "") if base is not None else {}
     found = {}
@@ -191,7 +191,9 @@ def _compared(weights: str | Path, base: str | Path | None, parts: Parts) -> dic
 
 
 def _read(source: str | Path) -> dict[str, list[Stored]]:
-    """What is stored, from the headers of files: by component of a pipeline, or of what is one alone, under its name."""
+    """The tensors that are stored, known from the headers of files: by component of a pipeline, or under the name of a
+    component alone.
+    """
     path = Path(source)
     if path.is_file():
         if path.suffix in PICKLES:
@@ -218,10 +220,10 @@ def _of_component(folder: Path) -> list[Stored]:
 
 
 def _placed(components: Mapping[str, Sequence[Stored]], parts: Parts, source: str) -> dict[str, Tensors]:
-    """By part of the pipeline, the tensors that are of it, by the names of its weights: of what is called like it, or else
-    of what it alone fits.
+    """By part of the pipeline, the tensors that are its weights, by weight name. A component goes to the part it is
+    named like, else to the only one it fits.
 
-    Warns, where a `source` is told, of components that are of none. Raises UnreelError if all are, or if one fits several.
+    Warns of components that fit none, if `source` is given. Raises UnreelError if none fits, or one fits several.
     """
     placed: dict[str, Tensors] = {}
     left: list[str] = []
@@ -252,8 +254,8 @@ def _placed(components: Mapping[str, Sequence[Stored]], parts: Parts, source: st
 
 
 def _named(tensors: Sequence[Stored], part: nn.Module) -> dict[str, Stored]:
-    """The tensors by the names of the part's weights, whatever they all have before these; empty if some are none of it.
-    What a part computes and saves, such as the places of tokens, is no weight.
+    """The tensors by the part's weight names, whatever common prefix they have; {} if one is no weight of it. Saved
+    buffers, such as position ids, are skipped.
     """
     own = {weight_name(name): (name, tuple(weight.shape)) for name, weight in held_weights(part).items()}
     buffers = {weight_name(name) for name, _ in part.named_buffers()}
@@ -271,9 +273,9 @@ def _named(tensors: Sequence[Stored], part: nn.Module) -> dict[str, Stored]:
 
 @torch.no_grad()
 def _difference(own: Mapping[str, torch.Tensor], theirs: Tensors, part: str) -> dict[str, Delta]:
-    """By weight, theirs less the own one as it is in their precision; without what is zero.
+    """By weight, their tensor minus the pipeline's own in their precision; weights that do not differ are left out.
 
-    Which of the precisions a weight is stored in is told from itself, unless it holds too few numbers to tell.
+    The precision that a weight is stored in is told from the weight itself, unless it holds too few numbers to tell.
     """
     usual = stored_precision_of({name: weight.detach() for name, weight in own.items() if name in theirs})
     deltas: dict[str, Delta] = {}
