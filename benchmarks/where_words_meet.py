@@ -48,7 +48,7 @@ class Read:
 
     @classmethod
     def of(cls, pair: Pair, matrix: nn.Linear, texts: Sequence[str]) -> "Read":
-        read, masked = Denoiser.of(pair.t2v).reaching(matrix, texts)
+        read, masked = Denoiser.of(pair.t2v).text_inputs(matrix, texts)
         last = last_words(Conditioner.of(pair.t2v), texts, read, masked)
         return cls(dict(zip(texts, read, strict=True)), dict(zip(texts, last, strict=True)))
 

@@ -260,7 +260,9 @@ def test_tokens_that_the_network_is_given_nothing_of_are_not_seen(family):
         written = conditioner.write(tokens)
 
     def given(changed):
-        return conditioner.given(prompts, written, lambda states: torch.where(changed[..., None], states + 1, states))
+        return conditioner.network_inputs(
+            prompts, written, lambda states: torch.where(changed[..., None], states + 1, states)
+        )
 
     before = given(torch.zeros_like(seen))
     assert seen.any(1).all() and not (seen & ~tokens.mask).any()
@@ -306,11 +308,11 @@ def test_where_one_state_stands_for_a_prompt_all_that_it_is_made_of_is_seen_and_
 
 
 def test_where_what_is_given_mixes_tokens_all_that_is_attended_to_is_seen(monkeypatch):
-    conditioner, tokens_only = Conditioner.of(PIPELINES["HunyuanVideoPipeline"]()), Conditioner._given_of
+    conditioner, tokens_only = Conditioner.of(PIPELINES["HunyuanVideoPipeline"]()), Conditioner._network_inputs_of
     tokens = conditioner.tokenize(PROMPTS)
     assert not torch.equal(conditioner.seen(PROMPTS, tokens), tokens.mask)
     mixing = Conditioner.of(PIPELINES["HunyuanVideoPipeline"]())
-    monkeypatch.setattr(Conditioner, "_given_of", lambda *args: tokens_only(*args) + args[2].mean((1, 2))[:, None])
+    monkeypatch.setattr(Conditioner, "_network_inputs_of", lambda *args: tokens_only(*args) + args[2].mean((1, 2))[:, None])
     assert torch.equal(mixing.seen(PROMPTS, tokens), tokens.mask)
 
 
@@ -329,7 +331,7 @@ def test_what_is_given_without_a_pipeline_takes_words_to_pieces_once(written, mo
     conditioner, asked, own = bert(words_tokenizer()), [], Conditioner.tokenize
     states = conditioner.write(conditioner.tokenize(NAMES)) if written else None
     monkeypatch.setattr(Conditioner, "tokenize", lambda *args: asked.append(args) or own(*args))
-    assert conditioner.given(NAMES, states).any() and len(asked) == 1
+    assert conditioner.network_inputs(NAMES, states).any() and len(asked) == 1
 
 
 @pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline"])

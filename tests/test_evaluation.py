@@ -117,16 +117,16 @@ def test_how_far_embeddings_moved_is_found_without_keeping_those_of_all_prompts(
     pair, erasure = setting
     run = evaluate(pair.video, erasure, FakeJudge(), videos=1, groups=["explicit"])
     whole = embeddings.changes(run)
-    read, given = [], Conditioner.given
+    read, network_inputs = [], Conditioner.network_inputs
 
     def noted(reader, prompts):
         read.append(("edited" if active_interventions(pair.t2v) else "original", len(prompts)))
-        return given(reader, prompts)
+        return network_inputs(reader, prompts)
 
     assert embeddings.BATCH * embeddings.AT_ONCE < 200
     for name, few in (("BATCH", 5), ("AT_ONCE", 3)):
         monkeypatch.setattr(embeddings, name, few)
-    monkeypatch.setattr(Conditioner, "given", noted)
+    monkeypatch.setattr(Conditioner, "network_inputs", noted)
     moved, same = embeddings.changes(run)
     kept = [sum(count for _, count in calls) for arm, calls in groupby(read, lambda call: call[0]) if arm == "original"]
     assert sum(kept) == len(run.unrelated_prompts) and max(kept) == 15 and max(count for _, count in read) == 5

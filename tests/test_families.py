@@ -163,7 +163,7 @@ def given_to_network(pipeline, prompt):
 def test_what_is_checked_is_what_the_network_is_given(pipeline):
     """Not what a text encoder writes of which the pipeline passes on a part."""
     prompt, readers = PROMPTS[0], Conditioner.all_of(pipeline)
-    read = [reader.given([prompt, "a cat"])[:1] for reader in readers.values()]
+    read = [reader.network_inputs([prompt, "a cat"])[:1] for reader in readers.values()]
     before = given_to_network(pipeline, prompt)
     for reader, unchanged in zip(readers.values(), read, strict=True):
         rows = reader.token_table.weight.detach()
@@ -172,7 +172,7 @@ def test_what_is_checked_is_what_the_network_is_given(pipeline):
         change = torch.zeros_like(rows).index_fill(0, word, float(rows.std()))
         with changed(reader.text_encoder, {name: change}):
             moved = given_to_network(pipeline, prompt) - before
-            found = reader.given([prompt, "a cat"])[:1] - unchanged
+            found = reader.network_inputs([prompt, "a cat"])[:1] - unchanged
         assert found.any()
         torch.testing.assert_close(found.float().norm(), moved.norm(), rtol=1e-3, atol=1e-5)
 
@@ -180,12 +180,12 @@ def test_what_is_checked_is_what_the_network_is_given(pipeline):
 def test_a_layer_that_a_pipeline_leaves_unread_is_neither_learned_nor_checked(pipeline):
     for reader in Conditioner.all_of(pipeline).values():
         tokens = reader.tokenize(PROMPTS)
-        states, given = reader.encode_tokens(tokens).detach(), reader.given(PROMPTS)
+        states, given = reader.encode_tokens(tokens).detach(), reader.network_inputs(PROMPTS)
         assert given.any()
         for layer in reader._all_layers[len(reader.layers) :]:
             hook = reader.mlp_output(layer).register_forward_hook(lambda _, __, output: 0 * output)
             assert torch.equal(reader.encode_tokens(tokens), states)
-            assert torch.equal(reader.given(PROMPTS), given)
+            assert torch.equal(reader.network_inputs(PROMPTS), given)
             hook.remove()
 
 
@@ -205,12 +205,12 @@ def test_states_of_tokens_are_learned_by_as_the_network_is_given_them(pipeline):
         def read(reader=reader, tokens=tokens):
             return [reader.token_states(tokens), *(part for part in tensors(pipeline) if part.ndim == 3)]
 
-        before, given = read(), reader.given(PROMPTS)
+        before, given = read(), reader.network_inputs(PROMPTS)
         above = reader.layers[len(reader.token_layers) :]
         assert len(above) == (name in POOLING.get(type(pipeline).__name__, ()))
         for layer in above:
             hook = reader.mlp_output(layer).register_forward_hook(lambda _, __, output: 0 * output)
-            assert all(map(torch.equal, before, read())) and not torch.equal(given, reader.given(PROMPTS))
+            assert all(map(torch.equal, before, read())) and not torch.equal(given, reader.network_inputs(PROMPTS))
             hook.remove()
         if not above:
             assert torch.equal(before[0], reader.encode_tokens(tokens))

@@ -20,7 +20,7 @@ from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, acti
 from unreel.interventions.erasure import NETWORK, ComponentDelta
 from unreel.interventions.export import export
 from unreel.methods import configure
-from unreel.models.adapter import cross_attention, outside_cross_attention, text_writers
+from unreel.models.adapter import cross_attention, cross_attention_outputs, outside_cross_attention
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank, rounded_away
 from unreel.models.fingerprint import Fingerprint
@@ -228,7 +228,7 @@ def test_a_lora_is_no_part_of_what_methods_change(pair):
     """Of the encoder, nor of the network that denoises."""
     plain, adapted = make_pair(), with_lora(pair.t2i)
     pair.t2v.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-    for find in (cross_attention, outside_cross_attention, text_writers):
+    for find in (cross_attention, outside_cross_attention, cross_attention_outputs):
         own, found = find(plain.t2v.unet), find(pair.t2v.unet)
         assert list(found) == list(own) and len(own) > 1
         assert all(type(found[name]) is type(own[name]) for name in own)

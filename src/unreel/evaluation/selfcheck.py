@@ -128,7 +128,7 @@ class Question:
     @classmethod
     def about(cls, conditioner: Conditioner, prompts: Sequence[str]) -> "Question":
         def given() -> torch.Tensor:
-            return conditioner.given(prompts)[None]
+            return conditioner.network_inputs(prompts)[None]
 
         return cls(given, given())
 
@@ -156,11 +156,11 @@ class Question:
         @torch.no_grad()
         def given() -> torch.Tensor:
             written = conditioner.write(tokens)
-            some = conditioner.given(prompts, written, lambda states: states * counted[..., None])
-            return torch.stack([conditioner.given(prompts, written), some])
+            some = conditioner.network_inputs(prompts, written, lambda states: states * counted[..., None])
+            return torch.stack([conditioner.network_inputs(prompts, written), some])
 
         written = conditioner.write(anchors)
-        goal = conditioner.given(prompts, written, lambda states: at_places(states, aligned) * counted[..., None])
+        goal = conditioner.network_inputs(prompts, written, lambda states: at_places(states, aligned) * counted[..., None])
         return cls(given, given(), goal, [pair.concept for pair in pairs])
 
     def marks(self, given: torch.Tensor) -> "Marks":

@@ -27,7 +27,7 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
-from unreel.models.adapter import guides_in_one_call, only_network_of, text_writers
+from unreel.models.adapter import cross_attention_outputs, guides_in_one_call, only_network_of
 from unreel.models.deltas import Delta, LowRank
 from unreel.models.pair import Pair
 from unreel.models.sampling import generate
@@ -97,7 +97,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
 def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:
     """The matrices through which attention to the text writes, of the `last` layers, or of all."""
     # Networks name their layers in order, but for U-Nets, which name what comes up again before their middle.
-    in_order = sorted(text_writers(network).items(), key=lambda named: named[0].startswith("up_blocks."))
+    in_order = sorted(cross_attention_outputs(network).items(), key=lambda named: named[0].startswith("up_blocks."))
     return dict(in_order[-last:])
 
 

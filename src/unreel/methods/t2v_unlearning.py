@@ -29,7 +29,7 @@ from unreel.errors import UnreelError
 from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, descended, option, require
 from unreel.methods._low_rank import Factors
-from unreel.models.adapter import only_network_of, text_writers
+from unreel.models.adapter import cross_attention_outputs, only_network_of
 from unreel.models.deltas import Delta
 from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Settings
@@ -86,7 +86,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
     """
     task.refuse("images", "keep", "replace")
     network, settings = only_network_of(task.pair.t2v), task.pair.settings
-    writers = {} if network is None else text_writers(network)
+    writers = {} if network is None else cross_attention_outputs(network)
     if not writers:
         raise UnreelError(
             f"adapters go beside attention to the text, which a {type(task.pair.t2v).__name__} has not: choose another "

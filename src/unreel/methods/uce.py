@@ -81,7 +81,7 @@ def learn(task: Task, config: UCEConfig) -> Erasure:
     conditioner = task.conditioners[0]
     conditioner.require_room_for(texts)
     denoiser = Denoiser.of(task.pair.t2v, task.pair.settings.size)
-    read, masked = denoiser.reaching(next(iter(matrices.values())), texts)
+    read, masked = denoiser.text_inputs(next(iter(matrices.values())), texts)
     last, inner = last_words(conditioner, texts, read, masked), []
     if config.tokens == "whole":
         inner = [(i, last[i] - back) for i, back in first_words(conditioner, [name for name, _ in renamed], kept)]

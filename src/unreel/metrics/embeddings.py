@@ -44,16 +44,18 @@ def changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     moved, same = [], []
     for start in range(0, len(batches), AT_ONCE):
         some = batches[start : start + AT_ONCE]
-        original = [_given(conditioners, batch) for batch in some]
+        original = [_network_inputs(conditioners, batch) for batch in some]
         with run.erasure.on(pipeline):
             for before, batch in zip(original, some, strict=True):
-                after = _given(conditioners, batch)
+                after = _network_inputs(conditioners, batch)
                 moved.append((after.float() - before.float()).norm(dim=1) / before.float().norm(dim=1))
                 same.append((after == before).all(1))
     return torch.cat(moved).numpy(), torch.cat(same).numpy()
 
 
 @torch.no_grad()
-def _given(conditioners: Sequence[Conditioner], prompts: list[str]) -> torch.Tensor:
-    """All that the network is given of a batch of prompts, zero where it is not to look: (batch, numbers)."""
-    return torch.cat([reader.given(prompts).cpu() for reader in conditioners], dim=1)
+def _network_inputs(conditioners: Sequence[Conditioner], prompts: list[str]) -> torch.Tensor:
+    """What the network gets of a batch of prompts from all text encoders, zero where it is not to look: (batch,
+    numbers).
+    """
+    return torch.cat([reader.network_inputs(prompts).cpu() for reader in conditioners], dim=1)

@@ -1,5 +1,5 @@
-"""Every look into a pipeline of diffusers: what its parts are, what its call takes and gives to them, and how it is set up;
-so that nobody has to write down for every class what it does, and nobody else has to know.
+"""Where unreel looks into diffusers pipelines. Components, call arguments and settings are read from the pipeline
+itself, so that nobody has to write down what each class does, and nobody else has to know.
 
 Knows pipelines as functions with parts; knows nothing about what they compute.
 """
@@ -22,9 +22,10 @@ from unreel.models.memory import device_of, enough_memory, no_memory
 from unreel.models.standins import hiding
 from unreel.models.weights import own_modules
 
-PLACES = "video_coords"  # as LTX's newer pipelines call it: where and when tokens are, as exact as it is given
-# In a pipeline's configuration: arguments of its call that it was trained with and that are not its class's own. diffusers
-# passes over names that begin so. Only what says how prompts are read, and how large pictures are, may stand there.
+PLACES = "video_coords"  # in LTX's newer pipelines: the places and times of tokens, whose precision is kept
+# The entry of a pipeline's configuration with call arguments that it was trained with, if they differ from its class's
+# defaults. diffusers ignores names that begin with an underscore. Only CALL_OPTIONS may stand there: how prompts are read,
+# and how large pictures are.
 USUAL_CALL = "_usual_call"
 CALL_OPTIONS: dict[str, type] = {
     "complex_human_instruction": list,
@@ -42,17 +43,17 @@ def frames_argument(pipeline: Any) -> str | None:
 
 
 def size_arguments(pipeline: Any, size: tuple[int, int] | None) -> dict[str, Any]:
-    """What asks a pipeline for (height, width) in pixels and no other size; nothing for its own."""
+    """The call arguments that ask a pipeline for (height, width) in pixels; none without a size, for the pipeline's own."""
     if size is None:
         return {}
-    # Binned, it would choose another one.
+    # With binning, the pipeline would choose another size.
     binned = "use_resolution_binning" in inspect.signature(type(pipeline).__call__).parameters
     return {"height": size[0], "width": size[1], **({"use_resolution_binning": False} if binned else {})}
 
 
 def call_with(pipeline: Any, options: Any) -> None:
-    """From now on, unreel calls the pipeline with these of its call's arguments, where nothing else is asked for; they are
-    saved with it. What is not for a pipeline's configuration to say is left out.
+    """From now on, unreel calls the pipeline with those of `options` that may stand in its configuration (CALL_OPTIONS),
+    unless something else is asked for. They are saved with the pipeline; other options are ignored.
     """
     takes = inspect.signature(type(pipeline).__call__).parameters
     asked = options if isinstance(options, Mapping) else {}
@@ -62,17 +63,19 @@ def call_with(pipeline: Any, options: Any) -> None:
 
 
 def usual_call(pipeline: Any) -> dict[str, Any]:
-    """The arguments that a pipeline is called with where nothing else is asked for."""
+    """The call arguments that a pipeline's configuration stores (`call_with`), for when nothing else is asked for."""
     return dict(getattr(pipeline, "config", {}).get(USUAL_CALL, {}))
 
 
 def network_of(pipeline: Any) -> Any:
-    """What denoises in a pipeline, U-Net or transformer; None if there is none."""
+    """The denoiser of a pipeline, a U-Net or transformer; None if there is none."""
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 
 def only_network_of(pipeline: Any) -> Any:
-    """As `network_of`. Raises UnreelError where there are several, each of which makes a part of every video."""
+    """The denoiser, as `network_of` gives it. Raises UnreelError if there are several, because each makes a part of
+    every video.
+    """
     if len(several := networks(pipeline)) > 1:
         raise UnreelError(
             f"this {type(pipeline).__name__} denoises with {' and '.join(several)}, and the method changes one network "
@@ -82,14 +85,16 @@ def only_network_of(pipeline: Any) -> Any:
 
 
 def networks(pipeline: Any) -> dict[str, nn.Module]:
-    """All that denoises in a pipeline, by the names of its components: some have one for every half of the way."""
+    """All denoisers of a pipeline, by the names of their components: some pipelines have one for each half of the
+    timesteps.
+    """
     networks = {name: getattr(pipeline, name, None) for name in ("transformer", "transformer_2", "unet")}
     return {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
 
 
 def cross_attention(network: nn.Module) -> dict[str, nn.Linear]:
-    """The matrices of what attends to something else than its own input, which is the text, by name. Where a class does not
-    say whether it does, the second attention of a block, as diffusers names it, is that.
+    """The linear layers of cross-attention (attention to the text), by name. If a class has no `is_cross_attention`, a
+    module named `attn2` counts.
     """
     parts = own_modules(network)
     reading = tuple(
@@ -101,21 +106,21 @@ def cross_attention(network: nn.Module) -> dict[str, nn.Linear]:
 
 
 def outside_cross_attention(network: nn.Module) -> dict[str, nn.Module]:
-    """The matrices and convolutions that are no part of `cross_attention`, by name: all there are, where text and picture
-    are joined in one sequence.
+    """The linear layers and convolutions outside `cross_attention`, by name: all there are if text and picture are
+    joined in one sequence.
     """
     kinds, reading = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), cross_attention(network)
     return {name: part for name, part in own_modules(network).items() if isinstance(part, kinds) and name not in reading}
 
 
-def text_writers(network: nn.Module) -> dict[str, nn.Linear]:
-    """The matrices through which attention to the text writes, by name."""
+def cross_attention_outputs(network: nn.Module) -> dict[str, nn.Linear]:
+    """The output matrices (`to_out`) of cross-attention, by name."""
     return {name: matrix for name, matrix in cross_attention(network).items() if ".to_out." in name}
 
 
 def frames_axis(pipeline: Any) -> int | None:
-    """Which axis of what a pipeline's network writes is along time; None where places and frames are one sequence, and for
-    an image pipeline.
+    """The axis of the network's output that is time; None if places and frames are one sequence, and for an image
+    pipeline.
     """
     if frames_argument(pipeline) is None or type(pipeline).__name__ in LTX:
         return None
@@ -128,8 +133,8 @@ def makes_pictures(pipeline: Any) -> bool:
 
 
 def reads_latents_of_pictures(pipeline: Any) -> bool:
-    """Whether a pipeline is an image model whose network reads what its autoencoder makes of a picture as it is, neither
-    packed nor with something beside it.
+    """Whether a pipeline is an image model whose network gets the autoencoder's latents as they are: not packed, and
+    with no other channels beside them.
     """
     network, vae = network_of(pipeline), getattr(pipeline, "vae", None)
     channels = getattr(getattr(network, "config", None), "in_channels", None)
@@ -137,7 +142,9 @@ def reads_latents_of_pictures(pipeline: Any) -> bool:
 
 
 def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, Any]:
-    """What gives embeddings (batch, tokens, width) to a pipeline in place of prompts; tokens that are all zero are none."""
+    """The call arguments that give embeddings (batch, tokens, width) to a pipeline in place of prompts. Tokens that are
+    all zero are masked, if the pipeline takes a mask.
+    """
     usual = _defaults(pipeline)
     mask = {"prompt_attention_mask": (embeddings != 0).any(-1).long()} if "prompt_attention_mask" in usual else {}
     none = {"prompt": None} if usual["prompt"] is inspect.Parameter.empty else {}  # which has to be given
@@ -145,8 +152,8 @@ def as_prompts(pipeline: Any, embeddings: torch.Tensor) -> dict[str, Any]:
 
 
 def latents_by(pipeline: Any, **options: Any) -> torch.Tensor:
-    """Latents that the pipeline makes, as its network reads them; of what is made in chunks, the first. Raises UnreelError
-    as `made_by` does.
+    """Latents that the pipeline makes, in the layout that its network reads; of a video made in chunks, only the first
+    chunk. Raises UnreelError as `made_by` does.
     """
     made = made_by(pipeline, **options, output_type="latent")[0]
     if type(pipeline).__name__ == "LTXConditionPipeline":  # gives them out as frames, where its network reads a sequence
@@ -157,10 +164,10 @@ def latents_by(pipeline: Any, **options: Any) -> torch.Tensor:
 
 
 def as_stepped(latents: torch.Tensor, sample: torch.Tensor, scheduler: int = 0) -> torch.Tensor:
-    """Latents of videos as a pipeline's scheduler sees them, to which some give frames as if they were pictures. Some
-    pipelines have a scheduler for every frame: then as that `scheduler` sees them, counted from 0.
+    """Video latents in the layout of `sample`, which the pipeline's scheduler receives: some pipelines fold frames into
+    the batch. Others have a scheduler per frame; `scheduler` is then that frame's index, from 0.
 
-    Raises UnreelError if it sees others.
+    Raises UnreelError if the layouts differ.
     """
     if latents.ndim == 5 and sample.ndim == 4:
         one = len(sample) == len(latents)
@@ -171,14 +178,15 @@ def as_stepped(latents: torch.Tensor, sample: torch.Tensor, scheduler: int = 0) 
 
 
 def stepped(latents: torch.Tensor, as_object: bool) -> Any:
-    """What a scheduler's step gives back with these latents, and no prediction that the next one is to look back at."""
+    """What a scheduler's step returns, with these latents and without a predicted original sample."""
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
     return SchedulerOutput(latents) if as_object else (latents, None)
 
 
 def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
-    """The text encoders of a pipeline by the names of its components; of models that see too, the part that reads.
+    """The text encoders of a pipeline by the names of their components; of models that also read pictures, only the
+    language model (`reading_part`).
 
     Raises UnreelError for what is no pipeline.
     """
@@ -189,8 +197,8 @@ def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def reading_part(encoder: nn.Module) -> nn.Module:
-    """The language model within a model of pictures and words, as some pipelines hold it; else the encoder itself. Of what
-    torch has compiled, what it was compiled from, whose weights it shares.
+    """The language model within a model of pictures and words, as some pipelines hold it; else the encoder itself. For a
+    module that torch has compiled, the module before that, which shares its weights.
     """
     encoder = getattr(encoder, "_orig_mod", encoder)
     parts = (module for name, module in encoder.named_modules() if name.rpartition(".")[2] == "language_model")
@@ -203,7 +211,7 @@ def words_of(tokenizer: Any) -> Any:
 
 
 def tokenizer_of(pipeline: Any, text_encoder: str) -> Any:
-    """What takes words to pieces for the text encoder that the pipeline holds under that name."""
+    """The tokenizer of the text encoder that the pipeline holds under that name."""
     return words_of(getattr(pipeline, text_encoder.replace("text_encoder", "tokenizer")))
 
 
@@ -213,7 +221,7 @@ def modules_of(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def _defaults(pipeline: Any) -> dict[str, Any]:
-    """What a pipeline's call takes, and takes for it by default; `inspect.Parameter.empty` where it has to be given."""
+    """The arguments of a pipeline's call with their defaults; `inspect.Parameter.empty` for those without."""
     return {name: parameter.default for name, parameter in inspect.signature(type(pipeline).__call__).parameters.items()}
 
 
@@ -235,7 +243,7 @@ def image_size(pipeline: Any) -> tuple[int, int]:
 
 
 def video_size(pipeline: Any) -> tuple[int, int] | None:
-    """(height, width) in pixels that a video pipeline makes on its own; None where it decides that when it is called."""
+    """(height, width) in pixels that a video pipeline makes on its own; None if it decides that only when it is called."""
     usual = _defaults(pipeline) | usual_call(pipeline)
     height, width = usual.get("height"), usual.get("width")
     if isinstance(height, int) and isinstance(width, int):
@@ -271,18 +279,18 @@ def require_size(pipeline: Any, size: tuple[int, int]) -> None:
 
 
 def guides(pipeline: Any, guidance: float) -> bool:
-    """Whether videos are led away from something, with so much guidance."""
+    """Whether the pipeline guides away from a negative prompt at that guidance scale."""
     own = inspect.signature(type(pipeline).__call__).parameters.get("true_cfg_scale")  # beside a guidance that is learned
     return guidance > 1 and (own is None or own.default > 1)
 
 
 def leading_away(negative: str | None, count: int) -> dict[str, list[str]]:
-    """What gives so many videos a negative prompt, in place of the pipeline's own; nothing where that holds."""
+    """The call argument that gives `count` videos a negative prompt in place of the pipeline's own; none for None."""
     return {} if negative is None else {"negative_prompt": [negative] * count}
 
 
 def require_negative_prompt(pipeline: Any, guidance: float) -> None:
-    """Raises UnreelError for a video pipeline that, with so much guidance, would pass over a negative prompt."""
+    """Raises UnreelError if a video pipeline would ignore a negative prompt at that guidance scale."""
     name = type(pipeline).__name__
     if "negative_prompt" not in inspect.signature(type(pipeline).__call__).parameters:
         raise UnreelError(f"a {name} takes no negative prompt: leave --negative-prompt out")
@@ -296,7 +304,7 @@ _SCALES = ("vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_spatial_
 
 
 def _require_whole_patches(pipeline: Any, size: tuple[int, int]) -> None:
-    """Raises ValueError for a size that leaves parts of a transformer's patches, which not all pipelines look at."""
+    """Raises ValueError for a size that is no multiple of a transformer's patches, which not all pipelines check."""
     patch = network_of(pipeline).config.get("patch_size") or 1
     patch = patch if isinstance(patch, int) else patch[-1]
     side = patch * next((getattr(pipeline, name) for name in _SCALES if hasattr(pipeline, name)), 1)
@@ -308,7 +316,8 @@ def _require_whole_patches(pipeline: Any, size: tuple[int, int]) -> None:
 def set_up(
     pipeline: Any, guidance: float, frames: int | None, size: tuple[int, int] | None, tiling: bool
 ) -> Iterator[dict[str, Any]]:
-    """Gives what the call of a video pipeline takes of how to sample. Inside, its parts do as the rest says.
+    """Gives the call arguments of a video pipeline that say how to sample. Inside, settings that are not call arguments
+    (a guider's guidance, tiling) are set on its parts.
 
     Raises UnreelError for an autoencoder that cannot work in tiles.
     """
@@ -335,13 +344,15 @@ def fewer_steps(pipeline: Any) -> AbstractContextManager[None]:
 
 
 def takes_lora(pipeline: Any, component: str) -> bool:
-    """Whether diffusers loads LoRA into this text encoder: what a pipeline saves it loads."""
+    """Whether diffusers loads LoRA into this text encoder: a pipeline loads what it can save."""
     save = getattr(pipeline, "save_lora_weights", None)
     return save is not None and f"{component}_lora_layers" in inspect.signature(save).parameters
 
 
 def made_by(pipeline: Any, **options: Any) -> Any:
-    """What the pipeline makes. Raises UnreelError for what it cannot make, such as more frames than it was trained for."""
+    """The output of the pipeline's call. Raises UnreelError for what it cannot make, such as more frames than it was
+    trained for.
+    """
     device, video = pipeline._execution_device, frames_argument(pipeline) is not None
     ways = {
         "--dtype bfloat16": network_of(pipeline).dtype == torch.float32,
@@ -361,8 +372,8 @@ def made_by(pipeline: Any, **options: Any) -> Any:
 
 
 def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) -> Any:
-    """What a pipeline's own `encode_prompt` makes of prompts, with the defaults of its `__call__`, and without guidance
-    unless it is to be `guided`.
+    """The output of a pipeline's own `encode_prompt`, with the defaults of its `__call__`, and without guidance unless
+    `guided`.
     """
     takes = inspect.signature(pipeline.encode_prompt).parameters
     usual = _defaults(pipeline)
@@ -378,13 +389,15 @@ def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) ->
         "num_images_per_prompt": 1,
         "num_videos_per_prompt": 1,
     }
-    # What torch has compiled does not see hooks that are set later.
+    # Compiled modules ignore hooks that are set later.
     with _quiet(), torch.compiler.set_stance("force_eager"):
         return pipeline.encode_prompt(**defaults | {name: value for name, value in fixed.items() if name in takes})
 
 
 def own_negative_prompt(pipeline: Any) -> str:
-    """What the code of a pipeline's call itself leads away from where nobody says what; empty where it says nothing."""
+    """The negative prompt that is written in the code of a pipeline's `__call__`, used if nobody gives one; empty if
+    there is none.
+    """
     try:
         tree = ast.parse(dedent(inspect.getsource(inspect.unwrap(type(pipeline).__call__))))
     except (OSError, TypeError):  # there is no source
@@ -397,14 +410,13 @@ def own_negative_prompt(pipeline: Any) -> str:
 
 
 def tensors_in(given: Any) -> list[torch.Tensor]:
-    """Those that an `encode_prompt` gives back, in its order."""
+    """The tensors that an `encode_prompt` returned, in its order."""
     return [part for part in (given if isinstance(given, (tuple, list)) else [given]) if isinstance(part, torch.Tensor)]
 
 
 def seen_in(given: Any, prompts: int) -> torch.Tensor:
-    """Of what an `encode_prompt` gives back for so many prompts all that a network sees of them, zero where it is not to
-    look: (prompts, numbers). That is states (prompts, tokens, width), with the mask or the lengths that come with them, and
-    what stands for a whole prompt, (prompts, width).
+    """What `encode_prompt` returned for so many prompts, flattened to (prompts, numbers): token states (prompts, tokens,
+    width), zero where the mask or the lengths returned with them hide a token, and pooled states (prompts, width).
     """
     parts = tensors_in(given)
     masks = [part for part in parts if _is_mask(part)]
@@ -423,13 +435,13 @@ def seen_in(given: Any, prompts: int) -> torch.Tensor:
 
 
 def _is_mask(part: torch.Tensor) -> bool:
-    """Whether it says of each prompt at which tokens to look, in whichever kind of numbers."""
+    """Whether a tensor is a mask: (prompts, tokens) of zeros and ones, in whichever type."""
     return part.ndim == 2 and bool(((part == 0) | (part == 1)).all()) and bool(part.any())
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings of prompts that are cut off, which are here none that a user wrote."""
+    """Inside, no warnings of prompts that are cut off: a user wrote none of these."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -445,8 +457,8 @@ def _quiet() -> Iterator[None]:
 
 
 class Outlines:
-    """What modules that read tokens write, in shape alone: for the sake of what comes after them, where nobody looks at
-    what they write. Each is really called once, to see.
+    """Stand-ins for text encoders whose values nobody reads: they return zeros of the right shapes. Each encoder runs
+    once, to learn the shapes.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -455,7 +467,7 @@ class Outlines:
 
     @contextmanager
     def standing_in(self) -> Iterator[None]:
-        """Inside, those that are known already write zeros."""
+        """Inside, encoders whose shapes are known return zeros; the others run, and their shapes are noted."""
         with ExitStack() as afterwards:
             for module in self.modules:
                 if module in self._seen:
@@ -487,8 +499,8 @@ def ids_of(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
 
 
 def mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor], *, only_asked: bool = False) -> Any:
-    """What a module writes, with every tensor in it changed, and nothing else kept, such as caches; with `only_asked`, of
-    what all layers wrote each is changed when somebody asks for it.
+    """A module's output with `change` applied to every tensor in it; what is no tensor, such as a cache, becomes None.
+    With `only_asked`, the tensors of a sequence, such as the states of all layers, are changed when they are read.
     """
     if isinstance(output, torch.Tensor):
         return change(output)
@@ -500,8 +512,8 @@ def mapped(output: Any, change: Callable[[torch.Tensor], torch.Tensor], *, only_
 
 
 class _Changed(Sequence):
-    """Tensors, each of which is changed when somebody asks for it. No tuple, so that who stacks all of them is told that he
-    cannot, in place of getting them unchanged.
+    """A sequence of tensors that are changed when they are read. It is no tuple, so that stacking it fails instead of
+    yielding unchanged tensors.
     """
 
     def __init__(self, own: Sequence[torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -515,24 +527,24 @@ class _Changed(Sequence):
         return _Changed(own, self._change) if isinstance(which, slice) else mapped(own, self._change)
 
 
-class _Reached(Exception):  # noqa: N818  (no error: the way out of a pipeline that has said what was asked)
+class _Reached(Exception):  # noqa: N818  (no error: it ends a pipeline's run early)
     pass
 
 
 def first_call(part: nn.Module, run: Callable[[], Any]) -> dict[str, Any] | None:
-    """The arguments by name with which `run()` calls `part` for the first time, which ends the run; None if it does not."""
+    """The arguments, by name, of the first call of `part` in `run()`, which ends the run; None if it is not called."""
     return next(iter(calls_of(part, run, most=1)), None)
 
 
 def arguments_of(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a module is called with, by name, as a hook sees it."""
+    """The arguments of a module's call, by name, from what a hook gets."""
     takes = inspect.signature(getattr(module, "_orig_mod", module).forward)  # what torch compiled takes anything
     arguments = dict(takes.bind(*args, **kwargs).arguments)
     return arguments | arguments.pop("kwargs", {})
 
 
 def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dict[str, Any]]:
-    """The arguments by name of each call of `part` in `run()`, which `most` of them end; 0: it goes on to its own end."""
+    """The arguments, by name, of each call of `part` in `run()`. The run ends after `most` of them; 0: it is not ended."""
     calls: list[dict[str, Any]] = []
 
     def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -547,14 +559,16 @@ def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dic
 
 @torch.no_grad()
 def guides_in_one_call(pipeline: Any) -> bool:
-    """Whether a pipeline asks its network at once for what is asked for and for what guidance leads away from."""
+    """Whether a guided pipeline calls its network once a step, with the prompt and the negative prompt in one batch."""
     call = _asked_of_network(pipeline, {"prompt": ["a photo"]})
     return call is not None and len(call["sample" if "sample" in call else "hidden_states"]) == 2
 
 
 @torch.no_grad()
 def takes_embeddings(pipeline: Any) -> bool:
-    """Whether a pipeline with one text encoder makes something of embeddings alone: some take them, and stop at them."""
+    """Whether a pipeline with one text encoder can be called with embeddings alone: some take the argument and then
+    fail.
+    """
     try:
         return _asked_of_network(pipeline, as_prompts(pipeline, encode_prompt(pipeline, ["a photo"])[0])) is not None
     except (UnreelError, TypeError):
@@ -562,7 +576,7 @@ def takes_embeddings(pipeline: Any) -> bool:
 
 
 def _asked_of_network(pipeline: Any, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """What a pipeline first calls its network with where it is guided to what is `asked`."""
+    """The arguments of a pipeline's first call of its network, guided, with the call arguments `asked`."""
     frames = frames_argument(pipeline)
     with set_up(pipeline, 2.0, 1, None, False) as options:
         options = {name: value for name, value in options.items() if name == frames or name == "guidance_scale"}
@@ -572,6 +586,8 @@ def _asked_of_network(pipeline: Any, asked: dict[str, Any]) -> dict[str, Any] | 
 
 @contextmanager
 def undisturbed(pipeline: Any) -> Iterator[Any]:
-    """Inside, no other thread puts anything on the pipeline or off: for requests that want what is on, or nothing."""
+    """Inside, no other thread puts anything on the pipeline or takes it off: for requests that need certain erasures, or
+    none.
+    """
     with locked([*text_encoders(pipeline).values(), *networks(pipeline).values()]):
         yield pipeline

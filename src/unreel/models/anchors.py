@@ -1,4 +1,4 @@
-"""What is made instead of a concept, what is near it, and the prompts to learn both from, as a text encoder reads them.
+"""The anchor of a concept, what is near it, and the prompts to learn both from, as a text encoder reads them.
 
 Knows words and text encoders; knows nothing about how anything is learned.
 """
@@ -21,19 +21,20 @@ from unreel.prompts.corpus import Corpus
 from unreel.prompts.pairs import PromptPair, Prompts, own_words
 from unreel.prompts.vocabulary import EVERYDAY, Vocabulary
 
-TOO_NEAR = 10  # one in so many things is too much like the concept to be made instead of it
-LONGEST, LONGEST_HELD_OUT = 28, 80  # tokens of a prompt to learn from and to measure on; what is learned carries over
-NEAR, LOOKED_AT = 20, 240  # nearest things to keep by name, among so many everyday words
+TOO_NEAR = 10  # the nearest one in so many things is too much like the concept to be its anchor
+# Tokens of a prompt to learn from, and to measure on: what is learned from short ones carries over.
+LONGEST, LONGEST_HELD_OUT = 28, 80
+NEAR, LOOKED_AT = 20, 240  # how many nearest things to keep by name; of how many everyday words they are chosen
 ALONE = ("a photo of {}", "{} at night", "a picture of {} in the rain")
 READ_AS = 0.25  # the share of the squared distance to the anchor below which words are taken for the concept
-STILL = "standing"  # what is done where nothing else is
-SAFE = "everyday life"  # what is unsafe is no thing, so no thing can stand in for it
+STILL = "standing"  # the anchor of motions
+SAFE = "everyday life"  # the anchor of unsafe content, which no single thing could replace
 
 
 def prompts_for(
     concepts: Sequence[Concept], pair: Pair, conditioner: Conditioner, seed: int, held_out: bool = False
 ) -> Prompts:
-    """What to forget `concepts` by, which say what is made instead of them, or what is `held_out` to check that on."""
+    """The prompts to forget `concepts` by, each of which has its anchor; or, `held_out`, the prompts to check that on."""
     anchors = {concept.name: concept.anchor or "" for concept in concepts}
     corpus = Corpus(pair.vocabulary, list(whole_words(conditioner.tokenizer)), f"{seed}/held out" if held_out else seed)
     longest = LONGEST_HELD_OUT if held_out else LONGEST
@@ -43,8 +44,8 @@ def prompts_for(
 
 @torch.no_grad()
 def words_to_keep(concept: Concept, conditioner: Conditioner) -> list[str]:
-    """A name's own words, less those that the encoder takes for the concept itself ("Picasso"), so that to keep them would
-    be to keep it: they are far nearer to it than the anchor is.
+    """A name's own words, without those that the encoder takes for the concept itself ("Picasso"): to keep these would
+    be to keep the concept. They are far nearer to it than the anchor is.
     """
 
     def distance(instead: str) -> float:
@@ -60,9 +61,7 @@ def words_to_keep(concept: Concept, conditioner: Conditioner) -> list[str]:
 def near_to(
     concepts: Sequence[Concept], conditioner: Conditioner, vocabulary: Vocabulary, known: Meanings | None = None
 ) -> list[str]:
-    """What the text encoder takes to be most like each of the concepts, among things of its kind; `known` as `nearest` has
-    it.
-    """
+    """The things of each concept's kind that the text encoder finds nearest to it. `known` is as in `nearest`."""
     out: dict[str, None] = {}
     known = {} if known is None else known
     forgotten = naming(concepts)
@@ -103,10 +102,12 @@ def anchor_for(
     vocabulary: Vocabulary,
     known: Meanings | None = None,
 ) -> str:
-    """What to make instead of `concept`: what it asks for, standing for a motion, or nothing where a pair has a world of
-    its own, everyday life for what is unsafe, else something of its kind that is not to be forgotten too: what the text
-    encoder takes to be nearest, less the nearest tenth, because what is nearest is easily taken for the concept
-    (benchmarks/anchor_choice.py); `known` as `nearest` has it. Raises UnreelError if there is no such thing.
+    """What to make instead of `concept`: its own anchor if it has one. For a motion: "standing", or nothing if that is
+    to be forgotten or the pair has a world of its own. For unsafe content: "everyday life". Else the name of its kind
+    that the text encoder finds nearest, after skipping the nearest tenth, which is easily taken for the concept
+    (benchmarks/anchor_choice.py); names that are to be forgotten are left out.
+
+    `known` is as in `nearest`. Raises UnreelError if no name is left.
     """
     if concept.anchor is not None:
         return concept.anchor

@@ -1,5 +1,5 @@
-"""What is on a module: changes of its weights go on, add up in whatever order, and come off bit for bit, whatever else
-happens to the module meanwhile.
+"""The changes that are on a module: they go on, add up in any order, and come off bit for bit, whatever else happens to
+the module meanwhile.
 
 Knows weights and changes of them; knows nothing about what a change is for.
 """
@@ -32,11 +32,11 @@ from unreel.models.weights import (
     unquantized_shapes,
 )
 
-_APPLIED = "_unreel_applied"  # where a module keeps what is on it, so that its copies know
+_APPLIED = "_unreel_applied"  # the attribute of a module with what is on it, so that copies of the module have it too
 
 
 class Identified(Protocol):
-    """What changes belong to; what has the same identity is the same."""
+    """The owner of changes; owners with the same identity are the same."""
 
     @property
     def identity(self) -> str: ...
@@ -44,8 +44,8 @@ class Identified(Protocol):
 
 @dataclass
 class _Applied:
-    """What is on a module: its own weights where they were changed, whose changes, and marks of the weights as left; and
-    the hooks that add the changes of weights that are quantized.
+    """What is on a module: `base`, the original weights that were changed; `deltas`, the changes by owner; `marks`,
+    samples of the weights as last written; `beside`, by owner, the hooks that add changes to quantized layers.
     """
 
     base: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -54,8 +54,8 @@ class _Applied:
     beside: dict[Any, list[Any]] = field(default_factory=dict)
 
     def sum(self, name: str, device: torch.device, without: Identified | None = None) -> torch.Tensor:
-        """The weight with all changes. In float64 and in an order that the changes' contents give, so that the order in
-        which they were put on leaves no trace.
+        """The weight with all changes but those of `without`. It is summed in float64 and in an order that the owners'
+        identities give, so that the order in which changes were put on leaves no trace.
         """
         weight = self.base[name].to(device)
         owners = sorted(self.deltas, key=lambda owner: owner.identity) if len(self.deltas) > 1 else self.deltas
@@ -82,7 +82,7 @@ _finding = threading.Lock()
 
 @contextmanager
 def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, no other thread that asks changes what is on the modules."""
+    """Inside, no other thread that uses `locked` changes what is on the modules."""
     with _finding:
         locks = {id(lock): lock for lock in (_locks.setdefault(module, threading.RLock()) for module in modules)}
     with ExitStack() as held:
@@ -93,11 +93,11 @@ def locked(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @torch.no_grad()
 def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = "") -> None:
-    """Add changes, on top of all others, to weights of the module. Those of low rank of a linear layer whose weight is
-    quantized go beside it, and leave it as it is: what they make of what enters is added to what comes out.
+    """Add the owner's changes to the module's weights, on top of all others. A quantized weight of a linear layer stays
+    as it is: a hook adds what a low-rank change makes of the layer's input to its output.
 
-    Raises UnreelError, before anything changes, for changes of weights that it does not have, that have another shape, or
-    to which nothing can be added, saying what may be done `instead` of quantizing first.
+    Raises UnreelError, before anything changes, if a weight is missing, has another shape, or cannot take a change;
+    `instead` says what else can be done than quantizing first.
     """
     with locked([module]):
         weights, linear = held_weights(module), linear_layers(module)
@@ -111,7 +111,7 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
         applied = _applied_on(module) or _Applied()
         _require_kept(applied, weights)
         require_lasting(module, {name: weights[name] for name in inside})
-        _take_in(applied, weights, inside)
+        _absorb_outside_edits(applied, weights, inside)
         applied.base |= set_aside({name: weights[name] for name in inside if name not in applied.base})
         applied.deltas[owner] = inside
         setattr(module, _APPLIED, applied)
@@ -130,7 +130,9 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
 
 
 def _compile_anew(applied: _Applied, owner: Identified) -> None:
-    """What torch has compiled knows of no hook that came later; weights it looks at every time."""
+    """Let torch compile again if the owner has hooks: compiled modules ignore hooks that are set later, but read weights
+    anew.
+    """
     if applied.beside.get(owner) and "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
@@ -145,22 +147,22 @@ def _require_kept(applied: _Applied, weights: Mapping[str, torch.Tensor]) -> Non
 
 
 def _add(change: LowRank, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-    """What a linear layer made of `inputs`, one (..., in), with what the change makes of it."""
+    """The output of a linear layer, called with one input (..., in), plus what the change makes of that input."""
     factors = change.to(output.device)
     return output + (inputs[0].to(factors.down.dtype) @ factors.down.T @ factors.up.T).to(output.dtype)
 
 
 @torch.no_grad()
 def take_off(module: nn.Module, owner: Identified) -> None:
-    """Take the owner's changes off again. Without any left, weights are as they were found, bit for bit, but for what
-    somebody else has added to them meanwhile.
+    """Take the owner's changes off again. After the last owner's, weights are as they were found, bit for bit, plus what
+    other code has added to them meanwhile.
     """
     with locked([module]):
         applied, weights = _applied_on(module), held_weights(module)
         assert applied is not None
         names = applied.deltas[owner]
         _require_kept(applied, weights)
-        _take_in(applied, weights, names)
+        _absorb_outside_edits(applied, weights, names)
         _renew(applied, weights, names, without=owner)
         del applied.deltas[owner]
         _compile_anew(applied, owner)
@@ -174,7 +176,7 @@ def take_off(module: nn.Module, owner: Identified) -> None:
 
 
 def stands_beside(module: nn.Module) -> bool:
-    """Whether some of what is on the module is in no weight of it."""
+    """Whether some changes on the module are hooks beside its weights and not in them."""
     applied = _applied_on(module)
     return applied is not None and any(applied.beside.values())
 
@@ -185,14 +187,12 @@ def owners_on(module: nn.Module) -> list[Any]:
     return list(applied.deltas) if applied else []
 
 
-def _take_in(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
-    """What somebody else has done to weights since they were set last, such as fusing a LoRA or loading others in their
-    place, becomes part of the base.
+def _absorb_outside_edits(applied: _Applied, weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
+    """Make what other code did to the weights since they were last set (fused a LoRA, loaded others) part of the base.
 
-    Either other weights took the place of the base, or something was added to base and changes. All touched weights decide
-    together, since a large LoRA may well go against the changes in one matrix: nearer to the base than to the sum, they
-    become the base; else what was added to the sum is added to the base. A LoRA that takes back more than half of all
-    changes cannot be told from other weights, and is taken for them.
+    All touched weights decide together, because a large LoRA may go against the changes in one matrix. If they are
+    nearer to the base than to the sum of base and changes, they become the base; else what was added to the sum is added
+    to the base. A LoRA that undoes more than half of all changes is taken for other weights.
     """
     touched = [name for name in names if name in applied.marks and not _is_as_left(applied, name, weights[name])]
 
@@ -223,8 +223,8 @@ def _renew(
 def _require_fitting(
     name: str, weight: torch.Tensor | None, has: tuple[int, ...] | None, change: Delta, linear: bool, instead: str
 ) -> None:
-    """`has` is the weight's shape where it is not quantized; `linear` says whether a linear layer holds it; `instead` is
-    what else may be done where it is.
+    """Raises UnreelError if the change does not fit the weight. `has` is the weight's shape before quantization;
+    `linear` says whether a linear layer holds it; `instead` says what else can be done than quantizing first.
     """
     shape = (len(change.up), change.down.shape[1]) if isinstance(change, LowRank) else tuple(change.shape)
     if weight is None or has != shape:

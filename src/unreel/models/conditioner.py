@@ -1,4 +1,5 @@
-"""Prompts to embeddings, with gradients, exactly as the pipelines do it; and which parts of the encoder may learn.
+"""Prompts to embeddings, with gradients, exactly as the pipelines do it; and which weights of the encoder may be
+trained.
 
 Knows tokenizers and text encoders, and asks the pipeline itself what it feeds to them; knows nothing about images,
 denoisers or losses.
@@ -41,9 +42,9 @@ from unreel.models.weights import doubled, held_weights, learning, own_modules, 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-FIRST_ROWS = 64  # of a table of tokens that say how it scales its rows
-ROWS = 4096  # of it that are in float64 at a time
-TOO_LONG = 5000  # words that no pipeline reads in one prompt, unless it reads all
+FIRST_ROWS = 64  # rows of a token table that show how its outputs are scaled
+ROWS = 4096  # rows of it that are in float64 at a time
+TOO_LONG = 5000  # words in one prompt: more than any pipeline with a limit reads
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "first-layer", "all"]
@@ -53,17 +54,17 @@ Trainable = Literal["mlp-final-attn", "mlp", "attn", "mlp-attn", "first-layer", 
 class Conditioner:
     """One tokenizer and text encoder, used the way the pipeline that holds them uses them.
 
-    Without a pipeline, prompts are read without a chat's template, and padded on the right to the tokenizer's full length,
-    or to the longest of them if it has none. All of it counts, as in CLIP pipelines, where the denoiser attends to the
-    padding too, so that it belongs to the conditioning; unless the encoder is not to see it: `masked`.
+    Without a pipeline, prompts have no chat template. They are padded on the right to the tokenizer's full length, or to
+    the longest of them if it has none. All tokens count, as in CLIP pipelines: the denoiser attends to padding too, so
+    it belongs to the conditioning. If `masked`, the encoder does not see padding, and it does not count.
     """
 
     tokenizer: Any
     text_encoder: nn.Module
     pipeline: Any = None
-    called: nn.Module | None = None  # what the pipeline calls, if the text encoder is a part of it
+    called: nn.Module | None = None  # the module that the pipeline calls, if the text encoder is a part of it
     masked: bool = False
-    # What is found out of prompts, and asked for again and again where sentences are put together.
+    # Caches of what is asked for again and again while sentences are put together.
     _lengths: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seen_by_length: dict[tuple[int, int], torch.Tensor] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -93,7 +94,7 @@ class Conditioner:
 
     @property
     def _reader(self) -> nn.Module:
-        """What is called to read, as it was before torch compiled it: inside, hooks see everything."""
+        """The module that is called to encode, without torch's compiler around it, so that hooks inside work."""
         return self.text_encoder if self.called is None else getattr(self.called, "_orig_mod", self.called)
 
     def tokenize(self, prompts: list[str]) -> Tokens:
@@ -101,8 +102,8 @@ class Conditioner:
         return (self._alone(prompts) if self.pipeline is None else self._asked(prompts)).trimmed()
 
     def _alone(self, prompts: list[str]) -> Tokens:
-        """What an encoder without a pipeline is called with. A tokenizer that has no token to pad with does so with the one
-        that ends texts; an empty prompt of which it makes no token at all is that token, since there must be something.
+        """The tokens of an encoder without a pipeline. If its tokenizer has no padding token, the one that ends texts is
+        used; that token also stands for an empty prompt that has no tokens, because there must be one.
         """
         most = None if isinf(self.room) else int(self.room)
         rows = self.tokenizer(prompts, truncation=most is not None, max_length=most).input_ids
@@ -117,7 +118,7 @@ class Conditioner:
         return Tokens(nn.functional.pad(ids, (0, whole - ids.shape[1]), value=filler), {})
 
     def _asked(self, prompts: list[str]) -> Tokens:
-        """What the pipeline calls this text encoder with, the padding included."""
+        """The arguments with which the pipeline calls this text encoder, padding included."""
         with torch.no_grad(), self._others.standing_in():
             called = self.text_encoder if self.called is None else self.called
             call = first_call(called, lambda: encode_prompt(self.pipeline, prompts))
@@ -129,13 +130,13 @@ class Conditioner:
 
     @cached_property
     def negative_prompt(self) -> str:
-        """What guidance leads away from where nobody says what, in the pipeline's own words; empty where it has none."""
+        """The negative prompt in the pipeline's own code, used if nobody gives one; empty if it has none."""
         return "" if self.pipeline is None else own_negative_prompt(self.pipeline)
 
     def guided_from(self) -> Tokens | None:
-        """What the pipeline calls this text encoder with for what guidance leads away from in every video, where it reads
-        that otherwise than an empty prompt: in words of its own, or without a chat's template, an instruction or a mask.
-        None where it does not, and where there is no such thing.
+        """The tokens that this encoder gets for what guidance leads away from, if they differ from an empty prompt's: in
+        words of the pipeline's own, or without template, instruction or mask. None if they do not differ, or there are
+        none.
         """
         if self.pipeline is None:
             return None
@@ -144,7 +145,7 @@ class Conditioner:
         called = self.text_encoder if self.called is None else self.called
         with torch.no_grad(), self._others.standing_in():
             calls = calls_of(called, lambda: encode_prompt(self.pipeline, ["a photo"], guided=True))
-        if len(calls) < 2:  # it asks for that as for another prompt, if at all
+        if len(calls) < 2:  # it encodes the negative prompt like any other, if at all
             return None
         tokens, empty = Tokens(calls[-1].pop("input_ids"), calls[-1]).trimmed(), self.tokenize([""])
         same = torch.equal(tokens.ids, empty.ids) and torch.equal(tokens.mask, empty.mask)
@@ -152,14 +153,18 @@ class Conditioner:
 
     @cached_property
     def _others(self) -> Outlines:
-        """The pipeline's other text encoders, some of which it calls before this one, for what this one never reads."""
+        """Stand-ins for the pipeline's other text encoders, some of which it calls before this one: this one never reads
+        what they write.
+        """
         parts = [getattr(self.pipeline, name) for name in text_encoders(self.pipeline)]
-        # Of what torch has compiled, calls cannot be led elsewhere.
+        # Calls of a compiled module cannot be replaced.
         return Outlines(part for part in parts if part is not self.called and not hasattr(part, "_orig_mod"))
 
     @cached_property
     def _known_others(self) -> Outlines:
-        """The same, each of which has been asked once, so that none of what it writes is among what is given."""
+        """The same stand-ins after each encoder has run once, so that all return zeros and nothing of theirs is in the
+        network's inputs.
+        """
         if self._others.modules:
             with self._others.standing_in():
                 encode_prompt(self.pipeline, ["a photo"])
@@ -180,8 +185,8 @@ class Conditioner:
         return self._last_read(self.write(tokens))
 
     def write(self, tokens: Tokens) -> Any:
-        """All that the text encoder gives back for tokens, as transformers names it, but for a guess at what comes next, of
-        which a language model makes one for every word of its vocabulary.
+        """The text encoder's output for tokens, as transformers names its parts, without the logits, which a language
+        model gives for every word of its vocabulary.
         """
         written = self._reader(tokens.ids, **{**self._no_guesses, **tokens.call})
         if not self._no_guesses:
@@ -194,8 +199,9 @@ class Conditioner:
         return {"logits_to_keep": 1} if guesses else {}
 
     def token_states(self, tokens: Tokens) -> torch.Tensor:
-        """Tokens -> the states of theirs that the network is given (batch, tokens, width): what `encode_tokens` gives, but
-        where the last layers give it no more than one state for a whole prompt, as those of SDXL's and SD3's CLIP.
+        """Tokens -> the token states (batch, tokens, width) that reach the network. They are those of `encode_tokens`,
+        unless the last layers only reach it as one state per prompt, as in SDXL's and SD3's CLIP: then those of the last
+        layer before.
         """
         written = self.write(tokens)
         pooling = 0 if getattr(written, "hidden_states", None) is None else len(self.layers) - len(self.token_layers)
@@ -208,13 +214,12 @@ class Conditioner:
         return written.last_hidden_state if hasattr(written, "last_hidden_state") else written.hidden_states[-1]
 
     @torch.no_grad()
-    def given(self, prompts: Sequence[str], written: Any = None, change: Change | None = None) -> torch.Tensor:
-        """What the pipeline gives to its network of what this text encoder writes for `prompts`, zero where the network is
-        not to look: (prompts, numbers). Some crop what they put around prompts, read a layer before the last, or take one
-        state for all of a prompt.
+    def network_inputs(self, prompts: Sequence[str], written: Any = None, change: Change | None = None) -> torch.Tensor:
+        """What the network gets of this encoder's output for `prompts`, zero where it is not to look: (prompts,
+        numbers). Some pipelines crop their template, read an earlier layer, or take one state per prompt.
 
-        What was `written` for other tokens may stand in for what is written for theirs, its states (prompts, tokens, width)
-        as `change` makes them.
+        `written`, the output for other tokens, may replace this encoder's own; `change` is applied to its states
+        (prompts, tokens, width).
         """
         asked = list(prompts)
         change = change or (lambda states: states)
@@ -239,9 +244,9 @@ class Conditioner:
             return seen_in(encode_prompt(self.pipeline, asked), len(asked))
 
     def seen(self, prompts: Sequence[str], tokens: Tokens) -> torch.Tensor:
-        """Which of the tokens of `prompts` the encoder attends to and the network is given something of: (prompts, tokens)
-        bool. What pipelines put around prompts is mostly not, nor is padding that the encoder sees and the network does
-        not. All that it attends to where one state stands for a whole prompt.
+        """A mask (prompts, tokens): tokens that the encoder attends to and the network gets something of. A template
+        mostly does not count, nor does padding that only the encoder sees. If the network gets one state per prompt, all
+        attended tokens count.
         """
         attended = tokens.mask
         if self.pipeline is None or self._all_seen:
@@ -255,8 +260,8 @@ class Conditioner:
 
     @cached_property
     def _all_seen(self) -> bool:
-        """Whether the network is given something of every token that the encoder attends to, or of none, but one state for
-        all of them.
+        """Whether the network gets something of every token that the encoder attends to, or of none, but one state per
+        prompt.
         """
         short, long = "a photo", "a photo of a cat at night"
 
@@ -266,9 +271,8 @@ class Conditioner:
         return not seen(short).any() or all(bool(seen(prompt).all()) for prompt in (short, long))
 
     def _seen_of(self, prompt: str, attended: int) -> torch.Tensor:
-        """Of which tokens of a prompt that is read alone the network is given something, which is the same for all prompts
-        of a length as they are written, and of which the encoder attends to as many: some are read in lower case only.
-        (tokens,) bool.
+        """Which tokens of a prompt, read alone, reach the network: (tokens,) bool. Cached by the prompt's written length
+        and the number of attended tokens, which differ where a pipeline lower-cases prompts.
         """
         length = self.length(prompt), attended
         if length not in self._seen_by_length:
@@ -277,9 +281,10 @@ class Conditioner:
 
     @torch.no_grad()
     def _tried(self, prompt: str) -> torch.Tensor:
-        """The same, found by halving: for each binary digit of a token's place, the states of the tokens with a one there
-        are changed, then of those with a zero. A number that depends on one token changes in one of the two each time,
-        which spells that token's place. Where any changes in both, it depends on several tokens, and all count as seen.
+        """As `_seen_of`, found by halving: for each binary digit of a token's place, the states of the tokens with a one
+        there are changed, then of those with a zero. A number that depends on one token changes in one of the two each
+        time, and so spells that token's place. If a number changes in both, it depends on several tokens, and all count
+        as seen.
         """
         count = self.tokenize([prompt]).ids.shape[1]
         generator = torch.Generator("cpu").manual_seed(0)
@@ -287,7 +292,7 @@ class Conditioner:
         digits = torch.arange(max(1, (count - 1).bit_length()))[:, None]
         halves = torch.arange(count) >> digits & 1  # (digits, tokens)
         changed = torch.cat([torch.zeros_like(halves[:1]), halves, 1 - halves])  # the first is as it was
-        given = self._given_of(prompt, states + changed[..., None])
+        given = self._network_inputs_of(prompt, states + changed[..., None])
         ones, zeros = (given[1:] != given[:1]).chunk(2)  # (digits, numbers)
         seen = torch.zeros(count, dtype=torch.bool, device=given.device)
         if (ones & zeros).any():
@@ -296,23 +301,25 @@ class Conditioner:
         seen[whose[(ones | zeros).any(0)]] = True
         return seen
 
-    def _given_of(self, prompt: str, states: torch.Tensor) -> torch.Tensor:
-        """What the pipeline gives to its network of `states` (times, tokens, width) where it asks for the same prompt so
-        many times: (times, numbers).
+    def _network_inputs_of(self, prompt: str, states: torch.Tensor) -> torch.Tensor:
+        """What the network gets of `states` (times, tokens, width), each of which replaces the encoder's for the same
+        prompt: (times, numbers).
         """
         ones = torch.ones((), device=self.device)  # in place of all else that it writes
         written = mapped(self._outline, lambda part: ones.to(part.dtype).expand(len(states), *part.shape[1:]))
-        return self.given([prompt] * len(states), written, lambda usual: states.to(usual))
+        return self.network_inputs([prompt] * len(states), written, lambda usual: states.to(usual))
 
     @cached_property
     @torch.no_grad()
     def _outline(self) -> Any:
-        """What the text encoder gives back for a prompt, in shape alone."""
+        """The text encoder's output for a prompt, as tensors with a shape and no values."""
         return mapped(self.write(self.tokenize(["a photo"])), lambda part: torch.empty_like(part, device="meta"))
 
     def reads_like(self, other: "Conditioner") -> bool:
-        """Whether a network is given the same of what the same text encoder writes, here and in another pipeline."""
-        given = [reader.given(["a photo of a cat", "a dog"]).float().cpu() for reader in (self, other)]
+        """Whether networks get the same from this text encoder here and in another pipeline, and guidance leads away
+        from the same.
+        """
+        given = [reader.network_inputs(["a photo of a cat", "a dog"]).float().cpu() for reader in (self, other)]
         most = max(each.shape[1] for each in given)
         here, there = (nn.functional.pad(each, (0, most - each.shape[1])) for each in given)
         alike = torch.allclose(here, there, rtol=1e-2, atol=1e-2 * float(here.std()))
@@ -321,22 +328,24 @@ class Conditioner:
 
     @contextmanager
     def learning(self, which: Trainable) -> Iterator[tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]]]:
-        """The parameters that `trainable` chooses, in float32 at least and ready to learn, and what they were before, by
-        the same names; then all are as they were.
+        """Gives the parameters that `trainable` chooses, in float32 at least and ready to learn, and their original
+        values, by the same names. Afterwards all are as they were.
         """
         self.text_encoder.requires_grad_(False)
-        with upcast(self._reader):  # what lies behind the text encoder reads what it writes
+        with upcast(self._reader):  # all of it, since modules after the text encoder read its output
             weights = self.trainable(which)
             with learning(weights) as before:
                 yield weights, before
 
     def brisk(self) -> AbstractContextManager[None]:
-        """Inside, its layers compute faster and a little more coarsely on CPUs that can, as `precision.brisk` has it."""
+        """Inside, the encoder's layers compute faster and a little more coarsely on CPUs that can; see
+        `precision.brisk`.
+        """
         return brisk(self.layers if self.device.type == "cpu" else ())
 
     @cached_property
     def causal(self) -> bool:
-        """Whether words are read without those that follow, so that a token's state never depends on the next."""
+        """Whether the encoder is causal: a token's state never depends on the tokens after it."""
         tokens = self.tokenize(["a photo of a cat"])
         last = int(tokens.mask[0].nonzero().max())
         other = tokens.ids.clone()
@@ -347,14 +356,15 @@ class Conditioner:
 
     @cached_property
     def begins_alike(self) -> bool:
-        """Whether all that is read begins with the same token: one that starts texts, or that of a template."""
+        """Whether all prompts begin with the same token: one that starts texts, or a template's."""
         first = self.tokenize(["a photo of a cat", "two dogs"]).ids[:, 0]
         return bool(first[0] == first[1])
 
     @cached_property
     def takes_places(self) -> bool:
-        """Whether it can be told at which places the words of a prompt stand, and reads them otherwise at others: encoders
-        that add a vector to every place (CLIP, BERT) or turn by it (Llama, Gemma, Qwen), not those of distances (T5).
+        """Whether the encoder takes position ids, and reads words otherwise at other positions: encoders that add a
+        vector to every position (CLIP, BERT) or turn by it (Llama, Gemma, Qwen) do, those that use distances (T5) do
+        not.
         """
         if "position_ids" not in inspect.signature(self._reader.forward).parameters:
             return False
@@ -369,8 +379,8 @@ class Conditioner:
         return alike and not torch.equal(told, apart)
 
     def first_matrices(self, layers: int) -> dict[str, nn.Linear]:
-        """Every matrix of the first `layers` layers, or of all if there are fewer, by the names of their weights; none of
-        an adapter.
+        """The matrices of the first `layers` layers, or of all if there are fewer, by the names of their weights; none
+        of an adapter's.
         """
         names = {id(module): portable(f"{name}.weight") for name, module in self.text_encoder.named_modules()}
         matrices = [module for layer in self.layers[:layers] for module in layer.modules() if isinstance(module, nn.Linear)]
@@ -379,8 +389,8 @@ class Conditioner:
 
     @property
     def token_table(self) -> nn.Embedding:
-        """One row (width) for every token of the vocabulary: the module that is called, where there are several of the same
-        rows, as in T5.
+        """The embedding table, one row (width) for every token of the vocabulary. If several modules hold the same rows,
+        as in T5, it is the one that is called.
         """
         named = self.text_encoder.get_input_embeddings()  # type: ignore[operator]
         tables = [module for module in self.text_encoder.modules() if isinstance(module, nn.Embedding)]
@@ -388,8 +398,8 @@ class Conditioner:
 
     @torch.no_grad()
     def written_rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """What `token_table` writes for the ids, (tokens, width) in float32, and the spread of all that it writes, the
-        standard deviation over rows and width: that of the table, unless it multiplies its rows as Gemma 2's does.
+        """The output of `token_table` for the ids, (tokens, width) in float32, and the spread of all its outputs: their
+        standard deviation over rows and width. That is the table's own, unless outputs are scaled as Gemma 2's are.
         """
         table = self.token_table
         some = torch.arange(min(FIRST_ROWS, len(table.weight)), device=table.weight.device)
@@ -398,7 +408,9 @@ class Conditioner:
 
     @cached_property
     def _spread(self) -> float:
-        """Of `token_table`, as it is when it is first asked for, some rows at a time: large ones are gigabytes."""
+        """The standard deviation of `token_table` when it is first asked for, summed over some rows at a time: large
+        tables take gigabytes.
+        """
         rows = held_weights(self.token_table)["weight"].detach()
         parts = [(doubled(some).sum(), doubled(some).square().sum()) for some in rows.split(ROWS)]
         whole, squares = (float(sum(sums)) for sums in zip(*parts, strict=True))
@@ -406,12 +418,13 @@ class Conditioner:
 
     @cached_property
     def layers(self) -> list[nn.Module]:
-        """The encoder's layers that the denoiser gets to see something of, first to last, whatever the encoder's class.
+        """The encoder's layers that reach the denoiser, first to last, whatever the encoder's class.
 
-        Some pipelines read a hidden layer and leave those above unread. Raises UnreelError for an encoder without layers.
+        Some pipelines read a hidden layer and leave those above unread. Raises UnreelError for an encoder without
+        layers.
         """
         layers = self._all_layers
-        while layers and self.pipeline is not None and not self._reach(layers[-1]):
+        while layers and self.pipeline is not None and not self._changed_ranks(layers[-1]):
             layers = layers[:-1]
         if not layers:
             raise UnreelError(f"{type(self.text_encoder).__name__} has no layers that unreel knows: it is not supported")
@@ -419,11 +432,11 @@ class Conditioner:
 
     @cached_property
     def token_layers(self) -> list[nn.Module]:
-        """Those of `layers` that states of tokens come out of which the denoiser gets to see; all where it sees none."""
+        """Those of `layers` whose token states reach the denoiser; all of `layers` if no token states do."""
         layers = self.layers
-        if self.pipeline is None or 3 in self._reach(layers[-1]) or 3 not in self._reach(layers[0]):
+        if self.pipeline is None or 3 in self._changed_ranks(layers[-1]) or 3 not in self._changed_ranks(layers[0]):
             return layers
-        return layers[: max(place + 1 for place, layer in enumerate(layers) if 3 in self._reach(layer))]
+        return layers[: max(place + 1 for place, layer in enumerate(layers) if 3 in self._changed_ranks(layer))]
 
     @property
     def _all_layers(self) -> list[nn.Module]:
@@ -432,14 +445,14 @@ class Conditioner:
 
     @cached_property
     def _unread(self) -> int:
-        """How many of the last layers the denoiser gets to see nothing of."""
+        """How many of the last layers do not reach the denoiser."""
         layers = self._all_layers
         return len(layers) - len(self.layers) if layers else 0
 
     @torch.no_grad()
-    def _reach(self, layer: nn.Module) -> set[int]:
-        """To how many dimensions of what the pipeline gives to its denoiser what the MLP of `layer` writes makes a
-        difference: 3 are states of tokens, 2 a state for a whole prompt.
+    def _changed_ranks(self, layer: nn.Module) -> set[int]:
+        """The ranks of the tensors given to the denoiser that change when the layer's MLP output does: 3 for token
+        states, 2 for a state per prompt.
         """
         with self._known_others.standing_in():
             before = tensors_in(encode_prompt(self.pipeline, ["a photo"]))
@@ -448,10 +461,10 @@ class Conditioner:
         return {a.ndim for a, b in zip(before, after, strict=True) if not torch.equal(a, b)}
 
     def mlp_output(self, layer: nn.Module) -> nn.Linear:
-        """The matrix through which a layer's MLP writes: the widest one that comes down to the layer's own width.
+        """The output matrix of a layer's MLP: the widest one that comes down to the layer's own width.
 
-        `fc2` in CLIP, `wo` in T5, `down_proj` in Llama, Gemma and Qwen, `output.dense` in BERT. Raises
-        UnreelError if there is none.
+        `fc2` in CLIP, `wo` in T5, `down_proj` in Llama, Gemma and Qwen, `output.dense` in BERT. Raises UnreelError if
+        there is none.
         """
         outputs = self._mlp_outputs(layer)
         if not outputs:
@@ -460,7 +473,8 @@ class Conditioner:
 
     @torch.no_grad()
     def attention_output(self, layer: nn.Module) -> nn.Linear:
-        """The matrix through which a layer's attention writes: of those as wide as the layer the last before its MLP's own.
+        """The output matrix of a layer's attention: the last one called before the MLP's own, of those as wide as the
+        layer.
 
         `out_proj` in CLIP, `o` in T5, `o_proj` in Llama, Gemma and Qwen, `attention.output.dense` in BERT. Raises
         UnreelError if there is none.
@@ -484,7 +498,7 @@ class Conditioner:
         return [m for m in layer.modules() if isinstance(m, nn.Linear) and m.out_features == width < m.in_features]
 
     def has_room_for(self, prompt: str, most: float = inf) -> bool:
-        """Whether the text encoder reads all of `prompt`, and it has at `most` so many tokens."""
+        """Whether the text encoder reads all of `prompt`, and `prompt` has at most `most` tokens."""
         return self.length(prompt) <= min(self.room, most)
 
     def require_room_for(self, prompts: list[str]) -> None:
@@ -497,8 +511,8 @@ class Conditioner:
                 )
 
     def require_read(self, names: Sequence[str]) -> None:
-        """Raises UnreelError for a name that the pipeline takes out of prompts before anything reads them: some clean them
-        of what looks like the number of a file.
+        """Raises UnreelError for a name that the pipeline takes out of prompts before anything reads them: some remove
+        what looks like the number of a file.
         """
         if self.pipeline is None or "clean_caption" not in inspect.signature(type(self.pipeline).__call__).parameters:
             return
@@ -509,7 +523,7 @@ class Conditioner:
                 raise UnreelError(f"a {type(self.pipeline).__name__} takes {name!r} out of prompts: call it otherwise")
 
     def length(self, prompt: str) -> int:
-        """The tokens of a prompt, its start and end included, but no template."""
+        """How many tokens a prompt has, its start and end included, but no template."""
         if prompt not in self._lengths:
             self._lengths[prompt] = len(self.tokenizer(prompt, verbose=False).input_ids)  # too long is for us to say
         return self._lengths[prompt]
@@ -568,18 +582,18 @@ def _attention(layer: nn.Module) -> nn.Module:
 
 
 def unused_word(conditioner: Conditioner, before: str, after: str) -> tuple[str, int]:
-    """A word that is one token between two texts, with it, which neither they nor what the pipeline puts around them have;
-    in lower case, since some pipelines read nothing else. Raises UnreelError if there is none.
+    """A word that is one token between two texts, and that token, which neither the texts nor the pipeline's template
+    have. It is in lower case, since some pipelines read nothing else. Raises UnreelError if there is none.
     """
 
     def ids(between: str) -> set[int]:
         return set(conditioner.tokenize([" ".join(f"{before} {between} {after}".split())]).ids[0].tolist())
 
-    said = ids("")
+    used = ids("")
     for word in whole_words(conditioner.tokenizer):
         if word.isalpha() and word == word.lower():
             # At a prompt's start it may be another token than within.
-            for token in ids(word) - said:
+            for token in ids(word) - used:
                 if conditioner.tokenizer.decode([token]).strip() == word:
                     return word, token
     raise UnreelError("this text encoder's vocabulary has no word to learn in place of")

@@ -13,7 +13,7 @@ from torch import nn
 
 from unreel.models.weights import doubled, held_weights, is_quantized, portable, require_lasting, restored, set_weight
 
-_ROWS = 64  # of a weight, to see how much of a change its precision has room for
+_ROWS = 64  # rows of a weight that tell how much of a change rounding loses
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +39,23 @@ Deltas = Mapping[str, Delta]  # by the names of weights
 
 
 def is_felt(change: Delta) -> bool:
-    """Whether it changes anything."""
+    """Whether a change is not zero."""
     parts = (change.up, change.down) if isinstance(change, LowRank) else (change,)
     return all(bool(part.any()) for part in parts)
 
 
 def dense(change: Delta) -> torch.Tensor:
-    """In float64."""
+    """The change as a matrix in float64."""
     return change.dense() if isinstance(change, LowRank) else doubled(change)
 
 
 def scaled(change: Delta, scale: float) -> Delta:
-    """So many times the change."""
+    """The change times `scale`."""
     return LowRank(scale * change.up, change.down) if isinstance(change, LowRank) else scale * change
 
 
 def total(a: Delta, b: Delta) -> Delta:
-    """Two changes of one weight as one; two products of low rank stay a product as long as that is smaller."""
+    """The sum of two changes of one weight; of two low-rank ones a low-rank one, as long as that is smaller."""
     if isinstance(a, LowRank) and isinstance(b, LowRank):
         up, down = torch.cat([a.up, b.up], dim=1), torch.cat([a.down, b.down])
         if up.numel() + down.numel() < len(up) * down.shape[1]:
@@ -69,8 +69,8 @@ def _dtype(change: Delta) -> torch.dtype:
 
 @torch.no_grad()
 def rounded_away(module: nn.Module, deltas: Deltas) -> float:
-    """The share of the changes, of their norm, that the precision of the module's weights has no room for, told from some
-    rows of each; 0 where nothing is lost.
+    """The share of the changes' norm that is lost when they are rounded to the precision of the module's weights,
+    estimated from some rows of each; 0 if nothing is lost.
     """
     weights, lost, wanted = held_weights(module), 0.0, 0.0
     for name, change in deltas.items():
@@ -91,13 +91,13 @@ def _rows(change: Delta, rows: torch.Tensor) -> Delta:
 
 
 def differences(weights: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> dict[str, Delta]:
-    """What has been added to the weights since, by the same names."""
+    """The differences of the weights from `before`, by the same names."""
     return {name: weight.detach() - before[name].to(weight.device) for name, weight in weights.items()}
 
 
 @contextmanager
 def changed(module: nn.Module, deltas: Deltas) -> Iterator[None]:
-    """Inside, the changes are on top of what the module's weights are; then those are as they were, bit for bit."""
+    """Inside, the changes are added to the module's weights; afterwards these are as they were, bit for bit."""
     held, deltas = held_weights(module), {portable(name): change for name, change in deltas.items()}
     require_lasting(module, {name: held[name] for name in deltas})
     with restored({name: held[name] for name in deltas}):

@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from unreel.models.pair import Settings
 
 READ_TOGETHER = 16  # prompts
-MARGIN = 8  # tokens that are left for what a pipeline puts around a prompt within its limit, and steps of that limit
+MARGIN = 8  # tokens that a limit leaves for what a pipeline puts around a prompt; limits grow in steps of it
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a pipeline calls its network with for some prompts: everything by name, differentiable in the text encoders.
+    """The arguments, by name, with which a pipeline calls its network for some prompts; differentiable in the text
+    encoders.
 
-    `latents` and `time` are the names of what changes from one step to the next; a timestep of the scheduler goes to the
-    network multiplied with `scale`.
+    `latents` and `time` name those that change at every step; the network gets the scheduler's timestep times `scale`.
     """
 
     arguments: dict[str, Any]
@@ -58,11 +58,11 @@ class Conditioning:
     scale: float
 
     def learnable(self) -> list[torch.Tensor]:
-        """What the text encoders wrote, as far as a gradient can reach them, in the order of the arguments."""
+        """The outputs of text encoders that take a gradient, in the order of the arguments."""
         return [tensor for tensor in _inside(self.arguments) if tensor.requires_grad]
 
     def detached(self) -> "Conditioning":
-        """The same numbers without the text encoders behind them; gradients stop at what they wrote."""
+        """The same arguments cut off from the text encoders: gradients end at the arguments."""
         return replace(
             self, arguments=_mapped(self.arguments, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
         )
@@ -76,16 +76,16 @@ class Conditioning:
 
     @property
     def seen(self) -> torch.Tensor | None:
-        """The tokens of prompts at which the network is to look, (tokens, width); None where nothing says so."""
+        """The unmasked tokens of all prompts, (tokens, width); None without a mask."""
         mask = self.arguments.get("encoder_attention_mask")
         return None if mask is None else self.embeddings.reshape(*mask.shape, -1)[mask.bool()]
 
     def each(self) -> list["Conditioning"]:
-        """That of every prompt alone."""
+        """The arguments of each prompt alone."""
         return [self.rows([i]) for i in range(len(self.arguments[self.latents]))]
 
     def rows(self, some: Sequence[int]) -> "Conditioning":
-        """That of some of the prompts."""
+        """The arguments of some of the prompts."""
         count = len(self.arguments[self.latents])
 
         def rows(tensor: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class Conditioning:
         return replace(self, arguments=_mapped(self.arguments, rows))
 
     def repeated(self, times: int) -> "Conditioning":
-        """That of one prompt, for so many latents."""
+        """The arguments of one prompt, repeated for so many latents."""
 
         def repeat(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.expand(times, *tensor.shape[1:]) if tensor.ndim and len(tensor) == 1 else tensor
@@ -102,12 +102,12 @@ class Conditioning:
         return replace(self, arguments=_mapped(self.arguments, repeat))
 
     def at(self, noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, Any]:
-        """The call for other latents and timesteps (batch)."""
+        """The arguments with other latents and timesteps (batch)."""
         own, before = self.arguments[self.time], self.arguments[self.latents]
         t = (timesteps * self.scale).to(own.dtype).view(-1, *[1] * (own.ndim - 1)).expand(len(noisy), *own.shape[1:])
         z = noisy.to(before.dtype)
         axis = _wider(before, z)
-        if axis is not None:  # with a first frame and its mask behind, empty here
+        if axis is not None:  # the network's further channels, a first frame and its mask, are empty here
             z = torch.cat([z, before.narrow(axis, z.shape[axis], before.shape[axis] - z.shape[axis])], dim=axis)
         return {**self.arguments, self.latents: z, self.time: t}
 
@@ -116,7 +116,7 @@ class Conditioning:
 class Denoiser:
     """A frozen network with its scheduler, its autoencoder and the pipeline that knows how to call it.
 
-    `shape` holds the arguments of the pipeline's call that say how large latents are to be.
+    `shape` holds the pipeline's call arguments that set the size of latents.
     """
 
     network: Any
@@ -150,8 +150,8 @@ class Denoiser:
 
     @contextmanager
     def channels_last(self) -> Iterator[None]:
-        """Inside, a U-Net of pictures has its weights in the order in which convolutions read them fastest: the same
-        values, and results the same to rounding (benchmarks/full_size.py says what it saves).
+        """Inside, the weights of an image model's U-Net are stored in the order in which convolutions read them fastest.
+        Their values stay, and results are the same to rounding (benchmarks/full_size.py says what it saves).
         """
         pictures = makes_pictures(self.pipeline)
         if pictures:
@@ -169,12 +169,14 @@ class Denoiser:
 
     @property
     def first_timestep(self) -> int:
-        """The earliest training timestep that is the network's: below it, Wan 2.2 has another one."""
+        """The lowest training timestep of this network: below it, Wan 2.2 uses another network."""
         boundary = getattr(self.pipeline.config, "boundary_ratio", None)
         return math.ceil((boundary or 0) * self.timesteps)
 
     def timesteps_of(self, levels: torch.Tensor) -> torch.Tensor:
-        """The whole training timesteps, (n,), with about those shares of noise, or the nearest of the network's."""
+        """The training timesteps (n,), whole numbers, whose share of noise is nearest to `levels`, as far as this
+        network has them.
+        """
         t = (1 - levels if self.inverted else levels) * (self.timesteps - 1)
         return t.round().long().clamp(min=self.first_timestep)
 
@@ -189,7 +191,7 @@ class Denoiser:
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> torch.Tensor:
-        """Latents that the model makes itself, in the layout in which its network reads them, one for each prompt."""
+        """Latents that the model makes itself, one for each prompt, in the layout that its network reads."""
         made = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             generator = torch.Generator("cpu").manual_seed(seed)
@@ -200,7 +202,9 @@ class Denoiser:
 
     @torch.no_grad()
     def finished(self, prompt: str, seed: int, settings: "Settings") -> torch.Tensor:
-        """The latents, a batch of one, of what a video pipeline makes of the prompt, guided, as `settings` say."""
+        """The latents, a batch of one, of the video that a pipeline makes of the prompt with `settings`, guidance
+        included.
+        """
         generator = torch.Generator("cpu").manual_seed(seed)
         asked = {"prompt": [prompt], **leading_away(settings.negative_prompt, 1)}
         with set_up(self.pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options:
@@ -209,8 +213,8 @@ class Denoiser:
 
     @torch.no_grad()
     def on_the_way(self, prompt: str, seed: int, steps: int, settings: "Settings") -> tuple[torch.Tensor, torch.Tensor]:
-        """x_t and t, batches of one: what a video pipeline makes of the prompt, guided, after so many of the steps that
-        `settings` say.
+        """x_t and t, batches of one, after `steps` of the steps in which a pipeline makes a video of the prompt with
+        `settings`, guidance included.
 
         Raises UnreelError for a pipeline that guides in two calls of its network.
         """
@@ -225,13 +229,12 @@ class Denoiser:
 
     @contextmanager
     def starting_from(self, latents: torch.Tensor, noise: torch.Tensor, share: float) -> Iterator[None]:
-        """Inside, one call of the pipeline goes on from `latents` with about as much `noise` as there is at that share of
-        its timesteps, where it would have come from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). For the
-        steps before that the network is called too, and what it says is thrown away. Of what is made in chunks, as
-        Helios' videos, the first alone goes on from them.
+        """Inside, one call of the pipeline starts from `latents`, with about as much `noise` as at that share of its
+        timesteps, instead of from noise alone: Meng et al., "SDEdit" (arXiv 2108.01073). Earlier steps call the network
+        too, and their result is discarded. If videos are made in chunks (Helios), only the first starts from them.
 
-        Raises UnreelError, when the pipeline is called, for a single step, and where its scheduler sees other latents than
-        it gives out.
+        Raises UnreelError, when the pipeline is called, for a single step, or if its scheduler sees other latents than
+        it returns.
         """
         scheduler, own = self.scheduler, type(self.scheduler).step
         takes, done = inspect.signature(own), dict[Any, int]()  # steps by scheduler: some pipelines copy it for every frame
@@ -241,22 +244,23 @@ class Denoiser:
             following = done[stepping] = done.get(stepping, 0) + 1
             if following > self._first_step(share):
                 return own(stepping, *args, **kwargs)
-            # The scheduler itself is not asked, so that it remembers nothing of the way here; it only has to count along.
+            # The scheduler's own step is skipped, so that it keeps no history of these steps; only its counter goes on.
             if hasattr(stepping, "_step_index"):
                 stepping._step_index = following
-            given = takes.bind(stepping, *args, **kwargs)
-            given.apply_defaults()
+            call = takes.bind(stepping, *args, **kwargs)
+            call.apply_defaults()
             start = self._as_sample(latents, noise, scheduler.timesteps[following])
-            made = as_stepped(start, given.arguments["sample"], list(done).index(stepping))
-            return stepped(made, given.arguments["return_dict"])
+            made = as_stepped(start, call.arguments["sample"], list(done).index(stepping))
+            return stepped(made, call.arguments["return_dict"])
 
         with hiding(scheduler, "step", MethodType(step, scheduler)):  # of a copy, the copy's
             yield
 
     def _first_step(self, share: float) -> int:
-        """The step, from 0, at whose timestep the noise is nearest to that share; 0 for all of it alone.
+        """The step, from 0, at whose timestep the share of noise is nearest to `share`; 0, noise alone, for a share of
+        1.
 
-        Raises UnreelError if there is but one.
+        Raises UnreelError if there is only one step.
         """
         if share >= 1:
             return 0
@@ -266,13 +270,13 @@ class Denoiser:
         return max(1, int((noise - share).abs().argmin()))
 
     def _as_sample(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """z_t as the scheduler keeps it; some let the noise grow in place of mixing it in, and scale for the network."""
+        """z_t as the scheduler keeps it. Some schedulers keep z + (sigma_t / alpha_t) e and scale that for the network."""
         t = timestep.to(latents.device).expand(len(latents))
         grows = float(getattr(self.scheduler, "init_noise_sigma", 1.0)) > 1
         return self.noisy(latents, noise, t) / (self._scales(latents, t)[0] if grows else 1)
 
     def conditioning(self, prompts: Sequence[str]) -> Conditioning:
-        """What the pipeline itself gives to its network for `prompts`, up to the first call of it, without guidance."""
+        """The arguments of the first call of its network that the pipeline makes for `prompts`, without guidance."""
         call = inspect.unwrap(type(self.pipeline).__call__)  # without its no_grad
         # Where guidance is distilled it is one of the network's inputs, elsewhere a second pass.
         guided = getattr(self.network.config, "guidance_embeds", False)
@@ -282,7 +286,7 @@ class Denoiser:
         if asked is None:
             raise UnreelError(f"{type(self.pipeline).__name__} did not call its network: it is not supported")
         latents, time = ("sample" if "sample" in asked else "hidden_states"), "timestep"
-        # Numbers that are not whole in the network's precision, which may be coarser than the text encoder's.
+        # Floating-point arguments in the network's precision, which may be coarser than the text encoder's.
         arguments = _mapped(asked, lambda value: value.to(self.network.dtype) if value.is_floating_point() else value)
         arguments |= {name: asked[name] for name in (time, PLACES) if name in asked}
         if isinstance(asked.get("fps"), list):  # one for every prompt, of which SkyReels' network can take one alone
@@ -294,9 +298,9 @@ class Denoiser:
 
     @torch.no_grad()
     def reading_briefly(self, tokens: int, prompt: str) -> "Denoiser":
-        """The same for prompts of at most so many tokens, start and end included, which takes a fraction of the time where
-        a pipeline pads them far, and neither its text encoder nor its network looks at padding; elsewhere, and where one of
-        that length, `prompt`, is not read as it is, the denoiser itself.
+        """This denoiser for prompts of at most `tokens` tokens, start and end included. That is much faster if the
+        pipeline pads far and neither encoder nor network looks at padding. `self` otherwise, and if `prompt`, one of
+        that length, is then read differently.
         """
         longest = "max_sequence_length"
         takes = inspect.signature(inspect.unwrap(type(self.pipeline).__call__)).parameters
@@ -309,16 +313,17 @@ class Denoiser:
         return brief if alike and torch.allclose(one, two, rtol=1e-2, atol=1e-3) else self  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def reaching(self, part: torch.nn.Module, prompts: Sequence[str]) -> tuple[list[torch.Tensor], bool]:
-        """What the network gives to a matrix of it that reads text, of each prompt: (tokens, width), without tokens at
-        which it is not to look; and whether there are such. Some networks project the text before they look at it.
+    def text_inputs(self, part: torch.nn.Module, prompts: Sequence[str]) -> tuple[list[torch.Tensor], bool]:
+        """The text as it reaches `part`, a matrix of the network, for each prompt: (tokens, width) without masked
+        tokens; and whether there is a mask. Some networks project the text before they look at it.
         """
         out: list[torch.Tensor] = []
         mask = None
         for at in range(0, len(prompts), READ_TOGETHER):
             conditioning = self.conditioning(prompts[at : at + READ_TOGETHER])
             latents = conditioning.arguments[conditioning.latents]
-            # What reads text does not depend on them; but Allegro and the smaller Wan 2.2 are told of every place in them.
+            # Small latents do: text layers do not depend on them. Allegro and the smaller Wan 2.2 need whole ones, since
+            # other arguments have an entry for each place in them.
             told = "image_rotary_emb" in conditioning.arguments or conditioning.arguments[conditioning.time].ndim > 1
             whole = latents.ndim < 4 or told
             small = latents if whole else latents[..., :8, :8]
@@ -336,8 +341,8 @@ class Denoiser:
         return signal * latents + sigma * noise
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """What the network makes of z_t, whichever it was trained to predict, in the shape and type of `noisy`;
-        differentiable in `conditioning`.
+        """The network's prediction for z_t, of whichever quantity it was trained to predict, in the shape and type of
+        `noisy`; differentiable in `conditioning`.
         """
         predicted = self.network(**conditioning.at(noisy, timesteps))[0]
         if predicted.shape != noisy.shape:  # it predicts a variance too
@@ -395,7 +400,9 @@ class Denoiser:
 
 
 def _wider(one: torch.Tensor, other: torch.Tensor) -> int | None:
-    """Along which axis, where channels may be, `one` is wider than `other` and else as large; None if it is not."""
+    """The only axis, if it may hold channels, in which `one` is larger than `other`; None if they differ otherwise or
+    not at all.
+    """
     unlike = [axis for axis in range(1, other.ndim) if one.ndim == other.ndim and one.shape[axis] != other.shape[axis]]
     return unlike[0] if unlike in ([1], [other.ndim - 1]) and one.shape[unlike[0]] > other.shape[unlike[0]] else None
 

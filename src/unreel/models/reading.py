@@ -25,9 +25,8 @@ SPARE = 4  # tokens of padding to learn from: encoders that read from left to ri
 
 @dataclass(frozen=True)
 class Aim:
-    """A batch of prompts as `tokens`, and what the encoder is to write for them.
-
-    `states` (prompts, tokens, width) is that, `counted` (prompts, tokens) says where it matters.
+    """Prompts as `tokens`, and what the encoder is to write for them: `states` (prompts, tokens, width). `counted`
+    (prompts, tokens) masks the tokens that matter.
     """
 
     tokens: Tokens
@@ -35,26 +34,26 @@ class Aim:
     counted: torch.Tensor
 
     def distances(self, written: torch.Tensor) -> torch.Tensor:
-        """Squared distances of what was `written` (prompts, tokens, width) from the aim, one a prompt: (prompts,)."""
+        """Squared distance of what was `written` (prompts, tokens, width) from the aim, for each prompt: (prompts,)."""
         return ((written - self.states).float().square().sum(-1) * self.counted).sum(-1)
 
     def rows(self, some: slice) -> "Aim":
-        """That of some of the prompts."""
+        """The aim of some of the prompts."""
         return Aim(self.tokens.rows(some), self.states[some], self.counted[some])
 
     def parts(self, sizes: Sequence[int]) -> list["Aim"]:
-        """Those of the first so many prompts, of so many that come next, and so on."""
+        """The aim cut into parts of so many prompts each, one after the other."""
         return [self.rows(slice(end - size, end)) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
     @property
     def squares(self) -> torch.Tensor:
-        """The squared length of the aim, one a prompt: (prompts,)."""
+        """The squared norm of the aim for each prompt: (prompts,)."""
         return (self.states.float().square().sum(-1) * self.counted).sum(-1)
 
 
 @torch.no_grad()
 def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = False) -> Aim:
-    """The prompts, to be read as the encoder reads them now; `short` leaves out most of the padding."""
+    """An aim that makes the encoder read the prompts as it reads them now; `short` leaves out most of the padding."""
     tokens = tokens_of(conditioner, prompts, short=short)
     return Aim(tokens, conditioner.token_states(tokens), conditioner.seen(prompts, tokens))
 
@@ -63,13 +62,12 @@ def as_read(conditioner: Conditioner, prompts: Sequence[str], *, short: bool = F
 def as_anchors(
     conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False, from_name: bool | None = None
 ) -> Aim:
-    """The prompts of `pairs`, to be read as the encoder reads their anchor prompts now.
+    """An aim that makes the encoder read the prompts of `pairs` as it reads their anchor prompts now.
 
-    The anchor prompt's words are read at the places of those they stand for, where an encoder can be told places: else all
-    that comes behind a name of another length would have to move for that alone.
-    Where words are read without those that follow, the first words of a name do not know the name: what they mean to the
-    encoder is theirs in other company too, so that only the last token of a name and what comes after it can, and count.
-    `from_name` says whether that is so; by default it is of encoders that read from left to right.
+    If it can be told positions, anchor tokens are read at the positions of what they stand for; else all that follows a
+    name of another length would have to move for that alone. If it reads from left to right, the first words of a name
+    are read without the rest and mean the same elsewhere, so only the name's last token and what follows count.
+    `from_name` sets whether that is so; by default it is so for encoders that read from left to right.
     """
     tokens, anchors, aligned, counted = side_by_side(conditioner, pairs, short=short, from_name=from_name)
     states = conditioner.token_states(anchors)
@@ -77,15 +75,15 @@ def as_anchors(
 
 
 def at_places(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Of `states` (prompts, tokens, width) those at `places` (prompts, tokens)."""
+    """The `states` (prompts, tokens, width) at `places` (prompts, tokens)."""
     return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def side_by_side(
     conditioner: Conditioner, pairs: Sequence[PromptPair], *, short: bool = False, from_name: bool | None = None
 ) -> tuple[Tokens, Tokens, torch.Tensor, torch.Tensor]:
-    """The prompts of `pairs`, their anchor prompts, at the places of what they stand for, and for every token of a prompt
-    the column of the anchor prompt's whose meaning it is to take on, and whether it counts: (prompts, tokens) both.
+    """The tokens of the prompts; those of their anchor prompts, at the positions of what they stand for; for every
+    prompt token, the anchor column whose meaning it takes on; and whether it counts. The last two are (prompts, tokens).
     """
     prompts = [pair.prompt for pair in pairs]
     tokens = tokens_of(conditioner, prompts, short=short)
@@ -103,8 +101,8 @@ def side_by_side(
 
 @torch.no_grad()
 def together(conditioner: Conditioner, prompts: Sequence[str], aims: Sequence[Aim]) -> Aim:
-    """Several aims that are `short`, as one whose `prompts` are theirs one after the other: to read much at once takes less
-    time.
+    """Several `short` aims as one, whose `prompts` are theirs one after the other: reading many prompts at once takes
+    less time.
     """
     tokens = tokens_of(conditioner, prompts, short=True)
     more = [tokens.ids.shape[1] - aim.counted.shape[1] for aim in aims]
@@ -114,8 +112,8 @@ def together(conditioner: Conditioner, prompts: Sequence[str], aims: Sequence[Ai
 
 
 def beginnings(conditioner: Conditioner, tokens: Tokens, pairs: Sequence[PromptPair]) -> torch.Tensor:
-    """Of `tokens`, whose first prompts are those of `pairs`, those with which prompt and anchor prompt begin alike, before
-    the name: (prompts, tokens) bool.
+    """A mask (prompts, tokens): in the first rows, the prompts of `pairs`, the tokens before the name, where prompt and
+    anchor prompt agree; False elsewhere.
     """
     anchors = conditioner.tokenize([pair.anchor for pair in pairs]).ids
     count, width = len(pairs), min(tokens.ids.shape[1], anchors.shape[1])
@@ -127,14 +125,17 @@ def beginnings(conditioner: Conditioner, tokens: Tokens, pairs: Sequence[PromptP
 
 
 def tokens_of(conditioner: Conditioner, prompts: Sequence[str], *, short: bool) -> Tokens:
-    """The prompts; `short` leaves out most of the padding, where what is before it stays as it is."""
+    """The tokens of prompts. `short` leaves out most of the padding, if the encoder reads from left to right and so
+    reads the other tokens as before.
+    """
     tokens = conditioner.tokenize(list(prompts))
     return tokens.shortened(SPARE) if short and conditioner.causal else tokens
 
 
 def _anchor_tokens(conditioner: Conditioner, pairs: Sequence[PromptPair], prompts: Tokens, short: bool) -> Tokens:
-    """The anchor prompts of `pairs`; with the token that ends texts before those that begin unlike their prompts: the first
-    token of all means next to nothing to encoders that read from left to right (arXiv 2309.17453), and an anchor should.
+    """The tokens of the anchor prompts of `pairs`. Those that begin with another token than their prompts get the token
+    that ends texts before them: the very first token means next to nothing to encoders that read from left to right
+    (arXiv 2309.17453), and that of an anchor should mean something.
     """
     texts = [pair.anchor for pair in pairs]
     plain = tokens_of(conditioner, texts, short=short)
@@ -147,8 +148,9 @@ def _anchor_tokens(conditioner: Conditioner, pairs: Sequence[PromptPair], prompt
 
 
 def end_of_name(conditioner: Conditioner, wording: str, prompt: Sequence[int], anchor: Sequence[int]) -> int:
-    """The place of the last token of the name that a prompt was made with, which an instruction before it may hold too;
-    where tokens run over its ends, of the last one in which prompt and anchor prompt differ for the first time.
+    """The position of the last token of the name `wording` in a prompt's tokens; a template before the prompt may hold
+    the name too. If tokens run across the ends of the name, it is the end of the first difference between prompt and
+    anchor prompt.
     """
     differ = next((i for i, (a, b) in enumerate(zip_longest(prompt, anchor)) if a != b), 0)
     for text in (f" {wording}", wording, f" {wording.lower()}", wording.lower()):  # some pipelines read nothing else
@@ -177,8 +179,8 @@ def align(prompt: Sequence[int], anchor: Sequence[int]) -> list[int]:
 
 
 def _counterparts(places: Sequence[int], prompt: Sequence[int], anchor: Sequence[int]) -> list[int]:
-    """For every token of an anchor prompt, the place of the token that takes on its meaning: of itself, else the last; for
-    one that has none, the place of the next.
+    """For every anchor token, the position of the prompt token that takes on its meaning: the same token, else the last
+    of several; if there is none, the position of the next anchor token's.
     """
     counterpart = {place: i for i, place in enumerate(places)}
     counterpart |= {place: i for i, place in enumerate(places) if prompt[i] == anchor[place]}
@@ -194,8 +196,8 @@ def _opcodes(prompt: Sequence[int], anchor: Sequence[int]) -> Sequence[tuple[str
 
 
 def nearest(conditioner: Conditioner, name: str, names: Sequence[str], known: Meanings | None = None) -> list[str]:
-    """`names` ordered from what the text encoder takes to be most like `name` to what it takes to be least like it; what
-    they mean to it is looked up in what is `known`, and added to it.
+    """`names`, ordered from the most like `name` to the least, as the text encoder sees them. Their vectors are looked
+    up in `known`, and added to it.
     """
     if not names:
         return []
@@ -213,10 +215,11 @@ def nearest(conditioner: Conditioner, name: str, names: Sequence[str], known: Me
 
 
 def _meanings(conditioner: Conditioner, texts: list[str]) -> torch.Tensor:
-    """The mean over what the network sees of what the encoder writes for each text: (texts, width).
+    """The mean of the encoder's token states for each text, over the tokens that reach the network: (texts, width).
 
-    To encoders that read from left to right, the first token of all means next to nothing (arXiv 2309.17453). Where that
-    would be one of a text's own, it stands in a sentence, and its last token, which has read all of it, for all of it.
+    To encoders that read from left to right, the very first token means next to nothing (arXiv 2309.17453). If that
+    would be one of the text's own, the text is read in a sentence instead, and its last token, which has read all of it,
+    stands for it.
     """
     if conditioner.causal and not conditioner.begins_alike:
         tokens = conditioner.tokenize([f"a photo of a {text}" for text in texts])

@@ -1,4 +1,4 @@
-"""What stands in for something of one object for a while, as the stand-ins of accelerate and peft do for good.
+"""Stand-ins for an object's method or value for a while, as the stand-ins of accelerate and peft replace them for good.
 
 Knows objects; knows nothing about what they do.
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 @contextmanager
 def hiding(owner: Any, name: str, stand_in: Any) -> Iterator[None]:
-    """Inside, the method or value of that name is `stand_in`, on this object alone; then somebody's own again, as
-    accelerate's, or its class's.
+    """Inside, this object's attribute `name` is `stand_in`. Afterwards it is the object's own again (such as
+    accelerate's `forward`), or its class's.
     """
     held, own = name in vars(owner), vars(owner).get(name)
     setattr(owner, name, stand_in)

@@ -18,11 +18,11 @@ from unreel.models.memory import has_room
 
 # What is put around a weight's own name: by torch.compile, by peft, and by transformers before 5.6 around CLIP's.
 _AROUND = re.compile(r"(?<![^.])(?:_orig_mod|base_layer|original_module|text_model)\.")
-_MARKS = 512  # of a weight, to see that somebody else has changed it
+_MARKS = 512  # samples of a weight that show whether other code has changed it
 
 
 def doubled(tensor: torch.Tensor) -> torch.Tensor:
-    """In float64: where the tensor is, or on the CPU if its device has none."""
+    """The tensor in float64, on its own device, or on the CPU if that device has no float64."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
@@ -32,8 +32,8 @@ def portable(name: str) -> str:
 
 
 def held_weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The module's own weights, as they are now, by their portable names and in the order of these. Adapters that are on
-    it are left out; of weights that accelerate offloads, what waits for its turn.
+    """The module's own weights, as they are now, by their portable names and in the order of these. Adapters on the
+    module are left out; a weight that accelerate offloads is the one that waits in memory.
 
     Raises UnreelError if some are nowhere.
     """
@@ -47,15 +47,15 @@ def held_weights(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def own_modules(module: nn.Module) -> dict[str, nn.Module]:
-    """The module's own parts by their portable names, in its order: of adapters none, and in their place what they are
-    around.
+    """The module's own submodules by their portable names, in its order. Adapters are left out; in their place stands
+    the layer that they wrap.
     """
     parts = dict(module.named_modules())
     return {portable(f"{name}.").removesuffix("."): part for name, part in parts.items() if not _of_adapter(name, parts)}
 
 
 def _of_adapter(name: str, parts: Mapping[str, nn.Module]) -> bool:
-    """Whether what is called so, among the parts of a module, is an adapter's, and not what that is around."""
+    """Whether a weight or module, by its name among `parts`, belongs to an adapter and not to the layer that this wraps."""
     owners = (name[:dot] for dot, letter in enumerate(name) if letter == ".")
     return any(
         isinstance(getattr(parts.get(owner), "base_layer", None), nn.Module)
@@ -73,14 +73,16 @@ def _waiting(owner: nn.Module, leaf: str) -> torch.Tensor:
 
 
 def token_table_copies(weights: Mapping[str, torch.Tensor], table: str) -> list[str]:
-    """Weights that are the token table once more: some releases of transformers tie T5's and UMT5's two, others copy."""
+    """The names of weights that are copies of the token table: some releases of transformers tie T5's and UMT5's two,
+    others copy.
+    """
     own = weights[table]
     alike = [name for name, weight in weights.items() if name != table and weight.shape == own.shape]
     return [name for name in alike if "embed" in name and torch.equal(sampled(weights[name]).to(own), sampled(own))]
 
 
 def token_table(module: nn.Module) -> str | None:
-    """What the weight is called that has a row for every token; None for a module that reads no tokens."""
+    """The name of the weight with a row for every token; None for a module that reads no tokens."""
     try:
         table = module.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
@@ -92,7 +94,7 @@ def token_table(module: nn.Module) -> str | None:
 
 
 def unquantized_shapes(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Of weights of the module, as they are where they are not quantized: that packs some into other shapes."""
+    """The shapes of the module's weights as they would be without quantization, which packs some into other shapes."""
     linear = linear_layers(module)
     return {
         name: (linear[name].out_features, linear[name].in_features)
@@ -115,7 +117,7 @@ def is_quantized(weight: torch.Tensor) -> bool:
 
 
 def quantization(module: nn.Module) -> str:
-    """Tells one way in which the module's weights are quantized from another; empty if none is."""
+    """A digest that tells one way of quantizing the module's weights from another; empty if none is quantized."""
     held = {name: weight for name, weight in held_weights(module).items() if is_quantized(weight)}
     described = [
         (name, type(part).__name__, str(part.dtype), list(part.shape), str(getattr(part, "quant_type", "")))
@@ -125,7 +127,7 @@ def quantization(module: nn.Module) -> str:
 
 
 def set_weight(weight: torch.Tensor, value: torch.Tensor) -> None:
-    """In place, also where the weight was made under `torch.inference_mode`, outside of which nobody may do that."""
+    """Set a weight in place, also if it was made under `torch.inference_mode`, outside of which torch forbids that."""
     with torch.inference_mode() if weight.is_inference() else torch.no_grad():
         weight.copy_(value)
 
@@ -135,7 +137,7 @@ def sampled(weight: torch.Tensor) -> torch.Tensor:
 
 
 def set_aside(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies to go back to: on the weights' own device if there is room for all, else in main memory."""
+    """Copies of weights to go back to: on the weights' own device if there is room for all, else in main memory."""
     sizes = Counter[torch.device]()
     for weight in weights.values():
         sizes[weight.device] += weight.nbytes
@@ -160,8 +162,8 @@ def require_lasting(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> N
 
 @contextmanager
 def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """Whatever happens to the weights inside, afterwards they are as they were, bit for bit: that is what it gives, by the
-    same names.
+    """Gives copies of the weights, by the same names. Afterwards the weights are as they were, bit for bit, whatever
+    happened to them inside.
     """
     before = set_aside(weights)
     try:
@@ -173,7 +175,7 @@ def restored(weights: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Te
 
 @contextmanager
 def set_to(weights: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Inside, the weights are the values of the same names; then they are as they were, bit for bit."""
+    """Inside, the weights have the values of the same names; afterwards they are as they were, bit for bit."""
     with restored(weights):
         for name, weight in weights.items():
             set_weight(weight, values[name])
@@ -182,18 +184,20 @@ def set_to(weights: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tenso
 
 @contextmanager
 def gradients_as_found(parts: Iterable[nn.Module]) -> Iterator[None]:
-    """Afterwards each of their weights takes gradients, or none, as it did."""
-    found = {weight: weight.requires_grad for part in parts for weight in part.parameters()}
+    """Afterwards each weight of `parts` takes gradients if it did before."""
+    original = {weight: weight.requires_grad for part in parts for weight in part.parameters()}
     try:
         yield
     finally:
-        for weight, learns in found.items():
+        for weight, learns in original.items():
             weight.requires_grad_(learns)
 
 
 @contextmanager
 def learning(weights: Mapping[str, nn.Parameter]) -> Iterator[dict[str, torch.Tensor]]:
-    """Inside, the weights are ready to learn; then they learn no more and are as they were, as `restored` gives it."""
+    """Inside, the weights take gradients; it gives their original values, by the same names. Afterwards they take none
+    and are as they were.
+    """
     with restored(weights) as before:
         try:
             for weight in weights.values():
