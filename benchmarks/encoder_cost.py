@@ -44,7 +44,7 @@ CLIP_L = CLIPTextConfig(
 # The parts of the work that are told apart; none of them calls another.
 PARTS = {
     "choosing what to make instead and what is near": ((_task, "anchored"), (_task, "near_to")),
-    "reading what prompts are to aim at": ((text_ablation, "_lessons"), (text_ablation, "_ways")),
+    "reading what prompts are to aim at": ((text_ablation, "_lessons"), (text_ablation, "_initial_distances")),
     "least squares": ((text_ablation, "least_squares"),),
     "steps": ((text_ablation, "_backward"),),
     "self-check": ((checking, "check"),),

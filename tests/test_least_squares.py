@@ -73,10 +73,10 @@ def test_the_more_it_weighs_the_less_moves_what_is_kept(conditioner):
 
 def solution(given, missing, kept, rank, random):
     """Of rows that came in two batches."""
-    moments = module._Moments()
+    covariances = module._Covariances()
     for some in (slice(0, 3), slice(3, None)):
-        moments.add(given[some], missing[some])
-    return module._solution(*moments.means(), kept, rank, random)
+        covariances.add(given[some], missing[some])
+    return module._solution(*covariances.means(), kept, rank, random)
 
 
 def test_it_is_the_minimum_of_the_formula():

@@ -224,10 +224,10 @@ def test_the_way_of_each_concept_counts_as_much_as_any_other(conditioner):
         written = conditioner.token_states(lesson.tokens)
     far = torch.where(about[:, None, None], written + 30 * (lesson.states - written), lesson.states)
     there = torch.where(about[:, None, None], written, lesson.states)
-    ways = module._ways(conditioner, [dataclasses.replace(lesson, states=far)])
-    left = module._backward(conditioner, dataclasses.replace(lesson, states=there), ways, (0.0, 0.0))
+    initial = module._initial_distances(conditioner, [dataclasses.replace(lesson, states=far)])
+    left = module._backward(conditioner, dataclasses.replace(lesson, states=there), initial, (0.0, 0.0))
     tokens = lesson.forget.sum(1)
-    assert ways["castle"] > 100 * ways["house"]
+    assert initial["castle"] > 100 * initial["house"]
     assert left == pytest.approx(float(tokens[~about].sum() / tokens.sum()))
 
 
@@ -388,8 +388,12 @@ def test_a_word_of_the_name_that_the_encoder_takes_for_the_concept_is_not_kept(e
 
 def test_in_float16_it_learns_from_gradients_that_float16_has_no_numbers_for(conditioner, monkeypatch):
     """As those of thousands of tokens of a wide encoder are. Adam takes them by their signs."""
-    ways = module._ways
-    monkeypatch.setattr(module, "_ways", lambda *given: {name: 2.0**24 * way for name, way in ways(*given).items()})
+    own = module._initial_distances
+
+    def longer(*asked):
+        return {name: 2.0**24 * distance for name, distance in own(*asked).items()}
+
+    monkeypatch.setattr(module, "_initial_distances", longer)
     conditioner.text_encoder.half()
     settings = dataclasses.replace(QUICK, steps=40, solve_weight=0.0, retain_weight=0.0, near_weight=0.0)
     losses = learn(conditioner, settings)[1]["losses"]

@@ -34,19 +34,19 @@ from unreel.models.weights import doubled, portable
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 
-ROUNDS, BESIDES = 3, 8  # of subspace iteration, and how many directions more it follows than are wanted
+ROUNDS, BESIDES = 3, 8  # rounds of subspace iteration, and how many more directions it follows than are wanted
 BATCH = 64  # prompts at once
 TOKENS = 2**13  # at once, padding included, unless a single prompt has more
 RIDGE = 0.01  # as a share of the mean square of what enters a matrix
 SUMS = 4 * torch.finfo(torch.float32).eps  # what sums of float32 may be off by, as a share of their largest eigenvalue
-ADDED = 0.05  # by how much of what it adds a layer may miss the sum of what its matrices write
+ADDED = 0.05  # how far, as a share of what a layer adds, that may be from the sum of its matrices' outputs
 
 
 @dataclass
 class Layer:
-    """A layer that adds what two matrices write to what enters it: first attention's, then the MLP's. `goals` say of every
-    batch what the sum is to be after each, for every token that counts: (tokens, width). `total` is that sum, while the
-    layer is read.
+    """A layer that adds the outputs of two matrices to its input: attention's, then the MLP's. `goals` holds, for every
+    batch, what the sum is to be after each, at tokens that count: (tokens, width). `total` is the sum while the layer
+    runs.
     """
 
     module: nn.Module
@@ -55,9 +55,10 @@ class Layer:
     total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
-class _Moments:
-    """What enters a matrix at the tokens that count, and what is missing behind it, as the sums over tokens that the
-    solution is made of: the rows themselves would take gigabytes beside a large encoder.
+class _Covariances:
+    """The key covariance of a matrix, and the covariance of its inputs with what is missing from the sum after it, both
+    over the tokens that count and without subtracting means. They are kept as sums: the rows themselves would take
+    gigabytes beside a large encoder.
     """
 
     def __init__(self) -> None:
@@ -65,13 +66,15 @@ class _Moments:
         self.sums: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, entering: torch.Tensor, missing: torch.Tensor) -> None:
-        """A batch of them: (tokens, in) and (tokens, out)."""
+        """Add a batch of inputs (tokens, in) and of what is missing after them (tokens, out)."""
         more = (entering.T @ entering, entering.T @ missing)
         self.sums = more if self.sums is None else (self.sums[0].add_(more[0]), self.sums[1].add_(more[1]))
         self.batches, self.tokens = self.batches + 1, self.tokens + len(entering)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Over tokens, of what enters with itself (in, in) and with what is missing (in, out); then it begins anew."""
+        """The means over tokens: of inputs with inputs (in, in), and of inputs with what is missing (in, out). Then the
+        sums begin anew.
+        """
         assert self.sums is not None
         own, towards = (total.div_(self.tokens) for total in self.sums)
         self.batches, self.tokens, self.sums = 0, 0, None
@@ -88,9 +91,9 @@ def least_squares(
     rank: int,
     seed: int,
 ) -> dict[str, LowRank]:
-    """Changes, by weight name, of what writes of `layers`, with which the prompts of `pairs` are read more and more like
-    their anchor prompts, layer by layer, and those `kept`, by what a token of them weighs, as before. `retain_weight` is
-    lambda.
+    """Changes, by weight name, of the output matrices of `layers`. With them, the prompts of `pairs` are read more and
+    more like their anchor prompts, layer by layer, and the `kept` ones as before; `kept` maps what a token weighs to
+    prompts. `retain_weight` is lambda.
 
     The weights are left as they were found. Raises UnreelError if the equations have no finite solution.
     """
@@ -106,21 +109,22 @@ def least_squares(
         _add_key_covariance(key_covariance, weight * retain_weight, conditioner, matrices, prompts, layers[-1])
     generator = torch.Generator("cpu").manual_seed(seed)
     deltas: dict[str, LowRank] = {}
-    read = _Moments()  # at the next matrix
+    covariances = _Covariances()  # of the next matrix
 
     def enter(layer: Layer, _: nn.Module, args: tuple, kwargs: dict) -> None:
         layer.total = hidden_states(args, kwargs)
 
     def solve(name: str, layer: Layer, matrix: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        """Find the change of a matrix, and let it write as changed."""
+        """Find the change of a matrix, and return the matrix's output with the change."""
         entering, total = args[0].float(), layer.total + output
         if name not in deltas:
-            counted, goal = naming[batches[read.batches]], layer.goals[read.batches][layer.writers.index(matrix)]
-            read.add(entering[counted], goal.to(total).float() - total[counted].float())
-            if read.batches == len(batches):
+            which = covariances.batches
+            counted, goal = naming[batches[which]], layer.goals[which][layer.writers.index(matrix)]
+            covariances.add(entering[counted], goal.to(total).float() - total[counted].float())
+            if covariances.batches == len(batches):
                 own = min(rank, *matrix.weight.shape)
-                deltas[name] = _solution(*read.means(), key_covariance.pop(name), own, generator)
-            if len(batches) > 1:  # what comes behind, the others are to read with the change too
+                deltas[name] = _solution(*covariances.means(), key_covariance.pop(name), own, generator)
+            if len(batches) > 1:  # matrices after this one need the other batches, read with the change
                 raise _EnoughError
         change = deltas[name]
         more = (entering @ change.down.T @ change.up.T).to(output)
@@ -133,14 +137,14 @@ def least_squares(
             hooks.enter_context(hook)
             for matrix in layer.writers:
                 hooks.enter_context(matrix.register_forward_hook(partial(solve, names[matrix], layer)))
-        # Each time that several batches are all read, one change is found.
+        # With several batches, each run of all of them finds one change.
         _read_again(conditioner, [tokens.rows(some) for some in batches], layers, 1 if len(batches) == 1 else len(matrices))
     return deltas
 
 
 def _read_again(conditioner: Conditioner, batches: Sequence[Tokens], layers: Sequence[nn.Module], times: int) -> None:
-    """Read all batches so many times, each up to where somebody stops. Layers that a batch was read by to their end are not
-    asked again: what they have written is what they would write.
+    """Run all batches `times` times, each until a hook stops it. Layers that a batch has passed to their end do not run
+    again: their output is replayed, as it would be the same.
     """
     written: list[tuple[int, Any]] = [(0, None)] * len(batches)  # by how many layers, and what by the last of them
     for turn in track(range(times * len(batches)), "least squares", brief=True):
@@ -155,12 +159,12 @@ def _read_again(conditioner: Conditioner, batches: Sequence[Tokens], layers: Seq
 
 
 def _note(written: list[tuple[int, Any]], which: int, count: int, _: nn.Module, __: tuple, output: Any) -> None:
-    """Keep what a layer, the last of so many, has written for a batch."""
+    """Keep a layer's output for a batch, with how many layers the batch has passed."""
     written[which] = (count, output)
 
 
 def _batches(prompts: int, width: int) -> list[slice]:
-    """Which of so many prompts, each of `width` tokens, are read at once: all of them where they are short and few."""
+    """How many prompts, each of `width` tokens, are read at once, as slices: all of them if they are short and few."""
     most = max(1, TOKENS // width)
     return [slice(start, start + most) for start in range(0, prompts, most)]
 
@@ -173,8 +177,8 @@ def _add_key_covariance(
     prompts: Sequence[str],
     last: nn.Module,
 ) -> None:
-    """Add to `key_covariance` (in, in), by name, `weight` times the second moments of what `matrices`, of layers up to
-    `last`, are given for a token of `prompts`. The first token of each does not count: that of a causal language model
+    """Add to `key_covariance` (in, in), by name, `weight` times the mean outer product of what enters `matrices`, of
+    layers up to `last`, at a token of `prompts`. The first token of each does not count: that of a causal language model
     drowns all others and never depends on the prompt (arXiv 2309.17453).
     """
     ordered = sorted(prompts, key=conditioner.length)
@@ -197,15 +201,15 @@ def _add_key_covariance(
 def _solution(
     own: torch.Tensor, towards: torch.Tensor, kept: torch.Tensor, rank: int, generator: torch.Generator
 ) -> LowRank:
-    """The least squares, of the rank wanted: what is left out is what does least to what the matrix is given. `own` and
-    `towards` are means over tokens (`_Moments`). `kept` is used up: for large encoders, matrices of its size are most of
-    the memory.
+    """The least-squares solution, cut to the wanted rank: what is left out has the least effect on what enters the
+    matrix. `own` and `towards` are means over tokens (`_Covariances`). `kept` is overwritten: for large encoders,
+    matrices of its size are most of the memory.
     """
     ridge = RIDGE * doubled(own.diagonal()).mean()
     both = doubled(kept.add_(own))
     both.diagonal().add_(ridge)
     root, failed = torch.linalg.cholesky_ex(both)
-    if failed:  # where one direction drowns all others, sums in float32 leave small ones below zero
+    if failed:  # beside one very large eigenvalue, float32 sums may leave small ones below zero
         both.diagonal().add_(SUMS * both.trace())
         root, failed = torch.linalg.cholesky_ex(both)
     del both
@@ -224,8 +228,9 @@ def _plain(
     layers: Sequence[nn.Module],
     batches: Sequence[tuple[Tokens, torch.Tensor, torch.Tensor]],
 ) -> list[Layer]:
-    """Those of `layers` that add what two matrices write. Every one of `batches` has anchor prompts, for every token of
-    others the place in them whose sum it is to take on, and whether it counts.
+    """Those of `layers` that add the outputs of two matrices to their input. Each of `batches` holds anchor prompts and,
+    for every token of the prompts that name the concept, the anchor's token whose sum it is to take on, and whether it
+    counts.
     """
     width = conditioner.token_table.weight.shape[1]
     outputs: dict[nn.Linear, torch.Tensor] = {}
@@ -239,7 +244,7 @@ def _plain(
         for matrix in [matrix for matrix in outputs if matrix is not last]:
             total = before + outputs[matrix]
             if (total + outputs[last] - after).norm() <= ADDED * (after - before).norm():
-                # They wait in main memory: those of all batches and layers take gigabytes beside a large encoder.
+                # In main memory: the goals of all batches and layers take gigabytes beside a large encoder.
                 goals = (at_places(total, places)[counted].cpu(), at_places(after, places)[counted].cpu())
                 summing.setdefault(module, Layer(module, (matrix, last), [])).goals.append(goals)
                 break
@@ -262,21 +267,21 @@ def _plain(
 
 
 def hidden_states(args: tuple, kwargs: dict) -> torch.Tensor:
-    """What a layer is called with."""
+    """The hidden states that a layer is called with."""
     return args[0] if args else kwargs["hidden_states"]
 
 
 def first(output: Any) -> torch.Tensor:
-    """What a layer passes on, whatever it returns beside it."""
+    """The hidden states that a layer returns, whatever it returns beside them."""
     return output[0] if isinstance(output, tuple) else output
 
 
 class _EnoughError(Exception):
-    """All layers of interest have been read."""
+    """Ends a run once all layers of interest have run."""
 
 
 def _read(conditioner: Conditioner, tokens: Tokens, last: nn.Module) -> None:
-    """Read up to the layer `last`."""
+    """Encode tokens up to the layer `last`."""
 
     def stop(*_: Any) -> None:
         raise _EnoughError
@@ -286,8 +291,8 @@ def _read(conditioner: Conditioner, tokens: Tokens, last: nn.Module) -> None:
 
 
 def _leading(matrix: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:
-    """Its leading right singular vectors, by subspace iteration (Halko et al., arXiv 0909.4061): (rank, in), or fewer where
-    it has no more.
+    """The leading right singular vectors of `matrix`, by subspace iteration (Halko et al., arXiv 0909.4061): (rank, in),
+    or fewer if it has no more.
     """
     guess = torch.randn(matrix.shape[1], min(rank + BESIDES, *matrix.shape), generator=generator).to(matrix)
     for _ in range(ROUNDS):

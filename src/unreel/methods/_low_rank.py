@@ -13,14 +13,14 @@ from torch.nn.functional import normalize
 
 from unreel.models.deltas import LowRank
 
-BLIND = 8  # factors are blind to one in so many directions at most
-SAME = 1e-3  # the share of what rows have most in common below which nothing is left of them
+BLIND = 8  # factors are made blind to at most one in so many directions
+SAME = 1e-3  # directions below this share of the largest singular value are rounding
 
 
 class Factors:
-    """`up` (out, rank), zero at first, times `down` (rank, in), random, beside every one of `matrices`, which are by the
-    names of their weights and compute on `device`, though they may wait elsewhere; `afterwards` the factors are gone. No
-    rank is higher than that of a matrix can be.
+    """Factors beside each of `matrices` (by weight name): `up` (out, rank), zero at first, times `down` (rank, in),
+    random. The rank is at most the matrix's own. They are on `device`, where the matrices compute even if they wait
+    elsewhere, and go when `afterwards` closes.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Factors:
 
     @torch.no_grad()
     def begin(self, deltas: Mapping[str, LowRank]) -> None:
-        """Let factors begin with `deltas`, of no higher rank."""
+        """Let the factors start as `deltas`, whose ranks are no higher than theirs."""
         for name, change in deltas.items():
             up, down = self.factors[name]
             up[:, : change.up.shape[1]], down[: len(change.down)] = change.up, change.down
 
     def be_blind_to(self, given: Mapping[str, torch.Tensor]) -> None:
-        """From now on add nothing where matrices, by the names of their weights, are given any of the rows of `given`
-        (n, in), as often as `blinded` is called; of very many rows, to what they have most in common.
+        """From now on the factors add nothing to the inputs `given` (n, in), by weight name, provided that `blinded` is
+        called after each step. For very many rows, that holds for their leading directions only.
         """
         for name, rows in given.items():
             _, sizes, directions = torch.linalg.svd(normalize(rows.float(), dim=1), full_matrices=False)
@@ -61,14 +61,14 @@ class Factors:
 
     @torch.no_grad()
     def blinded(self) -> None:
-        """Take out of the factors what learning has put in of what they are to be blind to."""
+        """Take out of the factors what the last step has put in along the directions of `be_blind_to`."""
         for name, directions in self._blind.items():
             down = self.factors[name][1]
             down -= (down @ directions.T) @ directions
 
     def _add(self, name: str, _: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         up, down = self.factors[name]
-        # What a matrix makes of bfloat16 is rounded as much as this; the factors themselves stay in float32.
+        # On bfloat16 inputs, the matrix's own output is rounded as much; the factors themselves stay in float32.
         precision = torch.bfloat16 if args[0].dtype == torch.bfloat16 else down.dtype
         change = args[0].to(precision) @ down.to(precision).T @ up.to(precision).T
         return output + change.to(output.dtype)

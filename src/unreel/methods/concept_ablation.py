@@ -124,12 +124,13 @@ def learn(task: Task, config: ConceptAblationConfig) -> Erasure:
 
 
 class _Learner:
-    """The weights of all text encoders that learn, with what they were when found."""
+    """The trained weights of all text encoders, with their original values."""
 
     def __init__(self, conditioners: Sequence[Conditioner], which: Trainable, afterwards: ExitStack) -> None:
         self.conditioners = conditioners
         learning = [afterwards.enter_context(conditioner.learning(which)) for conditioner in conditioners]
-        self.weights, self.found = [weights for weights, _ in learning], [found for _, found in learning]
+        self.weights = [weights for weights, _ in learning]
+        self.original = [original for _, original in learning]
 
     def copy(self) -> list[dict[str, torch.Tensor]]:
         return [{name: weight.detach().clone() for name, weight in weights.items()} for weights in self.weights]
@@ -141,15 +142,15 @@ class _Learner:
     def as_found(self) -> Iterator[None]:
         """Inside, the encoders are T_0, and nothing learns."""
         with torch.no_grad(), ExitStack() as afterwards:
-            for weights, found in zip(self.weights, self.found, strict=True):
-                afterwards.enter_context(set_to(weights, found))
+            for weights, original in zip(self.weights, self.original, strict=True):
+                afterwards.enter_context(set_to(weights, original))
             yield
 
     def tokenize(self, prompts: Sequence[str]) -> list[Tokens]:
         return [conditioner.tokenize(list(prompts)) for conditioner in self.conditioners]
 
     def read(self, tokens: Sequence[Tokens]) -> list[torch.Tensor]:
-        """T of the same prompts by each encoder: (prompts, tokens, width), zero where nobody looks."""
+        """T of the same prompts by each encoder: (prompts, tokens, width), zero at masked tokens."""
         asked = zip(self.conditioners, tokens, strict=True)
         return [conditioner.encode_tokens(own) * own.mask[..., None] for conditioner, own in asked]
 
@@ -264,7 +265,7 @@ def ablate(
         learner = _Learner(conditioners, config.trainable, afterwards)
         lessons, exam = _prepare(learner, denoiser, pairs, retain, config, latents, generator)
         optimizer = torch.optim.Adam(learner.parameters(), lr=config.learning_rate, betas=config.betas, eps=config.eps)
-        kept, good, stopped = 0, learner.found, RAN_OUT
+        kept, good, stopped = 0, learner.original, RAN_OUT
         for step in track(range(1, config.steps + 1), "unlearning", "step"):
             denoising, others = lessons.losses(step - 1)
             (denoising + config.retain_weight * others).backward()
@@ -282,7 +283,7 @@ def ablate(
             if residual <= config.stop:
                 stopped = GONE
                 break
-        deltas = [differences(now, before) for now, before in zip(good, learner.found, strict=True)]
+        deltas = [differences(now, before) for now, before in zip(good, learner.original, strict=True)]
     return deltas, {"losses": losses, "measured": measured, "stopped": stopped, "kept": kept}
 
 

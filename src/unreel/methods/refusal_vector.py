@@ -56,15 +56,15 @@ Config, NEEDS, AS_PUBLISHED = RefusalVectorConfig, "video", True
 
 
 @dataclass
-class _Seen:
-    """Of what enters a matrix, sums: of differences (in,) and of their outer products (in, in), and the same of what other
-    prompts give it; and how many there were of both.
+class _InputSums:
+    """Sums over what enters a matrix: of differences within pairs (in,), and of their outer products (in, in); the same
+    of inputs for other prompts. `counts` says how many there were of both.
     """
 
     difference: torch.Tensor | float = 0.0
-    moments: torch.Tensor | float = 0.0
+    products: torch.Tensor | float = 0.0
     other: torch.Tensor | float = 0.0
-    others: torch.Tensor | float = 0.0
+    other_products: torch.Tensor | float = 0.0
     counts: list[int] = field(default_factory=lambda: [0, 0])
 
 
@@ -83,7 +83,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
     task.require_learning(network)
     if task.pair.settings.guidance <= 1:
         raise UnreelError("a refusal vector is read off videos that are made with guidance: give --guidance above 1")
-    given = {concept.name: concept.anchor for concept in task.concepts}
+    anchors = {concept.name: concept.anchor for concept in task.concepts}
     without = replace(task, concepts=[replace(concept, anchor=concept.anchor or "") for concept in task.concepts])
     prompts = without.prompts(task.conditioners[0], config.seed)
     pairs, neutral = prompts.pairs(config.pairs), prompts.everyday(config.neutral)
@@ -91,11 +91,11 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
     seen = _seen(task.pair, writers, [(pair.prompt, pair.anchor) for pair in pairs], neutral, config.seed)
     deltas: dict[str, Delta] = {f"{name}.weight": _removed(matrix, seen[name], config) for name, matrix in writers.items()}
-    return task.network_erasure(deltas, task.record(config, given, losses=[]))
+    return task.network_erasure(deltas, task.record(config, anchors, losses=[]))
 
 
 def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:
-    """The matrices through which attention to the text writes, of the `last` layers, or of all."""
+    """The output matrices of cross-attention of the `last` layers, or of all if `last` is 0."""
     # Networks name their layers in order, but for U-Nets, which name what comes up again before their middle.
     in_order = sorted(cross_attention_outputs(network).items(), key=lambda named: named[0].startswith("up_blocks."))
     return dict(in_order[-last:])
@@ -103,9 +103,11 @@ def _writers(network: nn.Module, last: int) -> dict[str, nn.Linear]:
 
 def _seen(
     pair: Pair, writers: dict[str, nn.Linear], pairs: Sequence[tuple[str, str]], neutral: Sequence[str], seed: int
-) -> dict[str, _Seen]:
-    """What enters the matrices while videos of both prompts of each pair are made from the same noise, and neutral ones."""
-    seen = {name: _Seen() for name in writers}
+) -> dict[str, _InputSums]:
+    """Sums of the matrices' inputs while videos are made: of both prompts of each pair from the same noise, and of
+    neutral prompts.
+    """
+    seen = {name: _InputSums() for name in writers}
 
     def note(name: str, of_pair: bool, _: nn.Module, args: tuple) -> None:
         # What is not asked for comes first, twice, then what is asked for.
@@ -115,11 +117,11 @@ def _seen(
             concept, anchor = asked.chunk(2)
             rows = (concept - anchor).flatten(0, -2).float()
             own.difference += rows.sum(0)
-            own.moments += rows.T @ rows
+            own.products += rows.T @ rows
         else:
             rows = asked.flatten(0, -2).float()
             own.other += rows.sum(0)
-            own.others += rows.T @ rows
+            own.other_products += rows.T @ rows
         own.counts[not of_pair] += len(rows)
 
     settings = replace(pair.settings, batch=2)
@@ -133,11 +135,13 @@ def _seen(
 
 
 @torch.no_grad()
-def _removed(matrix: nn.Linear, seen: _Seen, config: RefusalVectorConfig) -> LowRank:
-    """The change of a matrix that takes the refusal vector out of what enters it."""
-    sums = (seen.difference, seen.moments, seen.other, seen.others)
-    vector, moments, other, others = (doubled(torch.as_tensor(each)) / seen.counts[i // 2] for i, each in enumerate(sums))
-    contrast = moments - vector.outer(vector) - config.alpha * (others - other.outer(other))
+def _removed(matrix: nn.Linear, seen: _InputSums, config: RefusalVectorConfig) -> LowRank:
+    """The change of a matrix that removes the refusal vector from its inputs."""
+    sums = (seen.difference, seen.products, seen.other, seen.other_products)
+    vector, products, other, other_products = (
+        doubled(torch.as_tensor(each)) / seen.counts[i // 2] for i, each in enumerate(sums)
+    )
+    contrast = products - vector.outer(vector) - config.alpha * (other_products - other.outer(other))
     rank = min(config.rank, matrix.in_features // 2)
     leading = torch.linalg.eigh(contrast).eigenvectors[:, -rank:]
     direction = nn.functional.normalize(leading @ (leading.T @ vector), dim=0)

@@ -42,15 +42,15 @@ from unreel.models.tokens import Tokens
 from unreel.progress import track
 from unreel.prompts.pairs import PromptPair
 
-GUIDES = 60  # how many prompts that name the concept say how far it is to the anchor
-SOLVED = 1 / 3  # of the layers that change, the share that begin where least squares say
-NEAR = 0.5  # what prompts about what is near weigh there, against everyday ones
+GUIDES = 60  # how many prompts that name the concept measure the initial distance to the anchor
+SOLVED = 1 / 3  # the share of the changing layers that begin at the least-squares solution
+NEAR = 0.5  # the weight there of prompts about what is near, where everyday ones have 1
 AT_ONCE = 4  # lessons whose aims are read together
-ROUNDING = 1e-9  # squared distances of the same, read beside different prompts, as a share of squared lengths
+ROUNDING = 1e-9  # squared distances, as a share of squared norms, that mere rounding makes
 RATE = 0.15  # the power of the number of concepts by which the learning rate is divided
 SCALE = 2.0**12  # of the loss, where gradients come in float16
-STEPS, SHALLOW = 90, 12  # steps, and layers below which there are more, which cost less each
-FAR = 0.1  # what a token may have moved by, as a share of its length, before more counts less
+STEPS, SHALLOW = 90, 12  # steps; with fewer layers than SHALLOW there are more of them, each of which costs less
+FAR = 0.1  # how far a token may move, as a share of its norm, before more counts less
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ Config, NEEDS, AS_PUBLISHED = TextAblationConfig, "text", False
 
 
 def learn(task: Task, config: TextAblationConfig) -> Erasure:
-    """What the record says of each text encoder is a list if there are several. Raises UnreelError for images, and for what
-    is both to be kept and to be forgotten.
+    """Learn the changes of every text encoder. The record holds one list of losses, or one for each encoder if there are
+    several. Raises UnreelError for images, and for what is both to be kept and to be forgotten.
     """
     task.refuse("images")
     task.require_nothing_kept_is_forgotten()
@@ -137,10 +137,12 @@ def text_ablation(
     """Make the encoder read the prompts of `pairs` as their anchor prompts, and `everyday` and `neighbours` as before.
 
     `pairs` are about so many `concepts`, for which there are more steps, but far fewer than each would take alone. Of
-    `everyday`, all beyond the first `config.retain`, or more for several, only say where changes begin.
-    The weights are left as they were found. Returns the changes by weight name and, as plain data, the share of the way to
-    the anchor that was left at every step ("losses").
-    Raises UnreelError if there is nothing to learn from, concept and anchor say the same, or what is learned is no number.
+    `everyday`, all beyond the first `config.retain`, or more for several, only serve the least squares where changes
+    begin. The weights are left as they were found.
+
+    Returns the changes by weight name and, as plain data, the residual at every step: the share of the initial squared
+    distance to the anchor ("losses"). Raises UnreelError if there is nothing to learn from, concept and anchor say the
+    same, or what is learned is no number.
     """
     if not pairs:
         raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
@@ -149,13 +151,14 @@ def text_ablation(
     losses: list[float] = []
     conditioner.text_encoder.requires_grad_(False)
     matrices = conditioner.first_matrices(min(layers, len(conditioner.token_layers)))
-    away = _given_for_guidance(conditioner, matrices)
+    away = _inputs_for_guidance(conditioner, matrices)
     with ExitStack() as afterwards:
         afterwards.enter_context(conditioner.brisk())
         few = everyday[: round(config.retain * concepts**0.5)]
         lessons = _lessons(conditioner, pairs, few, neighbours, config)  # with nothing changed yet
         factors = Factors(matrices, rank, config.seed, conditioner.device, afterwards)
-        ways = _ways(conditioner, lessons if concepts > 1 else lessons[: -(-GUIDES // config.forget_batch)])
+        some = lessons if concepts > 1 else lessons[: -(-GUIDES // config.forget_batch)]
+        initial = _initial_distances(conditioner, some)
         if config.solve_weight:
             first = conditioner.token_layers[: max(1, round(SOLVED * layers))]
             kept, weight = {1.0: everyday, NEAR: neighbours}, config.solve_weight / concepts**0.5
@@ -164,15 +167,15 @@ def text_ablation(
         rate = config.learning_rate / concepts**RATE
         optimizer = torch.optim.Adam(factors.parameters(), lr=rate, betas=config.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        # What learns is in float32, but its gradients come through the encoder: in float16 small ones would vanish. Adam
-        # takes no notice of how large they are together.
+        # Factors are in float32, but their gradients come through the encoder: in float16 small ones would vanish. Adam's
+        # steps do not depend on the scale.
         scale = SCALE if conditioner.text_encoder.dtype == torch.float16 else 1.0
         if config.gradient_checkpointing:
             afterwards.enter_context(checkpointing(conditioner.layers))
-        # A step reads of each of several concepts less, and of all the rest as much as of one.
+        # With several concepts, a step reads fewer prompts about each, and as many of all others as with one.
         weights = (config.retain_weight / concepts**0.25, config.near_weight / concepts**0.25)
         for lesson in track(islice(cycle(lessons), steps), "unlearning", "step", total=steps):
-            loss = _backward(conditioner, lesson, ways, weights, scale)
+            loss = _backward(conditioner, lesson, initial, weights, scale)
             losses.append(finite(loss, len(losses) + 1, rate))
             optimizer.step()
             factors.blinded()
@@ -183,26 +186,26 @@ def text_ablation(
 
 
 @torch.no_grad()
-def _given_for_guidance(conditioner: Conditioner, matrices: Mapping[str, nn.Linear]) -> dict[str, torch.Tensor]:
-    """What matrices are given, (tokens, in) by the names of their weights, where the encoder reads what guidance leads away
-    from; nothing where an empty prompt, which is an everyday one, stands for that.
+def _inputs_for_guidance(conditioner: Conditioner, matrices: Mapping[str, nn.Linear]) -> dict[str, torch.Tensor]:
+    """The inputs of matrices (tokens, in), by weight name, when the encoder reads what guidance leads away from; {} if
+    that is an empty prompt, which is among the everyday ones.
 
-    It is half of every video. Where changes add nothing to what the first of the matrices make of it, the others are given
-    the same as ever, and none of it moves. A loss for it does not get there: read like no other prompt, it is thrown far by
-    the first steps.
+    It is half of every video, so it is not to move at all. If changes add nothing to the first matrices' outputs for it,
+    all later matrices get what they got before. A loss for it would not do: it is read like no other prompt, and the
+    first steps throw it far.
     """
-    tokens, given = conditioner.guided_from(), {}
+    tokens, inputs = conditioner.guided_from(), {}
     if tokens is None:
         return {}
 
     def note(name: str, _: nn.Module, args: tuple, __: torch.Tensor) -> None:
-        given[name] = args[0].reshape(-1, args[0].shape[-1])
+        inputs[name] = args[0].reshape(-1, args[0].shape[-1])
 
     with ExitStack() as hooks:
         for name, matrix in matrices.items():
             hooks.enter_context(matrix.register_forward_hook(partial(note, name)))
         conditioner.encode_tokens(tokens)
-    return given
+    return inputs
 
 
 def first_layers(conditioner: Conditioner, config: TextAblationConfig) -> int:
@@ -217,8 +220,9 @@ def _rate(step: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What is read in one step, first the prompts to forget by, and which of its tokens are to be read as the anchor
-    prompts' (`forget`), as before (`everyday`), and as before because they are near: masks (prompts, tokens).
+    """The prompts of one step, those to forget by first, and the encoder's target `states`. Masks (prompts, tokens) say
+    which tokens are to be read as the anchor prompts' (`forget`), as before (`everyday`), and as before because they are
+    near (`near`).
     """
 
     tokens: Tokens
@@ -230,7 +234,7 @@ class _Lesson:
 
     @property
     def naming(self) -> int:
-        """How many prompts are to forget by."""
+        """How many prompts name a concept."""
         return len(self.concepts)
 
     def aim(self, counted: torch.Tensor) -> Aim:
@@ -244,7 +248,7 @@ def _lessons(
     neighbours: Sequence[str],
     config: TextAblationConfig,
 ) -> list[_Lesson]:
-    """In random order, each of prompts of about the same length, so that little of them is padding."""
+    """The lessons in random order. Each has prompts of about the same length, so that little of them is padding."""
     count = -(-len(pairs) // config.forget_batch)
     forget = _cut(sorted(pairs, key=lambda pair: conditioner.length(pair.prompt)), count)
     kept = [_cut(sorted(texts, key=conditioner.length), count) for texts in (everyday, neighbours)]
@@ -257,7 +261,7 @@ def _lessons(
 
 
 def _read(conditioner: Conditioner, forget: Sequence[list[PromptPair]], kept: Sequence[list[list[str]]]) -> list[_Lesson]:
-    """Several lessons, whose aims are read at once: much at once takes less time than much one after the other."""
+    """Several lessons, whose aims are read together, which takes less time than one after the other."""
     texts = [list(chain(*parts)) for parts in kept]
     aims = [as_anchors(conditioner, list(chain(*forget)), short=True).parts([len(pairs) for pairs in forget])]
     if any(texts):
@@ -272,7 +276,7 @@ def _lesson(
     whole = together(conditioner, prompts, aims)
     row = torch.arange(len(whole.counted), device=whole.counted.device)[:, None]
     naming, more = len(pairs), len(pairs) + len(kept[0])
-    # Read from left to right, what stands before the name is everyday text, and costs nothing more.
+    # To encoders that read from left to right, the tokens before the name are everyday text, at no extra cost.
     before = beginnings(conditioner, whole.tokens, pairs) if conditioner.causal else torch.zeros_like(whole.counted)
     return _Lesson(
         tokens=whole.tokens,
@@ -285,14 +289,14 @@ def _lesson(
 
 
 def _cut(ordered: list[Any], count: int) -> list[list[Any]]:
-    """Into `count` parts of about the same size."""
+    """The list in `count` parts of about the same size."""
     return [ordered[len(ordered) * i // count : len(ordered) * (i + 1) // count] for i in range(count)]
 
 
 @torch.no_grad()
-def _ways(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> dict[str, float]:
-    """By concept, the mean squared distance of a token that counts from its aim, before anything has changed: how long its
-    way to the anchor is. None counts as shorter than half of what is usual.
+def _initial_distances(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> dict[str, float]:
+    """By concept, the mean squared distance of a counted token from its target before anything changed. None is taken as
+    less than half of the median. Raises UnreelError if concept and anchor say the same.
     """
     distances, squares, tokens = defaultdict[str, float](float), 0.0, Counter[str]()
     for lesson in lessons:
@@ -306,25 +310,25 @@ def _ways(conditioner: Conditioner, lessons: Sequence[_Lesson]) -> dict[str, flo
         raise UnreelError(
             "the concept and what is to be made instead say the same to this text encoder: choose another anchor"
         )
-    ways = {concept: distance / max(1, tokens[concept]) for concept, distance in distances.items()}
-    shortest = median_low(ways.values()) / 2
-    return {concept: max(way, shortest) for concept, way in ways.items()}
+    means = {concept: distance / max(1, tokens[concept]) for concept, distance in distances.items()}
+    least = median_low(means.values()) / 2
+    return {concept: max(mean, least) for concept, mean in means.items()}
 
 
 def _backward(
     conditioner: Conditioner,
     lesson: _Lesson,
-    ways: Mapping[str, float],
+    initial: Mapping[str, float],
     weights: tuple[float, float],
     scale: float = 1.0,
 ) -> float:
-    """Add the gradients of the loss on one lesson, times `scale`; returns how much of the way is left. The way of each
-    concept counts as much as that of any other: distances to the anchors differ, and the longest would be all that is
-    learned.
+    """Add the gradients of the loss on one lesson, times `scale`; returns the residual, the share of the initial squared
+    distances that is left. Each concept's distances are divided by its own initial one: otherwise the concept farthest
+    from its anchor would be all that is learned.
     """
     written = conditioner.token_states(lesson.tokens)
     distances = lesson.aim(lesson.forget).distances(written)[: lesson.naming]
-    whole = torch.tensor([ways[concept] for concept in lesson.concepts]).to(distances)
+    whole = torch.tensor([initial[concept] for concept in lesson.concepts]).to(distances)
     residual = (distances / whole).sum() / int(lesson.forget.sum())
     everyday, near = (_moved(lesson.aim(counted), written) for counted in (lesson.everyday, lesson.near))
     (scale * (residual + weights[0] * everyday + weights[1] * near)).backward()
@@ -332,8 +336,8 @@ def _backward(
 
 
 def _moved(aim: Aim, written: torch.Tensor) -> torch.Tensor:
-    """The mean squared movement of a token that counts, as a share of its mean squared length; of tokens that moved far, in
-    proportion only (pseudo-Huber), since a few that the encoder reads in two ways could be most of it.
+    """The mean squared movement of a counted token, as a share of the mean squared norm. Movements above FAR count in
+    proportion only (pseudo-Huber), since a few tokens that the encoder reads in two ways could be most of it.
     """
     tokens = aim.counted.sum().clamp(min=1)
     share = (written - aim.states).float().square().sum(-1) * tokens / aim.squares.sum().clamp(min=1e-12)
