@@ -13,7 +13,7 @@ from pipelines import PIPELINES
 from unreel import Erasure, FewShotConfig, UnreelError, active_interventions, generate, unlearn
 from unreel.evaluation import video_cache as clips
 from unreel.evaluation.video_cache import VideoCache
-from unreel.files import write_tensors
+from unreel.files import tensor_file, write_tensors
 from unreel.models.pair import Settings, VideoModel
 from unreel.progress import nobody
 
@@ -240,6 +240,9 @@ def test_what_takes_much_room_is_said_and_what_has_none_is_refused(pair, tmp_pat
     cache = VideoCache(pair.video, folder)
     cache.make(cache.batches(PROMPTS, SEEDS), "")
     clips.require_room(pair.video, folder, 15, 15, nobody, made=clips.made_in(folder))  # five of them are made
+    made = clips.made_in(folder)
+    write_tensors(tensor_file(folder, "what an attack studied", "studied-"), {"latents": torch.zeros(9)}, {})
+    assert clips.made_in(folder) == made, "no video"
 
 
 def test_a_broken_file_is_named(pair, tmp_path):

@@ -349,7 +349,7 @@ class Conditioner:
         tokens = self.tokenize(["a photo of a cat"])
         last = int(tokens.mask[0].nonzero().max())
         other = tokens.ids.clone()
-        other[0, last] = tokens.ids[0, 0] if tokens.ids[0, 0] != tokens.ids[0, last] else tokens.ids[0, last] - 1
+        other[0, last] = tokens.ids[0, 0] if tokens.ids[0, 0] != tokens.ids[0, last] else (tokens.ids[0, last] - 1).abs()
         with torch.no_grad():
             before, after = (self.encode_tokens(Tokens(ids, tokens.call))[0, :last].float() for ids in (tokens.ids, other))
         return torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
