@@ -1,7 +1,7 @@
-"""What makes a model forget, as things that go on pipelines and come off again, are saved, loaded and shipped.
+"""Interventions make a model forget: they go on pipelines and come off again, and are saved, loaded and shipped.
 
-A kind of another package is announced under its KIND, which stands in the record that it saves (`KIND` of
-`unreel.interventions.base`): a frozen dataclass that is an Intervention, and is made anew of that record, `Kind(record)`.
+Another package announces a kind of its own under its KIND: a frozen dataclass that is an Intervention. The record that it
+saves holds KIND under the key `KIND` of `unreel.interventions.record`; `Kind(record)` makes it anew of the rest.
 """
 
 import json
@@ -27,7 +27,7 @@ ON_PROMPTS: dict[str, type[PromptIntervention]] = {
 
 
 def _unsound(kind: Any) -> str:
-    """What is wrong with a kind of another package."""
+    """What is wrong with a kind of another package; empty if nothing is."""
     sound = isinstance(kind, type) and issubclass(kind, Intervention) and is_dataclass(kind)
     return "" if sound else "it is no dataclass that is an Intervention"
 
@@ -36,9 +36,10 @@ _REGISTRY = Registry("interventions", (), "intervention", ("KIND",), unsound=_un
 
 
 def load_intervention(folder: str | Path) -> Intervention:
-    """What was saved in a folder, or under a hub id: an erasure, or what else makes models forget.
+    """The intervention that was saved in a folder, or under a hub id.
 
-    Raises UnreelError for what cannot be fetched, is broken, or is of no kind that unreel knows.
+    Raises UnreelError if it cannot be fetched, is broken, or is of a kind that neither unreel nor an installed package
+    knows.
     """
     folder = fetched(folder)
     file = folder / RECORD_FILE
@@ -54,10 +55,10 @@ def load_intervention(folder: str | Path) -> Intervention:
                 f"{folder} holds a {kind!r}, which neither this version of unreel nor an installed package knows"
             )
         require_record(record)
-        made_of = ON_PROMPTS.get(kind) or _REGISTRY.load(kind)
-        if made_of is PromptRewrite and any("anchor" not in part for part in record["parts"]):
+        kind_class = ON_PROMPTS.get(kind) or _REGISTRY.load(kind)
+        if kind_class is PromptRewrite and any("anchor" not in part for part in record["parts"]):
             raise ValueError("it does not say what to ask for instead")
-        intervention = made_of(record)
+        intervention = kind_class(record)
         intervention.identity  # noqa: B018  (which reads all its settings)
         return intervention
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -65,6 +66,8 @@ def load_intervention(folder: str | Path) -> Intervention:
 
 
 def active_interventions(pipeline: "DiffusionPipeline") -> list[Intervention]:
-    """What is on the pipeline, in the order in which it was put on; what changes prompts comes last."""
+    """The interventions on the pipeline: first those that change weights, of text encoders before networks, then those that
+    change prompts. On each part, they are in the order in which they were put on.
+    """
     parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
     return [*dict.fromkeys(on for part in parts for on in active_on(part)), *on_prompts(pipeline)]

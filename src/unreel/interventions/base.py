@@ -1,6 +1,7 @@
-"""What evaluation, attacks and reports know of whatever makes a model forget: it goes on a pipeline and comes off again.
+"""The protocol of interventions, which is all that evaluation, attacks and reports know of them: an intervention goes on a
+pipeline and comes off again.
 
-Knows pipelines as things to be on; knows nothing about what is changed in them.
+Knows pipelines as what interventions go on; knows nothing about what they change there.
 """
 
 import json
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "erasure.json"  # in the folder of every intervention
 WEIGHTS_FILE = "erasure.safetensors"  # in the folders of those that change weights
-EVALUATION_FOLDER, ATTACKS_FOLDER = "evaluation", "attacks"  # in the folder of one that was evaluated, or attacked
-METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"  # where one was evaluated, or looked at
+EVALUATION_FOLDER, ATTACKS_FOLDER = "evaluation", "attacks"  # in its folder, once it was evaluated or attacked
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"  # in the folder of an evaluation or of a first look
 
 
 def without_paths(document: dict[str, Any]) -> dict[str, Any]:
-    """A record that calls models as cards do: where they lay on somebody's disk is nobody else's affair."""
+    """The record with models named as on cards, without the paths of folders, which are private."""
     return document | {name: shown(document[name]) for name in ("encoder", "model", "image_model") if name in document}
 
 
 class Intervention(ABC):
-    """Something frozen that makes pipelines forget concepts while it is on them.
+    """A frozen change that makes pipelines forget concepts while it is on them.
 
     `provenance` is its record: the concepts with the method and the settings of each, and the versions of everything that
-    mattered. What has the same `identity` is the same, wherever it was loaded from.
+    mattered. Interventions with the same `identity` are equal, wherever they were loaded from.
     """
 
     provenance: dict[str, Any]
@@ -53,19 +54,19 @@ class Intervention(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of what it changes weights by, which is what the saved file weighs."""
+        """The bytes of its changes of weights, as in the saved file."""
 
     @abstractmethod
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
         """Raises UnreelError, saying what differs, unless it can go on the pipeline."""
 
     def require_felt(self, pipeline: "DiffusionPipeline", guidance: float) -> None:  # noqa: B027  (most are)
-        """Raises UnreelError where it can go on, but would do nothing to what is made with so much guidance."""
+        """Raises UnreelError if it can go on, but would do nothing, or hardly anything, to videos made at this guidance."""
 
     @abstractmethod
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Put it on, on top of what is on already; returns the pipeline. Raises UnreelError, and changes nothing, if it
-        does not match, or is on.
+        does not match or is on already.
         """
 
     @abstractmethod
@@ -79,11 +80,11 @@ class Intervention(ABC):
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, token: str | None = None, folder: str | Path | None = None
     ) -> str:
-        """Upload what `save_pretrained` writes to the hub, to be loaded with `load_intervention(repo_id)`; returns where it
-        is.
+        """Upload what `save_pretrained` writes to the hub, to be loaded with `load_intervention(repo_id)`; returns its
+        address.
 
-        `folder` is where it was saved: the figures and reports that lie there, if it was evaluated or looked at, go with
-        it, and those of an earlier upload go. Models are called as on its card, without the folders that they lie in.
+        `folder` is where it was saved: if it was evaluated or looked at, the figures and reports there are uploaded too.
+        Those of an earlier upload are deleted. Models are named as on its card, without the paths of their folders.
         Raises UnreelError if the hub cannot be reached or refuses.
         """
         from huggingface_hub import create_repo, upload_folder
@@ -91,41 +92,41 @@ class Intervention(ABC):
         looks = self._looks(Path(folder)) if folder else {}
         figures = self.figures(folder) if folder else ""
         with tempfile.TemporaryDirectory() as parent, loading(repo_id):
-            made = self.save_pretrained(Path(parent) / "erasure")
+            saved = self.save_pretrained(Path(parent) / "erasure")
             for name, look in looks.items():
-                (made / name).mkdir(exist_ok=True)
+                (saved / name).mkdir(exist_ok=True)
                 for file in filter(Path.is_file, (look / METRICS_FILE, look / REPORT_FILE)):
-                    shutil.copy(file, made / name)
-            for file in made.rglob("*.json"):
+                    shutil.copy(file, saved / name)
+            for file in saved.rglob("*.json"):
                 write_json(file, without_paths(json.loads(file.read_text(encoding="utf-8"))))
-            write_text(made / CARD_FILE, card(self, repo_id, figures))
+            write_text(saved / CARD_FILE, card(self, repo_id, figures))
             create_repo(repo_id, private=private, token=token, exist_ok=True)
             message = f"Erasure of {', '.join(self.concepts)}"
             former = [WEIGHTS_FILE, *(f"{home}{file}" for home in ("", "*/") for file in (METRICS_FILE, REPORT_FILE))]
-            upload_folder(repo_id=repo_id, folder_path=made, commit_message=message, token=token, delete_patterns=former)
+            upload_folder(repo_id=repo_id, folder_path=saved, commit_message=message, token=token, delete_patterns=former)
         return f"https://huggingface.co/{repo_id}"
 
     def figures(self, folder: str | Path) -> str:
-        """What cards say of the figures that lie in its folder, if it was evaluated or looked at; else nothing. Raises
+        """The card's text about the figures in its folder; empty if it was neither evaluated nor looked at. Raises
         UnreelError if they cannot be read.
         """
         looks = self._looks(Path(folder)).values()
         return "".join(figures_of(look / METRICS_FILE, several=len(self.concepts) > 1) for look in looks)
 
     def _looks(self, folder: Path) -> dict[str, Path]:
-        """Where figures lie in its folder, by where they go on the hub: those of an evaluation or else of the first look;
-        and of several concepts, the same of each.
+        """The folders within its folder that hold figures, by their names on the hub: that of an evaluation, or else of
+        the first look, is "" there; for several concepts, each may have one under its own name.
         """
         homes, names = (folder / EVALUATION_FOLDER, folder), map(self.file_name_of, self.concepts)
         places = [*(("", home) for home in homes), *((name, home / name) for name in names for home in homes)]
-        found: dict[str, Path] = {}
+        looks: dict[str, Path] = {}
         for name, look in places:
-            if (look / METRICS_FILE).is_file() and look not in found.values():
-                found.setdefault(name, look)
-        return found
+            if (look / METRICS_FILE).is_file() and look not in looks.values():
+                looks.setdefault(name, look)
+        return looks
 
     def with_record(self, **more: Any) -> Self:
-        """The same, with more in its record. What makes interventions makes frozen dataclasses."""
+        """A copy with more in its record: every kind of intervention is a frozen dataclass."""
         return replace(self, provenance={**self.provenance, **more})  # type: ignore[type-var]
 
     @property
@@ -140,29 +141,29 @@ class Intervention(ABC):
 
     @property
     def concepts(self) -> list[str]:
-        """Each once, by whatever number of methods it is erased."""
+        """The names of its concepts, each once, even if several methods erase it."""
         named: dict[str, str] = {}
         for part in self.provenance["parts"]:
             named.setdefault(part["concept"].casefold(), part["concept"])
         return list(named.values())
 
     def file_name_of(self, concept: str) -> str:
-        """What a folder about one of its concepts is called, each of them otherwise."""
+        """The name of a folder about one of its concepts; no two concepts share one."""
         return {name.casefold(): called for name, called in file_names(self.concepts).items()}[concept.casefold()]
 
     @property
     def model(self) -> str:
-        """The video model that it was learned with; files of version 0.1 name its text encoder's alone."""
+        """The video model that it was learned with; files of version 0.1 name only the model of its text encoder."""
         return self.provenance.get("model", self.provenance["encoder"])
 
     @property
     def edits_text_encoder(self) -> bool:
-        """Whether a text encoder itself is changed, so that who holds its weights can study it."""
+        """Whether it changes the weights of a text encoder, which whoever holds them can study."""
         return False
 
     @property
     def projects(self) -> bool:
-        """Whether what text encoders write for every prompt is changed before it is read, and no weight of theirs."""
+        """Whether it changes the text encoders' output for every prompt before that is used, and none of their weights."""
         return False
 
     def matches(self, pipeline: "DiffusionPipeline") -> bool:
@@ -175,8 +176,8 @@ class Intervention(ABC):
 
     @contextmanager
     def on(self, pipeline: "DiffusionPipeline") -> Iterator["DiffusionPipeline"]:
-        """Inside, it is on the pipeline, and no other thread puts any on or off: for the requests of a service, each of
-        which may want others.
+        """Inside, it is on the pipeline, and no other thread puts interventions on or takes them off, so that each request
+        of a service may want others.
         """
         with undisturbed(pipeline):
             self.apply(pipeline)
@@ -186,7 +187,7 @@ class Intervention(ABC):
                 self.remove(pipeline)
 
     def __eq__(self, other: object) -> bool:
-        """What does the same is the same, wherever it was loaded from."""
+        """Whether the other has the same identity, wherever either was loaded from."""
         return isinstance(other, Intervention) and self.identity == other.identity
 
     def __hash__(self) -> int:
@@ -194,7 +195,7 @@ class Intervention(ABC):
 
 
 def fetched(folder: str | Path) -> Path:
-    """Where an intervention lies that is in a folder, or on the hub under an id. Raises UnreelError if that has none."""
+    """The folder of an intervention, which is fetched if `folder` is a hub id. Raises UnreelError if it cannot be."""
     name, version = repository(str(folder))
     if Path(folder).exists() or not is_hub_id(str(folder)):
         return Path(folder)

@@ -35,8 +35,8 @@ def export_card(of: "Intervention", library: str, about: str, use: str, figures:
     erasure itself.
     """
     about = f"{of.about}. Exported with unreel {_version(of)}. {about}"
-    told = f"{figures}\nThese figures are of the erasure itself.\n" if figures else ""
-    return _page(of, "Export of an erasure", library, about, use, told)
+    figures = f"{figures}\nThese figures are of the erasure itself.\n" if figures else ""
+    return _page(of, "Export of an erasure", library, about, use, figures)
 
 
 def _version(of: "Intervention") -> str:
@@ -74,7 +74,7 @@ tags: [concept-erasure, unlearning, text-to-video, text-to-image]{base_model}
 
 
 def _checked(of: "Intervention") -> str:
-    """What a card says of the self-check."""
+    """The card's text about the self-check."""
     check = of.provenance.get(CHECK)
     if not check:
         if not of.edits_text_encoder:
@@ -85,8 +85,8 @@ def _checked(of: "Intervention") -> str:
 
 
 def figures_of(file: Path, several: bool) -> str:
-    """What a card says of an evaluation's figures, and of which concept if there are `several`; nothing without a judge's.
-    Raises UnreelError if they cannot be read.
+    """The card's text about an evaluation's figures, which names the concept if there are `several`; empty if no judge
+    looked for it. Raises UnreelError if they cannot be read.
     """
     try:
         return _figures(json.loads(file.read_text(encoding="utf-8")), several)
@@ -123,12 +123,12 @@ def _figures(document: dict[str, Any], several: bool) -> str:
 
 
 def _also(part: dict[str, Any]) -> str:
-    """What a card says of other wordings that are forgotten with the name."""
+    """The card's text about other wordings that are forgotten with the name."""
     return f", and as {', '.join(part['synonyms'])}" if part.get("synonyms") else ""
 
 
 def _instead(part: dict[str, Any]) -> str:
-    """What a card says of the anchor."""
+    """The card's text about the anchor."""
     if "anchor" not in part:
         return ""
     return f"{part['anchor']!r} in its place, " if part["anchor"] else "nothing in its place, "

@@ -1,4 +1,4 @@
-"""The artifact: what unlearning changed in weights, with its provenance, and how to put it on and take it off.
+"""Erasures: changes of weights with their provenance, which are put on models and taken off again.
 
 Knows text encoders and denoising networks as named tensors; knows nothing about how the change was found.
 """
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _SAMPLES_KEY, _OTHERS_KEY, _COMPONENT_KEY = "fingerprint", "other_encoders", "component"
-TEXT_ENCODER, NETWORK = "text encoder", "network"  # what a component delta is of
+TEXT_ENCODER, NETWORK = "text encoder", "network"  # the components that a delta may change
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that changes are stored in
-MOST_ROUNDED_AWAY = 0.5  # of the norm of what an erasure changes
+MOST_ROUNDED_AWAY = 0.5  # of the changes' norm
 _UP, _DOWN = ":up", ":down"
-_SAVED = "unreel_erased"  # in the configuration of a text encoder, what was erased from it
+_SAVED = "unreel_erased"  # the concepts that were erased from a text encoder, in its configuration
 
 
 def mostly_lost(concepts: Sequence[str], share: float) -> str:
-    """What to say of changes of which that share is rounded away."""
+    """The message for an erasure of which this share is rounded away."""
     return (
         f"{100 * share:.0f} % of what the erasure of {summarise(concepts, 5)} changes is rounded away in the precision of "
         "this model's weights"
@@ -49,14 +49,14 @@ def mostly_lost(concepts: Sequence[str], share: float) -> str:
 
 
 def _tensors(name: str, change: Delta) -> dict[str, torch.Tensor]:
-    """What to store of a change, by the names to store it under."""
+    """The tensors that store a change, by the names to store them under."""
     return {name + _UP: change.up, name + _DOWN: change.down} if isinstance(change, LowRank) else {name: change}
 
 
 @dataclass(frozen=True, eq=False)
 class ComponentDelta:
-    """What changes in one component, `of` a model's text encoders or of what denoises: `deltas` maps the names of weights,
-    without what libraries put around them, to what is added to them.
+    """The changes of one component: `of` says whether it is a text encoder or a network, which denoises. `deltas` maps
+    portable names of weights (without what libraries put around them) to what is added to the weights.
     """
 
     deltas: dict[str, Delta]
@@ -67,7 +67,9 @@ class ComponentDelta:
         object.__setattr__(self, "deltas", {portable(name): change for name, change in self.deltas.items()})
 
     def rounded_away(self, module: nn.Module) -> float:
-        """The share of its changes that the precision of the module's weights has no room for, found out once for each."""
+        """The share of its changes that is rounded away in the precision of the module's weights, computed once for each
+        precision.
+        """
         dtypes = str({weight.dtype for weight in module.parameters()})
         if dtypes not in self._lost:
             self._lost[dtypes] = rounded_away(module, self.deltas)
@@ -140,7 +142,7 @@ class Erasure(Intervention):
         return digest.hexdigest()[:16]
 
     def _stored(self) -> dict[str, torch.Tensor]:
-        """The first component's tensors by name, those of others with their number before it."""
+        """All tensors by name; those of components after the first have the component's number before it."""
         return {
             _numbered(i, key): tensor
             for i, component in enumerate(self.components)
@@ -152,8 +154,8 @@ class Erasure(Intervention):
         return sum(tensor.numel() * tensor.element_size() for tensor in self._stored().values())
 
     def __add__(self, other: "Erasure") -> "Erasure":
-        """One erasure that does what both do. Raises UnreelError if they are the same, or change text encoders, or
-        networks, none of which is the same.
+        """One erasure that does what both do. Raises UnreelError if they are equal, or if both change text encoders, or
+        both networks, and have no component in common.
         """
         if self == other:
             raise UnreelError(f"they are the same erasure of {', '.join(self.concepts)}: once is enough")
@@ -167,28 +169,28 @@ class Erasure(Intervention):
         of_one, of_other = ({component.of for component in each.components} for each in (self, other))
         if of_one & of_other and len(components) == len(self.components) + len(other.components):
             raise UnreelError(f"{self.concepts} and {other.concepts} were made for different models")
-        parts = [part for each in (self, other) for part in each._parts(told=of_one != of_other)]
-        # What was said of each does not hold for both together.
+        parts = [part for each in (self, other) for part in each._parts(with_component=of_one != of_other)]
+        # What the records say of each alone does not hold for both together.
         provenance = {name: value for name, value in self.provenance.items() if name not in (CHECK, ROUNDED_AWAY)}
         if lost := max(each.provenance.get(ROUNDED_AWAY, 0) for each in (self, other)):
             provenance[ROUNDED_AWAY] = lost
-        # What reads and what denoises may be of two models: each is named by whoever changes it.
+        # Text encoder and network may be of two models: each is named by the erasure that changes it.
         if not self.edits_text_encoder and other.edits_text_encoder:
             provenance["encoder"] = other.provenance["encoder"]
         if not self.edits_network and other.edits_network:
             provenance["model"] = other.model
         return Erasure(tuple(components), {**provenance, "parts": parts})
 
-    def _parts(self, told: bool) -> list[dict[str, Any]]:
-        """What is recorded of each concept; with what it changes, where that is to be `told`."""
-        changes = {} if not told else {CHANGES: TEXT_ENCODER if self.edits_text_encoder else NETWORK}
+    def _parts(self, with_component: bool) -> list[dict[str, Any]]:
+        """The record of each concept; `with_component`, it says which component is changed."""
+        changes = {} if not with_component else {CHANGES: TEXT_ENCODER if self.edits_text_encoder else NETWORK}
         return [changes | part for part in self.provenance["parts"]]
 
     def apply(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """Put the erasure on those of the pipeline's parts that it has deltas for, whatever the pipeline calls them, on top
         of any other; returns the pipeline.
 
-        Raises UnreelError if it has a delta for none of them, and for an erasure that is already on.
+        Warns if most of it is rounded away. Raises UnreelError if it has a delta for none of them, or is already on.
         """
         with undisturbed(pipeline):
             fitting = self.fitting(pipeline)
@@ -211,8 +213,8 @@ class Erasure(Intervention):
             raise UnreelError(f"{mostly_lost(self.concepts, lost)}: load the model in float32")
 
     def rounded_away(self, pipeline: "DiffusionPipeline") -> float:
-        """The share of its changes that the precision of the pipeline's weights has no room for: 1 for what does nothing.
-        Raises UnreelError if it does not match.
+        """The share of its changes that is rounded away in the precision of the pipeline's weights, of the component where
+        that is largest; 1 if none is left. Raises UnreelError if it does not match.
         """
         return max(component.rounded_away(module) for module, component in self.fitting(pipeline).items())
 
@@ -220,7 +222,7 @@ class Erasure(Intervention):
         self.fitting(pipeline)
 
     def fitting(self, pipeline: "DiffusionPipeline") -> dict[nn.Module, ComponentDelta]:
-        """Those of the pipeline's text encoders and networks that the erasure has a delta for, with it.
+        """The pipeline's text encoders and networks that the erasure has deltas for, each with its delta.
 
         Raises UnreelError, saying what differs, if there is none.
         """
@@ -237,22 +239,24 @@ class Erasure(Intervention):
     def _fitting(
         self, parts: dict[str, nn.Module], components: list[ComponentDelta], of: str
     ) -> dict[nn.Module, ComponentDelta]:
-        """Those of the parts that some of `components` are for. Raises UnreelError if there is none."""
+        """The parts that `components` are for, each with its delta. Raises UnreelError if there is none, or if a part
+        without a delta is built like one for which there is an unmatched delta.
+        """
         matched: dict[nn.Module, ComponentDelta] = {}
         for part, component in product(parts.values(), components):
             if component.fingerprint.fits(part) or component.fingerprint.fits_quantized(part):
                 matched[part] = component
         unmatched = [component for component in components if all(component is not other for other in matched.values())]
         for name, part in parts.items():
-            left = [] if part in matched or _saved_with(part) else unmatched
-            for component in (component for component in left if component.fingerprint.nearly_fits(part)):
+            candidates = [] if part in matched or _saved_with(part) else unmatched
+            for component in (component for component in candidates if component.fingerprint.nearly_fits(part)):
                 matched[part] = component
                 warnings.warn(
                     f"matrices of this {name} are not quite those that the erasure of {', '.join(self.concepts)} was made "
                     "for, as after a fused LoRA: it goes on top, but nobody has measured what it does there",
                     stacklevel=4,
                 )
-        # One that is built like one that a delta is for, and is another, would go without it.
+        # A part that is built like that of an unmatched delta, and is another, would stay unchanged.
         missing = {
             name: part
             for name, part in parts.items()
@@ -268,13 +272,13 @@ class Erasure(Intervention):
         return matched
 
     def put_on_encoder(self, encoder: nn.Module) -> None:
-        """Put what is for a text encoder on one alone, without a pipeline around it, as whoever studies it has it."""
+        """Put the deltas for text encoders on a text encoder without a pipeline, as attackers who study it have it."""
         components = [component for component in self.components if component.of == TEXT_ENCODER]
         for part, component in self._fitting({"text encoder": encoder}, components, TEXT_ENCODER).items():
             self._put_on(part, component)
 
     def _put_on(self, part: nn.Module, component: ComponentDelta) -> None:
-        # Nothing exports a network.
+        # Only text encoders can be exported.
         instead = ", or export it as a text encoder and quantize that" if component.of == TEXT_ENCODER else ""
         put_on(part, self, component.deltas, instead)
 
@@ -315,7 +319,7 @@ class Erasure(Intervention):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
-        """Load an erasure from a folder or a hub id. Raises UnreelError for what cannot be fetched or is broken."""
+        """Load an erasure from a folder or a hub id. Raises UnreelError if it cannot be fetched or is broken."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -338,7 +342,9 @@ class Erasure(Intervention):
 
 
 def _saved_with(part: nn.Module) -> Sequence[str]:
-    """The concepts of which an erasure was on a text encoder when it was saved, as its configuration tells."""
+    """The concepts whose erasures were on a text encoder when it was saved, as its configuration tells; none if an erasure
+    is on it now.
+    """
     return () if active_on(part) else getattr(getattr(part, "config", None), _SAVED, None) or ()
 
 
@@ -355,23 +361,27 @@ def _mismatch(part: nn.Module, components: list[ComponentDelta]) -> str:
 
 
 def _note(encoder: nn.Module) -> None:
-    """Let the encoder's configuration say what is on it, so that whoever saves it and loads it elsewhere can be told."""
+    """Note in the encoder's configuration which concepts are erased from it, for `_saved_with` to tell once it was saved
+    and loaded elsewhere.
+    """
     concepts = [concept for erasure in active_on(encoder) for concept in erasure.concepts]
-    if concepts and not stands_beside(encoder):  # which no file would hold
+    if concepts and not stands_beside(encoder):  # changes beside weights are not saved with them
         setattr(encoder.config, _SAVED, concepts)
     elif hasattr(encoder.config, _SAVED):
         delattr(encoder.config, _SAVED)
 
 
 def _numbered(i: int, name: str) -> str:
-    """How a tensor of the component number `i` is called in the file."""
+    """The name in the file of a tensor of component number `i`."""
     return f"{i}/{name}" if i else name
 
 
 def _component_deltas(tensors: dict[str, torch.Tensor], built: list[dict[str, Any]]) -> tuple[ComponentDelta, ...]:
-    """What was stored as `tensors`, of components that are `built` so. Raises ValueError for what is damaged."""
+    """The component deltas that were stored as `tensors`; `built` is what the record says of each component. Raises
+    ValueError if something is damaged.
+    """
     components: list[ComponentDelta] = []
-    for i, one in reversed(list(enumerate(built))):  # the first one's tensors are those that are left
+    for i, one in reversed(list(enumerate(built))):  # the first component's tensors are those that are left
         own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_numbered(i, ""))}
         own = {name.removeprefix(_numbered(i, "")): tensor for name, tensor in own.items()}
         fingerprint, of = _fingerprint(one["structure"], own.pop(_SAMPLES_KEY)), one.get(_COMPONENT_KEY, TEXT_ENCODER)
@@ -383,7 +393,7 @@ def _component_deltas(tensors: dict[str, torch.Tensor], built: list[dict[str, An
 
 
 def _fingerprint(structure: Any, samples: torch.Tensor) -> Fingerprint:
-    """As it was stored. Raises ValueError for what is none."""
+    """The stored fingerprint. Raises ValueError if it is none."""
     if not isinstance(structure, str) or not samples.is_floating_point() or samples.ndim != 1:
         raise ValueError("its fingerprint is not made of numbers")
     return Fingerprint(structure, samples)

@@ -33,12 +33,12 @@ FORMATS = ("text-encoder", "peft", "lora", "comfyui")
 EXPORT_FILE = "export.json"
 TOLERANCE = 0.05
 LEAST_KEPT = 0.9  # the share of an erasure's effect below which an export is refused
-PROMPTS, BATCH = 32, 16  # of each sort, to measure on; and at once
+PROMPTS, BATCH = 32, 16  # prompts of each sort to measure on; prompts encoded at once
 
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
-# What LoRA files for CLIP hold: diffusers and ComfyUI look for nothing else.
+# The matrices that LoRA files for CLIP hold: diffusers and ComfyUI look for no others.
 CLIP_MATRICES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-# Other encoders, or what reads in them: where comfy/text_encoders keeps it.
+# By class of other encoders: where comfy/text_encoders keeps their weights.
 COMFYUI = {
     "T5EncoderModel": "t5xxl.transformer.",
     "UMT5EncoderModel": "umt5xxl.transformer.",
@@ -48,7 +48,7 @@ COMFYUI = {
     "Qwen2_5_VLTextModel": "qwen25_7b.transformer.model.",
 }
 
-# For the card of each format: what loads it, as the hub calls that, and how.
+# For cards, by format: the library that loads it, as the hub calls that, and how to load it.
 USES = {
     "text-encoder": (
         "transformers",
@@ -67,7 +67,7 @@ USES = {
     ),
 }
 
-# How each format of low rank ends the names of the two factors.
+# By low-rank format: the endings of the names of the two factors.
 ENDS = {
     "peft": (".lora_B.weight", ".lora_A.weight"),
     "lora": (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
@@ -82,8 +82,9 @@ class Export:
     """What an export holds of the erasure.
 
     `ranks` are those of the matrices in the file, by text encoder and module. `left_out` names the parameters whose changes
-    the format cannot hold. `kept` is the share, squared, of what the erasure does to embeddings of prompts that name the
-    concepts. `moved` is how far unrelated prompts move, as a share of their norm, by the erasure itself and by the export.
+    the format cannot hold. `kept` is 1 - |x - e|^2 / |e - o|^2, where o, e and x are the embeddings of prompts that name
+    the concepts by the original model, with the erasure and with the export. `moved` is how far unrelated prompts move, as
+    a share of their norm, by the erasure itself and by the export.
     """
 
     format: str
@@ -96,7 +97,7 @@ class Export:
 
 
 def require_format(format: str, tolerance: float) -> None:
-    """Raises UnreelError for an unknown format, one that needs what is not installed, and a tolerance that is no share."""
+    """Raises UnreelError for an unknown format, for one whose package is missing, and for a tolerance that is no share."""
     if format not in FORMATS:
         raise UnreelError(f"unknown format {format!r}: choose from {', '.join(FORMATS)}")
     if format == "peft" and not find_spec("peft"):
@@ -120,11 +121,10 @@ def export(
     all.
 
     `text-encoder` writes the text encoders with the erasure in them, in their own precision. The other formats hold
-    matrices of low rank: changes that are of low rank go in as they are, others lose up to `tolerance` of their squares.
-    `evaluated` is where the erasure was saved: the figures that lie there, if it was evaluated or looked at, go onto the
-    model card.
-    Raises UnreelError if the erasure is not for this model, the format cannot hold it, it would keep less than the share
-    `least` of what the erasure does, its figures cannot be read, or the folder exists.
+    matrices of low rank: changes of low rank are written as they are, others lose up to `tolerance` of their squared norm.
+    `evaluated` is the folder of the erasure: its figures, if it was evaluated or looked at, go onto the model card.
+    Raises UnreelError if the erasure is not for this model, the format cannot hold it, the export would keep less than the
+    share `least` of the erasure's effect, its figures cannot be read, or the folder exists.
     """
     folder = Path(folder)
     require_format(format, tolerance)
@@ -143,7 +143,7 @@ def export(
             f"the format {format} would keep {100 * kept:.0f} % of what this erasure does (bar: {100 * least:.0f} %). "
             "Nothing was written: lower --tolerance, choose text-encoder, or write it all the same with --accept-weak"
         )
-    lost = [
+    left_out = [
         f"{name}.{weight}"
         for name, delta in components.items()
         for weight in delta.deltas
@@ -158,7 +158,7 @@ def export(
         else:
             _WRITERS[format](partial, model, {name: of for name, of in layers.items() if of})
         size = sum(file.stat().st_size for file in partial.rglob("*.safetensors"))
-        made.append(Export(format, erasure.concepts, size / 1e6, ranks, lost, kept, moved))
+        made.append(Export(format, erasure.concepts, size / 1e6, ranks, left_out, kept, moved))
         write_json(partial / EXPORT_FILE, asdict(made[0]))
         write_text(partial / CARD_FILE, _card(erasure, made[0], figures))
 
@@ -167,7 +167,9 @@ def export(
 
 
 def _require_exportable(erasure: Erasure, model: Any, format: str) -> None:
-    """Raises UnreelError for what no format holds, and for a model that has something on it, or cannot be saved with it."""
+    """Raises UnreelError if no format holds the erasure, if an erasure or a LoRA is on the model, or if the model cannot be
+    saved with an erasure in it.
+    """
     if erasure.edits_network:
         raise UnreelError(
             "exports hold text encoders, and this erasure changes what denoises: put it on with unreel, or put it on a "
@@ -198,7 +200,7 @@ def _card(erasure: Erasure, made: Export, figures: str) -> str:
 
 
 def _held(erasure: Erasure, components: dict[str, ComponentDelta], layers: Layers) -> Erasure:
-    """What of the erasure is in `layers`."""
+    """The part of the erasure that `layers` hold."""
     held = [
         ComponentDelta({f"{module}.weight": low for module, low in of.items()}, components[name].fingerprint)
         for name, of in layers.items()
@@ -207,7 +209,7 @@ def _held(erasure: Erasure, components: dict[str, ComponentDelta], layers: Layer
 
 
 def _matrices(format: str, model: Any, component: str, delta: ComponentDelta, tolerance: float) -> dict[str, LowRank]:
-    """Those of a component delta that the format holds, by module."""
+    """The changes of a component delta that the format holds, as products, by module."""
     named = text_encoders(model)[component].named_modules()
     linear = {portable(f"{name}.weight"): name for name, module in named if isinstance(module, nn.Linear)}
     return {
@@ -226,13 +228,13 @@ def low_rank(change: Delta, tolerance: float) -> LowRank:
     u, s, v = torch.linalg.svd(change.double(), full_matrices=False)
     lost = 1 - s.square().cumsum(0) / s.square().sum()
     rank = min(int((lost > tolerance).sum()) + 1, len(s))
-    root = s[:rank].sqrt()  # half of the size to each side, which is kind to coarse precisions
+    root = s[:rank].sqrt()  # factors of the same size suit coarse precisions
     return LowRank((u[:, :rank] * root).float().contiguous(), (root[:, None] * v[:rank]).float().contiguous())
 
 
 def stored_name(format: str, model: Any, component: str, module: str) -> str | None:
-    """What a format of low rank calls a matrix of what reads in the model's text encoder `component`; None if it does not
-    hold it.
+    """The name in a low-rank format of the matrix of `module` in the model's text encoder `component`; None if the format
+    does not hold it.
     """
     if format == "peft":
         whole, reading = getattr(model, component), text_encoders(model)[component]
@@ -249,13 +251,13 @@ def stored_name(format: str, model: Any, component: str, module: str) -> str | N
 
 
 def _kohya(model: Any, component: str) -> str:
-    """What kohya's files call the text encoder: numbered if the pipeline has several CLIPs."""
+    """The name of the text encoder in kohya's files: numbered if the pipeline has several CLIPs."""
     clips = [name for name, encoder in text_encoders(model).items() if type(encoder).__name__ in CLIP]
     return "lora_te" if len(clips) == 1 else f"lora_te{clips.index(component) + 1}"
 
 
 def _require_some(format: str, model: Any, components: dict[str, ComponentDelta], layers: Layers) -> None:
-    """Raises UnreelError, naming what works, if the format holds nothing of the erasure."""
+    """Raises UnreelError, naming formats that work, if this one holds nothing of the erasure."""
     if any(layers.values()):
         return
     kinds = ", ".join(type(getattr(model, name)).__name__ for name in components)
@@ -272,7 +274,7 @@ def _require_some(format: str, model: Any, components: dict[str, ComponentDelta]
 
 @torch.no_grad()
 def _measured(erasure: Erasure, held: Erasure | None, model: Any) -> tuple[float, tuple[float, float]]:
-    """`kept` and `moved` of an Export, which holds all of the erasure or what is `held`."""
+    """`kept` and `moved` of an Export that holds the part `held` of the erasure; None stands for all of it."""
     concepts = [Concept.recorded(part) for part in erasure.provenance["parts"]]
     prompts = [prompt for concept in concepts for prompt in concept.forget_prompts]
     words = [word for word in EVERYDAY["concept"] if not any(concept.is_named_in(word) for concept in concepts)]
@@ -288,7 +290,7 @@ def _measured(erasure: Erasure, held: Erasure | None, model: Any) -> tuple[float
 
 
 def _embeddings(model: Any, prompts: list[str], intervention: Erasure | None) -> list[torch.Tensor]:
-    """What the denoiser gets of the prompts, with an erasure on."""
+    """The embeddings of the prompts that the denoiser gets, with the intervention on, if there is one."""
     out = []
     with intervention.on(model) if intervention else nullcontext():
         for start in range(0, len(prompts), BATCH):
@@ -308,12 +310,12 @@ def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 def _write_encoders(folder: Path, erasure: Erasure, model: Any, components: list[str]) -> None:
     with erasure.on(model):
         for name in components:
-            encoder, words = getattr(model, name), name.replace("text_encoder", "tokenizer")
+            encoder, tokenizer = getattr(model, name), name.replace("text_encoder", "tokenizer")
             # Made from a configuration, a CLIP would be saved without the prefix that other tools know it by.
             bare = type(encoder).__name__ == "CLIPTextModel" and not hasattr(encoder, "text_model")
             state = {f"text_model.{key}": tensor for key, tensor in encoder.state_dict().items()} if bare else None
             encoder.save_pretrained(folder / name, state_dict=state)
-            getattr(model, words).save_pretrained(folder / words)
+            getattr(model, tokenizer).save_pretrained(folder / tokenizer)
 
 
 def _write_peft(folder: Path, model: Any, layers: Layers) -> None:
@@ -325,7 +327,7 @@ def _write_peft(folder: Path, model: Any, layers: Layers) -> None:
         home.mkdir(exist_ok=True)
         LoraConfig(**_lora_config(matrices), inference_mode=True).save_pretrained(str(home))
         config = json.loads((home / "adapter_config.json").read_text(encoding="utf-8"))
-        # A set to peft, which would write it in another order every time.
+        # It is a set in peft, which would write it in another order every time.
         write_json(home / "adapter_config.json", config | {"target_modules": sorted(config["target_modules"])})
         save_file(
             _factors("peft", model, component, matrices), home / "adapter_model.safetensors", metadata={"format": "pt"}
@@ -369,7 +371,7 @@ def _factors(format: str, model: Any, component: str, matrices: dict[str, LowRan
 
 
 def _lora_config(matrices: dict[str, LowRank]) -> dict[str, Any]:
-    """What peft needs to know of them. Every alpha is its rank, so that nothing is scaled."""
+    """The settings of peft's LoraConfig for these matrices. Every alpha is its rank, so that nothing is scaled."""
     ranks = {module: low.up.shape[1] for module, low in matrices.items()}
     most = max(ranks.values())
     same = {"r": most, "lora_alpha": most, "rank_pattern": ranks, "alpha_pattern": ranks}

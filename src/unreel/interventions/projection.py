@@ -1,4 +1,4 @@
-"""SAFREE's projection: what is most of the concept in a prompt is taken out of what the text encoder wrote for it.
+"""SAFREE's projection: the states of the tokens that carry most of the concept in a prompt are projected away from it.
 
 Yoon et al., "SAFREE: Training-Free and Adaptive Guard" (arXiv 2410.12761). With c_k one vector for each wording of the
 concept, C = [c_1 .. c_K], p_-i one for the prompt without its token i, S = [p_-1 .. p_-N], P_X = X (X'X)^+ X' and p_i the
@@ -6,12 +6,12 @@ states of a prompt's tokens, token i is replaced by
 
     (I - P_C) P_S p_i    where    || (I - P_C) p_-i ||  >=  (1 + alpha) mean_j!=i || (I - P_C) p_-j ||
 
-since a prompt without it is farther from the concept than without most others. As in the authors' code for ZeroScope, which
-projects at every step, with the order of its projections (the paper prints the other), and neither with the filter of steps
-nor with the re-attention that it has for images.
+since a prompt without it is farther from the concept than without most others. This is what the authors' code for ZeroScope
+does: it projects at every step and in this order (the paper prints the other), without the filter of steps and the
+re-attention that it has for images.
 
-Ours: one vector for a text is the state behind its last word where encoders read from left to right (CLIP's pooled output),
-elsewhere the mean over its words, since T5 has neither.
+Ours: the vector of a text is the state after its last word if the encoder is causal (CLIP's pooled output), else the mean
+over its words, since T5 has no pooled output.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.standins import hiding
 from unreel.models.tokens import Tokens
 
-PROBES = ("a photo", "two cats")  # which begin and end alike only in what a pipeline puts around a prompt
-AT_ONCE = 64  # prompts
+PROBES = ("a photo", "two cats")  # they begin and end alike only in what a pipeline puts around prompts
+AT_ONCE = 64  # prompts that are encoded at once
 
 
 @dataclass
 class Projection:
-    """Of what a text encoder writes for prompts, away from `phrases`; `begins` and `ends` are the tokens, other than marks
-    of the tokenizer's, that a pipeline puts around a prompt unless it is called otherwise.
+    """The projection of a text encoder's output away from `phrases`. `begins` and `ends` are the tokens that the pipeline
+    by default puts around a prompt, without the tokenizer's special tokens.
     """
 
     conditioner: Conditioner
@@ -48,7 +48,7 @@ class Projection:
 
     @classmethod
     def of(cls, pipeline: Any, phrases: Sequence[str], alpha: float) -> "Projection":
-        """Raises UnreelError for a pipeline with several text encoders, and for one that does not read the last layer."""
+        """The projection for a pipeline. Raises UnreelError if it has several text encoders, or reads a hidden layer."""
         conditioners = list(Conditioner.all_of(pipeline).values())
         if len(conditioners) != 1:
             raise UnreelError(
@@ -76,7 +76,9 @@ class Projection:
 
     @torch.no_grad()
     def vectors(self, tokens: Tokens, places: Sequence[list[int]], without: Sequence[int | None]) -> torch.Tensor:
-        """One vector for each prompt, whose words stand at `places`, read without the token at the place `without`."""
+        """One vector for each prompt, encoded without the token at `without`, or with all of them if that is None; `places`
+        are those of the prompt's words: (prompts, width).
+        """
         ids, mask = tokens.ids.clone(), tokens.mask.clone()
         for row, place in enumerate(without):
             if place is not None:
@@ -87,21 +89,22 @@ class Projection:
         fewer = Tokens(ids, call)
         states = torch.cat([self.read(fewer.rows(slice(i, i + AT_ONCE))) for i in range(0, len(ids), AT_ONCE)])
         if self.causal:
-            behind = [min(own[-1] + 1, int(tokens.mask[row].nonzero().max())) for row, own in enumerate(places)]
-            return states[range(len(ids)), behind]
+            after = [min(words[-1] + 1, int(tokens.mask[row].nonzero().max())) for row, words in enumerate(places)]
+            return states[range(len(ids)), after]
         kept = [
-            [place for place in own if place != left or len(own) == 1] for own, left in zip(places, without, strict=True)
+            [place for place in words if place != omitted or len(words) == 1]
+            for words, omitted in zip(places, without, strict=True)
         ]
-        return torch.stack([states[row, own].mean(0) for row, own in enumerate(kept)])
+        return torch.stack([states[row, words].mean(0) for row, words in enumerate(kept)])
 
     def read(self, tokens: Tokens) -> torch.Tensor:
-        """What the encoder writes itself: (prompts, tokens, width)."""
+        """The encoder's own output, without the projection: (prompts, tokens, width)."""
         with hiding(self, "waits", False):
             return self.conditioner.encode_tokens(tokens).float()
 
     def projected(self, tokens: Tokens, states: torch.Tensor) -> torch.Tensor:
-        """The states (prompts, tokens, width) of prompts, with those of tokens that are most of the concept projected;
-        differentiable in them.
+        """The states (prompts, tokens, width) with those of the tokens that carry most of the concept projected;
+        differentiable in the states.
         """
         phrases = self.phrases.to(tokens.ids.device)
         own = [self.words(phrases, row) for row in range(len(phrases.ids))]
@@ -121,7 +124,7 @@ class Projection:
         return out
 
     def reaches(self, pipeline: Any) -> bool:
-        """Whether what the last layer writes makes a difference to what the pipeline gives to its denoiser."""
+        """Whether the last layer's output makes a difference to what the pipeline gives to its denoiser."""
 
         def first() -> torch.Tensor:
             made = encode_prompt(pipeline, [PROBES[0]])
@@ -137,8 +140,8 @@ class Projection:
         return hiding(self, "waits", True)
 
     def hooked(self, change: Any = None) -> AbstractContextManager:
-        """Inside, `change` (by default the projection) has what the encoder writes for the first prompts while it is
-        `waiting`: pipelines read what is asked for before what guidance leads away from.
+        """Inside, `change` (by default the projection) is applied to the encoder's output for the first prompts that it
+        reads while `waiting`: pipelines encode the prompt before what guidance leads away from.
         """
         change = change or self.projected
 
@@ -154,13 +157,13 @@ class Projection:
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many both begin with."""
+    """How many items the two have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _around(ids: Sequence[int], around: Sequence[int]) -> int:
-    """How many tokens a text begins with of those that are put before it: all, of which the last may have grown together
-    with what follows, or none.
+    """How many tokens at a text's beginning are those that are put around it: all of `around`, of which the last may have
+    merged with what follows, or none.
     """
     return len(around) if _alike(ids, around) >= len(around) - 1 else 0
 

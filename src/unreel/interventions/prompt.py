@@ -26,12 +26,12 @@ from unreel.models.standins import hiding
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_ON = "_unreel_on_prompts"  # where a pipeline keeps what is on it
+_ON = "_unreel_on_prompts"  # a pipeline's attribute: the interventions on its prompts, and how to undo them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PromptIntervention(Intervention):
-    """Changes what a pipeline's `encode_prompt` is called with."""
+    """An intervention that changes the arguments of a pipeline's `encode_prompt`."""
 
     provenance: dict[str, Any]
 
@@ -41,11 +41,11 @@ class PromptIntervention(Intervention):
 
     @abstractmethod
     def change(self, arguments: dict[str, Any]) -> None:
-        """Change what `encode_prompt` is called with, in place, behind those that were put on before."""
+        """Change the arguments of `encode_prompt` in place, after the interventions that were put on before."""
 
     def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
-        """Set up what else it does on the pipeline, and `undo` what takes that away; returns what to be in, given what
-        `encode_prompt` is called with, while that runs. Raises UnreelError for a pipeline that it cannot go on.
+        """Set up what else it does on the pipeline, and let `undo` take that away. Returns a function from the arguments of
+        `encode_prompt` to the context that this runs in. Raises UnreelError if it cannot go on the pipeline.
         """
         return lambda arguments: nullcontext()
 
@@ -67,7 +67,7 @@ class PromptIntervention(Intervention):
 
     @property
     def wordings(self) -> list[str]:
-        """Everything that names the concepts."""
+        """The names of the concepts and their synonyms."""
         return [wording for part in self.provenance["parts"] for wording in (part["concept"], *part["synonyms"])]
 
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
@@ -101,9 +101,9 @@ class PromptIntervention(Intervention):
         return pipeline
 
     def _begin(self, pipeline: "DiffusionPipeline") -> None:
-        """Have the pipeline's prompts changed by itself and whatever joins it."""
+        """Replace the pipeline's `encode_prompt` by one whose prompts this intervention changes, and those put on later."""
         encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
-        # Some read it as another prompt: what is led away from is not to become the anchor.
+        # Some pipelines encode their own negative prompt as another prompt, in which no anchor is to be put.
         led_away_from = own_negative_prompt(pipeline)
         on: list[PromptIntervention] = [self]
         with ExitStack() as undo:
@@ -141,7 +141,7 @@ class PromptIntervention(Intervention):
 
 
 def on_prompts(pipeline: Any) -> list[PromptIntervention]:
-    """What changes the pipeline's prompts."""
+    """The interventions that change the pipeline's prompts, in the order in which they were put on."""
     return list(vars(pipeline).get(_ON, ([], None))[0])
 
 
@@ -162,11 +162,11 @@ def made_of(arguments: dict[str, Any]) -> int:
 
 
 class NegativePrompt(PromptIntervention):
-    """Forgets nothing, but guides away from the concepts: classifier-free guidance against their wordings (Ho & Salimans,
-    arXiv 2207.12598, with the wordings where the empty prompt was), and against the caller's or the pipeline's own negative
-    prompt besides, which comes behind them: a text encoder with little room cuts off what is last.
+    """Classifier-free guidance away from the concepts' wordings (Ho & Salimans, arXiv 2207.12598, with the wordings in the
+    place of the empty prompt). The model forgets nothing.
 
-    Does nothing at guidance 1 or below, where pipelines do not guide.
+    The caller's or the pipeline's own negative prompt comes after the wordings, because a text encoder with little room
+    cuts off the end. Does nothing at guidance 1 or below, where pipelines do not guide.
     """
 
     KIND = "negative-prompt"
@@ -188,17 +188,18 @@ class NegativePrompt(PromptIntervention):
             )
 
     def change(self, arguments: dict[str, Any]) -> None:
-        own = arguments.get("negative_prompt") or ""  # where nobody gave one, some pipelines hand on an empty text
-        # One for each prompt, and text for text: pipelines insist on both.
-        texts = [own] * count_of(arguments) if isinstance(own, str) else own
+        negative = arguments.get("negative_prompt") or ""  # if nobody gave one, some pipelines pass an empty text
+        # Pipelines require as many as prompts, and a text if the prompt is a text.
+        texts = [negative] * count_of(arguments) if isinstance(negative, str) else negative
         texts = [", ".join(filter(None, (self.text, text))) for text in texts]
         arguments["negative_prompt"] = texts[0] if isinstance(arguments.get("prompt"), str) else texts
 
 
 class PromptRewrite(PromptIntervention):
-    """Forgets nothing, but puts the anchor where a prompt names the concept, as a filter in front of a service would.
+    """Rewriting of prompts that name a concept: the anchor takes the name's place, as by a filter in front of a service.
+    The model forgets nothing.
 
-    What text ablation aims for: the original model, asked for the anchor.
+    This is what text ablation aims for: the original model, asked for the anchor.
     """
 
     KIND = "prompt-rewrite"
@@ -209,7 +210,9 @@ class PromptRewrite(PromptIntervention):
         return f"prompt rewrite: {'; '.join(pairs)}"
 
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
-        """Raises UnreelError too where its anchor is what another, which is on already, has rewritten by then."""
+        """As the protocol says; raises UnreelError also for an anchor that names what a rewriting forgets which is on
+        already: that will have run by then.
+        """
         super().require_matching(pipeline)
         others = [each for each in on_prompts(pipeline) if isinstance(each, PromptRewrite) and each != self]
         for anchor in (part["anchor"] for part in self.provenance["parts"]):
@@ -219,7 +222,7 @@ class PromptRewrite(PromptIntervention):
                 )
 
     def change(self, arguments: dict[str, Any]) -> None:
-        for name in ("prompt", "prompt_2", "prompt_3"):  # one a text encoder, where there are several
+        for name in ("prompt", "prompt_2", "prompt_3"):  # one for each text encoder, if there are several
             prompt = arguments.get(name)
             if prompt is not None:
                 arguments[name] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
@@ -231,13 +234,14 @@ class PromptRewrite(PromptIntervention):
             for wording in (part["concept"], *part["synonyms"])
         ]
         anchors.sort(key=lambda each: len(each[0]), reverse=True)  # longer names first: one may stand in another
-        # A group for each: a name is also found in letters that lower() does not make its own, such as a dotless i.
+        # A group for each name tells which it was: IGNORECASE also matches letters, such as a dotless i, that lower() does
+        # not make the name's.
         names = "|".join(f"({name})" for name, _ in anchors)
         named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
-        changed, times = named.subn(lambda found: anchors[(found.lastindex or 0) - 1][1], _composed(prompt))
+        changed, times = named.subn(lambda match: anchors[(match.lastindex or 0) - 1][1], _composed(prompt))
         return " ".join(changed.split()) if times else prompt  # an empty anchor leaves two spaces
 
 
 def _composed(text: str) -> str:
-    """With every letter and its accents as one: text encoders read both ways of writing them alike."""
+    """The text with each letter and its accents as one character: text encoders read both ways of writing them alike."""
     return unicodedata.normalize("NFC", text)

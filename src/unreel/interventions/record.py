@@ -1,4 +1,5 @@
-"""What the record of an erasure, its `provenance`, holds, checked once where it is read, so that nobody else has to.
+"""The fields of an intervention's record, its `provenance`: checked once, where a record is read, so that nobody else has
+to.
 
 Knows names and types; knows nothing about what they mean.
 """
@@ -7,15 +8,15 @@ from typing import Any
 
 from unreel.errors import is_text
 
-KIND = "intervention"  # of what changes no weights, what it is
-CHECK = "check"  # what a self-check said
-CHANGES = "changes"  # of a part of a sum, whether it is of what reads or of what denoises
-ROUNDED_AWAY = "rounded_away"  # the share of the changes that the precision has no room for, where it is much
-DIGEST = "images_digest"  # of a part that was learned from given images
+KIND = "intervention"  # the kind of an intervention that is no erasure
+CHECK = "check"  # the result of a self-check
+CHANGES = "changes"  # in a part of a sum: the component that it changes, text encoder or network
+ROUNDED_AWAY = "rounded_away"  # the share of the changes that is rounded away, if it is large
+DIGEST = "images_digest"  # in a part that was learned from given images: which those were
 
-LARGEST = 1e300  # what is no smaller is no figure
+LARGEST = 1e300  # figures are smaller in size
 
-# A type, a list of what all in a list may be, or what must be in a dictionary by name.
+# A type; a list of shapes, one of which all items have; or a dictionary of the shapes that values have, by name.
 Shape = type | list["Shape"] | dict[str, "Shape"]
 
 _PART: dict[str, Shape] = {
@@ -45,7 +46,7 @@ _ALSO_IN_RECORD: dict[str, Shape] = {
 
 
 def require_record(record: dict[str, Any]) -> None:
-    """Raises ValueError, naming what is missing or of another type, unless a record says what every erasure's does."""
+    """Raises ValueError, naming the field, if one is missing or of another type, or if the record has no concept."""
     _require(record, _RECORD, _ALSO_IN_RECORD)
     if not record["parts"]:
         raise ValueError("its record names no concept")
@@ -62,7 +63,7 @@ def _require(values: dict[str, Any], needed: dict[str, Shape], optional: dict[st
 
 
 def _has(value: Any, shape: Shape) -> bool:
-    """Whether a value is of the shape; a whole number is a float too, what is no number is none."""
+    """Whether a value is of the shape. A whole number counts as a float; a truth value, NaN or infinity does not."""
     if isinstance(shape, list):
         return isinstance(value, list) and any(all(_has(each, one) for each in value) for one in shape)
     if isinstance(shape, dict):

@@ -1,6 +1,6 @@
-"""SAFREE and VideoEraser: interventions that change what is read, and where guidance leads, while videos are made.
+"""SAFREE and VideoEraser: interventions that change the text encoder's output, and guidance, while videos are made.
 
-Knows what a pipeline's network is called with; knows no method.
+Knows the arguments of a pipeline's network; knows no method.
 """
 
 import copy
@@ -22,22 +22,22 @@ from unreel.models.standins import hiding
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-READ = ("encoder_hidden_states", "encoder_attention_mask")  # what a network is given of a text
+READ = ("encoder_hidden_states", "encoder_attention_mask")  # the arguments of a network that come from a text
 
 
 class _Projecting(PromptIntervention):
-    """Has what the text encoder writes projected away from the concepts' wordings (projection.py)."""
+    """Projects the text encoder's output away from the concepts' wordings (projection.py)."""
 
-    NEEDS_GUIDANCE: ClassVar[bool] = False  # to project, which is not all that they do
+    NEEDS_GUIDANCE: ClassVar[bool] = False  # only what else they do needs it
     SETTINGS: ClassVar[tuple[str, ...]] = ("alpha",)
-    STACKS: ClassVar[bool] = False  # a projection away from others' words is not that of each
+    STACKS: ClassVar[bool] = False  # several projections do not add up
 
     @property
     def projects(self) -> bool:
         return True
 
     def setting(self, name: str) -> float:
-        """A number of its settings. Raises ValueError for what is none."""
+        """A setting, which is a number. Raises ValueError if it is none."""
         return float(self.provenance["parts"][0]["settings"][name])
 
     def prepare(self, pipeline: "DiffusionPipeline", undo: ExitStack) -> Callable[[dict[str, Any]], AbstractContextManager]:
@@ -58,9 +58,9 @@ class Safree(_Projecting, NegativePrompt):
 
 
 class VideoEraser(_Projecting):
-    """VideoEraser: the projection, and guidance away from what the model makes of the concepts, with a memory over steps.
+    """VideoEraser: the projection, and guidance away from the prediction for the concepts, with a momentum over steps.
 
-    With eps_u, eps_p and eps_c what the network predicts without a prompt, for the prompt and for the concept,
+    With eps_u, eps_p and eps_c the network's predictions without a prompt, for the prompt and for the concepts,
 
         gamma = mu (eps_c - eps_u) + s nu,    mu = min(w |eps_p - eps_c|, 1) where eps_p - eps_c < theta, else 0
         nu <- beta nu + (1 - beta) mean_f gamma
@@ -83,9 +83,9 @@ class VideoEraser(_Projecting):
                 "another method, such as text-ablation"
             )
         with torch.no_grad():
-            asked = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments
-        read = {name: asked[name] for name in READ if asked.get(name) is not None}
-        guidance = _Guidance(read, frames_axis(pipeline), *map(self.setting, self.SETTINGS[1:]))
+            conditioning = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments
+        concept = {name: conditioning[name] for name in READ if conditioning.get(name) is not None}
+        guidance = _Guidance(concept, frames_axis(pipeline), *map(self.setting, self.SETTINGS[1:]))
         undo.enter_context(network.register_forward_hook(guidance, with_kwargs=True))
         project = super().prepare(pipeline, undo)
 
@@ -98,8 +98,8 @@ class VideoEraser(_Projecting):
 
 @dataclass
 class _Guidance:
-    """A hook on a network that is called for what is not asked for and then for what is: what it makes of the second is led
-    away from what it makes of `concept`, given as its arguments for one text.
+    """A hook on a network whose batches hold rows without the prompt and then as many with it: the prediction for the
+    second half is led away from that for `concept`, which holds the network's arguments for one text.
     """
 
     concept: Mapping[str, torch.Tensor]
@@ -113,17 +113,17 @@ class _Guidance:
     busy: bool = field(default=False, init=False)
 
     def begin(self, count: int) -> None:
-        """Other videos, so many of them, are asked for from now on."""
+        """Start anew, for the next `count` videos."""
         self.count, self.memory = count, 0.0
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         call = arguments_of(network, args, kwargs)
         rows = len(output[0])
-        if self.busy or rows != 2 * self.count:  # which is so without guidance
+        if self.busy or rows != 2 * self.count:  # a pipeline that does not guide has `count` rows
             return None
         half = {name: self._half(value, rows) for name, value in call.items()}
-        # Some are given the text for every frame.
+        # Some networks get the text once for every frame.
         half |= {name: text.expand(len(call[name]) // 2, *text.shape[1:]) for name, text in self.concept.items()}
         with hiding(self, "busy", True):
             concept = network(**half)[0]
@@ -137,13 +137,13 @@ class _Guidance:
 
     @staticmethod
     def _half(value: Any, rows: int) -> Any:
-        """Of an argument that holds something for every row, that of the second half."""
+        """The second half of an argument that has a value for every row; any other argument as it is."""
         has_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
         return value[rows // 2 :] if has_rows else value
 
 
 def _with_first(output: Any, first: torch.Tensor) -> Any:
-    """What a network writes, with its first part exchanged."""
+    """The network's output with `first` in place of its first part."""
     if isinstance(output, tuple):
         return (first, *output[1:])
     changed = copy.copy(output)
