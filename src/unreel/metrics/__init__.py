@@ -2,8 +2,8 @@
 
     def measure(run: Evaluation) -> Iterator[Figure]
 
-A module put into this package, or announced by another, is measured by every evaluation, and stands in every `metrics.json`
-and report.
+Every evaluation measures by each module of this package, and by those that other packages announce; their figures stand in
+every `metrics.json` and report.
 """
 
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ def measure(run: Evaluation) -> Iterator[Figure]:
         yield _exact("unlearning_seconds", "time to unlearn", sum(part["seconds"] for part in parts), "s")
         yield _exact("peak_memory", "peak memory while unlearning", max(part["peak_memory_gib"] for part in parts), "GiB")
     yield _exact("artifact_size", "size of the erasure", run.erasure.nbytes / 1e6, "MB")
-    if len(run.devices) < 2:  # seconds of several, of a run that went on elsewhere, say nothing
+    if len(run.devices) < 2:  # seconds on several devices, of a run that went on elsewhere, say nothing
         original, edited = (Estimate.mean(run.seconds(arm)) for arm in ("original", "edited"))
         yield Figure("generation_seconds", "time to generate a video", "", original, edited, "s", "lower")
 

@@ -24,7 +24,7 @@ def measure(run: Evaluation) -> Iterator[Figure]:
 
 
 def degenerate(video: np.ndarray) -> bool:
-    """(frames, height, width, 3) uint8."""
+    """Whether a video (frames, height, width, 3) uint8 is degenerate."""
     grey = video.mean(-1) / 255
     return bool(np.mean([frame.std() < BLANK or _smoothness(frame) < NOISE for frame in grey]) >= 0.5)
 

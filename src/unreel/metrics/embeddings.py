@@ -1,9 +1,9 @@
-"""How far did the text encoder's answers to unrelated prompts move?
+"""How far did the embeddings of unrelated prompts move?
 
-For 1,000 prompts that do not ask for the concept, ||T'(p) - T(p)|| / ||T(p)|| over all that the pipeline gives to its
-network, padding included where that attends to it, of all text encoders that the model reads prompts with; and the share
-of prompts whose embeddings are the same bit for bit. Of what projects what they write (SAFREE, VideoEraser) neither: each
-prompt would have to be read again without each of its tokens.
+For 1,000 prompts that do not ask for the concept: ||T'(p) - T(p)|| / ||T(p)||, where T(p) is all that the pipeline gives to
+its network from all text encoders, padding included if the network attends to it; and the share of prompts whose embeddings
+are the same bit for bit. Neither is measured of interventions that project embeddings (SAFREE, VideoEraser): each prompt
+would have to be encoded again without each of its tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Evaluation
 from unreel.models.conditioner import Conditioner
 
-BATCH, AT_ONCE = 24, 8  # prompts that are read at once, and batches of them without the changes, and then with them
+BATCH, AT_ONCE = 24, 8  # prompts of a batch; batches that are read without the changes before they are read with them
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
@@ -31,31 +31,31 @@ def measure(run: Evaluation) -> Iterator[Figure]:
 
 
 def unchanged(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `changes`, of text encoders that are left as they are, without asking them."""
+    """As `changes`, for text encoders that are left as they are, without running them."""
     return np.zeros(count), np.ones(count, dtype=bool)
 
 
 def changes(run: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """How far each prompt's embeddings moved, and whether they are the same: (prompts,) each. Those of all prompts would be
-    gigabytes: so few batches are read without the changes that they can be kept, and then with them.
+    """How far each prompt's embeddings moved, and whether they are the same: (prompts,) each. A few batches at a time are
+    read without the changes and then with them: the embeddings of all prompts would take gigabytes.
     """
     pipeline, prompts, conditioners = run.model.pipeline, run.unrelated_prompts, run.conditioners
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
     moved, same = [], []
     for start in range(0, len(batches), AT_ONCE):
         some = batches[start : start + AT_ONCE]
-        original = [_network_inputs(conditioners, batch) for batch in some]
+        originals = [_network_inputs(conditioners, batch) for batch in some]
         with run.erasure.on(pipeline):
-            for before, batch in zip(original, some, strict=True):
-                after = _network_inputs(conditioners, batch)
-                moved.append((after.float() - before.float()).norm(dim=1) / before.float().norm(dim=1))
-                same.append((after == before).all(1))
+            for original, batch in zip(originals, some, strict=True):
+                edited = _network_inputs(conditioners, batch)
+                moved.append((edited.float() - original.float()).norm(dim=1) / original.float().norm(dim=1))
+                same.append((edited == original).all(1))
     return torch.cat(moved).numpy(), torch.cat(same).numpy()
 
 
 @torch.no_grad()
 def _network_inputs(conditioners: Sequence[Conditioner], prompts: list[str]) -> torch.Tensor:
-    """What the network gets of a batch of prompts from all text encoders, zero where it is not to look: (batch,
+    """What the network gets for a batch of prompts from all text encoders, with zeros where it does not attend: (batch,
     numbers).
     """
     return torch.cat([reader.network_inputs(prompts).cpu() for reader in conditioners], dim=1)

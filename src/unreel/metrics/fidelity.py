@@ -10,9 +10,10 @@ every group of prompts that name the concept, if it has an anchor:
   centred and scaled by the mean and the spread over all videos that the original model made for this evaluation, anchor
   prompts included, so that any two have about 0 on average. Comparable only under one judge and one suite.
 
-Both are 1 for the very video of the anchor prompt; "original" is the original model's video of the prompt itself.
-`fidelity_ssim_seeds` and `fidelity_features_seeds` say how alike two seeds of one anchor prompt are: an edited video above
-both is nearer to what the anchor gives than no erasure leaves it, and than another try at the anchor would be.
+Both similarities are 1 for the very video of the anchor prompt; "original" is the original model's video of the prompt
+itself. `fidelity_ssim_seeds` and `fidelity_features_seeds` say how alike two seeds of one anchor prompt are. If the edited
+model's figure is above both, its videos are nearer to those of the anchor prompt than the original model's videos are, and
+than those of the anchor prompt from another seed.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,21 +52,21 @@ def measure(run: Evaluation) -> Iterator[Figure]:
 
 
 def _ssim(group: Group, arm: str, shift: int) -> np.ndarray:
-    """Of each video of `arm` and the anchor prompt's that comes `shift` later: (n - shift,)."""
+    """The SSIM of each video of `arm` with the anchor prompt's video that comes `shift` later: (n - shift,)."""
     pairs = zip(group.videos(arm), islice(group.videos("anchor"), shift, None), strict=False)
     return np.array([similarity(shown, aim) for shown, aim in pairs])
 
 
 def _cosines(run: Evaluation) -> Comparison:
-    """The same comparison of what the judge sees."""
+    """The comparison by the cosine similarity of the judge's features."""
 
     def features(group: Group, arm: str) -> np.ndarray:
         features = group.features(arm)
         assert features is not None
         return features.mean(1, dtype=np.float64)
 
-    own = [(group, arm) for group in run.groups.values() for arm in ("original", "anchor") if arm in group.batches]
-    every = np.concatenate([features(group, arm) for group, arm in own])
+    by_original = [(group, arm) for group in run.groups.values() for arm in ("original", "anchor") if arm in group.batches]
+    every = np.concatenate([features(group, arm) for group, arm in by_original])
     centre, spread = every.mean(0), every.std(0).clip(1e-6)
 
     def compare(group: Group, arm: str, shift: int) -> np.ndarray:

@@ -14,28 +14,32 @@ import numpy as np
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Evaluation
 
-BLOCKS = 10  # of prompts that are left out in turn
+BLOCKS = 10  # blocks of prompts, each of which is left out in turn
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:
     for group in run.groups.values():
-        own, edited, half = group.features("original"), group.features("edited"), group.repeated
-        if own is None or edited is None or half < 2 or own.shape[1] * (half - -(-half // BLOCKS)) < 2:
+        original, edited, half = group.features("original"), group.features("edited"), group.repeated
+        if original is None or edited is None or half < 2 or original.shape[1] * (half - -(-half // BLOCKS)) < 2:
             continue  # there is no spread of one frame
         figures = [
-            Estimate.jackknife(lambda at, shown=shown, own=own, half=half: _crosswise(shown, own, half, at), half, BLOCKS)  # type: ignore[misc]
-            for shown in (own, edited)
+            Estimate.jackknife(
+                lambda at, shown=shown, of=original, half=half: _crosswise(shown, of, half, at),  # type: ignore[misc]
+                half,
+                BLOCKS,
+            )
+            for shown in (original, edited)
         ]
         yield Figure("frechet", "Frechet distance", group.name, figures[0], figures[1], "", "lower")
 
 
-def _crosswise(shown: np.ndarray, own: np.ndarray, half: int, chosen: np.ndarray) -> float:
-    """Features (n, frames, width): mean distance of `shown` from `own` under other seeds, for some of the prompts, of which
-    the first `half` are said again at the end.
+def _crosswise(shown: np.ndarray, original: np.ndarray, half: int, chosen: np.ndarray) -> float:
+    """The mean distance of `shown` from `original`, features (n, frames, width), under other seeds, for the `chosen` ones
+    of the first `half` prompts, which the last `half` repeat.
     """
-    halves = [(features[:half][chosen], features[-half:][chosen]) for features in (shown, own)]
-    (first, second), (own_first, own_second) = halves
-    return float(np.mean([frechet(first, own_second), frechet(second, own_first)]))
+    halves = [(features[:half][chosen], features[-half:][chosen]) for features in (shown, original)]
+    (first, second), (original_first, original_second) = halves
+    return float(np.mean([frechet(first, original_second), frechet(second, original_first)]))
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
