@@ -45,7 +45,7 @@ class Judge(Protocol):
         ...
 
     def features(self, videos: np.ndarray) -> np.ndarray | None:
-        """Videos -> (n, frames, width): what it sees in each frame; None if it has nothing of the kind."""
+        """Videos -> features of each frame, (n, frames, width); None if it has none."""
         ...
 
 

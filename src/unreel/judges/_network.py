@@ -30,7 +30,7 @@ class JudgeNetwork(nn.Module):
         return self.concept(features), self.style(features)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the network sees in each image: (batch, 256)."""
+        """The features of each image: (batch, 256)."""
         maps = self.look(images)
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
 

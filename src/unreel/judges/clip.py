@@ -71,7 +71,7 @@ def load(argument: str = "", device: str = "cpu") -> "ClipJudge":
 
 @dataclass(frozen=True)
 class ClipJudge:
-    """Tells by words alone; knows every label, so its vocabulary is empty."""
+    """Compares frames with words; knows every label, so its vocabulary is empty."""
 
     model: "CLIPModel"
     tokenizer: "CLIPTokenizer"
@@ -112,8 +112,8 @@ class ClipJudge:
         return self._frames(videos).cpu().numpy()
 
     def _frames(self, videos: np.ndarray) -> torch.Tensor:
-        """Videos (n, frames, height, width, 3) uint8 -> (n, frames, width) of length 1. Those that were looked at last
-        are not looked at again: an evaluation asks about each of them twice.
+        """Videos (n, frames, height, width, 3) uint8 -> (n, frames, width) of length 1. The embeddings of the last videos
+        are kept, because an evaluation asks about them twice.
         """
         if not self._last or self._last[0][0] is not videos:
             self._last[:] = [(videos, self._embedded(videos))]

@@ -23,8 +23,8 @@ STILL = "still"
 
 
 def load(argument: str = "", device: str = "cpu") -> "EmbeddedJudge":
-    """The judge of the first pair that ships with unreel, of another by its name, or one in the folder `argument`:
-    `judge/judge.safetensors`, `world.json` and, where measured, `judge/quality.json`.
+    """The judge of the first pair that ships with unreel; with an `argument`, that of the pair of this name, or the one in
+    this folder. Its files are `judge/judge.safetensors`, `world.json` and, if measured, `judge/quality.json`.
 
     Raises UnreelError if the folder has no judge, or a broken one.
     """
@@ -61,7 +61,7 @@ class EmbeddedJudge:
     threshold: float = 0.5
 
     def try_out(self) -> None:
-        """Use all there is once, on a grey video. Raises whatever goes wrong, if its files do not fit together."""
+        """Use every label and weight once, on a grey video. Raises whatever goes wrong if its files do not fit together."""
         for label in (label for labels in self.vocabulary.values() for label in labels):
             self.wordings(label)
         size = self.world["image_size"]
@@ -82,7 +82,7 @@ class EmbeddedJudge:
         return [STILL, *self.world["motions"]]
 
     def _resolve(self, label: str) -> tuple[str, str] | None:
-        """The kind and the name behind a name or wording."""
+        """The kind and the name that a name or a wording stands for; None if the world has none."""
         wanted = label.strip().lower()
         for kind in self.vocabulary:
             for name in self.world[f"{kind}s"]:
@@ -116,8 +116,9 @@ class EmbeddedJudge:
 
     @torch.inference_mode()
     def everything(self, videos: np.ndarray) -> dict[str, np.ndarray]:
-        """Videos (n, frames, height, width, 3) uint8 -> concept (n, frames, concepts), style (n, frames, styles),
-        motion (n, 1, motions), motion being read from as many frames as the world's clips have, at even distances.
+        """Videos (n, frames, height, width, 3) uint8 -> probabilities by kind: concept (n, frames, concepts), style (n,
+        frames, styles) and motion (n, 1, motions). Motion is read from evenly spaced frames, as many as the world's clips
+        have.
         """
         concepts, styles, motions = [], [], []
         for images in map(self._images, videos):

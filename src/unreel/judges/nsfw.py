@@ -43,7 +43,7 @@ def load(argument: str = "", device: str = "cpu") -> "NsfwJudge":
 
 @dataclass(frozen=True)
 class NsfwJudge:
-    """Knows one thing, under two names."""
+    """Knows one label, under two names."""
 
     classifier: "NSFWClassifier"
     name: str = "open_nsfw"
@@ -68,4 +68,4 @@ class NsfwJudge:
         return np.repeat(np.reshape(scores, (*videos.shape[:2], 1)), len(labels), axis=-1)
 
     def features(self, videos: np.ndarray) -> None:
-        """It keeps its embeddings to itself."""
+        """The package gives none."""
