@@ -16,7 +16,7 @@ from unreel.errors import UnreelError
 from unreel.interventions.base import Intervention
 from unreel.service.wish import Wish
 
-ROOM = 2**20  # bytes that are free where there is room for lines of an audit
+ROOM = 2**20  # bytes that have to be free on the disk
 
 
 class Audit:
@@ -38,8 +38,8 @@ class Audit:
             raise self._unwritten(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def note(self, wish: Wish, on: Mapping[str, Intervention], policy: str | None) -> None:
-        """That a video is made with what is `on`, by its names, as the `policy` of that digest says. Raises UnreelError if
-        that cannot be written.
+        """Append the line for a video. `on` are the interventions by name, `policy` is the digest of the policy that
+        decides them. Raises UnreelError if it cannot be written.
         """
         about = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -55,7 +55,7 @@ class Audit:
             with self._lock, self.file.open("ab+", buffering=0) as file:
                 if line and file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else b"\n" + line  # behind one that was cut short
+                    line = line if file.read(1) == b"\n" else b"\n" + line  # after a line that was cut short
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:

@@ -26,15 +26,17 @@ from unreel.service.wish import Wish
 
 NOT_MADE = "the video could not be made"
 LONGEST_BODY = 2**16  # bytes of a request
-LONGEST_ASKING = 30  # seconds that a client may take to say all of what it wants
-PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer, that are sent at once, and in a second by the slowest client
+LONGEST_ASKING = 30  # seconds that a client may take to send its request
+PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer that are sent at once; that the slowest client takes in a second
 
 
 class _Asking(io.RawIOBase):
-    """What comes in over a connection, piece by piece, until a client has taken too long for all of it."""
+    """A request as it arrives over a connection, piece by piece. Raises TimeoutError once the client has taken too long for
+    a piece, or for all of it.
+    """
 
     def __init__(self, connection: socket.socket, patience: float) -> None:
-        self.connection, self.patience = connection, patience  # of which a piece may take so many seconds
+        self.connection, self.patience = connection, patience  # seconds that a piece may take
         self.deadline = time.monotonic() + max(patience, LONGEST_ASKING)
 
     def readable(self) -> bool:
@@ -53,7 +55,7 @@ class _Asking(io.RawIOBase):
 
 class _Handler(BaseHTTPRequestHandler):
     server: "Server"
-    timeout = 10  # seconds that a client may take for each piece of what it wants, and of the answer
+    timeout = 10  # seconds that a client may take for each piece of its request and of the answer
 
     def setup(self) -> None:
         super().setup()
@@ -94,7 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, "video/mp4", video)
 
     def _wish(self) -> Wish:
-        """What is asked for; whose it is says the header that the proxy sets, if one is to."""
+        """What the request asks for. The tenant is named by the server's tenant header, which the proxy sets, if there is
+        one; else by the request itself.
+        """
         wish, header = Wish.read(self._body()), self.server.tenant_header
         if header is None:
             return wish
@@ -115,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             return False
 
     def _body(self) -> bytes:
-        """Of the request. Raises RefusedError unless it is as long as was said, and that is no more than what is taken."""
+        """The request's body. Raises RefusedError if it is longer than is taken, or ends before its Content-Length."""
         length = self.headers.get("Content-Length", "").lstrip("0")
         if not length.isdecimal() or len(length) > len(str(LONGEST_BODY)) or int(length) > LONGEST_BODY:
             raise RefusedError(f"POST /videos takes JSON of at most {LONGEST_BODY} bytes")
@@ -132,14 +136,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(HTTPStatus.NOT_FOUND, {"error": f"there is {summarise(there)}"})
 
     def _refuse(self, error: UnreelError) -> None:
-        """Tells whose request it is what they did; what the operator has to mend, the operator."""
+        """Tells the client of a mistake in its request, and the operator of what only the operator can mend."""
         if isinstance(error, RefusedError):
             self._json(HTTPStatus.BAD_REQUEST, {"error": shortened(str(error))})
         else:
             self._to_mend(error, NOT_MADE)
 
     def _to_mend(self, error: UnreelError, told: str) -> None:
-        """`told` is what whoever asked is told."""
+        """Tells the operator of the error, and the client `told` in its place."""
         tell_operator(shortened(str(error)))
         self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": told})
 
@@ -153,11 +157,11 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.end_headers()
             deadline = time.monotonic() + self.timeout + len(content) / SLOWEST
-            for start in range(0, len(content), PIECE):  # each may take as long: slow clients get all of it too
-                if time.monotonic() > deadline:  # or stopping would wait for them
+            for start in range(0, len(content), PIECE):  # the timeout is for a piece: slow clients get all of it too
+                if time.monotonic() > deadline:  # else stopping the server would wait for them
                     raise TimeoutError
                 self.wfile.write(content[start : start + PIECE])
-        except (TimeoutError, ConnectionError):  # who asked has left
+        except (TimeoutError, ConnectionError):  # the client has left
             self.close_connection = True
 
     def log_message(self, format: str, *arguments: Any) -> None:
@@ -165,8 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves until `shutdown`; a thread for each request, whose videos the service makes one by one. Closing it waits for
-    those that are being made. With a `tenant_header`, a proxy says in that whose a request is.
+    """Serves until `shutdown`. Each request has a thread; the service makes their videos one by one. Closing the server
+    waits for those that are being made. With a `tenant_header`, a proxy names each request's tenant in that header.
     """
 
     daemon_threads = False
@@ -199,7 +203,7 @@ def serve(server: Server, worker: FirstThread) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.default_int_handler)
         server.shutdown()
-        server.socket.close()  # who comes now is told so by their own machine, instead of waiting
+        server.socket.close()  # later connections are refused at once instead of waiting
         worker.shutdown()
 
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM is how services are told to stop

@@ -64,15 +64,15 @@ class Service:
         """Put each erasure on once, and each set of prompt changes once; all other combinations follow from these.
         Raises UnreelError for what cannot go on: none of that tenant's videos could be made.
         """
-        own = policy.tenants
-        tenants = {name: tenant for tenant, names in own.items() for name in names}
+        names_of = policy.tenants
+        tenant_of = {name: tenant for tenant, names in names_of.items() for name in names}
         try:
             prompts = [
                 name
-                for name, tenant in track(list(tenants.items()), "trying the policy", "erasure", brief=True)
+                for name, tenant in track(list(tenant_of.items()), "trying the policy", "erasure", brief=True)
                 if _by_kind(self._tried([name], tenant, policy))[1]
             ]
-            sets = {tuple(name for name in names if name in prompts): tenant for tenant, names in own.items()}
+            sets = {tuple(name for name in names if name in prompts): tenant for tenant, names in names_of.items()}
             for names, tenant in sets.items():
                 self._tried(names, tenant, policy)
         finally:

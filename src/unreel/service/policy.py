@@ -17,15 +17,15 @@ from unreel.service.wish import names_in
 
 @dataclass(frozen=True)
 class Policy:
-    """Which erasures a tenant's requests are made with: those of all, and the tenant's own. Read from `file` whenever
-    somebody asks: {"all": [names], "tenants": {tenant: [names]}}.
+    """Which erasures a tenant's requests are made with: those for all tenants, and the tenant's own. Read anew from `file`
+    for each request: {"all": [names], "tenants": {tenant: [names]}}.
     """
 
     file: str | Path
 
     def ruling(self, tenant: str) -> tuple[list[str], str]:
         """The names of a tenant's erasures, and the digest of the file that says so. Raises UnreelError for a tenant that
-        is not listed: nobody else's erasures are a guess.
+        is not listed.
         """
         rules = self._current()
         if tenant not in rules["tenants"]:
@@ -34,13 +34,13 @@ class Policy:
 
     @property
     def names(self) -> set[str]:
-        """Every erasure that it speaks of."""
+        """The names of all erasures that it speaks of."""
         rules = self._current()
         return {*rules["all"], *(name for own in rules["tenants"].values() for name in own)}
 
     @property
     def tenants(self) -> dict[str, list[str]]:
-        """The names of every tenant's erasures."""
+        """By tenant, the names of the erasures that are on, those for all tenants first."""
         return self._current()["tenants"]
 
     def require(self, shelf: Shelf) -> None:
@@ -58,7 +58,9 @@ class Policy:
 
 
 def _rules(text: str) -> dict[str, Any]:
-    """What a policy says. Raises ValueError for anything that would be passed over: erasures would be off in silence."""
+    """The rules in a policy's text. Raises ValueError for anything that would be passed over, since erasures might be off
+    in silence.
+    """
     rules = parse_json(text)
     if not isinstance(rules, dict):
         raise ValueError("it is no object")

@@ -1,4 +1,4 @@
-"""What a request is told that is not served, and what the operator is.
+"""Errors for requests that are not served, and messages to the operator.
 
 Knows nothing of what was asked.
 """

@@ -26,14 +26,14 @@ class Shelf:
             raise UnreelError(f"{folder} is no folder of erasures")
         self.folder, self.megabytes = folder, megabytes
         self._folders: dict[str, Path] = {}
-        self._loaded: OrderedDict[str, tuple[Any, Intervention]] = OrderedDict()  # with what tells that it has changed
+        self._loaded: OrderedDict[str, tuple[Any, Intervention]] = OrderedDict()  # with stamps of their files
         self._lock = threading.Lock()
         self.look()
 
     def look(self) -> None:
-        """See what is there now. Raises UnreelError if that cannot be seen."""
+        """List the erasures that are in the folder now. Raises UnreelError if it cannot be read."""
         try:
-            # Names that begin with a dot are those of folders that are being written, or were when it was killed.
+            # Folders that are being written, or were when their writer was killed, have names that begin with a dot.
             there = [each for each in sorted(self.folder.iterdir()) if not each.name.startswith(".")]
         except OSError as error:
             raise UnreelError(f"cannot look into {self.folder}: {error.strerror}") from error
@@ -44,12 +44,12 @@ class Shelf:
 
     @property
     def names(self) -> list[str]:
-        """Of what is there now."""
+        """The names of the erasures that are in the folder now."""
         self.look()
         return list(self._folders)
 
     def require(self, names: Sequence[str]) -> None:
-        """Raises UnreelError for the first of them that is not there."""
+        """Raises UnreelError for the first of the names that no erasure in the folder has."""
         for name in names:
             if name not in self._folders and name not in self.names:  # it may be new
                 raise _unknown(name)
@@ -58,15 +58,16 @@ class Shelf:
         """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
         self.require([name])
         try:
-            # Once, since another thread may look any time; and as nothing that the hub has, should it be gone by then.
+            # Read once, since another thread may call `look` any time; absolute, since that is no hub id, even if the
+            # folder is gone by the time it is loaded.
             folder = self._folders[name].absolute()
-            # Of weights too, which may arrive after the record does.
-            made = [as_it_lies(folder / file) for file in (RECORD_FILE, WEIGHTS_FILE) if (folder / file).exists()]
+            # The weights have a stamp too, since they may arrive after the record.
+            stamps = [as_it_lies(folder / file) for file in (RECORD_FILE, WEIGHTS_FILE) if (folder / file).exists()]
         except (KeyError, OSError):
             raise _unknown(name) from None
         with self._lock:
-            known, loaded = self._loaded.get(name, (None, None))
-            if loaded and known == made:
+            loaded_stamps, loaded = self._loaded.get(name, (None, None))
+            if loaded and loaded_stamps == stamps:
                 self._loaded.move_to_end(name)
                 return loaded
         try:
@@ -76,7 +77,7 @@ class Shelf:
                 raise
             raise _unknown(name) from None
         with self._lock:
-            self._loaded[name] = made, loaded
+            self._loaded[name] = stamps, loaded
             self._loaded.move_to_end(name)
             while len(self._loaded) > 1 and self._nbytes > self.megabytes * MEGABYTE:
                 self._loaded.popitem(last=False)

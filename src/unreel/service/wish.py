@@ -14,8 +14,8 @@ from unreel.service.refusals import RefusedError
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request asks for; `tenant` where a policy decides, else the names of `erasures`. Without a negative prompt,
-    the service's holds.
+    """What one request asks for. It names a `tenant` if a policy decides about erasures, else the `erasures`. Without a
+    negative prompt, the service's own is used.
     """
 
     prompt: str
@@ -26,7 +26,7 @@ class Wish:
 
     @staticmethod
     def read(body: bytes) -> "Wish":
-        """From JSON. Raises UnreelError if that is invalid."""
+        """The wish in a request's body, which is JSON. Raises RefusedError if that is invalid."""
         try:
             wish = parse_json(body)
         except (ValueError, RecursionError) as error:
