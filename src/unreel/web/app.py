@@ -1,4 +1,4 @@
-"""What visitors of the app see: fields to fill in, videos that grow, files to take along.
+"""What visitors of the app see: fields to fill in, videos as they are made, files to take along.
 
 Knows widgets; everything that happens is `visit`'s. What people type is shown as text, never as markup.
 """
@@ -63,11 +63,11 @@ class App:
         with gradio.Row():
             kind = gradio.Dropdown([AS_LISTED, *get_args(Kind)], value=AS_LISTED, label="Kind")
             method = gradio.Dropdown(list(available()), value=DEFAULT, label="Method")
-            added = [name for name, each in available().items() if each.NEEDS == "video"]
-            on_top = gradio.Dropdown([NOTHING, *added], value=NOTHING, label="On top, in the video model")
+            video_methods = [name for name, each in available().items() if each.NEEDS == "video"]
+            on_top = gradio.Dropdown([NOTHING, *video_methods], value=NOTHING, label="On top, in the video model")
             videos = gradio.Slider(1, MOST_VIDEOS, value=4, step=1, label="Videos of it, and as many of what is near")
             weak = gradio.Checkbox(label="Keep it even if the self-check falls short")
-        asked = [concept, also, anchor, keep, kind, method, on_top, videos, weak]
+        fields = [concept, also, anchor, keep, kind, method, on_top, videos, weak]
 
         def job(visit: Visit, *values: Any) -> Any:
             concept, also, anchor, keep, kind, method, on_top, videos, weak = values
@@ -84,7 +84,7 @@ class App:
             )
 
         outputs = self._outputs(clips=True)
-        self._job("Forget it", asked, job, outputs, adds=True)
+        self._job("Forget it", fields, job, outputs, adds=True)
         _render(outputs)
 
     def _try(self) -> None:
@@ -92,8 +92,8 @@ class App:
         seed = gradio.Number(0, minimum=0, maximum=2**31, precision=0, label="Seed")
         self.on.render()
         outputs = self._outputs(clips=True)
-        asked = [prompt, seed, self.on]
-        self._job("Make both videos", asked, lambda visit, text, seed, on: visit.make(text, int(seed or 0), on), outputs)
+        fields = [prompt, seed, self.on]
+        self._job("Make both videos", fields, lambda visit, text, seed, on: visit.make(text, int(seed or 0), on), outputs)
         _render(outputs)
 
     def _measure(self) -> None:
@@ -124,9 +124,11 @@ class App:
         return out
 
     def _job(
-        self, title: str, asked: list[Any], job: Callable[..., Iterator[Seen]], outputs: list[Any], *, adds: bool = False
+        self, title: str, fields: list[Any], job: Callable[..., Iterator[Seen]], outputs: list[Any], *, adds: bool = False
     ) -> None:
-        """A button that starts a job, and one that stops it; a job that `adds` an erasure lets it be chosen elsewhere."""
+        """A button that starts a job on the values of `fields`, and one that stops it. A job that `adds` an erasure lets it
+        be chosen elsewhere.
+        """
         with gradio.Row():
             start, stop = gradio.Button(title, variant="primary"), gradio.Button("Stop")
         lists = [self.on, self.measured, self.taken] if adds else []
@@ -142,8 +144,8 @@ class App:
             return "\n".join([*happened.splitlines(), "stopped"])
 
         shown = [self.visit, *outputs, *lists]
-        started = start.click(run, [self.visit, *asked], shown, concurrency_id="model", api_name=False)
-        # One that waits in gradio's queue has not begun, and is taken out of that.
+        started = start.click(run, [self.visit, *fields], shown, concurrency_id="model", api_name=False)
+        # A job that waits in gradio's queue has not begun, and is taken out of the queue.
         stop.click(halt, [self.visit, outputs[0]], outputs[0], queue=False, api_name=False, cancels=[started])
 
 
@@ -181,25 +183,25 @@ def _leave(visit: Visit | None) -> None:
 
 @contextmanager
 def serving(host: Host, address: str, port: int | None, *, share: bool = False) -> Iterator[str]:
-    """Gives the address of the app, which is open while the block lasts; with `port` None at a free port.
+    """Gives the address of the app, which is open while the block lasts; if `port` is None, at a free port.
 
     Visitors are only ever sent what they made themselves, and nothing of it is left behind. Raises UnreelError if
     nothing can be served.
     """
     # A job that nobody waits for any more may still write, which is no reason to fail.
     with tempfile.TemporaryDirectory(prefix="unreel-app-", ignore_cleanup_errors=True) as home:
-        sent, visits = Path(home) / "sent", Path(home) / "visits"  # gradio sends whatever lies in the one
+        sent, visits = Path(home) / "sent", Path(home) / "visits"  # gradio sends any file that is in `sent`
         visits.mkdir()
         os.environ["GRADIO_TEMP_DIR"] = str(sent)
         blocks = App(host, visits).blocks.queue(max_size=WAITING, default_concurrency_limit=1)
         options: dict[str, Any] = {"max_file_size": UPLOAD, "ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
         options["footer_links"] = []
         try:
-            _, here, there = blocks.launch(server_name=address, server_port=port, share=share, **options)
+            _, local_url, share_url = blocks.launch(server_name=address, server_port=port, share=share, **options)
         except OSError as error:
             raise UnreelError(f"cannot serve at {address}:{port}: {error}") from error
         try:
-            yield there if share else here
+            yield share_url if share else local_url
         finally:
             blocks.close()
 

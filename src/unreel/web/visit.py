@@ -40,7 +40,7 @@ PATIENCE = 0.3  # seconds between two looks at what a job has come to
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to show, and what is said of it."""
+    """A video to show, and its caption."""
 
     file: Path
     caption: str
@@ -48,8 +48,8 @@ class Clip:
 
 @dataclass
 class Seen:
-    """What a visitor sees of a job by now: what it says, how far it is (from 0 to 1, of what), and videos, each of the
-    original model before the edited one's.
+    """What a visitor sees of a job by now: its `lines`, the `share` from 0 to 1 of what it is `doing`, `clips`, the
+    original model's before the edited one's of each prompt, and a `file` to download.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -82,8 +82,8 @@ class _Bar:
 
 @dataclass(frozen=True)
 class Host:
-    """A model that is loaded once for all visitors. One job at a time computes with it: who learns changes its weights
-    meanwhile. `worker`, of one thread, is who computes, whichever threads ask.
+    """A model that is loaded once for all visitors. One job at a time computes with it, because unlearning changes its
+    weights meanwhile. `worker`, which has one thread, computes for all threads that ask.
     """
 
     pair: Pair
@@ -152,7 +152,7 @@ class Visit:
         return self._run(work)
 
     def _new_name(self, concept: str) -> str:
-        """As it was typed, and told apart from those that there are, of which other spellings may be the same folder."""
+        """The concept as it was typed; with a number if the folder of that name is taken, maybe by another spelling."""
         name, number = concept.strip(), 1
         while self._home(name).exists():
             number += 1
@@ -247,14 +247,16 @@ class Visit:
         return load_intervention(self.erasures[name])
 
     def _page(self, name: str, what: str) -> Path:
-        """A folder for a page about an erasure of this visit; the last one of the same kind is gone."""
+        """A folder for a page about an erasure of this visit; the last page of the same kind is deleted."""
         home = self.folder / what / self.erasures[name].name
         shutil.rmtree(home, ignore_errors=True)
         return home
 
     def _run(self, work: Callable[[Seen], None]) -> Iterator[Seen]:
-        """What is seen of a job while the host's worker does it, until it is over. Who stops asking stops the job."""
-        stop = self.stop = threading.Event()  # its own: one that was told to stop stays so when another begins
+        """What is seen of a job, again and again until it is over, while the host's worker does it. A caller that stops
+        iterating stops the job.
+        """
+        stop = self.stop = threading.Event()  # of this job: one that was told to stop stays so when another begins
         seen = Seen(doing="waiting for other visitors")
 
         def show(share: float, doing: str) -> None:
@@ -286,6 +288,8 @@ class Visit:
 
 
 def _require_short(*texts: str, lists: Sequence[Sequence[str]] = ()) -> None:
-    """Raises UnreelError for more than fits into the fields of the page, which is for others to ask too."""
+    """Raises UnreelError for texts longer than the page's fields take, since others than the page may send them too;
+    `lists` are those with ; between.
+    """
     if any(len(text) > LONGEST_TEXT for text in (*texts, *("; ".join(several) for several in lists))):
         raise UnreelError(f"a text has at most {LONGEST_TEXT} letters here")
