@@ -19,7 +19,7 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # what typer raises for option
 
 
 def _command(arguments: list[str]) -> list[str]:
-    """The command that was meant, as far as there is one."""
+    """The command among the arguments, as a list; empty if there is none of that name."""
     return [name for name in arguments[1:2] if name in typer.main.get_command(app).commands]  # type: ignore[attr-defined]
 
 

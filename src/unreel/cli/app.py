@@ -25,10 +25,10 @@ def _version(wanted: bool) -> None:
 
 
 def settings_of_methods() -> Group:
-    """Every setting of every method that is an option; one that nobody gives is left to the method. What commands call
-    something else by that name is set from Python only.
+    """The settings of all methods as options; a setting that nobody gives is left to the method. A setting called like
+    another parameter of a command can be given from Python only.
 
-    Raises UnreelError if methods have settings of one name and of several types.
+    Raises UnreelError if methods have settings of the same name and of different types.
     """
     from typing import get_type_hints
 
@@ -51,8 +51,8 @@ def settings_of_methods() -> Group:
                     f"{other.__name__} in {method}: rename it there, or uninstall the package that brings {method}"
                 )
         flags = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and no --no-...
-        told = typer.Option(*flags, help=_help_of(having), show_default=False, rich_help_panel=LEARNED)
-        options[name] = (Annotated[kind | None, told], None)
+        option = typer.Option(*flags, help=_help_of(having), show_default=False, rich_help_panel=LEARNED)
+        options[name] = (Annotated[kind | None, option], None)
     return Group(lambda **chosen: {name: value for name, value in chosen.items() if value is not None}, options)
 
 
@@ -73,7 +73,7 @@ def _help_of(settings: Mapping[str, dataclasses.Field]) -> str:
 
 
 def _plainly(params: list[Any]) -> list[Any]:
-    """The options, whose flags take no value and show none in --help: some releases of typer put <bool> behind them."""
+    """The options, with flags that show no value in --help: some releases of typer put <bool> after them."""
     for each in params:
         if getattr(each, "is_flag", False):
             each.metavar = ""
@@ -123,6 +123,6 @@ def program(
 
 
 def learning_command(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that unlearns: it takes the settings of methods too, where its parameter `settings` is given them."""
+    """A command that unlearns: it has the settings of methods as options too, which its parameter `settings` gets."""
     _LEARNING[command.__name__] = grouped(command)
     return app.command()(_LEARNING[command.__name__])

@@ -89,7 +89,7 @@ def unlearn(
 
 
 def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
-    """What is worth saying of how a concept was unlearned."""
+    """Lines about how a concept was unlearned."""
     if kind is None and part["kind"] != "object":
         yield f"kind     of {part['concept']}: {part['kind']}"
     if "anchor" in part:
@@ -99,12 +99,12 @@ def _of_part(part: dict[str, Any], kind: str | None) -> Iterator[str]:
 
 
 def _next(where: str, job: Any) -> str:
-    """The commands that go on from an erasure, which was made as `job` says."""
+    """The next commands for the erasure that `job` made, whose folder and options are `where`."""
     sampling, place = job.sampling, job.place
     evaluated = as_options({"--t2v": job.t2v, "--judge": job.judge}, sampling, place)
     judge = None if job.judge == "none" else job.judge  # an attack cannot do without
     model = {"--t2i": job.t2i, "--t2v": job.t2v, "--judge": judge, "--video-steps": sampling.steps}
-    # Its own steps are a search's, and what searches through a model holds all of it.
+    # --steps of an attack are those of a search, and a search holds the whole model on the device.
     attacked = as_options(model, dataclasses.replace(sampling, steps=None), dataclasses.replace(place, offload=False))
     return f"unreel evaluate {where}{evaluated}; unreel attack {where}{attacked}"
 

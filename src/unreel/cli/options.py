@@ -282,7 +282,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the output
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Options that belong together, by name with type and default; a command is given what `build` makes of them."""
+    """Options that belong together, by name with type and default; a command gets what `build` makes of them."""
 
     build: Callable[..., Any]
     options: Mapping[str, tuple[Any, Any]]
@@ -323,7 +323,7 @@ def _place(device: str, dtype: Precision, offload: bool = False) -> Any:
     return Place(device, dtype.value, offload)
 
 
-_OUT_OF_A_VIDEO: dict[str, tuple[Any, Any]] = {
+_SAMPLING_BUT_STEPS: dict[str, tuple[Any, Any]] = {
     "guidance": (Guidance, None),
     "frames": (Frames, None),
     "size": (Size, None),
@@ -331,19 +331,19 @@ _OUT_OF_A_VIDEO: dict[str, tuple[Any, Any]] = {
     "tiling": (Tiling, False),
     "negative_prompt": (NegativeText, None),
 }
-SAMPLING = Group(_sampling, {"steps": (Steps, None), **_OUT_OF_A_VIDEO})
-SAMPLING_OF_ATTACKS = Group(  # whose own steps are a search's
+SAMPLING = Group(_sampling, {"steps": (Steps, None), **_SAMPLING_BUT_STEPS})
+SAMPLING_OF_ATTACKS = Group(  # their --steps are those of a search
     lambda video_steps, **options: _sampling(steps=video_steps, **options),
-    {"video_steps": (Steps, None), **_OUT_OF_A_VIDEO},
+    {"video_steps": (Steps, None), **_SAMPLING_BUT_STEPS},
 )
-# What searches through a model, or reads with it, holds all of it.
+# Without offloading: commands that search through a model, or read with it, hold the whole of it on the device.
 PLACE_OF_THE_WHOLE = Group(_place, {"device": (Device, "cpu"), "dtype": (Dtype, Precision.float32)})
 PLACE = Group(_place, {**PLACE_OF_THE_WHOLE.options, "offload": (Offload, False)})
 SETTINGS = Group(dict, {})  # of methods: `_Commands` puts their options in
 
 
 def phrases_of(source: str | None) -> Any:
-    """Everyday words as they are called, or the phrases of a file; () without either."""
+    """EVERYDAY_WORDS if that is the source, else the phrases of the file; () without a source."""
     from unreel.prompts.files import read_prompts
     from unreel.workflow import EVERYDAY_WORDS
 

@@ -22,14 +22,14 @@ def choose_json(wanted: bool) -> None:
 
 
 def echo(line: object) -> None:
-    """A line for people; beside the output where that is for programs."""
+    """Print a line for people; to standard error if the output is for programs."""
     typer.echo(line, err=_as_json)
 
 
 def print_result(document: Any) -> None:
-    """What came of it, for programs."""
+    """Print the result, if the output is for programs."""
     if _as_json:
-        # JSON has no word for what is no number.
+        # JSON has neither NaN nor infinity.
         plain = json.loads(json.dumps(document, default=str), parse_constant=lambda _: None)
         typer.echo(json.dumps(plain, indent=2))
 
@@ -45,7 +45,7 @@ def quieten(wanted: bool) -> None:
 
 
 def tell(sort: str, text: str) -> None:
-    """What a job says of itself, as lines."""
+    """Print a piece of news of a job as a line."""
     echo(f"{sort:<8} {text}")
 
 
@@ -57,14 +57,14 @@ def described(learned: Any) -> dict[str, Any]:
 
 
 def as_options(asked: Mapping[str, Any], *groups: Any) -> str:
-    """What was asked for, and what groups of options have otherwise than usual, as options of a further command; begins
-    with a space if there is any.
+    """What was asked for, and the values of `groups` that are not their defaults, as options of a further command; each
+    has a space before it.
     """
     chosen = dict(asked)
     for group in groups:
-        usual = dataclasses.asdict(type(group)())
-        unusual = {name: value for name, value in dataclasses.asdict(group).items() if value != usual[name]}
-        chosen |= {f"--{name.replace('_', '-')}": value for name, value in unusual.items()}
+        defaults = dataclasses.asdict(type(group)())
+        others = {name: value for name, value in dataclasses.asdict(group).items() if value != defaults[name]}
+        chosen |= {f"--{name.replace('_', '-')}": value for name, value in others.items()}
     options = [
         (name, value if isinstance(value, tuple) else (value,)) for name, value in chosen.items() if value is not None
     ]
