@@ -55,7 +55,7 @@ class Compared:
         return _edited(self.run, "concept_found", "explicit")
 
     def kept(self, groups: Sequence[str]) -> Estimate | None:
-        """Of everything else that was asked for, in `groups`."""
+        """The share of videos in `groups` that show what else was asked for; None if none of the groups was judged."""
         shares = [share for group in groups if (share := _edited(self.run, "label_found", group))]
         if not shares:
             return None
@@ -64,11 +64,13 @@ class Compared:
 
 
 def _home(folder: Path) -> Path:
-    """Where the run lies that a folder is, or holds. Raises UnreelError if it holds those of several concepts."""
-    made = folder / EVALUATION_FOLDER
-    if (made / METRICS_FILE).is_file():
-        return made
-    of_each = sorted(file.parent for file in made.glob(f"*/{METRICS_FILE}"))
+    """The folder of the run: `folder` itself, or the one that it holds. Raises UnreelError if it holds the runs of several
+    concepts.
+    """
+    evaluation = folder / EVALUATION_FOLDER
+    if (evaluation / METRICS_FILE).is_file():
+        return evaluation
+    of_each = sorted(file.parent for file in evaluation.glob(f"*/{METRICS_FILE}"))
     if len(of_each) > 1:
         raise UnreelError(f"{folder} was evaluated on several concepts: choose {' or '.join(map(str, of_each))}")
     return of_each[0] if of_each else folder
@@ -79,7 +81,9 @@ def _edited(run: Run, metric: str, group: str) -> Estimate | None:
 
 
 def _videos(home: Path) -> dict[tuple[str, str, int, str], Path]:
-    """Of what the index names, the files that lie in the folder of videos itself; a broken index is as none."""
+    """The files that the index names and that are in the folder of videos itself, without those too large to look at; none
+    if the index is broken.
+    """
     try:
         entries = json.loads((home / VIDEOS / INDEX_FILE).read_text(encoding="utf-8"))
         named = {(e["group"], e["prompt"], int(e["seed"]), e["arm"]): home / VIDEOS / Path(e["file"]).name for e in entries}
@@ -121,7 +125,7 @@ def write_comparison(runs: Sequence[Compared], out: Path) -> Path:
 
 
 def document(runs: Sequence[Compared]) -> dict[str, Any]:
-    """As plain data."""
+    """The comparison as plain data."""
     return {
         "differ": differences([each.run for each in runs]),
         "paired": paired([each.run for each in runs]),
@@ -130,20 +134,20 @@ def document(runs: Sequence[Compared]) -> dict[str, Any]:
 
 
 def differences(runs: Sequence[Run]) -> str:
-    """What was not the same for all of them, so that a difference may be its doing; empty if nothing."""
+    """In words, what was not the same for all runs, and may be why their figures differ; empty if nothing was."""
     unlike = [name for name in ALIKE if not all(_alike(runs[0], run, name) for run in runs)]
     asked = [{(f.metric, f.group): f.edited.n for f in run.figures if f.edited and f.unit == "%"} for run in runs]
     if any(counts.get(key, n) != n for counts in asked for key, n in asked[0].items()):
         unlike.append("number of videos")
     if any(run.groups != runs[0].groups for run in runs):
         unlike.append("groups of prompts")
-    if not {"concept", "kind"} & set(unlike):  # which other prompts follow from
+    if not {"concept", "kind"} & set(unlike):  # from these, other prompts follow
         unlike += [what for what in ("prompts", "seeds") if any(_asked_otherwise(runs[0], run, what) for run in runs)]
     return summarise(unlike, len(unlike))
 
 
 def _alike(run: Run, other: Run, name: str) -> bool:
-    """Whether the two have the same of what decides figures; of judges, as far as both say which."""
+    """Whether the two have the same value of that name, one of ALIKE. Identities of judges count only if both have one."""
     one, two = getattr(run, name), getattr(other, name)
     if name == "judge" and one and two and not ("identity" in one and "identity" in two):
         one, two = ({key: value for key, value in each.items() if key != "identity"} for each in (one, two))
@@ -151,16 +155,16 @@ def _alike(run: Run, other: Run, name: str) -> bool:
 
 
 def _asked_otherwise(run: Run, other: Run, what: str) -> bool:
-    """Whether as many videos of a group were made of other prompts, or seeds, as far as both say."""
+    """Whether a group with as many videos in both runs has other prompts, or seeds (`what`), as far as both say."""
     first, second = run.asked or {}, other.asked or {}
     both = [(first[group], second[group]) for group in first.keys() & second.keys()]
     return any(a["videos"] == b["videos"] and a[what] != b[what] for a, b in both)
 
 
 def paired(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Beside the first of them, on the videos of the same prompts and seeds: a row for each group that asks for the concept
-    alone, or for what the judge knows, with how often each of the others does `better` and `worse`, of how many `videos`,
-    and how likely that is if they are as good (`p`); None where there is nothing to compare.
+    """The other runs beside the first, on videos of the same prompts and seeds: a row for each group that asks for the
+    concept alone, or for what the judge knows. For each other run, it says on how many of its `videos` that does `better`
+    and `worse` than the first, and how likely this is if both are equally good (`p`); None if they cannot be compared.
     """
     first, *others = runs
     rows = []
@@ -186,7 +190,7 @@ def _disagreement(first: Run, other: Run, metric: str, group: str) -> dict[str, 
 
 
 def _fps(compared: Compared) -> float:
-    """Frames a second of its videos, of which some may be broken."""
+    """Frames a second, from the first of its videos that is not broken."""
     import av
 
     for file in compared.videos.values():
@@ -211,7 +215,8 @@ def _rows(runs: Sequence[Compared]) -> list[dict[str, Any]]:
 def _clips(runs: Sequence[Compared], fps: float) -> list[dict[str, Any]]:
     """By group, the prompts that all runs have a video of with the same seed: the original model's, then each run's.
 
-    As they lie there if a page has room for all, else made smaller, and as many of each group as then fit.
+    If a page has room for all files, they are shown as they are; else they are made smaller, and each group has as many as
+    then fit.
     """
     first = runs[0].videos
     shared = [key for key in first if key[3] == "edited" and all(key in each.videos for each in runs)]
@@ -234,12 +239,12 @@ def _clips(runs: Sequence[Compared], fps: float) -> list[dict[str, Any]]:
 def _laid_out(
     groups: Mapping[str, Sequence[tuple[str, int, Mapping[str, Path]]]], data: Callable[[Path], str]
 ) -> list[dict[str, Any]]:
-    """Groups of prompts, seeds and files as the page shows them, with what stands for a file's content there."""
+    """Groups of prompts, seeds and files as the page shows them; `data` gives a file's content in base64."""
     out = []
     for group, rows in groups.items():
         shown = []
         for prompt, seed, files in rows:
-            with suppress(UnreelError):  # of a file that is broken, its row is left out
+            with suppress(UnreelError):  # a row with a broken file is left out
                 clips = [{"caption": title, "data": data(file)} for title, file in files.items()]
                 shown.append({"prompt": prompt, "seed": seed, "clips": clips})
         out.append({"name": group, "title": TITLES.get(group, group), "rows": shown})

@@ -91,18 +91,18 @@ def verdict(run: Run) -> Verdict:
         return Verdict("unknown", "Not judged", ("No judge looked for the concept: compare the videos by eye.",))
     others = [figure for figure in named if figure is not asked and _counts(figure, asked)]
     level, headline = _forgotten(asked, others)
-    found = (
+    counts = (
         f"Asked for “{run.concept}”, the original model shows it in {count(asked.original)} videos, the edited one in "
         f"{count(asked.edited)}."
     )
     same = [figures.get(("ssim", group)) for group in ([asked.group] if asked.group else asking)]
     if all(each and each.edited and each.edited.value == 1 for each in same):
-        return Verdict("bad", f"{headline}: it changes nothing", (found, UNTOUCHED))
+        return Verdict("bad", f"{headline}: it changes nothing", (counts, UNTOUCHED))
     left = [f"of “{each.group}” {count(each.edited)}" for each in others if each.edited and each.edited.value > MOSTLY]
     still = [f"Still in what is asked for otherwise: {summarise(left)} videos."] if left and headline in _ELSEWHERE else []
     gone = [asked.edited, *(each.edited for each in others if each.edited and asked.group)]
     few = _too_few(gone, "videos", "of each group that asks for it", "forgotten") if level == "fair" else []
-    return Verdict(level, headline, (found, *still, *_else(kept), _sure(asked.edited, figures), *few))
+    return Verdict(level, headline, (counts, *still, *_else(kept), _sure(asked.edited, figures), *few))
 
 
 def _pooled(named: Sequence[Figure]) -> Figure | None:
