@@ -50,7 +50,7 @@ def combine(
     if len({part.identity for part in parts}) < max(2, len(parts)):
         raise UnreelError("give at least two erasures, each of them once")
     total = reduce(add, parts)
-    if total.edits_text_encoder:  # what else an erasure changes, nothing that encoders write tells of
+    if total.edits_text_encoder:  # the self-check sees no change of a denoiser
         pair = load_pair(t2v=model_of(t2v, total), text_only=True, **place.of_weights)
         total = total.with_record(**{CHECK: check(total, pair).document()})
         if not accept_weak:

@@ -17,13 +17,14 @@ from unreel.models.sampling import generate as sample
 from unreel.progress import Tell, Work, drawn, nobody
 from unreel.workflow.common import Place, Sampling, model_of, require_lists
 
-NOTE = "unreel generate: "  # in a video's file, before a short name for all that decided it
+NOTE = "unreel generate: "  # in a video's file, before a digest of all that decided it
 
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """Which videos to write into the folder `out`: one of each of `prompts`, whose seeds count up from `seed`, with what
-    lies in `folders`, or under hub ids, on. Without `t2v`, it is the pair of unreel's that the first was made on.
+    """Which videos to write into the folder `out`: one of each of `prompts`, whose seeds count up from `seed`, with the
+    interventions in `folders` (or under hub ids) on. Without `t2v`, the model is the pair of unreel's that the first
+    intervention was made on.
     """
 
     prompts: Sequence[str]
@@ -53,7 +54,7 @@ def generate(job: GenerateJob, tell: Tell = nobody) -> Iterator[Path]:
     """Write each video as soon as it is made; returns the files that are written, one after the other.
 
     The same job goes on where it was stopped: what decided a video is noted in its file. Raises UnreelError, before
-    anything is made, for what cannot be, and for files that are there otherwise.
+    anything is made, for what cannot be done, and for files that exist and are not this job's.
     """
     if not all(text.strip() for text in job.prompts):
         raise UnreelError("a prompt is empty")
@@ -70,7 +71,7 @@ def generate(job: GenerateJob, tell: Tell = nobody) -> Iterator[Path]:
         each.require_felt(model.pipeline, model.settings.guidance)
         each.apply(model.pipeline)
     files = iter(job.files)
-    # Whose names tell everything that decides pixels; nothing is kept in it.
+    # The names of its batches identify everything that decides pixels; no video is kept in it.
     batches = VideoCache(model, job.out).batches(job.prompts, job.seeds)
     asked = [(batch, [next(files) for _ in batch.prompts]) for batch in batches]
     notes = {file: f"{NOTE}{batch.file.stem}, {model.settings.fps} a second" for batch, own in asked for file in own}

@@ -29,8 +29,8 @@ from unreel.workflow.common import Place, Sampling, judge_of, model_of, require_
 
 
 def _home(folder: str | Path, what: str, learned: Intervention, concept: Concept) -> Path:
-    """Where what is found out about a concept goes: into the intervention's folder, or into runs/ for one from the hub;
-    there, each of several concepts has a folder of its own.
+    """The folder for an evaluation or for attacks (`what`): in the intervention's folder, or in runs/ for one from the hub.
+    Within it, each of several concepts has a folder of its own.
     """
     folder = Path(folder)
     home = (folder if folder.is_dir() else Path("runs") / file_name(folder.name)) / what
@@ -39,9 +39,9 @@ def _home(folder: str | Path, what: str, learned: Intervention, concept: Concept
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """What to judge and measure: what lies in `folder`, or under a hub id, on `videos` prompts of each of `groups` (all of
-    them without any) and on those in the files `prompts`. Without `t2v`, it is the pair of unreel's that it was made on;
-    without a `judge`, the pair's own, or CLIP. `clips` is a folder of finished videos that runs may share.
+    """What to judge and measure: the intervention in `folder`, or under a hub id, on `videos` prompts of each of `groups`
+    (by default all) and on those in the files `prompts`. Without `t2v`, the model is the pair of unreel's that it was made
+    on; without a `judge`, the judge is the pair's own, or CLIP. `clips` is a folder of finished videos that runs may share.
     """
 
     folder: Path
@@ -84,9 +84,10 @@ def evaluate(job: EvaluateJob, tell: Tell = nobody) -> tuple[Evaluation, Path]:
 
 @dataclass(frozen=True)
 class AttackJob:
-    """What to attack, and how often: what lies in `folder`, or under a hub id, by `attacks` (all of them without any), in
-    `cases` prompts, each of which may take as many videos as `budgets` say and `steps` of a search for each. Without `t2v`,
-    it is the pair of unreel's that it was made on. `clips` is a folder of finished videos that runs may share.
+    """What to attack, and how often: the intervention in `folder`, or under a hub id, by `attacks` (by default all that can
+    be tried and study no whole videos), on `cases` prompts. Each of these may take as many videos as the largest of
+    `budgets`, and `steps` of a search for each video. Without `t2v`, the model is the pair of unreel's that it was made on.
+    `clips` is a folder of finished videos that runs may share.
     """
 
     folder: Path

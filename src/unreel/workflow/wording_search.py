@@ -37,15 +37,17 @@ class WordingsJob:
 
 
 def wordings(job: WordingsJob, tell: Tell = nobody) -> list[Wording]:
-    """Nearest first. Raises UnreelError for what cannot be looked for, before any work wherever that can be known."""
+    """The phrases that the concept is drawn from, nearest first. Raises UnreelError for what cannot be looked for, before
+    any work wherever that can be known.
+    """
     if not job.phrases:
         raise UnreelError("there is nothing to look among: give phrases")
     asked = UnlearnJob([job.concept], job.kind, wordings=job.phrases, t2i=job.t2i, t2v=job.t2v, place=job.place, videos=0)
     require_sensible(asked)
     pair = loaded(asked, load_pair)
     judge_for(asked, pair, tell)  # which tells of a name that the pair does not know
-    (found,) = _wordings_of(asked.concepts_of(pair), asked, pair, job.seed).values()
-    return found
+    (rows,) = _wordings_of(asked.concepts_of(pair), asked, pair, job.seed).values()
+    return rows
 
 
 def _wordings_of(concepts: Sequence[Concept], job: UnlearnJob, pair: Pair, seed: int) -> dict[str, list[Wording]]:
@@ -56,8 +58,8 @@ def _wordings_of(concepts: Sequence[Concept], job: UnlearnJob, pair: Pair, seed:
 def with_wordings(
     concepts: list[Concept], job: UnlearnJob, pair: Pair, tell: Tell
 ) -> tuple[list[Concept], dict[str, dict[str, Any]]]:
-    """The concepts with the words that they are drawn from, if those are to be forgotten with them, but for what is to be
-    kept or to be made instead; and what to record of the search.
+    """The concepts with the wordings that they are drawn from as further synonyms, if the job asks for that, but for
+    wordings that name what is kept or made instead; and by concept, what to record of the search.
     """
     if not job.wordings:
         return concepts, {}
@@ -79,7 +81,7 @@ def with_wordings(
 
 
 def _among(job: UnlearnJob) -> str:
-    """A short name for what other words are looked for among, and how."""
+    """A digest of the phrases that are searched, and of the seed."""
     return short_digest([list(job.wordings) if job.wordings != EVERYDAY_WORDS else job.wordings, job.seed])
 
 
