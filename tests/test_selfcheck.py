@@ -186,15 +186,15 @@ def test_of_many_prompts_few_batches_are_kept_at_once_to_the_same_result(conditi
     expected, kept, most = Exam(conditioner, sentences, []).grade(deltas), [], []
 
     class Watched(selfcheck.Question):
-        def marks(self, given):
+        def marks(self, inputs):
             most.append(len(kept))
             kept.remove(self)
-            return super().marks(given)
+            return super().marks(inputs)
 
     def watched(ask):
         question = ask()
         if question is not None:
-            kept.append(Watched(question.given, question.before, question.goal, question.concepts))
+            kept.append(Watched(question.network_inputs, question.original, question.goal, question.concepts))
             return kept[-1]
 
     monkeypatch.setattr(selfcheck, "AT_ONCE", 3)
@@ -214,7 +214,7 @@ def test_a_prompt_that_was_nearly_there_is_not_the_worst_for_what_little_it_move
     """Its own way is next to nothing, so that any distance is a multiple of it."""
     exam = Exam(conditioner, Sentences(), [])
     first = exam.asks[0][0]()
-    near = first.before[1].lerp(first.goal, 1e-3)
+    near = first.original[1].lerp(first.goal, 1e-3)
     exam.asks[0][0] = lambda: replace(first, goal=torch.cat([near[:1], first.goal[1:]]))
     found = exam.grade(swapped(conditioner))
     assert 1 < found.residual_worst < 100  # though it is a million times its own way

@@ -1,4 +1,5 @@
-"""How far an erasure went on prompts that it was not fitted to, which stands in its record, and what is too little.
+"""The self-check, whose result an erasure's record holds: how far it goes on prompts that it was not fitted to, and what is
+too little.
 
 Knows text encoders and held-out prompts; knows no methods.
 """
@@ -34,15 +35,15 @@ def checked(learned: Learned, pair: Pair, *, seed: int = 0, near: Sequence[Seque
 
 
 def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequence[str] | None] = ()) -> SelfCheck:
-    """How far the erasure goes and what else it moves in the pair's text encoders, on held-out prompts; of several
-    encoders, and of several ways in which the pipelines read with one, the worst.
+    """How far the erasure goes and what else it moves in the pair's text encoders, on held-out prompts. Each figure is the
+    worst over the text encoders, and over the ways in which the pipelines read with one.
 
-    Distances are to the anchors that the erasure records; if it records none for some concept, nothing is said about them.
-    `near` is what `near_to` says for each text encoder, as far as that is known; it is found out otherwise.
-    Raises UnreelError if it has a delta for none of the encoders.
+    Distances are to the anchors that the erasure records; if it records none for some concept, there are none.
+    `near` is the result of `near_to` for each text encoder; where it is None or missing, it is computed.
+    Raises UnreelError if the erasure has a delta for none of the encoders.
     """
     parts = [part for part in erasure.provenance["parts"] if part.get(CHANGES, TEXT_ENCODER) == TEXT_ENCODER]
-    aims, grades = all("anchor" in part for part in parts), []
+    has_anchors, grades = all("anchor" in part for part in parts), []
     keep = list(dict.fromkeys(name for part in parts for name in part["settings"].get("keep", ())))
     with pair.readings() as readers:
         # As recorded, even where a sum of erasures forgets one's anchor too.
@@ -51,9 +52,9 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
         for (i, reader), component in product(enumerate(readers), erasure.components):
             if component.fingerprint.fits(reader.text_encoder):
                 prompts = prompts_for(concepts, pair, reader, seed, held_out=True)
-                about = known.get(i)
-                about = near_to(concepts, reader, pair.vocabulary) if about is None else about
-                grades.append(Exam(reader, prompts, about, keep, anchored=aims).grade(component.deltas))
+                names = known.get(i)
+                names = near_to(concepts, reader, pair.vocabulary) if names is None else names
+                grades.append(Exam(reader, prompts, names, keep, anchored=has_anchors).grade(component.deltas))
     if not grades:
         raise UnreelError(
             f"the erasure of {', '.join(erasure.concepts)} was made for another text encoder than this model's"
@@ -62,25 +63,25 @@ def check(erasure: Erasure, pair: Pair, *, seed: int = 0, near: Sequence[Sequenc
 
 
 class Everyday:
-    """Everyday prompts, as a video model's text encoders read them with nothing on yet. Erasures that were made apart add
-    up, and so does what each moves by the way.
+    """Everyday prompts as a video model's text encoders read them with nothing on yet, to be compared later: erasures that
+    were made apart add up, and so do their side effects.
     """
 
     def __init__(self, model: VideoModel) -> None:
         pair = model.alone
-        self._asked = [
+        self._questions = [
             Question.about(reader, prompts_for((), pair, reader, 0, held_out=True).everyday(BATCH))
             for reader in pair.conditioners().values()
         ]
 
     def moved(self) -> float:
-        """How far what is on now moves them: the median over prompts, of the worst encoder."""
-        return float(np.max([0.0, *(np.median(asked.moved(asked.given())) for asked in self._asked)]))
+        """How far the interventions that are on now move them: the median over prompts, of the worst encoder."""
+        return float(np.max([0.0, *(np.median(question.moved(question.network_inputs())) for question in self._questions)]))
 
 
 def require_some_change(erasure: Intervention) -> None:
-    """Raises WeakError if an erasure leaves every weight as it is, of the text encoders or of what denoises that it is
-    for, or if most of what it changes is rounded away in the precision that it was learned in.
+    """Raises WeakError if an erasure leaves every weight of the text encoders, or of the networks, that it is for as it is,
+    or if most of its changes are rounded away in the precision that it was learned in.
     """
     if lost := erasure.provenance.get(ROUNDED_AWAY):
         raise WeakError(

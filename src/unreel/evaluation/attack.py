@@ -417,9 +417,9 @@ def _attempt(
     studied = []  # attacks without the weights study nothing of what they attack
     if module.NEEDS_WEIGHTS:
         studied = [erasure.identity if erasure else "", Fingerprint.of(case.denoiser.network).identity]
-    told = [case.wording, case.synonyms, asdict(case.concept)]
+    concept = [case.wording, case.synonyms, asdict(case.concept)]
     models = [cache.identity, reading]  # for attacks without weights too: templates and padding decide what they find
-    key = [name, version_of(module), *models, studied, case.prompt, *told, place, index, seed, case.steps]
+    key = [name, version_of(module), *models, studied, case.prompt, *concept, place, index, seed, case.steps]
     file = tensor_file(cache.folder, key, "attempt-")
     if not file.is_file():
         ways = _ways_to_save(module, case)
@@ -427,7 +427,7 @@ def _attempt(
             if erasure and module.NEEDS_WEIGHTS and studies(module, "video"):
                 studied_on.enter_context(erasure.on(case.denoiser.pipeline))
             attempt = module.attempt(case, index, seed + SEEDS_PER_CASE * place)
-        if attempt is None or isinstance(attempt, Start):  # which nobody searched for
+        if attempt is None or isinstance(attempt, Start):  # no search was made
             return attempt
         tensor = torch.zeros(0) if isinstance(attempt, str) else attempt.detach().cpu()
         write_tensors(file, {"embeddings": tensor}, {"prompt": _words(attempt)})

@@ -115,7 +115,7 @@ def build_suite(
     groups = tuple(groups)
     require_sensible(videos, seed, groups, own_prompts)
     words = vocabulary(concept, judge, erased)
-    for which in {concept.traits.neighbours, "concept"} if set(groups) - set(ERASED) else ():  # which need no others
+    for which in {concept.traits.neighbours, "concept"} if set(groups) - set(ERASED) else ():  # ERASED need no others
         words[which] = nearest(conditioner, concept.name, words[which])
     named = _with_all_wordings(concept, judge)
     gone = naming([each for each in erased if each.name.casefold() != concept.name.casefold()])
@@ -172,11 +172,11 @@ def evaluate(
     """Generate every prompt of the suite with the original and the edited model, from the same seeds, ready to be measured.
     A pipeline is sampled from as `Pair.of` has it.
 
-    So that what the edited model makes in the concept's place can be measured too, the original model also makes the anchor
-    prompts of prompts that name the concept, if the concept has an anchor, or the erasure records one for it.
+    If the concept has an anchor, or the erasure records one for it, the original model also makes videos of the anchor
+    prompts of prompts that name the concept: what the edited model makes in the concept's place is compared with them.
     `folder` keeps the finished videos (in `clips`, by default its own), so that the same call goes on where it was killed.
     Several runs may share `clips`, at once too: what one has made, none makes again.
-    `tell` is told of what takes much room there. Without a judge, videos are compared but nothing is looked for in them.
+    `tell` gets news of what takes much room there. Without a judge, videos are compared but nothing is looked for in them.
     Raises UnreelError, before anything is generated, if the erasure is for another text encoder, the judge does not know
     the concept, the folder holds another run, or the disk has no room for the videos.
     """
@@ -191,19 +191,20 @@ def evaluate(
     erased = erased_by(erasure)
     prompts = build_suite(conditioner, concept, judge, **options, erased=erased)
     _asked_for(prompts, groups if videos else (), tell)
-    # Prompts of other people may be long: those are cut off, as pipelines do.
-    own = [prompt for prompt in prompts if prompt.group in GROUPS]
-    conditioner.require_room_for([prompt.text for prompt in own] + [prompt.anchor for prompt in own if prompt.anchor])
+    # Own prompts may be too long: pipelines cut them off.
+    of_suite = [prompt for prompt in prompts if prompt.group in GROUPS]
+    anchors = [prompt.anchor for prompt in of_suite if prompt.anchor]
+    conditioner.require_room_for([prompt.text for prompt in of_suite] + anchors)
     erasure.require_matching(model.pipeline)
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
     cache = VideoCache(model, kept, begin=False)
-    purposes = {
+    groups_by_name = {
         name: Group(name, [prompt for prompt in prompts if prompt.group == name], concept, judge, cache, erasure)
         for name in dict.fromkeys(prompt.group for prompt in prompts)
     }
     arms = ("original", "anchor", "edited")
-    batches = [batch for arm in arms for group in purposes.values() for batch in group.batches.get(arm, ())]
+    batches = [batch for arm in arms for group in groups_by_name.values() for batch in group.batches.get(arm, ())]
     left = sum(len(batch.prompts) for batch in batches if not batch.finished)
     require_room(model, kept, left, left, tell)
     what = measured_with(model, erasure, judge) | {"prompts": [_decisive(prompt) for prompt in prompts]}
@@ -211,7 +212,7 @@ def evaluate(
         cache.begin()
         cache.make(batches, "evaluating")
     unrelated = unrelated_prompts(concept, judge, erased)
-    return Evaluation(model, erasure, concept, judge, purposes, unrelated)
+    return Evaluation(model, erasure, concept, judge, groups_by_name, unrelated)
 
 
 def _asked_for(prompts: Sequence[Prompt], groups: Sequence[str], tell: Tell) -> None:

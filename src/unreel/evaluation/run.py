@@ -113,7 +113,7 @@ class Group:
         return self.cache.read(self.batches[arm])
 
     def video(self, arm: str, index: int) -> np.ndarray:
-        """One of them."""
+        """One of the videos: (frames, height, width, 3) uint8."""
         batch, place = divmod(index, len(self.batches[arm][0].prompts))
         return self.cache.frames(self.batches[arm][batch], place)
 
@@ -174,7 +174,7 @@ class Evaluation:
 
     @property
     def devices(self) -> set[str]:
-        """What the original and the edited model's videos were made on, as far as their files say."""
+        """The devices that the original and the edited model's videos were made on, as far as their files say."""
         made = (group.cache.devices(group.batches[arm]) for group in self.groups.values() for arm in ("original", "edited"))
         return set().union(*made)
 
@@ -206,7 +206,7 @@ class Evaluation:
 
     @property
     def by_video(self) -> ByVideo | None:
-        """Of each group, what the judge finds in one video after the other; None without a judge."""
+        """The judge's verdicts on each group's videos, one after the other; None without a judge."""
         if self.judge is None:
             return None
         out: ByVideo = {}
@@ -229,7 +229,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of an evaluation, as data: figures, each with its interval, and all that decided them."""
+    """The results of an evaluation as data: figures, each with its interval, and all that decided them."""
 
     concept: str
     kind: str
@@ -280,7 +280,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
-        """What was saved in a folder. Raises UnreelError for what is missing, broken or another's."""
+        """The run that was saved in a folder. Raises UnreelError if it is missing, broken or of another program."""
         file = Path(folder) / METRICS_FILE
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))

@@ -18,8 +18,8 @@ SHORT = 20  # letters of a setting that a line has room for
 
 @contextmanager
 def claimed(folder: Path, run: dict[str, Any]) -> Iterator[None]:
-    """Inside, `folder` is this run's, and no other process works in it. Raises UnreelError if it is another run's, or
-    anything else than a run's, and if another process works there.
+    """Inside, `folder` belongs to this run, and no other process works in it. Raises UnreelError if it belongs to another
+    run or is no folder of a run, and if another process works there.
     """
     document = json.loads(json.dumps(run))
     _require_free(folder, document)
@@ -57,7 +57,7 @@ def _require_free(folder: Path, document: dict[str, Any]) -> None:
 
 
 def _holds_something(folder: Path) -> bool:
-    """Whether a run's folder has more in it than what the run was to be."""
+    """Whether a run's folder has any file besides the run's description and the lock."""
     return any(file.is_file() and file.name not in (RUN_FILE, LOCK_FILE) for file in folder.rglob("*"))
 
 

@@ -1,5 +1,5 @@
-"""How far an erasure went, and what else it moved, on prompts that nothing was learned from: in what the pipeline gives to
-its network.
+"""How far an erasure went, and what else it moved, on prompts that nothing was learned from: measured on the inputs that
+the pipeline gives to its network.
 
 Knows text encoders and prompts; knows no pixels, and nothing about how the erasure was made.
 """
@@ -41,9 +41,9 @@ class SelfCheck:
     mean over the worst tenth of prompts. Both are None if the method aims at no anchor.
 
     `moved`, `neighbours` and `everyday` are how far prompts that name the concept, prompts about what is near and all
-    others moved: medians over prompts of || T'(q) - T(q) || / || T(q) ||, where T(q) is what the network is given of
-    what the encoder writes. `away` is the same of what guidance leads away from; None if that is an empty prompt, which
-    is among the everyday ones.
+    others moved: medians over prompts of || T'(q) - T(q) || / || T(q) ||, where T(q) is what the network gets of the
+    encoder's output. `away` is the same of what guidance leads away from; None if that is an empty prompt, which is
+    among the everyday ones.
     """
 
     residual: float | None
@@ -66,7 +66,7 @@ class SelfCheck:
             (self.everyday, MOST_EVERYDAY_MOVED, "is how far everyday prompts moved"),
             (self.away, MOST_EVERYDAY_MOVED, "is how far what guidance leads away from moved"),
         )
-        # Whatever is no number falls short too.
+        # NaN falls short too.
         short = [f"{_percent(v)} {what} (bar: {_percent(bar)})" for v, bar, what in bars if v is not None and not v <= bar]
         behind = sorted(
             ((residual, name) for name, residual in self.by_concept.items() if not residual <= MOST_RESIDUAL),
@@ -90,7 +90,7 @@ class SelfCheck:
         return f"{_percent(self.residual)} of the way to the anchor is left ({worst}); {others}"
 
     def document(self) -> dict[str, Any]:
-        """As plain data, in words too."""
+        """The figures as plain data, and what they say in words."""
         figures = asdict(self)
         each = {name: round(residual, 4) for name, residual in figures.pop("by_concept").items()}
         figures = {name: None if value is None else round(value, 4) for name, value in figures.items()}
@@ -98,11 +98,11 @@ class SelfCheck:
 
     @classmethod
     def worst_of(cls, checks: "Sequence[SelfCheck]") -> "SelfCheck":
-        """One of several encoders: the worst of each figure."""
+        """The self-check of several encoders: the worst of each figure."""
 
         def most(name: str) -> Any:
             values = [value for check in checks if (value := getattr(check, name)) is not None]
-            return float(np.max(values)) if values else None  # what is no number is worse than any
+            return float(np.max(values)) if values else None  # NaN is worse than any number
 
         moved = float(np.min([check.moved for check in checks]))
         each = {
@@ -115,22 +115,22 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class Question:
-    """A batch of prompts. `given()` computes what the network gets for them now; `before` is what it got with nothing
-    changed. Both are (views, prompts, numbers). View 0 is all of it. Prompts with anchor prompts have a view 1, only the
-    tokens that count (`side_by_side`), whose target is `goal` (prompts, numbers).
+    """A batch of prompts. `network_inputs()` computes what the network gets for them now; `original` is what it got with
+    nothing changed. Both are (views, prompts, numbers). View 0 is all of it. Prompts with anchor prompts have a view 1,
+    only the tokens that count (`side_by_side`), whose target is `goal` (prompts, numbers).
     """
 
-    given: Callable[[], torch.Tensor]
-    before: torch.Tensor
+    network_inputs: Callable[[], torch.Tensor]
+    original: torch.Tensor
     goal: torch.Tensor | None = None
     concepts: Sequence[str] = ()  # what each prompt that names one is about
 
     @classmethod
     def about(cls, conditioner: Conditioner, prompts: Sequence[str]) -> "Question":
-        def given() -> torch.Tensor:
+        def network_inputs() -> torch.Tensor:
             return conditioner.network_inputs(prompts)[None]
 
-        return cls(given, given())
+        return cls(network_inputs, network_inputs())
 
     @classmethod
     def away(cls, conditioner: Conditioner) -> "Question | None":
@@ -142,10 +142,10 @@ class Question:
             return None
 
         @torch.no_grad()
-        def given() -> torch.Tensor:
+        def network_inputs() -> torch.Tensor:
             return (conditioner.encode_tokens(tokens) * tokens.mask[..., None]).flatten(1)[None]
 
-        return cls(given, given())
+        return cls(network_inputs, network_inputs())
 
     @classmethod
     @torch.no_grad()
@@ -154,26 +154,26 @@ class Question:
         tokens, anchors, aligned, counted = side_by_side(conditioner, pairs)
 
         @torch.no_grad()
-        def given() -> torch.Tensor:
+        def network_inputs() -> torch.Tensor:
             written = conditioner.write(tokens)
             some = conditioner.network_inputs(prompts, written, lambda states: states * counted[..., None])
             return torch.stack([conditioner.network_inputs(prompts, written), some])
 
         written = conditioner.write(anchors)
         goal = conditioner.network_inputs(prompts, written, lambda states: at_places(states, aligned) * counted[..., None])
-        return cls(given, given(), goal, [pair.concept for pair in pairs])
+        return cls(network_inputs, network_inputs(), goal, [pair.concept for pair in pairs])
 
-    def marks(self, given: torch.Tensor) -> "Marks":
-        """The results, where `given` is what the network gets with the changes on."""
-        return Marks(self.residual(given), self.residual(self.before), self.moved(given), self.concepts)
+    def marks(self, inputs: torch.Tensor) -> "Marks":
+        """The results, from what the network gets with the changes on."""
+        return Marks(self.residual(inputs), self.residual(self.original), self.moved(inputs), self.concepts)
 
-    def residual(self, given: torch.Tensor) -> np.ndarray:
+    def residual(self, inputs: torch.Tensor) -> np.ndarray:
         """Squared distance of each prompt from the goal: (prompts,); (0,) without a goal."""
-        return np.zeros(0) if self.goal is None else _squares(given[1] - self.goal)
+        return np.zeros(0) if self.goal is None else _squares(inputs[1] - self.goal)
 
-    def moved(self, given: torch.Tensor) -> np.ndarray:
-        """How far what the network gets has moved from `before`, as a share of its norm there: (prompts,)."""
-        return (_squares(given[0] - self.before[0]) / _squares(self.before[0])) ** 0.5
+    def moved(self, inputs: torch.Tensor) -> np.ndarray:
+        """How far what the network gets has moved from `original`, as a share of the norm of that: (prompts,)."""
+        return (_squares(inputs[0] - self.original[0]) / _squares(self.original[0])) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class Exam:
                 with changed(self.conditioner.text_encoder, deltas):
                     for sort, question in asked:
                         if question is not None:
-                            sort.append(question.marks(question.given()))
+                            sort.append(question.marks(question.network_inputs()))
                         bar.update()
         return marks
 

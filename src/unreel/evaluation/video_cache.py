@@ -138,12 +138,12 @@ class VideoCache:
         return _open(batch)["videos"][place]
 
     def seconds(self, batches: Sequence[Batch]) -> np.ndarray:
-        """Seconds a video took to generate, one figure for every batch."""
+        """Seconds that a video took to generate, one figure for every batch."""
         took = (read_tensors(batch.file, ("seconds",))[0]["seconds"] for batch in batches)
         return np.array([float(of[0]) / len(batch.prompts) for batch, of in zip(batches, took, strict=True)])
 
     def devices(self, batches: Sequence[Batch]) -> set[str]:
-        """What finished batches were made on, by name; earlier files do not say."""
+        """The names of the devices that finished batches were made on; earlier files do not say."""
         metadata = (read_tensors(batch.file, ("seconds",))[1] for batch in batches)
         return {about["device"] for about in metadata if "device" in about}
 
