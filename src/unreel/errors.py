@@ -10,7 +10,7 @@ class UnreelError(Exception):
 
 
 def needs(what: str, packages: str, extra: str) -> UnreelError:
-    """The error where packages of an extra are not installed."""
+    """The error for packages of an extra that are not installed."""
     return UnreelError(f"{what} needs {packages}: pip install -e '.[{extra}]' in a clone of unreel")
 
 
@@ -34,5 +34,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_text(letters: str) -> bool:
-    """Whether it can be written as UTF-8: arguments and JSON may hold lone surrogates, which no file or tokenizer takes."""
+    """Whether the letters can be written as UTF-8. Arguments and JSON may hold lone surrogates, which no file or tokenizer
+    takes.
+    """
     return not any("\ud800" <= letter <= "\udfff" for letter in letters)

@@ -18,7 +18,7 @@ from uuid import uuid4
 from unreel.errors import UnreelError, shortened
 
 LOCK_FILE = ".lock"
-LONGEST_NAME = 60  # letters, of what a text gives a file; bytes are at most four times as many
+LONGEST_NAME = 60  # letters of a text that go into a file's name; each takes at most four bytes
 
 
 def file_name(text: str) -> str:
@@ -92,8 +92,8 @@ def replacing(file: Path) -> Iterator[Path]:
 def require_new(folder: Path, overwrite: bool, marker: str) -> None:
     """Raises UnreelError if `folder` exists and may not be replaced, or cannot be created.
 
-    Only a folder of the same sort is ever replaced, which the file `marker` tells, or an empty one, so that a slip of the
-    hand loses nothing else. Of a link, it is the folder that it leads to.
+    Only a folder of the same sort, which holds the file `marker`, or an empty one is ever replaced, so that a slip of the
+    hand loses nothing else. If `folder` is a link, this is about the folder that it leads to.
     """
     home = _real(folder)
     try:
@@ -124,14 +124,14 @@ def _real(folder: Path) -> Path:
 
 
 def _beside(home: Path) -> str:
-    """How the names of temporary folders for it begin."""
+    """The beginning of the names of temporary folders for it."""
     return f".{home.name}-"
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, overwrite: bool = False) -> Path:
     """Fill a temporary folder beside `folder`, then rename it: a write that fails or is interrupted leaves nothing behind
-    and all as it was. One that is killed may leave a hidden folder `.NAME-*` there; where it was killed between the two
-    renames that replace a folder, one of them is what was replaced.
+    and all as it was. One that is killed may leave hidden folders `.NAME-*` there; if it was killed between the two renames
+    that replace a folder, one of them is the former folder.
 
     Raises UnreelError as `require_new` does, and if it cannot be written.
     """
@@ -165,7 +165,7 @@ def _allowed(folder: Path) -> int:
 
 
 def _put(partial: Path, home: Path) -> None:
-    """Rename a folder, in place of what is there; that stays if it fails."""
+    """Rename the folder `partial` to `home`, in place of a former folder, which stays if that fails."""
     if not home.exists():
         partial.rename(home)
         return

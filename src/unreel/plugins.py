@@ -6,8 +6,8 @@ Another package announces a module in its pyproject.toml, under the name that us
     [project.entry-points."unreel.methods"]      # or unreel.judges, unreel.attacks, unreel.metrics, unreel.interventions
     my-method = "my_package.my_method"
 
-It offers what the docstring of that package of unreel's says; `examples/` has one of each. What is unreel's own goes first,
-so that nobody can stand in for it.
+It offers what the docstring of that package of unreel's says; `examples/` has one of each. unreel's own come first, so that
+no other package can take their names.
 """
 
 import warnings
@@ -23,9 +23,9 @@ from unreel.errors import UnreelError
 
 @dataclass(frozen=True)
 class Registry:
-    """What can be called by name: modules of `unreel.PACKAGE`, which lie in `path`, and those announced for it. `what` is
-    the word for one of them, `offers` are the names that each has to have, and `unsound` says what else is wrong with one
-    of another package, "" for nothing. `hyphens` stand in names for what modules have underscores for.
+    """Modules by name: those of `unreel.PACKAGE`, which are in `path`, and those announced for it. `what` is the word for
+    one of them, `offers` are the names that each must have, and `unsound` says what else is wrong with one of another
+    package, "" if nothing is. With `hyphens`, names have hyphens for the underscores of modules.
     """
 
     package: str

@@ -1,10 +1,9 @@
-"""How far long work is, drawn as whoever started it wants: as bars with the time left, unless they say otherwise; and how
-it says what else there is to know.
+"""The progress of long work, drawn as whoever started it wants, by default as bars with the time left; and news of it.
 
     with drawn_by(my_own):
         unlearn("Tokyo Tower", pair)
 
-Work is drawn by who was asked when it begins. Knows numbers; knows neither terminals nor pages.
+Work is drawn by the function that holds when it begins. Knows numbers; knows neither terminals nor pages.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -16,7 +15,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before a bar of brief work appears
 
-Tell = Callable[[str, str], None]  # of what sort a piece of news is, in one word, and the news
+Tell = Callable[[str, str], None]  # takes the sort of a piece of news, in a word or two, and the news
 
 
 def nobody(sort: str, news: str) -> None:
@@ -50,7 +49,7 @@ Draw = Callable[[Work], Bar]
 
 
 def as_bar(work: Work) -> Bar:
-    """On the terminal, or in a notebook."""
+    """A bar on the terminal, or in a notebook."""
     from tqdm.auto import tqdm
 
     options = {"delay": PATIENCE, "leave": False} if work.brief else {}

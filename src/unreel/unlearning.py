@@ -102,13 +102,13 @@ def unlearn(
 
 
 def with_rounding(erasure: Erasure, pair: Pair) -> Erasure:
-    """The erasure, whose record says how much of it the precision of the pair's weights has no room for, if much."""
+    """The erasure; its record says which share of it is rounded away in the precision of the pair's weights, if most is."""
     lost = erasure.rounded_away(pair.t2v if erasure.edits_network else pair.t2i)
     return erasure.with_record(**{ROUNDED_AWAY: round(lost, 3)}) if lost > MOST_ROUNDED_AWAY else erasure
 
 
 def as_concepts(concepts: Concepts) -> list[Concept]:
-    """What is meant by one or several, by name or as they are. Raises UnreelError for none, and for the same one twice."""
+    """A list of Concepts, from one or several, or their names. Raises UnreelError for none, and for the same one twice."""
     if not isinstance(concepts, (Concept, str, Sequence)):
         raise UnreelError("concepts are names or Concepts")
     wanted = [concepts] if isinstance(concepts, (Concept, str)) else list(concepts)
@@ -121,7 +121,9 @@ def as_concepts(concepts: Concepts) -> list[Concept]:
 
 
 def _require_record(learned: Any, config: Any) -> None:
-    """Raises UnreelError for what a method of another package makes, if nothing can be added to its record."""
+    """Raises UnreelError if the method, which may be another package's, made something to whose record nothing can be
+    added.
+    """
     named = {each.name for each in fields(learned)} if is_dataclass(learned) else set()
     if not isinstance(learned, Intervention) or "provenance" not in named:
         raise UnreelError(
@@ -145,7 +147,7 @@ def _ways_to_save(config: Any, conditioner: Conditioner) -> list[str]:
 
 
 def digest_of(images: Path) -> str:
-    """Tells the pictures in a folder from others, whatever they are called but for their order."""
+    """A digest of the pictures in a folder, in their order; their names do not count otherwise."""
     each = [hashlib.sha256(file.read_bytes()).digest() for file in image_files(images)]
     return hashlib.sha256(b"".join(each)).hexdigest()[:16]
 
@@ -158,27 +160,27 @@ def was_asked_for(
     images: str | Path | None = None,
     keep: Sequence[str] = (),
 ) -> bool:
-    """Whether it is the erasure that `unlearn` makes of the same arguments, with its self-check; of several `configs`, the
-    sum of theirs, of which the first learned from the given `images`.
+    """Whether `learned` is what `unlearn` makes of the same arguments, with its self-check. For several `configs`, that is
+    the sum of what is learned with each, of which the first learned from `images`.
     """
     parts, conditioners = learned.provenance["parts"], list(pair.conditioners().values())
     meanings: Meanings = {}
     digest = None if images is None else digest_of(Path(images))
     made_on = (recorded(pair.t2i_source), str(conditioners[0].text_encoder.dtype).removeprefix("torch."))
 
-    # What each is called is looked for among all methods that are installed, so it is asked once.
+    # A method's name is looked up among all that are installed, so this is done once.
     named = [(config, name_of(config), method_of(config).__name__.startswith("unreel.")) for config in configs]
 
     def same(part: dict[str, Any], method: tuple[Any, str, bool], concept: Concept) -> bool:
         config, name, ours = method
         wanted = json.loads(json.dumps(asdict(config) | ({"keep": list(keep)} if keep else {})))
-        given = digest if config is configs[0] else None
-        if given is not None and "shots" in wanted:
+        images_digest = digest if config is configs[0] else None
+        if images_digest is not None and "shots" in wanted:
             wanted["shots"] = part["settings"].get("shots")  # as many as there were images
         asked = (part["concept"], part["kind"], tuple(part["synonyms"]), part["method"], part["settings"])
         if asked != (concept.name, concept.kind, concept.synonyms, name, wanted):
             return False
-        if part.get(DIGEST) != given:
+        if part.get(DIGEST) != images_digest:
             return False
         if "anchor" not in part:
             return concept.anchor is None
