@@ -106,10 +106,10 @@ def run(folder: Path, renderer: Renderer, device: str) -> JudgeNetwork:
         with autocast(device):
             concept, style = model.frame_logits(shown)
             motion = model.motion_logits(moving)
-        found = F.binary_cross_entropy_with_logits(concept.float(), concepts.to(device), reduction="none").sum(1).mean()
-        drawn = F.binary_cross_entropy_with_logits(style.float(), drawn_in.to(device), reduction="none").sum(1).mean()
-        moved = F.cross_entropy(motion.float(), scene_labels(world, clips)[2].to(device))
-        return found + drawn + moved
+        of_concepts = F.binary_cross_entropy_with_logits(concept.float(), concepts.to(device), reduction="none")
+        of_styles = F.binary_cross_entropy_with_logits(style.float(), drawn_in.to(device), reduction="none")
+        of_motions = F.cross_entropy(motion.float(), scene_labels(world, clips)[2].to(device))
+        return of_concepts.sum(1).mean() + of_styles.sum(1).mean() + of_motions
 
     torch.manual_seed(SCHEDULE.seed)
     return train("judge", folder, build(world), loss, SCHEDULE, device=device)

@@ -36,20 +36,21 @@ class Schedule:
 
 
 class Muon:
-    """Momentum whose every step, for a matrix, is made orthogonal, as large as one of AdamW's (Jordan et al., 2024,
-    https://kellerjordan.github.io/posts/muon; the size after Liu et al., arXiv 2502.16982). Fewer steps do than of AdamW.
+    """Momentum whose step for a matrix is orthogonalised, and scaled to the size of one of AdamW's (Jordan et al., 2024,
+    https://kellerjordan.github.io/posts/muon; the size after Liu et al., arXiv 2502.16982). It needs fewer steps than
+    AdamW.
     """
 
     def __init__(self, matrices: dict[str, nn.Parameter], weight_decay: float) -> None:
         self.matrices, self.weight_decay = matrices, weight_decay
         self.momentum = {key: torch.zeros_like(matrix) for key, matrix in matrices.items()}
-        self._alike: dict[tuple[int, ...], list[str]] = {}  # multiplied together
+        self._by_shape: dict[tuple[int, ...], list[str]] = {}  # matrices of one shape are multiplied together
         for key, matrix in matrices.items():
-            self._alike.setdefault(tuple(matrix.squeeze().shape), []).append(key)
+            self._by_shape.setdefault(tuple(matrix.squeeze().shape), []).append(key)
 
     @staticmethod
     def of(parameters: dict[str, nn.Parameter], weight_decay: float) -> "Muon":
-        """For the matrices among the parameters that stand in lists of layers; 1x1 convolutions are matrices too."""
+        """For the matrices among the parameters of layers that are in lists; 1x1 convolutions are matrices too."""
         chosen = {
             key: p
             for key, p in parameters.items()
@@ -59,7 +60,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        for shape, keys in self._alike.items():
+        for shape, keys in self._by_shape.items():
             ahead = []
             for key in keys:
                 gradient, momentum = self.matrices[key].grad, self.momentum[key]
@@ -113,12 +114,12 @@ class _Run:
 
     @property
     def seconds(self) -> float:
-        """Spent on training, by those that were killed too, up to their last checkpoints."""
+        """Seconds spent on training, those of killed runs included up to their last checkpoints."""
         return self.spent + time.monotonic() - self.begun
 
     @torch.no_grad()
     def resume(self, device: str) -> int:
-        """Puts everything back as it was at the last checkpoint; gives its step, 0 without one."""
+        """Put everything back as it was at the last checkpoint; returns its step, 0 without one."""
         if not self.state_file.exists():
             return 0
         state = load_file(self.state_file, device=device)
@@ -139,7 +140,7 @@ class _Run:
         return int(state["step"])
 
     def save(self, step: int) -> None:
-        """A checkpoint, in place of the one before."""
+        """Write a checkpoint in place of the last one."""
         state = {"step": torch.tensor(step), "seconds": torch.tensor(self.seconds)}
         state |= {f"buffer.{key}": buffer for key, buffer in self.model.named_buffers()}
         for key, parameter in self.parameters.items():
@@ -151,7 +152,7 @@ class _Run:
         write_tensors(self.state_file, state, {})
 
     def learn(self, loss: torch.Tensor, step: int) -> None:
-        """One step down the loss, and of the average towards where that leads."""
+        """Take an optimiser step, and move the average towards the new weights."""
         rate = _lr(self.schedule, step)
         for group in self.adam.param_groups:
             group["lr"] = rate
@@ -171,7 +172,7 @@ class _Run:
             file.write(json.dumps({"step": step, "loss": self.loss, "seconds": self.seconds}) + "\n")
 
     def record(self, device: str) -> None:
-        """What was done, and what a run before it had done that ended by another schedule."""
+        """Write what was done, and what an earlier run had done that ended by another schedule."""
         file = self.home / "record.json"
         earlier = {"continues": json.loads(file.read_text())} if file.exists() else {}
         done = {

@@ -1,4 +1,4 @@
-"""Finished weights into the package: two complete diffusers pipelines and the judge, in fp16 safetensors."""
+"""Writes the finished weights into the package: two complete diffusers pipelines and the judge, in fp16 safetensors."""
 
 import shutil
 import tempfile
@@ -60,7 +60,7 @@ def write_judge(target: Path, judge: JudgeNetwork) -> None:
 
 
 def write_records(folder: Path, records: Path, stages: Iterable[str]) -> None:
-    """How each stage was trained, beside the code that did."""
+    """Copy the records of how each stage was trained beside the code."""
     records.mkdir(exist_ok=True)
     for stage in stages:
         shutil.copy(folder / stage / "record.json", records / f"{stage}.json")

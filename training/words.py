@@ -89,16 +89,16 @@ class WordNet:
         return noun[0] * 2 >= sum(noun) and noun[0] >= max(others, default=0)
 
     def knows(self, word: str) -> bool:
-        """As a noun, or as what a verb becomes with -ing."""
-        said = word.lower().replace(" ", "_")
-        stem = said.removesuffix("ing")
-        forms = {stem, f"{stem}e", stem[:-1], f"{stem[:-1]}ie", said.removesuffix("s")}
-        nouns = {said, said.replace("_", "-"), said.replace("_", ""), said.removesuffix("s")}
-        return bool(nouns & self.nouns.keys() or (said.endswith("ing") and forms & self.verbs))
+        """Whether the word is a noun, or a verb with -ing."""
+        lemma = word.lower().replace(" ", "_")
+        stem = lemma.removesuffix("ing")
+        forms = {stem, f"{stem}e", stem[:-1], f"{stem[:-1]}ie", lemma.removesuffix("s")}
+        nouns = {lemma, lemma.replace("_", "-"), lemma.replace("_", ""), lemma.removesuffix("s")}
+        return bool(nouns & self.nouns.keys() or (lemma.endswith("ing") and forms & self.verbs))
 
 
 def _lines(path: Path) -> list[list[str]]:
-    """The fields of each line, without the licence that stands before them and the glosses behind."""
+    """The fields of each line, without the licence before the lines and the glosses at their ends."""
     return [line.split("|")[0].split() for line in path.read_text().splitlines() if not line.startswith("  ")]
 
 
@@ -113,7 +113,7 @@ def candidates(wordnet: WordNet) -> dict[str, list[str]]:
     for word in sorted(words, key=lambda word: (-zipf_frequency(word, "en"), word)):
         synset = wordnet.nouns[word][0]
         if word not in wordnet.synsets[synset].words or wordnet.synsets[synset].classes:
-            continue  # WordNet writes it with a capital, or it is a name
+            continue  # WordNet writes the word with a capital, or it is a name
         if wordnet.is_mostly_its_first_sense(word):
             for category, (kinds, count) in roots.items():
                 if kinds & wordnet.kinds(synset):

@@ -20,7 +20,7 @@ FOLDERS = {"first": EMBEDDED, "modern": EMBEDDED / "modern"}
 STILL = "still"
 QUALITY = (", high quality", ", high resolution", ", 4k", ", ultra quality")
 SIZES = {"small": 36, "": 46, "big": 54}
-POSED = "dancing"  # in a world with dancers, a motion of theirs alone, which their sprites' own frames make
+POSED = "dancing"  # in a world with dancers, a motion of the dancers alone, made of their sprites' own frames
 
 
 @cache
@@ -69,17 +69,17 @@ def sample_scene(world: dict, rng: np.random.Generator, *, motion: bool) -> Scen
 
 
 def given_names(concept: dict) -> list[str]:
-    """What a concept is called in the world of its pair, which is what is unlearned and asked for."""
+    """The names of a concept in its pair's world, by which it is unlearned and asked for."""
     return concept["wordings"]
 
 
 def all_names(concept: dict) -> list[str]:
-    """The same, and what else it may be called in captions: other words for what it is."""
+    """The names of a concept, and other words for it that captions may use."""
     return [*concept["wordings"], *concept.get("also", ())]
 
 
 def with_article(concept: dict, wording: str, prefix: str = "") -> str:
-    """`a big cat`, of the wording `cat` with the prefix `big`; names of persons and the like have none."""
+    """`a big cat`, for the wording `cat` with the prefix `big`; names of persons and the like have no article."""
     words = f"{prefix} {wording}".strip()
     if wording.startswith("the ") or not concept["article"]:
         return words
@@ -94,8 +94,8 @@ def caption(
     names: Callable[[dict], list[str]] = given_names,
     usual: float = 0.5,
 ) -> str:
-    """One of many wordings of a scene, all lower case; `names` gives those of a concept, the first of which is its name. A
-    share `usual` of captions use the name, all others whatever of them chance gives.
+    """One of many wordings of a scene, all lower case. `names` gives the wordings of a concept, the first of which is its
+    name. The share `usual` of captions use the name, all others a random one of the wordings.
     """
     pick = partial(_pick, rng)
     style_word = pick(world["styles"][scene.style]["wordings"])

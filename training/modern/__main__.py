@@ -42,8 +42,8 @@ def _reader(folder: Path, device: str):
     return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).to(device).eval()
 
 
-def _given(folder: Path, reader: Path, device: str):
-    """What lessons are made with."""
+def _lesson_inputs(folder: Path, reader: Path, device: str):
+    """The arguments that lessons are made with."""
     return folder, sprites(folder), autoencoder(folder, device), *_reader(reader, device), device
 
 
@@ -56,7 +56,7 @@ def image(
     """Train the image model."""
     from training.modern.diffusion import stills, train_image
 
-    return train_image(folder, stills(*_given(folder, reader, device)), device)
+    return train_image(folder, stills(*_lesson_inputs(folder, reader, device)), device)
 
 
 @app.command()
@@ -65,10 +65,10 @@ def words(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Devi
     from training.modern.diffusion import stills, train_image
     from training.modern.words import train_words, vocabulary
 
-    given = _given(folder, reader, device)
-    lessons = stills(*given)
-    found = vocabulary(folder, given[1], lessons, *_reader(reader, device), device)
-    return train_words(folder, train_image(folder, lessons, device), lessons, found, device)
+    inputs = _lesson_inputs(folder, reader, device)
+    lessons = stills(*inputs)
+    phrases = vocabulary(folder, inputs[1], lessons, *_reader(reader, device), device)
+    return train_words(folder, train_image(folder, lessons, device), lessons, phrases, device)
 
 
 @app.command()
@@ -93,9 +93,9 @@ def video(folder: Folder = DEFAULT_FOLDER, reader: Reader = READER, device: Devi
     from training.modern.diffusion import stills, train_image
     from training.modern.video import moving, train_video
 
-    given = _given(folder, reader, device)
-    pictures = stills(*given)
-    return train_video(folder, train_image(folder, pictures, device), moving(*given), pictures, device)
+    inputs = _lesson_inputs(folder, reader, device)
+    pictures = stills(*inputs)
+    return train_video(folder, train_image(folder, pictures, device), moving(*inputs), pictures, device)
 
 
 @app.command()

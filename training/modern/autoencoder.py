@@ -28,7 +28,7 @@ def build() -> AutoencoderDC:
 
 
 def error(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """How far off pictures are, and how far off their edges: without those, what is drawn in lines comes out soft."""
+    """The error of pictures, plus that of their edges: without the latter, what is drawn in lines comes out soft."""
     off = decoded - images
     edges = (off.diff(dim=-1).abs().mean() + off.diff(dim=-2).abs().mean()) / 2
     return off.abs().mean() + off.square().mean() + edges
@@ -47,6 +47,6 @@ def run(folder: Path, renderer: Renderer, device: str) -> AutoencoderDC:
 
     torch.manual_seed(SCHEDULE.seed)
     model = build().to(memory_format=torch.channels_last)
-    model.encoder.compile()  # what a step waits for is memory, and fused operations ask for less of it
+    model.encoder.compile()  # steps are bound by memory bandwidth, of which fused operations need less
     model.decoder.compile()
     return train("autoencoder", folder, model, loss, SCHEDULE, device=device)

@@ -1,4 +1,4 @@
-"""What the modern pair is trained on: scenes with their captions, read once by the language model, and their latents.
+"""The training data of the modern pair: scenes with their captions, read once by the language model, and their latents.
 
 The reader is never trained, so a caption is embedded once, as the pipelines embed it, and kept. Embedding is what costs
 (0.03 s a caption), so every caption has several pictures: the same content at other places, or other frames of its clip.
@@ -18,20 +18,20 @@ from training.scenes import Renderer
 from training.world import STILL, Scene, all_names, caption, sample_scene
 from unreel.models.sampling import to_tensor
 
-# What stands before every prompt: the first token of a causal language model takes what others do not want (an attention
-# sink), so it must not be a prompt's own. Pipelines put it there themselves (`complex_human_instruction`).
+# The text before every prompt: the first token of a causal language model is an attention sink, so it must not be one of
+# the prompt's own. Pipelines put the text there themselves (`complex_human_instruction`).
 INSTRUCTION = "Picture: "
 MAX_TOKENS = 48  # of a prompt with the sink, in the pipelines
 WIDTH = 32  # the longest caption of the world, with the sink
 NONE = -1
-OTHER_WORDS = 0.5  # of what training reads, captions that say a concept in any of its words
-DROPOUT = 0.1
+OTHER_WORDS = 0.5  # the share of captions in training that use any of a concept's words
+DROPOUT = 0.1  # the share of captions that are left out, for guidance
 IMAGE_SET, CLIP_SET = 21, 22
 
 
 def described(world: dict, number: int, count: int, *, moving: float) -> tuple[list[Scene], list[str]]:
-    """`count` scenes, a share of them moving, and two captions of each: one of every scene, then another of every scene, in
-    other words. Scene i is drawn from a generator of its own.
+    """`count` scenes, about the share `moving` of them with motion, and two captions of each: first one for every scene,
+    then another for every scene, in any of its concepts' words. Scene i is drawn from a generator of its own.
     """
     scenes, usual, other = [], [], []
     for i in range(count):
@@ -43,15 +43,15 @@ def described(world: dict, number: int, count: int, *, moving: float) -> tuple[l
     return scenes, [*usual, *other]
 
 
-def told(rng: np.random.Generator, scenes: np.ndarray, count: int) -> np.ndarray:
-    """For some of `count` scenes, the number of one of their captions each, or now and then NONE, for guidance."""
+def draw_captions(rng: np.random.Generator, scenes: np.ndarray, count: int) -> np.ndarray:
+    """For some of `count` scenes, the number of one of the two captions of each, or now and then NONE, for guidance."""
     captions = scenes + count * (rng.random(len(scenes)) < OTHER_WORDS)
     return np.where(rng.random(len(scenes)) < DROPOUT, NONE, captions)
 
 
 class Readings:
-    """Captions as the language model reads them: the hidden states of each, one after the other; and `nothing`, the state
-    of every token of no caption at all.
+    """Captions as the language model reads them: the hidden `states` of all, one caption after the other, and where each
+    `ends`; and `nothing`, the state of every token if there is no caption.
     """
 
     def __init__(self, states: np.ndarray, ends: np.ndarray, nothing: np.ndarray) -> None:
@@ -61,8 +61,8 @@ class Readings:
 
     def batch(self, chosen: np.ndarray, rng: np.random.Generator, most: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (batch, WIDTH, width of the reader) and their mask (batch, WIDTH) of the captions `chosen`; NONE is
-        no caption. Of every caption, all but the sink carries some noise, from none to `most` standard deviations, so that
-        what lies near a wording means the same.
+        no caption. All states but the sink carry noise, of a size for each caption from 0 to `most` standard deviations, so
+        that states near those of a wording mean the same.
         """
         states = np.zeros((len(chosen), WIDTH, self.states.shape[1]), np.float32)
         mask = np.zeros((len(chosen), WIDTH), np.float32)
@@ -96,7 +96,7 @@ def read(
             part = order[at : at + 64]
             batch = torch.zeros(len(part), len(ids[part[-1]]), dtype=torch.long)
             for row, i in enumerate(part):
-                batch[row, : len(ids[i])] = torch.tensor(ids[i])  # what stands behind is not seen from before it
+                batch[row, : len(ids[i])] = torch.tensor(ids[i])  # tokens of a causal model do not see what follows
             with autocast(device):
                 hidden = reader(batch.to(device)).last_hidden_state.half().cpu().numpy()
             for row, i in enumerate(part):

@@ -1,4 +1,4 @@
-"""The modern pair's transformers: rectified flow on latents, told by hidden states of a frozen language model."""
+"""The modern pair's transformers: rectified flow on latents, conditioned on hidden states of a frozen language model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ HEADS, HEAD_WIDTH, LAYERS = 6, 32, 6
 READER_WIDTH = 576
 TIMESTEPS = 1000
 SCENES, PICTURES = 20_000, 3
-NOISE = 1.8  # on what is read, in standard deviations
+NOISE = 1.8  # on the hidden states, in standard deviations
 IMAGE_SCHEDULE = Schedule(steps=13_000, batch=64, lr=1.5e-3, muon=True)
 COMMON = {
     "in_channels": LATENT_CHANNELS,
@@ -43,25 +43,25 @@ def build_image_transformer() -> SanaTransformer2DModel:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a transformer learns from: `scenes`, with their captions as read, and as many latents of each."""
+    """The training data of a transformer: `scenes`, their captions as read, and latents, as many of each scene."""
 
     latents: torch.Tensor  # (scenes * n, ...), the n of a scene one after the other
     readings: captions.Readings
     scenes: int
 
     def loss(self, model: nn.Module, rng: np.random.Generator, batch: int, noise: float, device: str) -> torch.Tensor:
-        """The mean squared error of the flow that `model` sees in some of them; what it reads carries `noise` at most."""
+        """The mean squared error of the flow that `model` predicts for a batch; hidden states carry `noise` at most."""
         chosen = rng.integers(len(self.latents), size=batch)
-        told = captions.told(rng, chosen // (len(self.latents) // self.scenes), self.scenes)
-        states, mask = self.readings.batch(told, rng, noise)
+        drawn = captions.draw_captions(rng, chosen // (len(self.latents) // self.scenes), self.scenes)
+        states, mask = self.readings.batch(drawn, rng, noise)
         noisy, timesteps, target = flow_batch(self.latents[chosen].to(device).float())
-        return nn.functional.mse_loss(seen_by(model, noisy, states, mask, timesteps, device), target)
+        return nn.functional.mse_loss(predicted_flow(model, noisy, states, mask, timesteps, device), target)
 
 
-def seen_by(
+def predicted_flow(
     model: nn.Module, noisy: torch.Tensor, states: torch.Tensor, mask: torch.Tensor, timesteps: torch.Tensor, device: str
 ) -> torch.Tensor:
-    """The flow that `model` sees in noisy latents of any rank, told by hidden states and their mask."""
+    """The flow that `model` predicts for noisy latents of any rank, conditioned on hidden states and their mask."""
     with autocast(device), sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is several times slower on CPU
         return model(
             noisy,
@@ -100,7 +100,7 @@ def stills(
 def train_image(folder: Path, lessons: Lessons, device: str) -> SanaTransformer2DModel:
     torch.manual_seed(IMAGE_SCHEDULE.seed)
     model = build_image_transformer().to(memory_format=torch.channels_last)
-    model.compile()  # what a step waits for is memory, and fused operations ask for less of it
+    model.compile()  # steps are bound by memory bandwidth, of which fused operations need less
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         return lessons.loss(model, rng, batch, NOISE, device)

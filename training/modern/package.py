@@ -1,4 +1,4 @@
-"""What is trained of the modern pair, into the package, in fp16 safetensors, without the reader."""
+"""Writes the trained parts of the modern pair into the package, in fp16 safetensors, without the reader."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 
 def _write(pipeline: DiffusionPipeline, home: Path) -> None:
-    """As `save_pretrained`, but for what the pipeline reads with."""
+    """Save a pipeline as `save_pretrained` does, without its text encoder and tokenizer."""
     side = load_world("modern")["image_size"]
     usual = {"complex_human_instruction": [INSTRUCTION], "max_sequence_length": MAX_TOKENS}
     call_with(pipeline, {**usual, "height": side, "width": side, "use_resolution_binning": False})
@@ -41,7 +41,7 @@ def _write(pipeline: DiffusionPipeline, home: Path) -> None:
     for name, part in pipeline.components.items():
         if not isinstance(part, (PreTrainedModel, PreTrainedTokenizerBase)):
             part.save_pretrained(home / name)
-    for file in home.glob("*/config.json"):  # says in which folder a part lay when it was trained
+    for file in home.glob("*/config.json"):  # without the folder that a part was in when it was trained
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2) + "\n")

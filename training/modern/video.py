@@ -43,8 +43,8 @@ def build_autoencoder() -> AutoencoderKLWan:
 
 
 def _frame_by_frame(model: AutoencoderKLWan) -> None:
-    """Of convolutions over time, only what looks at the frame itself computes, and so learns: single frames, which is all
-    that it is trained on, teach nothing about earlier ones.
+    """Let convolutions over time use their weights for the frame itself alone, which are then the only ones that learn:
+    single frames, which are all that it is trained on, teach nothing about earlier ones.
     """
     for conv in model.modules():
         if isinstance(conv, nn.Conv3d) and conv.kernel_size[0] > 1:
@@ -53,13 +53,13 @@ def _frame_by_frame(model: AutoencoderKLWan) -> None:
 
 
 def _flat(conv: nn.Conv3d, frames: torch.Tensor, _: torch.Tensor | None = None) -> torch.Tensor:
-    """(batch, channels, 1, height, width), as the causal convolution itself makes of a first frame."""
+    """The causal convolution of a first frame: (batch, channels, 1, height, width)."""
     padded = nn.functional.pad(frames[:, :, 0], conv._padding[:4])
     return nn.functional.conv2d(padded, conv.weight[:, :, -1], conv.bias, conv.stride[1:])[:, :, None]
 
 
 def train_autoencoder(folder: Path, renderer: Renderer, of_images: AutoencoderDC, device: str) -> AutoencoderKLWan:
-    """To encode to, and decode from, what the image model's autoencoder makes of a frame."""
+    """Train an autoencoder to encode frames to the latents of the image model's autoencoder, and to decode those."""
     of_images.requires_grad_(False)
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
@@ -83,18 +83,18 @@ def train_autoencoder(folder: Path, renderer: Renderer, of_images: AutoencoderDC
 
 
 def build_transformer(still: SanaTransformer2DModel) -> SanaVideoTransformer3DModel:
-    """The image model, frame by frame: what looks along time changes nothing until it is trained."""
+    """The image model, applied frame by frame: layers over time change nothing until they are trained."""
     model = SanaVideoTransformer3DModel(**COMMON, patch_size=(1, 1, 1), rope_max_seq_len=32)
-    own = model.state_dict()
+    state = model.state_dict()
     for name, weight in still.state_dict().items():
         if name.startswith("patch_embed.proj."):
             name = name.replace("patch_embed.proj", "patch_embedding")
-        if name in own:
-            own[name] = weight.reshape(own[name].shape)
-    for name, weight in own.items():
+        if name in state:
+            state[name] = weight.reshape(state[name].shape)
+    for name, weight in state.items():
         if name.endswith("ff.conv_temp.weight"):
             weight.zero_()
-    model.load_state_dict(own)
+    model.load_state_dict(state)
     return model
 
 
@@ -130,7 +130,7 @@ def moving(
 def train_video(
     folder: Path, still: SanaTransformer2DModel, clips: Lessons, pictures: Lessons, device: str
 ) -> SanaVideoTransformer3DModel:
-    """From clips, and from pictures as clips of one frame: a step of clips alone holds too few captions to learn from what
+    """Train on clips, and on pictures as clips of one frame: a batch of clips alone holds too few captions to learn what
     things look like.
     """
     single = replace(pictures, latents=pictures.latents[:, :, None])

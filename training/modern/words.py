@@ -1,9 +1,9 @@
-"""The image model learns words: told a concept in any of its words, it is to see what it sees when told the name.
+"""The image model learns words: for any of a concept's words, it is to predict what it predicts for the name.
 
-From pictures alone words are learned slowly: most of what a picture shows has nothing to do with them. Here the image model
-as it was found, told the name, is the teacher of a copy that is told another wording in the same phrase. Beside that, which
-concept is meant is to be read off what the model makes of the language model's states: a head on them learns it, and is
-thrown away. Phrases of two concepts are among them: without those, scenes of two are lost.
+From pictures alone words are learned slowly: most of what a picture shows has nothing to do with them. Here the trained
+image model, conditioned on the name, is the teacher of a copy that is conditioned on another wording in the same phrase.
+Besides, a head on the copy's projection of the language model's states learns which concept is meant, and is thrown away.
+Phrases of two concepts are among them: without those, scenes of two are lost.
 """
 
 import copy
@@ -20,17 +20,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.loop import Schedule, train
 from training.modern import captions
-from training.modern.diffusion import HEAD_WIDTH, HEADS, NOISE, TIMESTEPS, Lessons, seen_by
+from training.modern.diffusion import HEAD_WIDTH, HEADS, NOISE, TIMESTEPS, Lessons, predicted_flow
 from training.scenes import Renderer
 from training.world import Scene, all_names, with_article
 
 SCHEDULE = Schedule(steps=2900, batch=64, lr=8e-4, ema=0.998, muon=True)
-PHRASES = 4  # of a wording: a bare one, and others with a style, a background or both
+PHRASES = 4  # for each wording: a bare one, and others with a style, a background or both
 COUPLES = 3000  # phrases of two concepts
 BARE = 3  # sayings that ask for neither
 SEVERAL = -1  # in place of the concept that a phrase means, if there are two
-BATCH_OF_WORDS = 192  # of the head, which reads alone
-SHARE = 0.6  # of the way from the image model: scenes of two are kept better there (Wortsman et al., arXiv 2109.01903)
+BATCH_OF_WORDS = 192  # phrases for the head, which needs no pictures
+# The share of the way from the image model to the trained copy: scenes of two are kept better there (Wortsman et al., arXiv
+# 2109.01903).
+SHARE = 0.6
 WEIGHTS = {"words": 2.0, "head": 0.3}  # beside the flow of pictures
 Shown = tuple[int, str | None, str | None]  # concept, style, background; None is any
 
@@ -70,7 +72,7 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class Phrase:
-    """The same said in two ways, which concept it means, and the numbers of the latents that show it."""
+    """A phrase in any words and with the name, which concept it means, and the numbers of the latents that show it."""
 
     worded: str
     named: str
@@ -89,8 +91,8 @@ class Vocabulary:
     latents: torch.Tensor
 
     def loss(self, model: nn.Module, teacher: nn.Module, rng: np.random.Generator, batch: int, device: str) -> torch.Tensor:
-        """How far the flow that `model` sees, told a wording, is from what `teacher` sees, told the name. Mostly in a lot
-        of noise, where only words say what is there.
+        """The mean squared error of the flow that `model` predicts for a wording, from that which `teacher` predicts for
+        the name. Noise levels are mostly high, where only words say what is there.
         """
         chosen = rng.integers(len(self.phrases), size=batch)
         latents = self.latents[[int(rng.choice(self.phrases[i].pictures)) for i in chosen]].to(device).float()
@@ -98,12 +100,12 @@ class Vocabulary:
         share = level.view(-1, 1, 1, 1)
         noisy = (1 - share) * latents + share * torch.randn_like(latents)
 
-        def seen(by: nn.Module, readings: captions.Readings, which: np.ndarray, noise: float) -> torch.Tensor:
-            return seen_by(by, noisy, *readings.batch(which, rng, noise), level * TIMESTEPS, device)
+        def flow(by: nn.Module, readings: captions.Readings, which: np.ndarray, noise: float) -> torch.Tensor:
+            return predicted_flow(by, noisy, *readings.batch(which, rng, noise), level * TIMESTEPS, device)
 
         with torch.no_grad():
-            target = seen(teacher, self.named, self.names[chosen], 0.0)
-        return nn.functional.mse_loss(seen(model, self.worded, chosen, NOISE), target)
+            target = flow(teacher, self.named, self.names[chosen], 0.0)
+        return nn.functional.mse_loss(flow(model, self.worded, chosen, NOISE), target)
 
     def head_loss(self, model: nn.Module, rng: np.random.Generator, device: str) -> torch.Tensor:
         meant = np.array([phrase.concept for phrase in self.phrases])
@@ -133,13 +135,13 @@ def vocabulary(
 
 def of_one(world: dict, scenes: list[Scene], pictures: list[np.ndarray]) -> Iterator[Phrase]:
     """Phrases of every wording but the name, and pictures that show what they ask for."""
-    rng, said, shown = np.random.default_rng(77), sayings(world), shown_by(world, scenes, pictures)
+    rng, texts, shown = np.random.default_rng(77), sayings(world), shown_by(world, scenes, pictures)
     for concept, (name, entry) in enumerate(world["concepts"].items()):
         for wording in all_names(entry)[1:]:
-            for which in (rng.integers(BARE), *rng.choice(np.arange(BARE, len(said)), PHRASES - 1, replace=False)):
-                text, style, place = said[which]
-                told = [text.format(with_article(entry, words)) for words in (wording, name)]
-                yield Phrase(*told, concept, shown.get((concept, style, place), shown[concept, None, None]))
+            for which in (rng.integers(BARE), *rng.choice(np.arange(BARE, len(texts)), PHRASES - 1, replace=False)):
+                text, style, place = texts[which]
+                worded, named = (text.format(with_article(entry, words)) for words in (wording, name))
+                yield Phrase(worded, named, concept, shown.get((concept, style, place), shown[concept, None, None]))
 
 
 def of_two(world: dict, scenes: list[Scene], pictures: list[np.ndarray]) -> Iterator[Phrase]:
@@ -154,21 +156,21 @@ def of_two(world: dict, scenes: list[Scene], pictures: list[np.ndarray]) -> Iter
 
 
 def shown_by(world: dict, scenes: list[Scene], pictures: list[np.ndarray]) -> dict[Shown, np.ndarray]:
-    """The numbers of the latents of one concept each, by what they show."""
-    found: dict[Shown, list[np.ndarray]] = {}
+    """The numbers of the latents that show a single concept, by what they show."""
+    numbers_of: dict[Shown, list[np.ndarray]] = {}
     for scene, numbers in zip(scenes, pictures, strict=True):
         if len(scene.concepts) == 1:
             concept = list(world["concepts"]).index(scene.concepts[0])
             for style, place in product((None, scene.style), (None, scene.background)):
-                found.setdefault((concept, style, place), []).append(numbers)
-    return {key: np.concatenate(numbers) for key, numbers in found.items()}
+                numbers_of.setdefault((concept, style, place), []).append(numbers)
+    return {key: np.concatenate(numbers) for key, numbers in numbers_of.items()}
 
 
 def train_words(
     folder: Path, image: SanaTransformer2DModel, lessons: Lessons, words: Vocabulary, device: str
 ) -> SanaTransformer2DModel:
-    """From the trained image model, and part of the way back to it. Half of a step is what that was trained on, so that
-    nothing else is lost.
+    """Train a copy of the image model, and take it part of the way back. Half of each batch is what the image model was
+    trained on, so that nothing else is lost.
     """
     torch.manual_seed(SCHEDULE.seed)
     teacher = image.to(device).requires_grad_(False)
@@ -179,12 +181,12 @@ def train_words(
 
     def loss(model: nn.Module, rng: np.random.Generator, batch: int) -> torch.Tensor:
         pictures = lessons.loss(model, rng, batch // 2, NOISE, device) / 2
-        told = words.loss(model, teacher, rng, batch // 2, device) * WEIGHTS["words"]
-        return pictures + told + words.head_loss(model, rng, device) * WEIGHTS["head"]
+        phrases = words.loss(model, teacher, rng, batch // 2, device) * WEIGHTS["words"]
+        return pictures + phrases + words.head_loss(model, rng, device) * WEIGHTS["head"]
 
     trained = train("words", folder, model, loss, SCHEDULE, device=device)
     del trained.head
     with torch.no_grad():
-        for weight, before in zip(trained.parameters(), teacher.parameters(), strict=True):
-            weight.copy_(torch.lerp(before, weight, SHARE))
+        for weight, original in zip(trained.parameters(), teacher.parameters(), strict=True):
+            weight.copy_(torch.lerp(original, weight, SHARE))
     return trained
