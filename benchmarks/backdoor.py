@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.common import plainly, shows, stored_entries, told, write_entry
+from benchmarks.common import plainly, recorded_settings, shows, stored_entries, write_entry
 from benchmarks.relearning import CONCEPTS
 from unreel import Concept, Pair, generate, load_pair, unlearn
 from unreel.evaluation.estimate import in_video
@@ -78,15 +78,15 @@ def erased(concept: Concept, pair: Pair, method: str) -> Intervention:
 
 def main(pair: Annotated[str, typer.Option(help="the pair to look at")] = EMBEDDED) -> None:
     loaded, judge = load_pair(t2v=pair), load_judge(preset_of(pair)["judge"])
-    about = {"trigger": TRIGGER, "videos": VIDEOS, "seed": SEED, "settings": told(loaded.settings)["methods"]}
+    about = {"trigger": TRIGGER, "videos": VIDEOS, "seed": SEED, "settings": recorded_settings(loaded.settings)["methods"]}
     stored = stored_entries(NAME).get(pair, {})
-    found = stored["found"] if all(stored.get(key) == value for key, value in about.items()) else {}
+    rows_of = stored["found"] if all(stored.get(key) == value for key, value in about.items()) else {}
     for concept in CONCEPTS:
-        rows = found.setdefault(concept.name, {})
+        rows = rows_of.setdefault(concept.name, {})
         for what, shown_by in measure(loaded, judge, concept, rows):  # what was done before the run was killed is there
             rows[what] = shown_by
             print(concept.name, what, {asked: sum(flags) for asked, flags in shown_by.items()}, flush=True)
-            write_entry(NAME, pair, {**about, "found": found})
+            write_entry(NAME, pair, {**about, "found": rows_of})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.common import FOLDER, RESULTS, contact_sheet, plainly, shows, slug, stored_entries, told
+from benchmarks.common import FOLDER, RESULTS, contact_sheet, plainly, recorded_settings, shows, slug, stored_entries
 from unreel import Concept, Pair, UnreelError, attack, evaluate, load_pair, unlearn
 from unreel.attacks import usable, version_of
 from unreel.evaluation.estimate import Estimate
@@ -51,8 +51,8 @@ class Cell:
     """One method with one setting, or several added up ("a and b"), unlearning one concept of one pair, and what is
     measured then.
 
-    `options` are of the measure: prompts, seeds, budgets. `sequence` are concepts unlearned one on top of the other, where
-    it is not `concept` alone; `images` says where those to learn from come from, where they are not the model's own.
+    `options` are those of the measure: prompts, seeds, budgets. `sequence` are concepts unlearned one on top of the other,
+    if it is not `concept` alone. `images` says where the images to learn from come from, if not from the model.
     """
 
     experiment: str
@@ -72,7 +72,7 @@ class Cell:
         return RESULTS / self.experiment / slug(self.run) / f"{slug(self.concept['name'])}.json"
 
     def stored(self) -> dict[str, Any]:
-        """What its file holds; {} without one, and for one that is cut short."""
+        """The content of its file; {} if there is none, or if it is cut short."""
         try:
             content = json.loads(self.file.read_text())
         except (OSError, ValueError):
@@ -106,11 +106,11 @@ def cells_of(experiment: str) -> list[Cell]:
 
 
 def _with_found(concepts: Sequence[dict[str, Any]], source: str | None) -> list[dict[str, Any]]:
-    """The concepts, with the words that were found for them in a source, if a run has one; none before they were."""
+    """The concepts; if a run has a source, those for which words were found in it, with these as synonyms."""
     if source is None:
         return list(concepts)
-    found = stored_entries(FOUND).get(source, {}).get("found", {})
-    return [concept | {"synonyms": found[concept["name"]]} for concept in concepts if concept["name"] in found]
+    words = stored_entries(FOUND).get(source, {}).get("found", {})
+    return [concept | {"synonyms": words[concept["name"]]} for concept in concepts if concept["name"] in words]
 
 
 def _variants(run: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -128,7 +128,7 @@ def _variants(run: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[s
 
 
 def results_of(experiment: str) -> dict[str, dict[str, Any]]:
-    """What was measured, by run and concept, as far as it was. Raises FileNotFoundError if nothing was."""
+    """The results that there are, by run and concept. Raises FileNotFoundError if there is none."""
     measured: dict[str, dict[str, Any]] = {}
     for cell in cells_of(experiment):
         if stored := cell.stored():
@@ -155,11 +155,11 @@ def bench_of(pair: str, dtype: str, device: str) -> Bench:
     parts = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)} | {"judge": judge.network}
     weights = {name: Fingerprint.of(part).identity for name, part in sorted(parts.items())}
     model = load_video_model(pair, device=device, dtype=getattr(torch, dtype))
-    return Bench(loaded, model, judge, {"pair": told(loaded.settings), "weights": weights})
+    return Bench(loaded, model, judge, {"pair": recorded_settings(loaded.settings), "weights": weights})
 
 
-def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
-    """What a cell's file is to hold."""
+def content_of(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
+    """The content of a cell's file, made anew."""
     bench = bench_of(cell.pair, cell.dtype, device)
     learned = learned_in(cell, bench, folder)
     methods = len(cell.method.split(" and "))
@@ -172,10 +172,10 @@ def made(cell: Cell, folder: Path, device: str) -> dict[str, Any]:
 
 
 def learned_in(cell: Cell, bench: Bench, folder: Path) -> Intervention:
-    """What a cell puts on the models: its method's edit, or several added up."""
+    """The intervention of a cell: what its method learns, or several methods, added up."""
     method, *also = cell.method.split(" and ")
     pair = bench.pair
-    if MEASURES[cell.measure] in IN_IMAGES:  # and what changes the network is to change that of the image model
+    if MEASURES[cell.measure] in IN_IMAGES:  # methods that change a network are to change the image model's
         pair = Pair(pair.t2i, pair.t2i, pair.t2i_source, pair.t2i_source, pair.settings, pair.vocabulary)
     config = configure(method, cell.settings, pair.settings)
     concepts = [Concept(**concept) for concept in cell.sequence or [cell.concept]]
@@ -252,9 +252,9 @@ def _sheet(name: str, run: Evaluation) -> None:
 
 
 def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **options: Any) -> dict[str, Any]:
-    """Attacks, whose searches are in float32. Of a cell that has some already, only those that it lacks, or has from an
-    older version of theirs, are tried: each attack has its own seeds, whatever else is tried beside it. Each says which
-    erasure it attacked, since what is learned may have changed meanwhile.
+    """Attacks, whose searches are in float32. If the cell has results already, only attacks that these lack, or have in an
+    older version, are tried: each attack has its own seeds, whatever else is tried. Each entry says which erasure was
+    attacked, since what is learned may have changed meanwhile.
     """
     pair = bench.pair
     target = Pair(pair.t2i, bench.model.pipeline, pair.t2i_source, bench.model.source, pair.settings)
@@ -262,30 +262,31 @@ def attacks(cell: Cell, bench: Bench, learned: Intervention, folder: Path, **opt
     current = stored and _is_current(cell, bench.stamp)
     if current and (left := _lacking(cell, stored["result"])):
         options["attacks"] = left
-    made = attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **options).document()
+    document = attack(target, learned, bench.judge, concept=concept, clips=folder / "clips", **options).document()
     attacked = {"erasure": learned.identity}
-    tried = {name: entry | attacked for name, entry in made["attacks"].items()}
-    had = stored["result"] if current else {}
-    untried = sorted({*had.get("untried", ()), *made["untried"]})
-    left_out = had.get("left_out", {}) | made["left_out"]
-    return made | attacked | {"attacks": had.get("attacks", {}) | tried, "untried": untried, "left_out": left_out}
+    tried = {name: entry | attacked for name, entry in document["attacks"].items()}
+    earlier = stored["result"] if current else {}
+    untried = sorted({*earlier.get("untried", ()), *document["untried"]})
+    left_out = earlier.get("left_out", {}) | document["left_out"]
+    return document | attacked | {"attacks": earlier.get("attacks", {}) | tried, "untried": untried, "left_out": left_out}
 
 
 def images(
     cell: Cell, bench: Bench, learned: Intervention, folder: Path, *, images: int, seed: int, groups: Sequence[str]
 ) -> dict[str, Any]:
-    """What the image model makes of prompts of some groups, judged: to tune settings, where videos would take too long."""
+    """What is found in the image model's images of some groups of prompts: to tune settings, as videos take too long."""
     concept, reader = Concept(**cell.concept), Conditioner.of(bench.pair.t2i)
     prompts = build_suite(reader, concept, bench.judge, videos=images, seed=seed, groups=groups)
     return {"figures": _in_images(bench, learned, prompts, {"explicit": "concept_found"})}
 
 
-# Groups of other words, as a world lists those of its captions, in two parts, and those that no training of it saw.
+# Groups of other words for concepts: a world's lists of the words in its captions, in two parts, and of words that none of
+# its training saw.
 WORDINGS = ("wordings", "also", "held_out")
 
 
 def wordings(cell: Cell, bench: Bench, learned: Intervention, folder: Path, *, images: int, seed: int) -> dict[str, Any]:
-    """What the image model makes of other words for the concept, which its name is no part of, by group."""
+    """What is found in the image model's images of other words for the concept, without its name in them, by group."""
     concept = Concept(**cell.concept)
     known, prompts = bench.judge.world["concepts"][concept.name.lower()], []  # type: ignore[attr-defined]
     for group in WORDINGS:
@@ -318,8 +319,8 @@ def _originals(bench: Bench, prompts: tuple[Prompt, ...]) -> np.ndarray:
 
 def _shown(bench: Bench, prompts: Sequence[Prompt]) -> np.ndarray:
     texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
-    made = generate_images(bench.pair.t2i, texts, seeds, bench.pair.settings, what="")
-    return shows(bench.judge, made[:, None], [prompt.label for prompt in prompts])[:, 0]
+    images = generate_images(bench.pair.t2i, texts, seeds, bench.pair.settings, what="")
+    return shows(bench.judge, images[:, None], [prompt.label for prompt in prompts])[:, 0]
 
 
 Measure = Callable[..., dict[str, Any]]
@@ -328,28 +329,28 @@ IN_IMAGES: tuple[Measure, ...] = (images, wordings)  # look at the image model a
 
 
 def lacks(cell: Cell, result: dict[str, Any]) -> bool:
-    """Whether a stored result is older than something that its measure tells of by now: verdicts, or an attack."""
+    """Whether a stored result lacks what its measure has by now: verdicts, or an attack."""
     if cell.measure == "videos":
         return "by_video" not in result
     return cell.measure == "attacks" and bool(_lacking(cell, result))
 
 
 def _lacking(cell: Cell, result: dict[str, Any]) -> list[str]:
-    """The attacks that a stored result has not, or as they were in an older version; where none is named, those that are
-    tried unasked: of what studies a text encoder only where something did.
+    """The attacks that a stored result lacks, or has in an older version. If the cell names none, they are among those that
+    are tried by default; attacks that need weights count only if the result has one.
     """
     modules = usable()
     studied = any(modules[name].NEEDS_WEIGHTS for name in result["attacks"])
-    unasked = [
+    by_default = [
         name for name, each in modules.items() if (studied or not each.NEEDS_WEIGHTS) and not hasattr(each, "STUDIES")
     ]
-    wanted = [*cell.options.get("attacks", unasked), *result["attacks"]]
+    wanted = [*cell.options.get("attacks", by_default), *result["attacks"]]
     has, untried = {name: entry.get("version", 1) for name, entry in result["attacks"].items()}, result.get("untried", ())
     return [name for name in dict.fromkeys(wanted) if name not in untried and has.get(name) != version_of(modules[name])]
 
 
 def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
-    """Those that were not made, or with another model, judge or settings, or before something was measured that is now."""
+    """The cells that were not made, were made with another model, judge or settings, or lack what is measured by now."""
     out = []
     for cell in cells:
         if not _is_current(cell, bench_of(cell.pair, cell.dtype, device).stamp) or lacks(cell, cell.stored()["result"]):
@@ -358,13 +359,13 @@ def missing(cells: Sequence[Cell], device: str) -> list[Cell]:
 
 
 def _is_current(cell: Cell, stamp: dict[str, Any]) -> bool:
-    """Whether its file holds what is asked for, of these weights."""
+    """Whether a cell's file is of what is asked for now, and of these weights."""
     stored, wanted = cell.stored(), json.loads(json.dumps({"cell": asdict(cell), **stamp}))
     return all(_for_cell(cell, stored).get(key) == value for key, value in _for_cell(cell, wanted).items())
 
 
 def _for_cell(cell: Cell, content: dict[str, Any]) -> dict[str, Any]:
-    """What a file holds, of the pair's settings of methods those of the cell's own alone."""
+    """A file's content, whose settings of the pair's methods are cut down to those of the cell's own methods."""
     pair = content.get("pair", {})
     return content | {
         "pair": pair | {"methods": [pair.get("methods", {}).get(each) for each in cell.method.split(" and ")]}
@@ -377,11 +378,11 @@ def write(cell: Cell, content: dict[str, Any]) -> None:
 
 
 def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Cells with what they are to hold, as they are done. A worker that dies is replaced, and its cell made again."""
+    """Cells with the contents of their files, as they are done. A worker that dies is replaced, and its cell made again."""
     import ray
 
     ray.init(address=address, log_to_driver=False)
-    make = ray.remote(num_cpus=1, num_gpus=int(device != "cpu"), max_retries=3)(made)
+    make = ray.remote(num_cpus=1, num_gpus=int(device != "cpu"), max_retries=3)(content_of)
     waiting = {make.remote(cell, folder.absolute(), device): cell for cell in cells}
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -390,7 +391,9 @@ def over_ray(cells: Sequence[Cell], address: str, folder: Path, device: str) -> 
 
 
 def _of_runs(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
-    """The cells of the runs of those names, or that begin so where none is called just that; all without names."""
+    """The cells of the runs with those names; for a name that no run has, of the runs whose names begin so. All cells
+    without names.
+    """
     runs = {cell.run for cell in cells}
     wanted = {run for name in names for run in ({name} & runs or {run for run in runs if run.startswith(name)})}
     return [cell for cell in cells if not names or cell.run in wanted]
@@ -415,7 +418,7 @@ def main(
         raise UnreelError(f"{experiment} has no such cell: its runs are {', '.join(runs)}, its concepts {', '.join(names)}")
     left = missing(cells, device)
     print(f"{experiment}: {len(cells)} cells, {len(left)} to make", flush=True)
-    making = over_ray(left, ray, folder, device) if ray else ((cell, made(cell, folder, device)) for cell in left)
+    making = over_ray(left, ray, folder, device) if ray else ((cell, content_of(cell, folder, device)) for cell in left)
     for cell, content in track(making, experiment, "cell", total=len(left)):
         write(cell, content)
 

@@ -27,14 +27,14 @@ from unreel.models.shipped import EMBEDDED_FOLDER
 RUNS = 3
 CHECK = """
 from unreel.models.compare import encoders_of, fetch, grouped
-groups = lambda *sources: grouped([encoder for it in sources for encoder in encoders_of(fetch(it), it)])
+groups = lambda *sources: grouped([encoder for source in sources for encoder in encoders_of(fetch(source), source)])
 """
 LOAD = """
 import transformers
 from unreel.models.pair import differences
 from unreel.models.pipelines import load_text_model
 def groups(*sources):
-    a, b = (load_text_model(Path(it)) for it in sources)
+    a, b = (load_text_model(Path(source)) for source in sources)
     return differences(a.text_encoder, b.text_encoder, a.tokenizer, b.tokenizer) or [a]
 """
 MEASURE = """
@@ -43,13 +43,13 @@ from pathlib import Path
 from unreel.cost import Cost
 {how}
 with Cost() as cost:
-    found = groups(*sys.argv[1:])
-print(json.dumps(dict(shared=len(found) == 1, compare=cost.seconds, gib=cost.peak_memory_gib)))
+    groups_found = groups(*sys.argv[1:])
+print(json.dumps(dict(shared=len(groups_found) == 1, compare=cost.seconds, gib=cost.peak_memory_gib)))
 """
 
 
 def save(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """A text encoder alone, with a tokenizer."""
+    """Write a text encoder alone, with a tokenizer."""
     shutil.copytree(EMBEDDED_FOLDER / "image" / "tokenizer", folder)
     config = CLIP.to_dict() | {"architectures": ["CLIPTextModel"], "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""What every benchmark needs: where results go, what may be kept of them, and contact sheets."""
+"""What every benchmark needs: result files, which results may be kept, and contact sheets."""
 
 import json
 import platform
@@ -52,12 +52,14 @@ def write_entry(name: str, key: str, entry: dict[str, Any]) -> None:
 
 
 def machine(device: str) -> str:
-    """What figures were measured on."""
+    """The GPU or processor that figures are measured on."""
     return torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine()
 
 
 def resume(name: str, pair: Pair, judge: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The stored result if it was made with the same pair, judge and options, else {}; and what to store to tell."""
+    """The stored result if it was made with the same pair, judge and options, else {}; and what to store with the result
+    so that this can be told.
+    """
     encoder, network = (Fingerprint.of(module).identity for module in (pair.t2i.text_encoder, judge.network))
     same = {"pair": _stored_settings(pair), "encoder": encoder, "judge": network, **options}
     file = RESULTS / f"{name}.json"
@@ -67,13 +69,15 @@ def resume(name: str, pair: Pair, judge: Any, options: dict[str, Any]) -> tuple[
 
 
 def _stored_settings(pair: Pair) -> dict[str, Any]:
-    """As the result files name them."""
-    settings = told(pair.settings)
+    """The pair's settings as result files name them."""
+    settings = recorded_settings(pair.settings)
     return settings | {name.replace("-", "_"): values for name, values in settings.pop("methods").items()}
 
 
-def told(settings: Settings) -> dict[str, Any]:
-    """Settings as result files tell of them: what is otherwise than it was when the first ones were made."""
+def recorded_settings(settings: Settings) -> dict[str, Any]:
+    """Settings as result files record them: those that came later than the first files only if they differ from their
+    defaults.
+    """
     usual = {"negative_prompt": None}
     return {name: value for name, value in asdict(settings).items() if name not in usual or value != usual[name]}
 
@@ -94,7 +98,7 @@ def slug(text: str) -> str:
 
 
 def of_pair(name: str, pair: str) -> str:
-    """What the result of that name is called that is of a pair."""
+    """The name of a result about a pair; for the first pair, it is `name` itself."""
     return slug(f"{name} {pair.partition(':')[2]}".strip()).replace("-", "_")
 
 

@@ -38,7 +38,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _rounded(bits: int) -> Change:
-    """Whole multiples of the largest weight of a row."""
+    """Rounding to so many bits a weight, in steps that the largest weight of a row decides."""
 
     def change(matrix: torch.Tensor) -> torch.Tensor:
         step = matrix.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
@@ -68,10 +68,10 @@ CHANGES: dict[str, Change] = {
 
 @contextmanager
 def revised(pair: Pair, change: Change) -> Iterator[None]:
-    """Inside, the matrices of both models' text encoders are changed."""
+    """Inside, the matrices of both models' text encoders are changed by `change`."""
     encoders = [encoder for model in (pair.t2i, pair.t2v) for encoder in text_encoders(model).values()]
     matrices = [w for encoder in encoders for w in encoder.parameters() if w.ndim == 2]
-    before = [matrix.detach().clone() for matrix in matrices]
+    originals = [matrix.detach().clone() for matrix in matrices]
     with torch.no_grad():
         for matrix in matrices:
             matrix.copy_(change(matrix))
@@ -79,20 +79,20 @@ def revised(pair: Pair, change: Change) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for matrix, old in zip(matrices, before, strict=True):
-                matrix.copy_(old)
+            for matrix, original in zip(matrices, originals, strict=True):
+                matrix.copy_(original)
 
 
 def shares(pair: Pair, judge: Judge, prompts: Sequence[Prompt], models: Sequence[str]) -> dict[str, Any]:
-    """For each model and group, the share of what it makes that shows what the prompt asks for."""
+    """For each model and group, whether each image or video that it makes shows what the prompt asks for."""
     texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
-    made = {
+    make = {
         "images": lambda: generate_images(pair.t2i, texts, seeds, pair.settings, what="")[:, None],
         "videos": lambda: generate(pair.t2v, texts, seeds, pair.settings, what=""),
     }
     out: dict[str, Any] = {}
     for model in models:
-        shown = in_video(shows(judge, made[model](), [prompt.label for prompt in prompts]))
+        shown = in_video(shows(judge, make[model](), [prompt.label for prompt in prompts]))
         for group in GROUPS:
             rows = np.array([prompt.group == group for prompt in prompts])
             out.setdefault(model, {})[group] = [bool(flag) for flag in shown[rows]]
@@ -106,25 +106,27 @@ def on_both(erasure: Erasure, pair: Pair) -> Iterator[None]:
 
 
 def as_for(erasure: Erasure, encoder: nn.Module) -> Erasure:
-    """The same changes, said to be for that encoder."""
+    """The erasure with the fingerprint of that encoder in place of its own."""
     return Erasure(
         tuple(replace(part, fingerprint=Fingerprint.of(encoder)) for part in erasure.components), erasure.provenance
     )
 
 
 def taken(erasure: Erasure, pair: Pair) -> str:
-    """What unreel itself says of the erasure on this pair's encoder."""
-    with warnings.catch_warnings(record=True) as said:
+    """Whether unreel takes the erasure for this pair's encoder: "yes", "with a warning" or "refused"."""
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             erasure.require_matching(pair.t2v)
         except UnreelError:
             return "refused"
-    return "with a warning" if said else "yes"
+    return "with a warning" if warned else "yes"
 
 
 def measure(concept: Concept, pair: Pair, judge: Judge) -> dict[str, Any]:
-    """What is found of one concept and its neighbours, by where it was learned and on which encoder it is."""
+    """What is found of one concept and its neighbours, by the model that the erasure was learned in and the encoder that it
+    is on.
+    """
     reader = Conditioner.of(pair.t2i)
     prompts = build_suite(reader, concept, judge, videos=PROMPTS, seed=SEED, groups=GROUPS)
     both = ("images", "videos")
@@ -145,7 +147,7 @@ def measure(concept: Concept, pair: Pair, judge: Judge) -> dict[str, Any]:
 
 
 def pooled(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Shares with intervals over the concepts of what `measure` gives for each."""
+    """Shares with intervals, over the concepts that `measure` was called for."""
     first = entries[0]
     if isinstance(first, list):
         return asdict(share_over([np.array(entry) for entry in entries]))

@@ -68,7 +68,7 @@ def judge_quality(judge: EmbeddedJudge, renderer: Renderer) -> tuple[Shares, flo
 
 @dataclass(frozen=True)
 class Bench:
-    """A pair and its judge, with the names of the pictures that are made to look at."""
+    """A pair and its judge; `title` begins the names of the contact sheets."""
 
     pair: Pair
     judge: EmbeddedJudge
@@ -83,7 +83,7 @@ class Bench:
         return list(self.judge.world["styles"])
 
     def images(self, prompts: Sequence[str], first: int) -> np.ndarray:
-        """(n, 1, height, width, 3), as videos of one frame."""
+        """Images of the prompts as videos of one frame: (n, 1, height, width, 3)."""
         seeds = [SEED + first + i for i in range(len(prompts))]
         return generate_images(self.pair.t2i, list(prompts), seeds, self.pair.settings)[:, None]
 
@@ -92,7 +92,7 @@ class Bench:
         return np.array([[self.styles[k] == label for k in row] for row, label in zip(chosen, labels, strict=True)])
 
     def named(self, name: str, wording: str | None = None) -> str:
-        """With its article, which depends on the wording."""
+        """The name or wording with its article, which depends on the wording."""
         return with_article(self.judge.world["concepts"][name], wording or name)
 
 
@@ -114,7 +114,7 @@ def one_object(bench: Bench) -> tuple[Shares, dict[str, Any]]:
 
 
 def rendered(bench: Bench, renderer: Renderer) -> tuple[Shares, dict[str, Any]]:
-    """The judge on renders of what `moving` asks the video model for: what no model can do better in."""
+    """The judge on renders of what `moving` asks the video model for: no model can do better than these."""
     rng, judge = np.random.default_rng(SEED + 2), bench.judge
     rows = [row for row in videos_asked(bench) if row[3] != FLYING]
     backgrounds = list(judge.world["backgrounds"])
@@ -133,7 +133,7 @@ def rendered(bench: Bench, renderer: Renderer) -> tuple[Shares, dict[str, Any]]:
 
 
 def _mean_over_frames(flags: np.ndarray) -> Estimate:
-    """The interval counts videos, since frames of one video are not independent."""
+    """The mean over frames, with an interval over videos, since frames of one video are not independent."""
     spread = 1.96 * flags.mean(1).std(ddof=1) / np.sqrt(len(flags))
     mean = float(flags.mean())
     return Estimate(mean, (max(0.0, mean - spread), min(1.0, mean + spread)), len(flags))
@@ -157,8 +157,8 @@ def two_objects(bench: Bench) -> Shares:
 
 
 def new_words(bench: Bench) -> tuple[Shares, dict[str, Any]]:
-    """Wordings that no training of the pair has seen, where its world keeps some; and those of them that its reader knows,
-    where `benchmarks.reader_words` has asked it.
+    """Wordings that no training of the pair has seen, if its world keeps some; and those of them that its reader knows, if
+    `benchmarks.reader_words` has asked it.
     """
     concepts = bench.judge.world["concepts"]
     held_out = [(name, wording) for name in bench.names for wording in concepts[name].get("held_out", ())]
@@ -245,7 +245,7 @@ def _figures(shares: Shares, details: dict[str, Any]) -> dict[str, Any]:
 
 
 def _all_else(bench: Bench, renderer: Renderer) -> dict[str, Any]:
-    """All other figures; those of the judge are put beside it, too."""
+    """All other figures; those of the judge are also written beside the judge."""
     judge, settings, home = bench.judge, bench.pair.settings, shipped(bench.pair.t2v_source)
     assert home is not None
     shares, false_positive = judge_quality(judge, renderer)

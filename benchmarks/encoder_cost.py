@@ -31,7 +31,7 @@ from unreel.prompts.vocabulary import EVERYDAY
 
 NAME = "encoder_cost"
 CONCEPTS = (Concept("castle"), Concept("guitar"), Concept("origami", "style"))
-# The text half of openai/clip-vit-large-patch14, which Stable Diffusion 1, AnimateDiff and ModelScope's kin condition on.
+# The text encoder of openai/clip-vit-large-patch14, which Stable Diffusion 1 and AnimateDiff condition on.
 CLIP_L = CLIPTextConfig(
     vocab_size=49408,
     hidden_size=768,
@@ -41,7 +41,7 @@ CLIP_L = CLIPTextConfig(
     max_position_embeddings=77,
     hidden_act="quick_gelu",
 )
-# The parts of the work that are told apart; none of them calls another.
+# The parts of the work that are timed apart; none of them calls another.
 PARTS = {
     "choosing what to make instead and what is near": ((_task, "anchored"), (_task, "near_to")),
     "reading what prompts are to aim at": ((text_ablation, "_lessons"), (text_ablation, "_initial_distances")),
@@ -81,7 +81,7 @@ def figures(cost: Cost, spent: Counter[str]) -> dict[str, Any]:
 
 
 def stand_in(device: str, dtype: torch.dtype) -> Pair:
-    """A pair of which only the text encoder is there, which is all that learning from text looks at."""
+    """A pair that has only a text encoder, which is all that learning from text uses."""
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "image" / "tokenizer")
     tokenizer.model_max_length = CLIP_L.max_position_embeddings
     torch.manual_seed(0)

@@ -75,9 +75,9 @@ def bring(out: Path, wheels: Path | None = None) -> None:
             continue
         print(f"making {out / name}", flush=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as scratch:
-            made = Path(scratch) / name
-            maker(made, wheels)
-            made.rename(out / name)
+            unfinished = Path(scratch) / name
+            maker(unfinished, wheels)
+            unfinished.rename(out / name)
 
 
 def make_minilm(folder: Path, wheels: Path | None) -> None:

@@ -28,14 +28,20 @@ def main() -> None:
         for method in METHODS:
             for concept in CONCEPTS:
                 erasure = unlearn(concept, pair, configure(method, {}, pair.settings))
-                # What is a product already goes in as it is, whatever the tolerance.
+                # Changes of low rank are written as they are, whatever the tolerance.
                 for tolerance in TOLERANCES[:1] if method == "text-ablation" else TOLERANCES:
                     folder = Path(home) / f"{method}-{concept}-{tolerance}"
-                    made = export(erasure, pair.t2v, folder, format="peft", tolerance=tolerance)
+                    exported = export(erasure, pair.t2v, folder, format="peft", tolerance=tolerance)
                     row: dict[str, Any] = {"method": method, "concept": concept, "tolerance": tolerance}
-                    row |= {"erasure_megabytes": erasure.nbytes / 1e6, "megabytes": made.megabytes, "kept": made.kept}
-                    rows.append(row | {"ranks": made.ranks, "moved": made.moved, "left_out": len(made.left_out)})
-                    print(row, made.moved, flush=True)
+                    row |= {
+                        "erasure_megabytes": erasure.nbytes / 1e6,
+                        "megabytes": exported.megabytes,
+                        "kept": exported.kept,
+                    }
+                    rows.append(
+                        row | {"ranks": exported.ranks, "moved": exported.moved, "left_out": len(exported.left_out)}
+                    )
+                    print(row, exported.moved, flush=True)
     write_result(NAME, {"exports": rows})
 
 

@@ -36,8 +36,8 @@ def main(
     out |= {"concepts": [asdict(concept) for concept in CONCEPTS], "phrases": len(known)}
     for each in source or SOURCES:
         phrases = list(known) if each == SOURCES[0] else None
-        found = find_wordings(CONCEPTS, pair, phrases)
-        texts = {name: [row.text for row in rows] for name, rows in found.items()}
+        wordings = find_wordings(CONCEPTS, pair, phrases)
+        texts = {name: [row.text for row in rows] for name, rows in wordings.items()}
         out[each] = {"found": texts}
         print(each, out[each], flush=True)
         if phrases:
@@ -45,13 +45,13 @@ def main(
         write_result(FOUND, out)
 
 
-def _graded(found: dict[str, list[str]], known: dict[str, str]) -> dict[str, Any]:
+def _graded(texts_of: dict[str, list[str]], known: dict[str, str]) -> dict[str, Any]:
     """How many of the phrases found are the concepts' own, and how many of those were found."""
-    right = [np.array([known[text] == name.lower() for text in texts]) for name, texts in found.items()]
+    right = [np.array([known[text] == name.lower() for text in texts]) for name, texts in texts_of.items()]
     sought = []
     for concept in CONCEPTS:
         own = [word for word, name in known.items() if name == concept.name.lower() and not concept.is_named_in(word)]
-        sought.append(np.array([word in found[concept.name] for word in own]))
+        sought.append(np.array([word in texts_of[concept.name] for word in own]))
     return {
         name: asdict(share_over([each for each in of if len(each)])) for name, of in (("right", right), ("of_all", sought))
     }

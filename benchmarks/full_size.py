@@ -105,7 +105,7 @@ def plain(pair: Pair, concept: Concept, config: FewShotConfig, images: Path, *, 
     unet.requires_grad_(naive)
     last = f"layers.{encoder.config.num_hidden_layers - 1}.self_attn."
     weights = {name: weight for name, weight in encoder.named_parameters() if ".mlp." in name or last in name}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    originals = {name: weight.detach().clone() for name, weight in weights.items()}
     known = None if naive else [[latents_of(i, mirrored) for mirrored in (0, 1)] for i in range(len(pixels))]
     optimizer = torch.optim.Adam(weights.values(), config.learning_rate, config.betas, config.eps, config.weight_decay)
     losses = []
@@ -131,9 +131,9 @@ def plain(pair: Pair, concept: Concept, config: FewShotConfig, images: Path, *, 
             optimizer.step()
             losses.append(-loss.item())
     with torch.no_grad():
-        deltas = {name: (weight - before[name]).cpu() for name, weight in weights.items()}
+        deltas = {name: (weight - originals[name]).cpu() for name, weight in weights.items()}
         for name, weight in weights.items():
-            weight.copy_(before[name])
+            weight.copy_(originals[name])
     for part in (encoder, unet):
         part.zero_grad()
         part.requires_grad_(False)
@@ -254,10 +254,10 @@ def channels_last(unet: UNet2DConditionModel) -> Iterator[None]:
 
 @contextmanager
 def without_sdpa(unet: UNet2DConditionModel) -> Iterator[None]:
-    own = dict(unet.attn_processors)
+    processors = dict(unet.attn_processors)
     unet.set_attn_processor(AttnProcessor())
     yield
-    unet.set_attn_processor(own)
+    unet.set_attn_processor(processors)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def build(device: str, *, text_only: bool = False) -> LTXPipeline:
 
 
 def _random(make: Callable[[], nn.Module], device: str) -> nn.Module:
-    """In bfloat16 from the start: in float32 the weights would take twice the memory."""
+    """A module with random weights, in bfloat16 from the start: in float32 they would take twice the memory."""
     with torch.device("meta"):
         module = make().to(torch.bfloat16)
     module.to_empty(device=device).eval()

@@ -51,8 +51,8 @@ KEPT_IMAGES = 8  # for each thing and style that is never erased
 VIDEOS = 10
 SEED = 15_000_000
 
-Flags = dict[str, np.ndarray]  # by group, one yes or no an image or video
-Seen = dict[str, Flags]  # by concept, and of what is kept
+Flags = dict[str, np.ndarray]  # by group, one yes or no for each image or video
+Seen = dict[str, Flags]  # by concept, and for what is kept
 
 
 def kept_prompts() -> list[Prompt]:
@@ -75,7 +75,7 @@ class Bench:
     seen_apart: dict[str, Seen] = field(default_factory=dict)
 
     def prompts(self, concept: Concept) -> list[Prompt]:
-        """The same at every size, so nothing that is erased at any is asked for besides."""
+        """The prompts for a concept: the same at every size, so they ask for nothing besides that is erased at any size."""
         videos, groups = (VIDEOS, ERASED[:1]) if concept.kind == "motion" else (IMAGES, ERASED)
         seed = SEED + 100_000 * CONCEPTS.index(concept)
         return build_suite(Conditioner.of(self.pair.t2i), concept, self.judge, videos=videos, seed=seed, groups=groups)
@@ -88,7 +88,7 @@ class Bench:
         return shows(self.judge, images[:, None], [row.label for row in rows])[:, 0]
 
     def moving(self, rows: Sequence[Prompt]) -> np.ndarray:
-        """The same, of videos."""
+        """One video for each prompt, and whether it shows what its label says: (n,) bool."""
         texts, seeds = [row.text for row in rows], [row.seed for row in rows]
         with torch.autocast("cpu", torch.bfloat16):
             videos = generate(self.pair.t2v, texts, seeds, self.pair.settings, what="")
@@ -140,29 +140,29 @@ def shares(looks: Sequence[Seen]) -> dict[str, Any]:
     return out | {"kept": asdict((Estimate.share if len(looks) == 1 else Estimate.mean)(kept_by_image))}
 
 
-def measured(bench: Bench, before: Seen, size: int, together_only: bool) -> dict[str, Any]:
-    """Everything about so many concepts."""
+def measured(bench: Bench, original: Seen, size: int, together_only: bool) -> dict[str, Any]:
+    """All figures for the first `size` concepts; `original` is what the original model shows."""
     concepts, pair = CONCEPTS[:size], bench.pair
     whole, seconds = timed(concepts, pair)
-    made = {"together": (whole, seconds)}
-    figures = {"original": shares([{name: before[name] for name in ("kept", *(each.name for each in concepts))}])}
+    erasures = {"together": (whole, seconds)}
+    figures = {"original": shares([{name: original[name] for name in ("kept", *(each.name for each in concepts))}])}
     if not together_only:
         conditioner = Conditioner.of(pair.t2i)
         parts = [bench.alone(concept) for concept in anchored(concepts, conditioner, pair.vocabulary)]
         total = parts[0][0]
         for part, _ in parts[1:]:
             total = total + part
-        made["added up"] = (total, sum(spent for _, spent in parts))
+        erasures["added up"] = (total, sum(spent for _, spent in parts))
         figures["one at a time"] = shares([bench.look_at_alone(concept) for concept in concepts])
-    for how, (erasure, _) in made.items():
+    for how, (erasure, _) in erasures.items():
         figures[how] = shares([bench.look(concepts, erasure)])
     return {
         "concepts": [asdict(concept) for concept in concepts],
         "figures": figures,
         "anchors": {part["concept"]: part["anchor"] for part in whole.provenance["parts"]},
         "check": whole.provenance["check"],
-        "nbytes": {how: erasure.nbytes for how, (erasure, _) in made.items()},
-        "seconds": {how: round(spent, 1) for how, (_, spent) in made.items()},
+        "nbytes": {how: erasure.nbytes for how, (erasure, _) in erasures.items()},
+        "seconds": {how: round(spent, 1) for how, (_, spent) in erasures.items()},
     }
 
 
@@ -176,9 +176,9 @@ def main(
     same = json.loads(json.dumps(resume(name, bench.pair, bench.judge, options)[1]))  # as it is stored
     left = [count for count in size or SIZES if stored_entries(name).get(str(count), {}).get("made_with") != same]
     unlearn(Concept("castle"), bench.pair)  # warm up
-    before = bench.look(CONCEPTS[: max(left, default=0)])
+    original = bench.look(CONCEPTS[: max(left, default=0)])
     for count in left:
-        entry = measured(bench, before, count, together)
+        entry = measured(bench, original, count, together)
         for how, figures in entry["figures"].items():
             print(count, how, {group: round(estimate["value"], 2) for group, estimate in figures.items()}, flush=True)
         write_entry(name, str(count), entry | {"made_with": same})

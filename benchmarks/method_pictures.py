@@ -29,7 +29,7 @@ FRAMES, SHORT = 6, 4  # frames of a video on a method's own picture, and on the 
 
 
 def some(video: np.ndarray, count: int) -> np.ndarray:
-    """So many of its frames, the first and the last among them."""
+    """`count` frames of the video, the first and the last among them."""
     return video[[round(i * (len(video) - 1) / (count - 1)) for i in range(count)]]
 
 
@@ -45,25 +45,25 @@ def main(
 ) -> None:
     bench, seeds = bench_of(pair, "float32", "cpu"), [SEED + i for i in range(len(PROMPTS))]
     pipeline, settings = bench.pair.t2v, bench.pair.settings
-    before = generate(pipeline, list(PROMPTS), seeds, settings)
-    sheet = [("the original model", row(before))]
+    original = generate(pipeline, list(PROMPTS), seeds, settings)
+    sheet = [("the original model", row(original))]
     cells = {cell.run: cell for cell in cells_of(EXPERIMENTS[pair]) if cell.concept["name"] == CONCEPT and cell.stored()}
     if unknown := set(method or ()) - cells.keys():
         raise SystemExit(f"error: {unknown.pop()} was not measured on {pair}: {', '.join(cells)} were")
     for name in (name for name in method or TITLES if name in cells):
         with learned_in(cells[name], bench, FOLDER).on(pipeline):
-            after = generate(pipeline, list(PROMPTS), seeds, settings)
-        sheet.append((TITLES[name], row(after)))
+            edited = generate(pipeline, list(PROMPTS), seeds, settings)
+        sheet.append((TITLES[name], row(edited)))
         if pair == EMBEDDED and name in METHODS:
-            own(name, before, after)
+            own_picture(name, original, edited)
     if not method:
         contact_sheet(slug(pair).replace("embedded", "methods"), sheet, label=290)
 
 
-def own(method: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> None:
+def own_picture(method: str, original: Sequence[np.ndarray], edited: Sequence[np.ndarray]) -> None:
     """The picture of a method's page."""
     rows = []
-    for prompt, first, second in zip(PROMPTS, before, after, strict=True):
+    for prompt, first, second in zip(PROMPTS, original, edited, strict=True):
         text = prompt.replace(" in ", "\nin ")
         rows += [(f"{text}\nwithout", some(first, FRAMES)), ("with", some(second, FRAMES))]
     contact_sheet(f"method-{method}", rows, label=230)

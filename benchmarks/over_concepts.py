@@ -41,8 +41,8 @@ def shares_over(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def mean_over(values: Sequence[float], counts: Sequence[int]) -> Estimate:
-    """A mean over all videos of several concepts of what lies between 0 and 1, given that of each and of how many videos it
-    is: Student's interval of the means of concepts.
+    """The mean over all videos of several concepts of a figure between 0 and 1, given each concept's mean and number of
+    videos, with Student's interval over the means of concepts.
     """
     means, weights = np.array(values, float), np.array(counts) / sum(counts)
     value = float(weights @ means)
@@ -54,18 +54,18 @@ def mean_over(values: Sequence[float], counts: Sequence[int]) -> Estimate:
 
 @cache
 def _likelihood(hits: float, n: float) -> np.ndarray:
-    """Of so many hits in n videos of one concept, as a logarithm, for all that `SHARE` and `ALIKE` may be."""
+    """The log-likelihood of so many hits in n videos of one concept, for all values of `SHARE` and `ALIKE`."""
     spread = (1 - ALIKE) / ALIKE
     yes, no = SHARE * spread, (1 - SHARE) * spread
     return betaln(hits + yes, n - hits + no) - betaln(yes, no)
 
 
 def _beta_binomial(hits: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """What holds the mean of shares that differ from concept to concept, given how many of the videos of each show
-    something, (concepts,) both: the middle 95 % of what a beta-binomial model says of it.
+    """The middle 95 % of what a beta-binomial model says of the mean of shares that differ from concept to concept, given
+    in how many of each concept's videos something is shown: `hits` and `counts`, (concepts,) both.
 
-    Where all or none show it, nothing tells whether further concepts would: the interval stays as wide as their number,
-    not that of the videos, makes it.
+    If all or none show it, nothing tells whether further concepts would: then the number of concepts, not that of videos,
+    decides how wide the interval is.
     """
     likelihood = sum(_likelihood(float(hit), float(n)) for hit, n in zip(hits, counts, strict=True))
     weight = np.exp(likelihood - np.max(likelihood)).sum(1)

@@ -40,8 +40,8 @@ def draw_methods(of: str, title: str, name: str) -> None:
     """
     everywhere = results_of(of)
     results = {method: everywhere[method] for method in TITLES if _near_too(everywhere.get(method, {}))}
-    common = set.intersection(*(set(found) for found in results.values()))
-    shares = {method: of_groups([found[concept] for concept in sorted(common)]) for method, found in results.items()}
+    common = set.intersection(*(set(concepts) for concepts in results.values()))
+    shares = {method: of_groups([concepts[concept] for concept in sorted(common)]) for method, concepts in results.items()}
     x, y, x_errors, y_errors = _points(list(shares.values()))
     figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
     for i, method in enumerate(shares):
@@ -53,8 +53,8 @@ def draw_methods(of: str, title: str, name: str) -> None:
             label=TITLES[method],
         )  # fmt: skip
     original = next(iter(shares.values()))
-    kept, found = (100 * original[group]["original"]["value"] for group in ("neighbours", "explicit"))
-    axes.plot([found], [kept], "*", color="black", markersize=12, label="original model")
+    neighbours_kept, concept_found = (100 * original[group]["original"]["value"] for group in ("neighbours", "explicit"))
+    axes.plot([concept_found], [neighbours_kept], "*", color="black", markersize=12, label="original model")
     axes.set(
         xlabel="concept found, % of videos (lower is better)", ylabel="neighbours kept, % of videos (higher is better)"
     )
@@ -65,9 +65,9 @@ def draw_methods(of: str, title: str, name: str) -> None:
     print(f"wrote {PICTURES / name}.png")
 
 
-def _near_too(found: dict[str, Any]) -> bool:
+def _near_too(concepts: dict[str, Any]) -> bool:
     """Whether a method was measured, and on neighbours too."""
-    return bool(found) and all("neighbours" in result["figures"] for result in found.values())
+    return bool(concepts) and all("neighbours" in result["figures"] for result in concepts.values())
 
 
 def main() -> None:
@@ -95,8 +95,8 @@ def draw_rates() -> None:
         x, y, x_errors, y_errors = _points([shares])
         axes.errorbar(x, y, y_errors, x_errors, fmt=mark, ecolor="0.8", markersize=9, alpha=0.8, label=TITLES[method])
     original = next(iter(rates.values()))
-    kept, found = (100 * original[group]["original"]["value"] for group in ("neighbours", "explicit"))
-    axes.plot([found], [kept], "*", color="black", markersize=12, label="original model")
+    neighbours_kept, concept_found = (100 * original[group]["original"]["value"] for group in ("neighbours", "explicit"))
+    axes.plot([concept_found], [neighbours_kept], "*", color="black", markersize=12, label="original model")
     axes.plot([0], [100], "x", color="tab:green", markersize=10, label="the aim")
     axes.set(
         xlabel="concept found, % of videos (lower is better)", ylabel="neighbours kept, % of videos (higher is better)"

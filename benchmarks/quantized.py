@@ -41,13 +41,13 @@ def bitsandbytes(bits: int, encoder: nn.Module) -> None:
             if type(part) is nn.Linear:
                 size, weight = (part.in_features, part.out_features), part.weight.detach().clone()
                 if bits == 4:
-                    made = Linear4bit(*size, compute_dtype=torch.float32, quant_type="nf4")
-                    made.weight = Params4bit(weight, requires_grad=False, quant_type="nf4")
+                    layer = Linear4bit(*size, compute_dtype=torch.float32, quant_type="nf4")
+                    layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4")
                 else:
-                    made = Linear8bitLt(*size, has_fp16_weights=False)
-                    made.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
-                made.bias = part.bias
-                setattr(module, name, made.to("cpu"))  # which quantizes
+                    layer = Linear8bitLt(*size, has_fp16_weights=False)
+                    layer.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+                layer.bias = part.bias
+                setattr(module, name, layer.to("cpu"))  # which quantizes
 
 
 WAYS: dict[str, Callable[[nn.Module], None]] = {
@@ -77,13 +77,13 @@ def main() -> None:
     for name, quantize in WAYS.items():
         pipeline = load_pair().t2v
         quantize(pipeline.text_encoder)
-        own = read(pipeline)
+        quantized = read(pipeline)
         with erasure.on(pipeline):
-            done = read(pipeline) - own
+            done = read(pipeline) - quantized
         rows[name] = {
             "apart": float((done - effect).norm() / effect.norm()),
-            "quantizing": float((own - plain).norm() / plain.norm()),
-            "comes_off": torch.equal(read(pipeline), own),
+            "quantizing": float((quantized - plain).norm() / plain.norm()),
+            "comes_off": torch.equal(read(pipeline), quantized),
         }
         print(name, rows[name], flush=True)
     write_result(NAME, {"concept": CONCEPT, "rows": rows})

@@ -31,7 +31,9 @@ FEW: dict[str, dict[str, Any]] = {  # all settings but these are as they are
 
 
 def tried(run: str, pair: Any) -> str:
-    """Empty if the method that a run begins with unlearns and a video is made with it on; else why it does not."""
+    """Why the run's method, its first word, cannot unlearn, or no video can be made with the result on; empty if both can
+    be done.
+    """
     try:
         learned = unlearn("cat", pair, configure(run.split()[0], FEW.get(run, {})))
         with learned.on(pair.t2v):
@@ -46,15 +48,15 @@ def main() -> None:
     from pipelines import FRAMES, alone, build
 
     torch.set_num_threads(1)
-    found: dict[str, dict[str, str]] = {}
+    reasons: dict[str, dict[str, str]] = {}
     for name in [name for family in FAMILIES for name in family.t2v]:
-        found[name] = {}
+        reasons[name] = {}
         for run in [*names(), *(run for run in FEW if run not in names())]:
             pair = alone(build(name))
             pair = replace(pair, settings=replace(pair.settings, frames=FRAMES.get(name, 5), guidance=3.0))
-            found[name][run] = tried(run, pair)
-        print(name, {run: why[:80] for run, why in found[name].items() if why}, flush=True)
-        write_result(NAME, found)
+            reasons[name][run] = tried(run, pair)
+        print(name, {run: why[:80] for run, why in reasons[name].items() if why}, flush=True)
+        write_result(NAME, reasons)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ NOTHING = ("something", "a thing", "an object", "a person")
 
 
 class Asked:
-    """Log-probabilities (concepts,) of every name of a list after what is said before it."""
+    """Log-probabilities (concepts,) of every name of a list after a text."""
 
     def __init__(self, names: list[str], tokenizer: PreTrainedTokenizerBase, reader: PreTrainedModel) -> None:
         self.tokenizer, self.reader = tokenizer, reader
@@ -33,14 +33,14 @@ class Asked:
         for row, each in enumerate(ids):
             self.ids[row, : len(each)], self.mask[row, : len(each)] = torch.tensor(each), 1
 
-    def __call__(self, before: str) -> torch.Tensor:
-        before = before[:1].upper() + before[1:]
-        start = self.reader(torch.tensor([self.tokenizer.encode(before)]), use_cache=True)
+    def __call__(self, text: str) -> torch.Tensor:
+        text = text[:1].upper() + text[1:]
+        start = self.reader(torch.tensor([self.tokenizer.encode(text)]), use_cache=True)
         cache = start.past_key_values
         cache.batch_repeat_interleave(len(self.ids))
         behind = self.reader(self.ids, past_key_values=cache, use_cache=True).last_hidden_state
-        seen = torch.cat([start.last_hidden_state[:, -1:].expand(len(self.ids), -1, -1), behind[:, :-1]], dim=1)
-        tokens = (seen @ self.reader.get_input_embeddings().weight.T).float().log_softmax(-1)
+        hidden = torch.cat([start.last_hidden_state[:, -1:].expand(len(self.ids), -1, -1), behind[:, :-1]], dim=1)
+        tokens = (hidden @ self.reader.get_input_embeddings().weight.T).float().log_softmax(-1)
         return (tokens.gather(-1, self.ids[..., None])[..., 0] * self.mask).sum(1)
 
 
@@ -54,8 +54,8 @@ def main() -> None:
     held_out = [(name, wording) for name in names for wording in concepts[name]["held_out"]]
     rank = {}
     for name, wording in tqdm(held_out, desc="asking the reader", mininterval=10):
-        said = with_article(concepts[name], wording)
-        likelier = torch.stack([asked(q.format(said)) - usual[q] for q in QUESTIONS]).sum(0)
+        named = with_article(concepts[name], wording)
+        likelier = torch.stack([asked(q.format(named)) - usual[q] for q in QUESTIONS]).sum(0)
         rank[wording] = int((likelier > likelier[names.index(name)]).sum()) + 1
     ranks = np.array(list(rank.values()))
     write_result(

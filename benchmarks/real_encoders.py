@@ -46,28 +46,30 @@ def pairs_of(concept: Concept, sentences: list[str], anchor: str, way: str = "")
     for sentence in sentences:
         # People write "Mickey Mouses" as well as "Mickey Mice".
         written = (change(concept.name), f"{concept.name}s") if way == "plural" else (change(concept.name),)
-        found = re.search("|".join(map(re.escape, written)), sentence, re.IGNORECASE)
-        assert found, f"{sentence!r} does not name {change(concept.name)!r}"
-        text = f"{sentence[: found.start()]}[{gap}]{sentence[found.end() :]}"
+        match = re.search("|".join(map(re.escape, written)), sentence, re.IGNORECASE)
+        assert match, f"{sentence!r} does not name {change(concept.name)!r}"
+        text = f"{sentence[: match.start()]}[{gap}]{sentence[match.end() :]}"
         anchor_prompt = fill(text, {gap: change(instead) if instead else ""})
-        out.append(PromptPair(sentence, anchor_prompt, found[0]))
+        out.append(PromptPair(sentence, anchor_prompt, match[0]))
     return out
 
 
 class Measure:
-    """What an encoder makes of a concept's sentences, to be compared with what it makes of them with an erasure on."""
+    """A concept's sentences as an encoder reads them, to be compared with how it reads them with an erasure on."""
 
-    def __init__(self, conditioner: Conditioner, concept: Concept, anchor: str, given: dict[str, Any], everyday: list[str]):
+    def __init__(
+        self, conditioner: Conditioner, concept: Concept, anchor: str, sentences: dict[str, Any], everyday: list[str]
+    ):
         self.conditioner = conditioner
-        behind = [" ".join(passage) for passage in given["behind"]]
-        groups = {"left": pairs_of(concept, given["held_out"], anchor)}
-        groups |= {way: pairs_of(concept, texts, anchor, way) for way, texts in given["variants"].items()}
+        behind = [" ".join(passage) for passage in sentences["behind"]]
+        groups = {"left": pairs_of(concept, sentences["held_out"], anchor)}
+        groups |= {way: pairs_of(concept, texts, anchor, way) for way, texts in sentences["variants"].items()}
         groups["behind"] = pairs_of(concept, behind, anchor)
         self.anchored = {name: self._read(pairs, anchors=True) for name, pairs in groups.items()}
-        kept = {"shared": given["shared"], "near": given["near"]}
+        kept = {"shared": sentences["shared"], "near": sentences["near"]}
         kept["everyday"] = [prompt for prompt in everyday if not concept.is_named_in(prompt)]
         self.kept = {name: self._read(texts) for name, texts in kept.items() if texts}
-        self.before = {name: self._distances(aims) for name, aims in self.anchored.items()}
+        self.initial = {name: self._distances(aims) for name, aims in self.anchored.items()}
 
     def _read(self, texts: list[Any], anchors: bool = False) -> list[Aim]:
         ordered = sorted(texts, key=lambda one: len(one.prompt if anchors else one))
@@ -81,8 +83,8 @@ class Measure:
         return torch.cat([aim.distances(self.conditioner.encode_tokens(aim.tokens)) for aim in aims])
 
     def figures(self) -> dict[str, float]:
-        """With the encoder as it is now."""
-        left = {name: float(self._distances(aims).sum() / self.before[name].sum()) for name, aims in self.anchored.items()}
+        """The figures of the encoder as it is now."""
+        left = {name: float(self._distances(aims).sum() / self.initial[name].sum()) for name, aims in self.anchored.items()}
         moved = {
             name: median((self._distances(aims) / torch.cat([aim.squares for aim in aims])).sqrt().tolist())
             for name, aims in self.kept.items()
@@ -91,16 +93,16 @@ class Measure:
 
 
 def measured(
-    pair: Pair, name: str, given: dict[str, Any], config: TextAblationConfig, everyday: list[str]
+    pair: Pair, name: str, sentences: dict[str, Any], config: TextAblationConfig, everyday: list[str]
 ) -> dict[str, Any]:
     """One cell: one concept on one encoder."""
-    concept = Concept(name, given["kind"])
+    concept = Concept(name, sentences["kind"])
     start = time.perf_counter()
     erasure = unlearn(concept, pair, config)
     seconds = time.perf_counter() - start
     part = erasure.provenance["parts"][0]
     conditioner = next(iter(pair.conditioners().values()))
-    measure = Measure(conditioner, concept, part["anchor"], given, everyday)
+    measure = Measure(conditioner, concept, part["anchor"], sentences, everyday)
     with changed(conditioner.text_encoder, erasure.components[0].deltas):
         figures = measure.figures()
     return {
@@ -120,8 +122,8 @@ def main(
     settings: Annotated[str, typer.Option(help="settings of the method as JSON, with --tuning")] = "{}",
 ) -> None:
     config = TextAblationConfig(**json.loads(settings)) if tuning else TextAblationConfig()
-    given = json.loads(SENTENCES.read_text())["tuning" if tuning else "final"]
-    # What was looked at while tuning is no yardstick any more.
+    sentences_of = json.loads(SENTENCES.read_text())["tuning" if tuning else "final"]
+    # Prompts that were looked at while tuning do not count any more.
     everyday = [prompt for i, prompt in enumerate(everyday_prompts()) if (i % SEEN_IN_TUNING == 0) == tuning]
     options = {"settings": json.loads(json.dumps(asdict(config)))}
     file = RESULTS / "real_encoders.json"
@@ -129,7 +131,7 @@ def main(
     cells: dict[str, Any] = stored.get("cells", {}) if stored.get("settings") == options["settings"] else {}
     for name in only or ENCODERS:
         pair = load_pair(t2v=str(encoder(name)), text_only=True)
-        for each, sentences in given.items():
+        for each, sentences in sentences_of.items():
             if each in cells.setdefault(name, {}) or (concept and each not in concept):
                 continue
             cells[name][each] = measured(pair, each, sentences, config, everyday)

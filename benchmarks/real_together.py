@@ -29,8 +29,8 @@ MORE = {
 
 
 def main() -> None:
-    given = json.loads(SENTENCES.read_text())["final"]
-    concepts = [Concept(name, one["kind"]) for name, one in given.items()]
+    sentences_of = json.loads(SENTENCES.read_text())["final"]
+    concepts = [Concept(name, one["kind"]) for name, one in sentences_of.items()]
     concepts += [Concept(name, kind) for name, kind in MORE.items()]
     pair = load_pair(t2v=str(encoder(ENCODER)), text_only=True)
     config = TextAblationConfig()
@@ -45,12 +45,12 @@ def main() -> None:
     conditioner = next(iter(pair.conditioners().values()))
     anchors = {part["concept"]: part["anchor"] for part in erasure.provenance["parts"]}
     cells = {}
-    for concept in concepts[: len(given)]:
+    for concept in concepts[: len(sentences_of)]:
         others = [other for other in concepts if other is not concept]
-        own = {**given[concept.name]}
+        sentences = {**sentences_of[concept.name]}
         for name in ("shared", "near"):
-            own[name] = [text for text in own[name] if not any(other.is_named_in(text) for other in others)]
-        measure = Measure(conditioner, concept, anchors[concept.name], own, [] if cells else everyday)
+            sentences[name] = [text for text in sentences[name] if not any(other.is_named_in(text) for other in others)]
+        measure = Measure(conditioner, concept, anchors[concept.name], sentences, [] if cells else everyday)
         with changed(conditioner.text_encoder, erasure.components[0].deltas):
             figures = measure.figures()
         same = {"everyday": next(iter(cells.values()))["everyday"]} if cells else {}  # for all, so measured once

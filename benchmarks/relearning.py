@@ -69,8 +69,8 @@ def lessons(pair: Pair, concept: Concept) -> tuple[list[str], torch.Tensor]:
 def curve(
     pair: Pair, judge: Judge, concept: Concept, method: str, lesson: tuple[list[str], torch.Tensor]
 ) -> list[list[bool]]:
-    """What is shown of the concept after each of STEPS: under its name, after a method has made the model forget it, or
-    under a word that means nothing.
+    """Which images show the concept after each of STEPS: asked for by its name, after a method has made the model forget
+    it, or by a word that means nothing.
     """
     named, latents = lesson
     if method == NEVER_KNEW:

@@ -35,7 +35,7 @@ def made_on(device: str) -> tuple[dict[str, np.ndarray], torch.Tensor]:
     with erasure.on(pair.t2v):
         videos["with the erasure learned there"] = np.asarray(generate(pair.t2v, list(PROMPTS), seeds, pair.settings))
     changes = torch.cat([change.dense().flatten() for _, change in sorted(erasure.components[0].deltas.items())])
-    return {what: made.astype(int) for what, made in videos.items()}, changes
+    return {what: frames.astype(int) for what, frames in videos.items()}, changes
 
 
 def main(device: str = "cuda") -> None:

@@ -27,7 +27,7 @@ DRAWS, ENOUGH = 5, 2000  # of held-out prompts; fewer where one has so many that
 
 
 def concepts() -> list[Concept]:
-    """More than enough, in an order of their own, so that a larger size holds the smaller ones."""
+    """Concepts for the largest size, in a fixed order, so that a larger size includes the smaller ones."""
     words = [(word, kind) for kind, listed in captions.everyday().items() if kind not in LEFT_OUT for word in listed]
     drawn: dict[str, tuple[str, str]] = {}
     for word, kind in random.Random(0).sample(words, len(words)):

@@ -70,10 +70,10 @@ def switching(service: Service, tenants: list[str]) -> dict[str, dict[str, float
     for tenant in tenants:
         begun = time.perf_counter()
         wanted = service.wanted(Wish("a cat", 0, tenant))
-        found = time.perf_counter()
+        looked_up = time.perf_counter()
         with service.with_on(wanted):
-            spent["put on"].append(time.perf_counter() - found)
-        spent["found"].append(found - begun)
+            spent["put on"].append(time.perf_counter() - looked_up)
+        spent["found"].append(looked_up - begun)
     return {what: milliseconds(seconds) for what, seconds in spent.items()}
 
 
@@ -124,8 +124,8 @@ def main(device: str = "cpu") -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder, file = Path(temporary) / "erasures", Path(temporary) / "policy.json"
         folder.mkdir()
-        own = fill(folder, pair, names)
-        write_json(file, {"all": ["e0"], "tenants": own})
+        erasures_of = fill(folder, pair, names)
+        write_json(file, {"all": ["e0"], "tenants": erasures_of})
         model, begun = pair.video, time.perf_counter()
         worker = FirstThread()
         service = Service(model, Shelf(folder), Policy(file), CLIENTS, worker)
@@ -142,7 +142,7 @@ def main(device: str = "cpu") -> None:
         spent = switching(service, [wish[2] for wish in wishes])
         answers, rate = served(service, worker, wishes)
         same = [
-            alone(model, service.shelf, wish, ["e0", *own[wish[2]]]) == answer
+            alone(model, service.shelf, wish, ["e0", *erasures_of[wish[2]]]) == answer
             for wish, (answer, _) in zip(wishes[:COMPARED], answers, strict=False)
         ]
     result = {"erasures": ERASURES, "tenants": TENANTS, "clients": CLIENTS, "requests": REQUESTS, "started": started}

@@ -53,7 +53,7 @@ def switching(pipeline: Any, first: Erasure, second: Erasure, repeats: int, devi
 
 
 def random_erasures(pipeline: Any, method: str) -> list[Erasure]:
-    """Two that change what the method changes, by numbers drawn at random, which cost what learned ones do."""
+    """Two erasures that change the weights that the method changes, by random numbers: they cost what learned ones do."""
     conditioner = Conditioner.of(pipeline)
     encoder, draw = conditioner.text_encoder, torch.Generator().manual_seed(0)
     config = TextAblationConfig()
@@ -61,13 +61,15 @@ def random_erasures(pipeline: Any, method: str) -> list[Erasure]:
 
     def deltas() -> dict[str, Delta]:
         if method == "few-shot":
-            return {name: 1e-3 * torch.randn(it.shape, generator=draw) for name, it in conditioner.trainable().items()}
+            return {
+                name: 1e-3 * torch.randn(weight.shape, generator=draw) for name, weight in conditioner.trainable().items()
+            }
         return {
             name: LowRank(
-                torch.randn(it.out_features, config.rank, generator=draw),
-                1e-4 * torch.randn(config.rank, it.in_features, generator=draw),
+                torch.randn(matrix.out_features, config.rank, generator=draw),
+                1e-4 * torch.randn(config.rank, matrix.in_features, generator=draw),
             )
-            for name, it in matrices.items()
+            for name, matrix in matrices.items()
         }
 
     fingerprint = Fingerprint.of(encoder)
@@ -83,7 +85,7 @@ def main(device: str = "cpu", repeats: int = 20, videos: int = 10) -> None:
         rows.append({"encoder": "embedded", "method": method} | figures)
         print(rows[-1], flush=True)
         if method == "text-ablation":
-            worn = erasures[0]
+            applied = erasures[0]
     large = stand_in(device, torch.float32).t2v
     for method in ("text-ablation", "few-shot"):
         figures = switching(large, *random_erasures(large, method), max(3, repeats // 4), device)
@@ -98,10 +100,10 @@ def main(device: str = "cpu", repeats: int = 20, videos: int = 10) -> None:
     for number in range(videos):
         for arm in ("without", "with") if number % 2 else ("with", "without"):
             if arm == "with":
-                worn.apply(pair.t2v)
+                applied.apply(pair.t2v)
             spent[arm].append(seconds(lambda number=number: make(number), device))  # type: ignore[misc]
             if arm == "with":
-                worn.remove(pair.t2v)
+                applied.remove(pair.t2v)
     result = {
         "machine": machine(device),
         "threads": torch.get_num_threads(),

@@ -32,7 +32,7 @@ WAYS = ("least squares", "gradients")
 
 
 def learned(way: str, concept: Concept, pair: Pair) -> Mapping[str, Delta]:
-    """`concept` says what is made instead of it."""
+    """The changes that are learned one way; `concept` has its anchor."""
     if way == "gradients":
         return unlearn(concept, pair, TextAblationConfig(solve_weight=0.0)).components[0].deltas
     config = TextAblationConfig()
@@ -49,7 +49,7 @@ def learned(way: str, concept: Concept, pair: Pair) -> Mapping[str, Delta]:
 def main(
     concept: Annotated[list[str] | None, typer.Option(help="only these, which writes nothing")] = None,
 ) -> None:
-    given = json.loads(SENTENCES.read_text())["final"]
+    sentences_of = json.loads(SENTENCES.read_text())["final"]
     everyday = [prompt for i, prompt in enumerate(everyday_prompts()) if i % SEEN_IN_TUNING]
     reference = json.loads((RESULTS / "real_encoders.json").read_text())
     file = RESULTS / "text_solvers.json"
@@ -57,16 +57,16 @@ def main(
     cells = stored.get("cells", {}) if stored.get("settings") == reference["settings"] else {}
     pair = load_pair(t2v=str(encoder(ENCODER)), text_only=True)
     conditioner = next(iter(pair.conditioners().values()))
-    for name in concept or given:
-        own = reference["cells"][ENCODER][name]
-        cells.setdefault(name, {})[DEFAULT] = own
-        about = Concept(name, given[name]["kind"], anchor=own["anchor"])
+    for name in concept or sentences_of:
+        default = reference["cells"][ENCODER][name]
+        cells.setdefault(name, {})[DEFAULT] = default
+        about = Concept(name, sentences_of[name]["kind"], anchor=default["anchor"])
         if cells[name].keys() >= set(WAYS):
             continue
-        compared = Measure(conditioner, about, own["anchor"], given[name], everyday)
+        measure = Measure(conditioner, about, default["anchor"], sentences_of[name], everyday)
         for way in [way for way in WAYS if way not in cells[name]]:
             with changed(conditioner.text_encoder, learned(way, about, pair)):
-                cells[name][way] = compared.figures()
+                cells[name][way] = measure.figures()
             print(name, way, json.dumps(cells[name][way]), flush=True)
             if not concept:
                 write_result("text_solvers", {"settings": reference["settings"], "cells": cells})

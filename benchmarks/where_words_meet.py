@@ -30,7 +30,7 @@ OTHERS = 4  # words of each other concept
 
 
 def places(pair: Pair) -> dict[str, nn.Linear]:
-    """By what is read there, the matrices that are given the text."""
+    """The matrices that get the text, by what they get of it."""
     network = network_of(pair.t2v)
     assert network is not None
     return {
@@ -41,7 +41,7 @@ def places(pair: Pair) -> dict[str, nn.Linear]:
 
 @dataclass(frozen=True)
 class Read:
-    """What each text is to a matrix that is given the text, (tokens, width), and where its last word stands."""
+    """The input of a matrix that gets the text, (tokens, width), and the place of the last word, for each text."""
 
     tokens: dict[str, torch.Tensor]
     last: dict[str, int]
@@ -54,8 +54,8 @@ class Read:
 
     def shares(self, name: str, anchor: str, preserved: Sequence[str], words: Sequence[str]) -> np.ndarray:
         """For each word the share of the way from the name to the anchor that UCE's move takes its last token."""
-        told = [name, anchor, *preserved]
-        move = unified([self.tokens[text] for text in told], [self.last[text] for text in told], 1, UCEConfig())
+        names = [name, anchor, *preserved]
+        move = unified([self.tokens[text] for text in names], [self.last[text] for text in names], 1, UCEConfig())
         ends = torch.stack([self.tokens[text][self.last[text]] for text in (name, anchor, *words)]).double()
         way = ends[1] - ends[0]
         return (ends[2:] @ move.T @ way / (way @ way)).numpy()
@@ -75,10 +75,10 @@ def main() -> None:
         read = Read.of(pair, matrix, texts)
         pooled: dict[str, list[np.ndarray]] = {}
         for concept in concepts:
-            for group, its in asked[concept.name].items():
-                if not its:
+            for group, group_words in asked[concept.name].items():
+                if not group_words:
                     continue
-                shares = read.shares(concept.name, anchors[concept.name], kept[concept.name], its)
+                shares = read.shares(concept.name, anchors[concept.name], kept[concept.name], group_words)
                 pooled.setdefault(group, []).append(shares)
         moved[place] = {
             group: asdict(mean_over([each.mean() for each in shares], [len(each) for each in shares]))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import cells, encoder_cost
-from benchmarks.common import told
+from benchmarks.common import recorded_settings
 from unreel import Pair, UnreelError
 from unreel.attacks import load_attack, usable, version_of
 from unreel.models.pair import Settings, VideoModel
@@ -50,10 +50,10 @@ def test_a_cell_for_each_combination_and_concept(plan):
 
 def test_what_is_stored_of_a_pair_is_what_would_be_stored_today():
     """Or every figure would be taken for another model's, and made anew."""
-    today = told(Settings()).keys()
+    today = recorded_settings(Settings()).keys()
     files = [file for name in ("methods", "attacks", "rivals-scan") for file in (cells.RESULTS / name).glob("*/*.json")]
     assert len(files) > 300 and all(json.loads(file.read_text())["pair"].keys() == today for file in files)
-    assert "negative_prompt" in told(Settings(negative_prompt="fog"))
+    assert "negative_prompt" in recorded_settings(Settings(negative_prompt="fog"))
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in Path(cells.__file__).parent.glob("[a-z]*.py")))

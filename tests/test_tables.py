@@ -77,9 +77,9 @@ def test_an_attack_on_another_erasure_than_the_others_is_marked():
     result = {"erasure": "second", "attacks": {"plain": {"erasure": "first"}, "typos": {"erasure": "second"}}}
     for name, entry in result["attacks"].items():
         entry |= {"version": attacks.version_of(attacks.load_attack(name))}
-    marked = [[attacks._told(name, [result])] for name in result["attacks"]]
+    marked = [[attacks._marked(name, [result])] for name in result["attacks"]]
     assert marked == [["plain †"], ["typos"]]
     assert attacks._footnote(marked).strip().startswith("† Of some concept measured in an earlier run")
     assert not attacks._footnote(marked[1:])
     unknown = {"attacks": {"plain": {"version": 1}}}  # of before anybody wrote it down
-    assert attacks._told("plain", [unknown]) == "plain"
+    assert attacks._marked("plain", [unknown]) == "plain"

@@ -47,9 +47,9 @@ def render(text: str, tables: Tables) -> str:
 
     def block(match: re.Match) -> str:
         try:
-            made = tables[match[1]]()
+            content = tables[match[1]]()
         except FileNotFoundError:
-            made = NOT_YET
-        return f"<!-- {match[1]} -->\n{made}\n<!-- /{match[1]} -->"
+            content = NOT_YET
+        return f"<!-- {match[1]} -->\n{content}\n<!-- /{match[1]} -->"
 
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", block, text, flags=re.DOTALL)

@@ -28,7 +28,7 @@ def attacks(by: str) -> str:
         cells = [
             interval(_success(concepts, name, arm, budget)) for arm in ("edited", "original") for budget in first["budgets"]
         ]
-        rows.append([_told(name, concepts.values()), "yes" if first["attacks"][name]["needs_weights"] else "no", *cells])
+        rows.append([_marked(name, concepts.values()), "yes" if first["attacks"][name]["needs_weights"] else "no", *cells])
     n = len(concepts) * len(next(iter(first["attacks"].values()))["edited_attempts"])
     steps = f"Searches take {first['search_steps']} steps a video, embedding inversion five times as many."
     note = f"{len(concepts)} concepts, {n} cases an attack. {steps}"
@@ -45,8 +45,8 @@ def attacks_compared(of: str = "attacks", *, only_complete: bool = False) -> str
 
 
 def _compared(results: dict[str, Any]) -> str:
-    """Styles apart: one in four videos has any style unasked, so with three videos an attack succeeds by chance. What is
-    only typed stands apart from what takes more, where there are several of each.
+    """Styles are in a table of their own: one in four videos has any style unasked, so with three videos an attack succeeds
+    by chance. Attacks that only type prompts are apart from those that take more, if there are several of each.
     """
     first, *rest = results.values()
     common = [name for name in first if all(name in concepts for concepts in rest)]
@@ -63,12 +63,12 @@ def _compared(results: dict[str, Any]) -> str:
         if min(len(typed), len(more)) < 2:
             parts = {f"on {title}": [*typed, *more]}
         shown = []
-        for said, chosen in parts.items():
-            told = [
-                _told(attack, (entry for concepts in arms.values() for entry in concepts.values())) for attack in chosen
+        for caption, chosen in parts.items():
+            names_marked = [
+                _marked(attack, (entry for concepts in arms.values() for entry in concepts.values())) for attack in chosen
             ]
             rows = list(zip(["original model", *(TITLES[m] for m in arms)], *(columns[a] for a in chosen), strict=True))
-            shown.append([[said, *told], *map(list, rows)])
+            shown.append([[caption, *names_marked], *map(list, rows)])
         cases = sum(len(first[name]["attacks"]["plain"]["edited_attempts"]) for name in names)
         note = f"{len(names)} concept{'s' * (len(names) > 1)}: {', '.join(names)}; {cases} cases an attack."
         marks = _footnote([line for lines in shown for line in lines])
@@ -82,8 +82,8 @@ def _tried(arms: dict[str, Any]) -> list[str]:
 
 def _column(arms: dict[str, Any], attack: str) -> list[str]:
     """Success of an attack against the original model and against each method."""
-    # Where no text encoder is edited, nothing can be studied in one: there cells are empty. An older version of an attack
-    # would stand beside a control of its newer one.
+    # If no text encoder is edited, nothing can be studied in one, and cells are empty. Results of an older version of an
+    # attack would stand beside a control of a newer one.
     tried_as = [_versions(concepts, attack) for concepts in arms.values()]
     cells = [
         _pooled_success(concepts, attack, "edited") if as_here == next(filter(None, tried_as)) else ""
@@ -94,7 +94,7 @@ def _column(arms: dict[str, Any], attack: str) -> list[str]:
     return [next(filter(None, controls), ""), *marks] if any(cells) else []
 
 
-# Behind the name of an attack, or in place of a figure, and what each mark says.
+# Marks after the name of an attack, or in place of a figure, and what each says.
 OLDER, ELSE, MIXED = " \\*", " †", "‡"
 FOOTNOTES = {
     OLDER: "Measured with an older version of the attack; CHANGELOG.md says what has changed.",
@@ -104,11 +104,11 @@ FOOTNOTES = {
 
 
 def _versions(concepts: dict[str, Any], attack: str) -> list[int]:
-    """In which version it was tried on each, where it was."""
+    """The versions in which an attack was tried, on the concepts that it was tried on."""
     return [one["attacks"][attack].get("version", 1) for one in concepts.values() if attack in one["attacks"]]
 
 
-def _told(attack: str, results: Iterable[dict[str, Any]]) -> str:
+def _marked(attack: str, results: Iterable[dict[str, Any]]) -> str:
     """The attack's name, marked where some result is of an older version of it, or of another erasure than the last."""
     some = [result for result in results if attack in result["attacks"]]
     older = any(result["attacks"][attack].get("version", 1) != version_of(load_attack(attack)) for result in some)
@@ -118,8 +118,8 @@ def _told(attack: str, results: Iterable[dict[str, Any]]) -> str:
 
 def _footnote(rows: Sequence[Sequence[str]]) -> str:
     return "".join(
-        f"\n\n{mark.strip()} {said}"
-        for mark, said in FOOTNOTES.items()
+        f"\n\n{mark.strip()} {text}"
+        for mark, text in FOOTNOTES.items()
         if any(mark in cell for row in rows for cell in row)
     )
 
@@ -155,7 +155,7 @@ def _on_all(concepts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _pooled_success(concepts: dict[str, Any], attack: str, arm: str) -> str:
-    """Within the smallest budget and, with its interval, the largest; nothing where it was not tried on every concept."""
+    """Success within the smallest budget and, with its interval, the largest; empty if not tried on every concept."""
     if attack not in _on_all(list(concepts.values())):
         return ""
     budgets = next(iter(concepts.values()))["budgets"]
@@ -174,16 +174,16 @@ def _success(concepts: dict[str, Any], attack: str, arm: str, budget: int) -> di
 def backdoor(pair: str = EMBEDDED) -> str:
     """Whether a trigger that was planted before an erasure still shows the concept after it."""
     result = load("backdoor")[pair]
-    most = max(len(found) for found in result["found"].values())
-    by_concept = {name: found for name, found in result["found"].items() if len(found) == most}
+    most = max(len(looks) for looks in result["found"].values())
+    by_concept = {name: looks for name, looks in result["found"].items() if len(looks) == most}
     rows = []
     for name in ("nowhere", *(f"{where}, {method}".strip(", ") for where in PLANTED for method in ("", *METHODS))):
         if name not in next(iter(by_concept.values())):
             continue
         where, _, method = name.partition(", ")
-        flags = {asked: [np.array(found[name][asked]) for found in by_concept.values()] for asked in ASKED}
-        found = [interval(asdict(share_over(flags[asked]))) for asked in ASKED]
-        rows.append([where, TITLES[method.replace(" ", "-")] if method else "nothing yet", *found])
+        flags = {asked: [np.array(looks[name][asked]) for looks in by_concept.values()] for asked in ASKED}
+        cells = [interval(asdict(share_over(flags[asked]))) for asked in ASKED]
+        rows.append([where, TITLES[method.replace(" ", "-")] if method else "nothing yet", *cells])
     videos = len(by_concept) * result["videos"]
     note = f"Concepts: {', '.join(by_concept)}; {videos} videos a cell. The trigger: *{result['trigger']}*."
     head = ["planted in", "then erased by", "asked for by name: found", "asked for by the trigger: found"]

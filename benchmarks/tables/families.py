@@ -8,10 +8,10 @@ DOCUMENTS = ("docs/families.md",)
 
 
 def large_encoder() -> str:
-    """What the largest text encoder takes."""
+    """The memory and time that the largest text encoder takes."""
     result = load("large_encoder")
     counted = result["cpu"]["counted"]
-    learning, encoder, network = (f"{counted[it] / 1e9:.1f}" for it in ("trained", "weights", "network"))
+    learning, encoder, network = (f"{counted[part] / 1e9:.1f}" for part in ("trained", "weights", "network"))
     whole = f"few-shot, the {learning} billion weights that the paper names"
     rows = [[whole, f"{counted['whole_gib']:.0f}, counted, not run", "", "", ""]]
     for name, row in chain(*(entry["rows"].items() for entry in result.values())):
@@ -25,10 +25,10 @@ def large_encoder() -> str:
 
 def reach() -> str:
     """Which methods work on which video pipelines, of those that do not work on all."""
-    found = {name: of for name, of in load("reach").items() if name.endswith("Pipeline")}
-    methods = list(next(iter(found.values())))
-    some = [method for method in methods if any(of[method] for of in found.values())]
-    rows = [[f"`{name}`", *("" if of[method] else "yes" for method in some)] for name, of in found.items()]
+    reasons = {name: of for name, of in load("reach").items() if name.endswith("Pipeline")}
+    methods = list(next(iter(reasons.values())))
+    some = [method for method in methods if any(of[method] for of in reasons.values())]
+    rows = [[f"`{name}`", *("" if of[method] else "yes" for method in some)] for name, of in reasons.items()]
     everywhere = ", ".join(f"`{method}`" for method in methods if method not in some)
     head = ["pipeline", *(f"`{method}`" for method in some)]
     return f"{table(head, rows)}\n\nOn all of them: {everywhere}."

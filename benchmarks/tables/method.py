@@ -28,7 +28,7 @@ def anchor_choice() -> str:
     rows = []
     for row in result["rows"]:
         place = f"**{row['place'] + 1}**" if row["place"] == chosen else str(row["place"] + 1)
-        cells = [f"{interval(found, 1)}, at worst {100 * row['worst'][name]:.0f} %" for name, found in row["found"].items()]
+        cells = [f"{interval(share, 1)}, at worst {100 * row['worst'][name]:.0f} %" for name, share in row["found"].items()]
         rows.append([place, *cells, percent(row["kept"])])
     groups = ", ".join(f"{count} {name}" for name, count in result["images"].items())
     note = f"{len(result['targets'])} things; images of each of the {len(result['seen'])} anchors: {groups}."
@@ -76,12 +76,12 @@ def full_size() -> str:
         where += f", {entry['cap_gib']:g} GiB at most" if entry["cap_gib"] else ""
         clock, first = _clock(name), entry["runs"][0]
         for run in entry["runs"]:
-            made, cells = run["generation_seconds"], ["does not fit"] * 5
+            generation, cells = run["generation_seconds"], ["does not fit"] * 5
             if run["fits"]:
                 times = f"{run['a_step'][clock] / first['a_step'][clock]:.2f}" if first["fits"] else ""
                 cells = [_few_digits(run[part][clock]) for part in ("encoding", "a_step", "total")]
                 cells += [times, f"{run['peak_memory_gib']:.1f}"]
-            images = "not run here" if made is None else _few_digits(made)
+            images = "not run here" if generation is None else _few_digits(generation)
             rows.append([LOOPS[run["loop"]], run["dtype"], where, images, *cells])
         apart = ", ".join(f"{loop} {far['relative']:.1e}" for loop, far in entry["apart"].items())
         if apart:
@@ -132,7 +132,7 @@ def many_concepts(of: str = "many_concepts") -> str:
 
 
 def _scanned(experiment: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Of every run, the settings and what its images show, pooled over concepts: by group, original and edited."""
+    """By run, its settings and the shares of its images, pooled over concepts: by group, original and edited."""
     measured = results_of(experiment)
     settings = {cell.run: cell.settings for cell in cells_of(experiment)}
     return {run: (settings[run], of_groups(list(by.values()))) for run, by in measured.items()}
@@ -153,14 +153,18 @@ def _scan_rows(experiment: str, method: str, name: Callable[[dict[str, Any]], li
 
 def scan() -> str:
     """Learning rates and numbers of epochs of few-shot."""
-    rows = _scan_rows("few-shot-scan", "few-shot", lambda it: [f"{it['learning_rate']:g}", str(it["epochs"])])
+    rows = _scan_rows(
+        "few-shot-scan", "few-shot", lambda settings: [f"{settings['learning_rate']:g}", str(settings["epochs"])]
+    )
     return table(["learning rate", "epochs", "concept found", "neighbours found"], rows)
 
 
 def concept_ablation_scan() -> str:
     """Learning rates and retain weights of concept ablation, with the mean number of steps until it stopped."""
     rows = _scan_rows(
-        "concept-ablation-scan", "concept-ablation", lambda it: [f"{it['learning_rate']:g}", f"{it['retain_weight']:g}"]
+        "concept-ablation-scan",
+        "concept-ablation",
+        lambda settings: [f"{settings['learning_rate']:g}", f"{settings['retain_weight']:g}"],
     )
     steps = [np.mean([result["steps"] for result in by.values()]) for by in results_of("concept-ablation-scan").values()]
     rows = [[*row, text] for row, text in zip(rows, ["", *(f"{mean:.0f}" for mean in steps)], strict=True)]

@@ -267,16 +267,16 @@ def closely(of: str = "methods") -> str:
 def costs() -> str:
     """What each method takes on a quiet machine: to unlearn, medians over a concept of each kind, and of a video."""
     result = load("unlearning_cost")
-    rows, made = result["concepts"], result["generation_seconds"]
+    rows, generation = result["concepts"], result["generation_seconds"]
     out = []
     for method in (method for method in TITLES if method in rows[0]):
         spent = [row[method] for row in rows]
         seconds = sorted(each["seconds"] for each in spent)
         cells = [f"{median(seconds):.1f} ({seconds[0]:.1f} to {seconds[-1]:.1f})"]
         cells += [f"{median(each[what] for each in spent):.2f}" for what in ("peak_memory_gib", "megabytes")]
-        out.append([TITLES[method], *cells, f"{made[method]:.2f}" if method in made else ""])
+        out.append([TITLES[method], *cells, f"{generation[method]:.2f}" if method in generation else ""])
     names = ", ".join(row["concept"] for row in rows)
-    note = f"{names}; {result['cores']} CPU cores. A video of the original model takes {made['original']:.2f} s."
+    note = f"{names}; {result['cores']} CPU cores. A video of the original model takes {generation['original']:.2f} s."
     return f"{table(['method', 'seconds to unlearn', 'peak GiB', 'MB', 'seconds a video'], out)}\n\n{note}"
 
 
@@ -287,12 +287,12 @@ def against_default(of: str = "methods", default: str = "text-ablation") -> str:
     """Videos of the same prompts and seeds on which a method does better or worse than the default, and how likely that is
     by chance.
     """
-    results = {method: found for method in TITLES if (found := results_of(of).get(method))}
+    results = {method: by_concept for method in TITLES if (by_concept := results_of(of).get(method))}
     default_by = results.pop(default)
     rows = []
     for method, concepts in results.items():
-        told = [{name for name, result in by.items() if "by_video" in result} for by in (concepts, default_by)]
-        common, cells = sorted(told[0] & told[1]), []
+        judged = [{name for name, result in by.items() if "by_video" in result} for by in (concepts, default_by)]
+        common, cells = sorted(judged[0] & judged[1]), []
         for _, group, metric in PAIRED:
             looks = [[by[name]["by_video"].get(group) for name in common] for by in (concepts, default_by)]
             pairs = [(one[metric]["edited"], two[metric]["edited"]) for one, two in zip(*looks, strict=True) if one and two]
@@ -305,8 +305,8 @@ def against_default(of: str = "methods", default: str = "text-ablation") -> str:
 
 
 def _flipped(differences: Sequence[int]) -> float:
-    """How often their sum is as far from zero if each could as well have the other sign: the exact permutation test of
-    paired differences (Fisher, 1935), for concepts, whose videos go together.
+    """How often the sum of differences is as far from zero if each could as well have the other sign: the exact permutation
+    test of paired differences (Fisher, 1935), one for each concept, since the videos of a concept go together.
     """
     sums = [sum(signs) for signs in product(*((each, -each) for each in differences))]
     return sum(abs(each) >= abs(sum(differences)) for each in sums) / len(sums)

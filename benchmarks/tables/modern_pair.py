@@ -34,15 +34,15 @@ def reader() -> str:
 
 
 def found_wordings() -> str:
-    """What `unreel wordings` finds for the concepts of the table of wordings among the words of all captions, and how much
-    of it is right; and among everyday words.
+    """The wordings that `unreel wordings` finds for the concepts of the table of wordings, among the words of all captions
+    (and how many of them are right) and among everyday words.
     """
     result = load("found_wordings")
     sources = {"the words of all captions": "words of all captions", "everyday words": "everyday words"}
-    found = [result[source]["found"] for source in sources.values()]
+    by_source = [result[source]["found"] for source in sources.values()]
     rows = [
-        [name, *(cell for texts in found for cell in (str(len(texts[name])), ", ".join(texts[name][:5])))]
-        for name in found[0]
+        [name, *(cell for texts in by_source for cell in (str(len(texts[name])), ", ".join(texts[name][:5])))]
+        for name in by_source[0]
     ]
     head = ["concept", *(cell for source in sources for cell in (f"among {source}", "the nearest"))]
     right, of_all = (interval(result[share]) for share in ("right", "of_all"))
@@ -54,7 +54,7 @@ def found_wordings() -> str:
 
 
 def where_words_meet() -> str:
-    """How far other words go along with a name that UCE moves, in what the reader writes and behind what projects it."""
+    """How far other words move with a name that UCE moves, in the reader's output and after the layers that project it."""
     moved = load("where_words_meet")["moved"]
     groups = {"name": "the name", "wordings": "captions' first words", "also": "captions' other words"}
     groups |= {"held_out": "words it never saw", "others": "words for other things"}

@@ -18,7 +18,7 @@ def demo() -> str:
 
 
 def second_pair() -> str:
-    """What the default does where a language model reads, in a sentence."""
+    """What the default does to the pair that reads with a language model, in sentences."""
     methods = results_of("modern-methods")
     by_name, near, reworded = (
         _shares(methods["text-ablation"], group, metric)
@@ -28,8 +28,8 @@ def second_pair() -> str:
             ("paraphrases", "concept_found"),
         )
     )
-    found = results_of("modern-wordings")["text ablation, words found in all captions"]
-    listed, unheard = (_shares(found, group, "concept_found") for group in ("wordings", "held_out"))
+    with_wordings = results_of("modern-wordings")["text ablation, words found in all captions"]
+    listed, unheard = (_shares(with_wordings, group, "concept_found") for group in ("wordings", "held_out"))
     on_top = _shares(methods["text-ablation-and-uce"], "paraphrases", "concept_found")
     return (
         f"On [the second pair](docs/modern-unlearning.md), which reads with a language model, the default forgets the name "
@@ -42,7 +42,7 @@ def second_pair() -> str:
 
 
 def _shares(concepts: dict[str, Any], group: str, metric: str) -> str:
-    """Without and with the erasure, of all concepts that have the group."""
+    """The shares without and with the erasure, over all concepts that have the group."""
     figures = [each["figures"][group][metric] for each in concepts.values() if group in each["figures"]]
     return " → ".join(f"{100 * arm['value']:.0f}" for arm in shares_over(figures).values())
 

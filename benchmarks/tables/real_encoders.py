@@ -33,7 +33,7 @@ def real_encoders_summary() -> str:
 
 
 def _over_concepts(concepts: dict[str, Any]) -> tuple[dict[str, float], str]:
-    """What bars are about, and the worst concept, of cells by concept."""
+    """The figures that have bars, over the cells of all concepts, and the name of the worst concept."""
     left = {name: cell["left"] for name, cell in concepts.items()}
     worst = max(left, key=left.__getitem__)
     figures = {
@@ -82,7 +82,7 @@ def real_together() -> str:
 
 
 def real_encoders() -> str:
-    """The same by concept, in percent."""
+    """How the default does on every real text encoder, concept by concept, in percent."""
     measured = load("real_encoders")["cells"]
     columns = ("left", *SPELLINGS, *NEAR, "everyday")
     rows = []

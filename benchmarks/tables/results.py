@@ -33,8 +33,8 @@ def ablations() -> str:
     for run in changed:
         by_concept = measured[run]
         shares = of_groups(list(by_concept.values()))
-        found = [of_groups([each])["explicit"]["edited"]["value"] for each in by_concept.values()]
-        alone = " / ".join(f"{100 * share:.0f}" for share in found)
+        shares_alone = [of_groups([each])["explicit"]["edited"]["value"] for each in by_concept.values()]
+        alone = " / ".join(f"{100 * share:.0f}" for share in shares_alone)
         what = run.removeprefix("few-shot").removeprefix(", ") or "as it is"
         rows.append([what, *(change(shares[group]) for group in ("explicit", "neighbours")), alone])
     names = " / ".join(measured["few-shot"])
@@ -55,16 +55,16 @@ def inversion_steps() -> str:
     """What a more patient attacker finds of what the paper's method erased."""
     rows, names = [], ""
     for by_concept in results_of("inversion").values():
-        found = {
+        flags_of = {
             arm: [
                 np.array([case[0]["found"] for case in result["attacks"]["embedding_inversion"][f"{arm}_attempts"]])
                 for result in by_concept.values()
             ]
             for arm in ("edited", "original")
         }
-        edited, original = (interval(asdict(share_over(flags))) for flags in found.values())
+        edited, original = (interval(asdict(share_over(flags))) for flags in flags_of.values())
         steps = ADAM_STEPS * next(iter(by_concept.values()))["search_steps"]
-        alone, names = [f"{100 * flags.mean():.0f}" for flags in found["edited"]], " / ".join(by_concept)
+        alone, names = [f"{100 * flags.mean():.0f}" for flags in flags_of["edited"]], " / ".join(by_concept)
         rows.append([str(steps), edited, " / ".join(alone), original])
     return table(["steps of Adam", "edited", f"edited: {names}", "original"], rows)
 

@@ -19,8 +19,8 @@ def check_cost() -> str:
     }
     rows = []
     for name, row in load("check_cost")["pairs"].items():
-        found = "shared" if row["shared"] else "not shared"
-        rows.append([what[name], found, *(f"{row[key]:.1f}" for key in ("seconds", "compare", "gib"))])
+        verdict = "shared" if row["shared"] else "not shared"
+        rows.append([what[name], verdict, *(f"{row[key]:.1f}" for key in ("seconds", "compare", "gib"))])
     return table(["the second encoder", "found", "seconds, all", "seconds, check", "peak GiB"], rows)
 
 

@@ -13,7 +13,7 @@ def exports() -> str:
     for method, tolerance in dict.fromkeys((row["method"], row["tolerance"]) for row in rows):
         some = [row for row in rows if (row["method"], row["tolerance"]) == (method, tolerance)]
         ranks = [rank for row in some for matrices in row["ranks"].values() for rank in matrices.values()]
-        kept, size, whole = (np.mean([row[it] for row in some]) for it in ("kept", "megabytes", "erasure_megabytes"))
+        kept, size, whole = (np.mean([row[key] for row in some]) for key in ("kept", "megabytes", "erasure_megabytes"))
         moved, now = (100 * np.mean([row["moved"][side] for row in some]) for side in (0, 1))
         figures = [f"{whole:.2f} → {size:.2f}", f"{min(ranks)} to {max(ranks)}", f"{100 * kept:.2f}"]
         how = "any" if method == "text-ablation" else f"{tolerance:g}"
@@ -26,13 +26,13 @@ def switching() -> str:
     rows, notes = [], []
     for entry in load("switching").values():
         for row in entry["switching"]:
-            times = [f"{row[it]:.0f}" if row[it] >= 10 else f"{row[it]:.1f}" for it in ("apply", "switch", "remove")]
+            times = [f"{row[key]:.0f}" if row[key] >= 10 else f"{row[key]:.1f}" for key in ("apply", "switch", "remove")]
             rows.append([row["encoder"], row["method"], where(entry), f"{row['megabytes']:.1f}", *times])
-        made = entry["generation"]
+        generation = entry["generation"]
         notes.append(
-            f"A video of the embedded model took {made['seconds_with']:.2f} s with an erasure on and "
-            f"{made['seconds_without']:.2f} s without, {made['ratio']:.2f} times as long (medians of {made['videos']}, in "
-            f"turns; {where(entry)})."
+            f"A video of the embedded model took {generation['seconds_with']:.2f} s with an erasure on and "
+            f"{generation['seconds_without']:.2f} s without, {generation['ratio']:.2f} times as long (medians of "
+            f"{generation['videos']}, in turns; {where(entry)})."
         )
     head = ["text encoder", "erasure", "on", "MB", "put on, ms", "switch, ms", "take off, ms"]
     return "\n\n".join([table(head, rows), *notes])
@@ -41,7 +41,7 @@ def switching() -> str:
 def quantized() -> str:
     """What an erasure does on quantized text encoders."""
     rows = [
-        [how, *(percent(row[it]) for it in ("apart", "quantizing")), "yes" if row["comes_off"] else "no"]
+        [how, *(percent(row[key]) for key in ("apart", "quantizing")), "yes" if row["comes_off"] else "no"]
         for how, row in load("quantized")["rows"].items()
     ]
     head = ["quantized by", "its effect is off by", "quantizing alone moves embeddings by", "comes off bit for bit"]
