@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "elsewhere"
-# What takes tensors of both devices on a GPU too.
+# Operations that take tensors of both devices on a GPU too.
 COPIES = {"copy_", "_to_copy"}
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # with indices that are on the CPU
 
@@ -86,7 +86,9 @@ def _as_tensors(index: Any) -> Any:
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Arguments or results of an operation with everything in them changed; torch's own trees take half of all the time."""
+    """Arguments or results of an operation with everything in them changed; torch's own tree functions would take half of
+    all the time.
+    """
     if isinstance(value, (tuple, list)):
         return type(value)([_each(part, change) for part in value])
     if isinstance(value, dict):
@@ -95,7 +97,7 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The operation on the CPU; what it makes is on the device if that was asked for, or what it works on is."""
+    """Run the operation on the CPU; its results are on the device if that was asked for, or if its arguments are."""
     name = function.overloadpacket.__name__
     there: list[_There] = []
     here: list[torch.Tensor] = []
@@ -114,18 +116,18 @@ def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         shapes = " and of ".join(str([tuple(tensor.shape) for tensor in part]) for part in (there, here))
         raise RuntimeError(f"Expected all tensors to be on the same device: {function} of {shapes} on the CPU")
     asked, generator = kwargs.get("device"), kwargs.get("generator")
-    goes = torch.device(asked).type == NAME if asked is not None else first if name in COPIES | INDEXED else bool(there)
-    if goes and generator is not None:
+    onto = torch.device(asked).type == NAME if asked is not None else first if name in COPIES | INDEXED else bool(there)
+    if onto and generator is not None:
         raise RuntimeError(f"Expected a {NAME!r} device type for generator but found {generator.device}")
     args, kwargs = near
     out = function(*args, **kwargs | ({"device": torch.device("cpu")} if asked is not None else {}))
-    if not goes:
+    if not onto:
         return out
-    own = {id(tensor.here): tensor for tensor in there}
+    arguments = {id(tensor.here): tensor for tensor in there}
 
     def moved(leaf: Any) -> Any:
-        if id(leaf) in own:
-            return own[id(leaf)]  # in place, it gives back what it was given
+        if id(leaf) in arguments:
+            return arguments[id(leaf)]  # operations in place return an argument
         return _There(leaf) if isinstance(leaf, torch.Tensor) else leaf
 
     return _each(out, moved)
@@ -176,11 +178,11 @@ def _attention(
 @contextmanager
 def another_device(*, same_weights: bool = False) -> Iterator[str]:
     """Inside, there is another device; gives its name. With `same_weights`, weights stay the same objects when their module
-    moves, as they do between real devices; none that a gradient is on the way to can move then.
+    moves, as they do between real devices; weights that a gradient graph holds cannot move then.
     """
     with (
         _Dispatch(),
-        # What runs in other threads, or in inference mode, would not be seen.
+        # Operations in other threads, or in inference mode, would not be dispatched here.
         torch.autograd.set_multithreading_enabled(False),
         patch.object(torch._C, "_InferenceMode", lambda mode: torch.set_grad_enabled(not mode)),
         patch.object(torch, "tensor", _made(torch.tensor)),

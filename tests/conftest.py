@@ -49,7 +49,7 @@ from unreel.models.shipped import EMBEDDED_FOLDER
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
-# What makes pictures, learns for long or goes through all families: left out with --quick.
+# Tests that make pictures, learn for long or go through all families: left out with --quick.
 SLOW = (
     *(
         "attack_runs",
@@ -110,7 +110,7 @@ BROWSERS = {  # by driver
 
 @pytest.fixture(scope="module", params=list(BROWSERS))
 def browser(request):
-    """A real browser without a window, as selenium drives it; skipped where it or its driver is missing."""
+    """A real browser without a window, driven by selenium; skipped if the browser or its driver is missing."""
     webdriver = pytest.importorskip("selenium.webdriver")
     program, driver = next(filter(None, map(shutil.which, BROWSERS[request.param])), None), shutil.which(request.param)
     if program is None or driver is None:
@@ -134,7 +134,7 @@ def browser(request):
 
 @pytest.fixture(autouse=True)
 def environment():
-    """What a test sets for its process, as `--quiet` does, ends with it: the processes of other tests inherit it."""
+    """Undoes what a test sets in the environment, as `--quiet` does: the processes of other tests would inherit it."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
@@ -208,7 +208,7 @@ def embedded() -> Pair:
 
 
 def real_encoder(name: str) -> TextModel:
-    """Skips the test where that encoder is not."""
+    """The real encoder of that name; skips the test if it is not there."""
     from benchmarks.encoders import encoder
 
     try:
@@ -239,15 +239,15 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def conditioned(denoiser: Denoiser, embeddings: torch.Tensor) -> Conditioning:
-    """What the network is called with where these embeddings stand in for a prompt's."""
-    usual = denoiser.conditioning([""])
-    return replace(usual, arguments=usual.arguments | {"encoder_hidden_states": embeddings})
+    """The conditioning of a network with these embeddings in place of a prompt's."""
+    unasked = denoiser.conditioning([""])
+    return replace(unasked, arguments=unasked.arguments | {"encoder_hidden_states": embeddings})
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Few steps, few prompts to learn from and to check on, and few words looked at for what is near: for tests of what is
-    not learning.
+    """Few steps, few prompts to learn from and to check on, and few words to look for neighbours among: for tests of other
+    things than learning.
     """
     monkeypatch.setattr(text_ablation, "STEPS", 5)
     few = {"forget": 20, "retain": 20, "solve_retain": 30}
@@ -259,7 +259,7 @@ def hasty(monkeypatch):
 
 
 class FakeJudge:
-    """Judges by colour alone: a label is found in a frame that is brighter than its place in the alphabet."""
+    """Judges by brightness alone: a label is found in a frame that is brighter than the label's place in the alphabet."""
 
     name = "fake judge"
     threshold = 0.5
@@ -315,12 +315,12 @@ def tiny(models):
 
 
 def bars(monkeypatch, share):
-    """Bars that everything passes (infinite), or nothing (below zero), whatever the figures are."""
+    """Set all bars of the self-check to `share`: everything passes infinite ones, and nothing ones below zero."""
     for name in ("MOST_RESIDUAL", "MOST_RESIDUAL_OF_WORST", "MOST_NEIGHBOURS_MOVED", "MOST_EVERYDAY_MOVED"):
         monkeypatch.setattr(selfcheck, name, share)
 
 
 def uce(pair, concept, anchor, preserve, **settings):
-    """UCE in a pair that knows nothing but what is to be preserved."""
+    """UCE in a pair whose vocabulary holds only what is to be preserved."""
     knows = replace(pair, vocabulary={"concept": preserve, "style": [], "motion": []})
     return unlearn(replace(concept, anchor=anchor), knows, UCEConfig(**settings))

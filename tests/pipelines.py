@@ -231,14 +231,14 @@ def gemma_tokenizer() -> GemmaTokenizer:
 
 
 class TextProcessor(Qwen2VLProcessor):
-    """Leaves out what handles pictures, which needs torchvision and is not called for a prompt."""
+    """The processor without its part for pictures, which needs torchvision and is not called for a prompt."""
 
     def __init__(self, tokenizer: Qwen2Tokenizer, chat_template: str | None = None):
         ProcessorMixin.__init__(self, tokenizer, chat_template=chat_template)
 
 
 def make(kind: Callable, *args: Any, **config: Any) -> torch.nn.Module:
-    """Seeded for each part alone, so that a part does not depend on what else its pipeline has."""
+    """A part with random weights; each is seeded anew, so that it does not depend on the pipeline's other parts."""
     torch.manual_seed(0)
     return kind(*args, **config).eval()
 
@@ -282,7 +282,7 @@ def open_clip_g() -> dict[str, Any]:
     return {"tokenizer_2": tokenizer, "text_encoder_2": make(CLIPTextModelWithProjection, config)}
 
 
-# Of v1.1, which is what every T5 of these pipelines is.
+# T5 v1.1, as in all of these pipelines that have a T5.
 T5_SHAPE = {
     "d_model": WIDTH,
     "d_kv": 8,
@@ -422,7 +422,7 @@ def sd1() -> DiffusionPipeline:
 
 
 def sd2() -> DiffusionPipeline:
-    """Of the same class as Stable Diffusion 1, so it has no place in the table below."""
+    """Its class is that of Stable Diffusion 1, so it is not in the table below."""
     scheduler = ddim(steps_offset=1, set_alpha_to_one=False, prediction_type="v_prediction")
     return stable_diffusion(unet(CLIP_WIDTH, use_linear_projection=True), scheduler, **open_clip_h())
 
@@ -601,7 +601,7 @@ def flow_unipc() -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
-# What Wan's network and those that were made after it take.
+# The configuration of Wan's network and of those made after it.
 OF_WAN = {
     "num_attention_heads": 2,
     "attention_head_dim": 12,
@@ -930,7 +930,9 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
 
 
 def build(name: str) -> DiffusionPipeline:
-    """One of PIPELINES whose network sees the text: they start with zeros where it comes in."""
+    """One of PIPELINES, with random numbers in place of weights that start as zeros, through which no text reaches the
+    output.
+    """
     pipeline = PIPELINES[name]()
     network = getattr(pipeline, "unet", None) or pipeline.transformer
     torch.manual_seed(1)
@@ -941,7 +943,7 @@ def build(name: str) -> DiffusionPipeline:
     return pipeline
 
 
-# The smallest sizes, and one frame, which all of them take.
+# The arguments of a call: the smallest sizes, and one frame, which all video pipelines take.
 CALLS: dict[str, dict[str, Any]] = {
     "AnimateDiffPipeline": {"height": 16, "width": 16, "num_frames": 1},
     "TextToVideoSDPipeline": {"height": 16, "width": 16, "num_frames": 1},
@@ -972,10 +974,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "Kandinsky5T2IPipeline": {"height": 32, "width": 32},
 }
 
-# Others make any odd number.
+# Frames to ask for; pipelines that are not listed make any odd number.
 FRAMES = {"CogVideoXPipeline": 9, "LTXPipeline": 9, "LTXConditionPipeline": 9, "MochiPipeline": 7}
 
-# What encode_prompt cannot do without, besides the prompt.
+# The arguments that encode_prompt needs besides the prompt.
 _GUIDED = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
 ENCODES: dict[str, dict[str, Any]] = {
     "AnimateDiffPipeline": _GUIDED,
@@ -988,24 +990,24 @@ LONGEST = 96  # tokens that prompts are padded to, where pipelines pad to hundre
 
 
 def _read_less(pipeline_class: type) -> None:
-    """Change defaults of a pipeline class, for itself and for those who ask it: what it pads prompts to, and how long an
-    instruction it puts before them.
+    """Change defaults of a pipeline class, for its own calls and for code that inspects them: the length that it pads
+    prompts to, and the length of the instruction that it puts before them.
     """
     call = inspect.unwrap(pipeline_class.__call__)  # type: ignore[operator]
-    own = {name: parameter.default for name, parameter in inspect.signature(call).parameters.items()}
-    own = {name: default for name, default in own.items() if default is not inspect.Parameter.empty}
-    if "max_sequence_length" in own:
-        own["max_sequence_length"] = min(LONGEST, own["max_sequence_length"])
-    if "complex_human_instruction" in own:
-        own["complex_human_instruction"] = own["complex_human_instruction"][:1]
-    if "num_latent_frames_per_chunk" in own:
-        own["num_latent_frames_per_chunk"] = 2  # 5 frames
-    call.__defaults__ = tuple(own.values())
+    defaults = {name: parameter.default for name, parameter in inspect.signature(call).parameters.items()}
+    defaults = {name: default for name, default in defaults.items() if default is not inspect.Parameter.empty}
+    if "max_sequence_length" in defaults:
+        defaults["max_sequence_length"] = min(LONGEST, defaults["max_sequence_length"])
+    if "complex_human_instruction" in defaults:
+        defaults["complex_human_instruction"] = defaults["complex_human_instruction"][:1]
+    if "num_latent_frames_per_chunk" in defaults:
+        defaults["num_latent_frames_per_chunk"] = 2  # 5 frames
+    call.__defaults__ = tuple(defaults.values())
 
 
 for _name in PIPELINES:
     _read_less(getattr(diffusers, _name))
-for _class in (HunyuanImagePipeline, HunyuanVideo15Pipeline):  # which say it of each of them
+for _class in (HunyuanImagePipeline, HunyuanVideo15Pipeline):  # they set the length on each instance
     _class.tokenizer_max_length = property(lambda self: LONGEST, lambda self, _: None)
 
 
@@ -1021,6 +1023,6 @@ def alone(pipeline: DiffusionPipeline) -> Pair:
     return Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, size=size(pipeline)))
 
 
-def load_settings(pipeline: DiffusionPipeline, **given: Any) -> VideoModel:
-    """As it is loaded: with the pipeline's own settings, but for what was given."""
-    return VideoModel(pipeline, replace(settings_of("", pipeline), **given), "tiny")
+def load_settings(pipeline: DiffusionPipeline, **others: Any) -> VideoModel:
+    """A video model as it is loaded: with the pipeline's own settings, but for those that are given."""
+    return VideoModel(pipeline, replace(settings_of("", pipeline), **others), "tiny")

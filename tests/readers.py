@@ -1,4 +1,4 @@
-"""Tiny text encoders with tokenizers of kinds that no family of tests/pipelines.py has, each read by a conditioner."""
+"""Tiny text encoders with tokenizers of kinds that no family of tests/pipelines.py has, each in a conditioner."""
 
 import torch
 import transformers
@@ -10,14 +10,14 @@ from unreel.models.pipelines import TextModel
 
 
 def bytes_tokenizer(**options):
-    """As SmolLM2's: every letter is spelled in bytes, no token to pad with or to begin with, no length."""
+    """A tokenizer like SmolLM2's: every letter is spelled in bytes, no token to pad with or to begin with, no length."""
     backend = Tokenizer(models.BPE({token: i for i, token in enumerate(["<|endoftext|>", *BYTES])}, []))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", **options)
 
 
 def words_tokenizer(unknown="[UNK]", **options):
-    """As BERT's: words, one token for all that it does not know, one to begin and one to end with."""
+    """A tokenizer like BERT's: words, one token for all that it does not know, one to begin and one to end with."""
     special = dict.fromkeys(["[PAD]", "[CLS]", "[SEP]", unknown])
     known = ["a", "photo", "of", "cat", "tokyo", "tower", "next", "to", "dog", "and", "castle", "by", "night", "word"]
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*special, *known])}, unk_token=unknown))
@@ -45,7 +45,7 @@ def bert(tokenizer):
 
 
 def t5(tokenizer):
-    """Has no places, and so no limit."""
+    """An encoder without position embeddings, and so without a limit."""
     config = {"d_model": 16, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 2}
     return alone(tokenizer, transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **config)).eval())
 
