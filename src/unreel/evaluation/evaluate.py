@@ -191,10 +191,9 @@ def evaluate(
     erased = erased_by(erasure)
     prompts = build_suite(conditioner, concept, judge, **options, erased=erased)
     _asked_for(prompts, groups if videos else (), tell)
-    # Own prompts may be too long: pipelines cut them off.
-    of_suite = [prompt for prompt in prompts if prompt.group in GROUPS]
-    anchors = [prompt.anchor for prompt in of_suite if prompt.anchor]
-    conditioner.require_room_for([prompt.text for prompt in of_suite] + anchors)
+    # The user's own prompts may be too long: pipelines cut them off.
+    ours = [prompt for prompt in prompts if prompt.group in GROUPS]
+    conditioner.require_room_for([prompt.text for prompt in ours] + [prompt.anchor for prompt in ours if prompt.anchor])
     erasure.require_matching(model.pipeline)
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER

@@ -17,8 +17,8 @@ from unreel.service.wish import names_in
 
 @dataclass(frozen=True)
 class Policy:
-    """Which erasures a tenant's requests are made with: those for all tenants, and the tenant's own. Read anew from `file`
-    for each request: {"all": [names], "tenants": {tenant: [names]}}.
+    """Which erasures a tenant's requests are made with: those for all tenants, and the tenant's own. Read from `file` each
+    time that it is asked: {"all": [names], "tenants": {tenant: [names]}}.
     """
 
     file: str | Path
