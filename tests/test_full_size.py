@@ -36,8 +36,11 @@ def test_the_model_has_as_many_parameters_as_stable_diffusion_15():
 def test_unreels_loop_learns_what_a_plain_loop_does(pair, images, naive):
     """Asserts that after ten steps the two changes differ by at most 1e-3 of their norm, and leave the model as found."""
     before = {name: weights(getattr(pair.t2i, name)) for name in ("text_encoder", "unet", "vae")}
+    learns = [p.requires_grad for name in before for p in getattr(pair.t2i, name).parameters()]
     config = FewShotConfig(learning_rate=1e-3)
-    ours, theirs = unreels(pair, CONCEPT, config, images), plain(pair, CONCEPT, config, images, naive=naive)
+    ours = unreels(pair, CONCEPT, config, images)
+    assert learns == [p.requires_grad for name in before for p in getattr(pair.t2i, name).parameters()]
+    theirs = plain(pair, CONCEPT, config, images, naive=naive)
     assert len(theirs[1]) == 10 and ours[1] == pytest.approx(theirs[1], rel=1e-4)
     assert ours[0].keys() == theirs[0].keys()
     assert apart(ours[0], theirs[0], config.learning_rate)["relative"] < 1e-3

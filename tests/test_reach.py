@@ -25,7 +25,7 @@ from unreel.interventions.record import CHECK
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure, hirm
 from unreel.methods.uce import last_words, text_projections
-from unreel.models.adapter import call_with, calls_of, network_of, own_negative_prompt, text_encoders
+from unreel.models.adapter import call_with, calls_of, image_size, network_of, own_negative_prompt, text_encoders
 from unreel.models.conditioner import Conditioner, unused_word
 from unreel.models.denoiser import Denoiser
 from unreel.models.memory import device_of
@@ -52,7 +52,7 @@ def test_the_last_word_of_a_name_is_where_the_pipeline_reads_it(name):
     pipeline = build(name)
     reader, matrix = Conditioner.of(pipeline), next(iter(text_projections(network_of(pipeline)).values()))
     texts = ["Big Ben", "dog"]
-    read, masked = Denoiser.of(pipeline).reaching(matrix, texts)
+    read, masked = Denoiser.of(pipeline).text_inputs(matrix, texts)
     told = reader.tokenize(texts).call["attention_mask"].sum(1).tolist()
     assert last_words(reader, texts, read, masked) == [length - 2 for length in told]  # before the token that ends them
 
@@ -156,7 +156,7 @@ def test_uce_finds_where_a_transformer_reads_text_whatever_its_class_says_of_it(
     video, texts = build(name), ["castle", "house", "cat"]
     erasure = uce(alone(video), Concept("castle"), "house", ["cat", "owl", "tree"], tokens="last")
     part, matrix = next(iter(text_projections(network_of(video)).items()))
-    read, masked = Denoiser.of(video, size(video)).reaching(matrix, texts)
+    read, masked = Denoiser.of(video, size(video)).text_inputs(matrix, texts)
     places = last_words(Conditioner.of(video), texts, read, masked)
     castle, house, cat = (tokens[place] for tokens, place in zip(read, places, strict=True))
     change = erasure.components[0].deltas[f"{part}.weight"]
@@ -184,6 +184,12 @@ def test_a_rewrite_is_for_every_text_encoders_prompt():
     rewrite, arguments = PromptRewrite({"parts": [PART]}), {"prompt": "a photo", "prompt_2": ["a Castle"]}
     rewrite.change(arguments)
     assert arguments == {"prompt": "a photo", "prompt_2": ["a dog"]}
+
+
+def test_an_image_models_own_size_is_found_where_its_network_does_not_say():
+    pipeline = build("HunyuanImagePipeline")
+    assert "sample_size" not in pipeline.transformer.config
+    assert image_size(pipeline) == (pipeline.default_sample_size * pipeline.vae_scale_factor,) * 2
 
 
 def test_what_a_pipeline_itself_leads_away_from_is_not_rewritten(monkeypatch):

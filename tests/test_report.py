@@ -73,7 +73,7 @@ def test_every_figure_stands_on_the_page_and_the_ones_that_matter_in_the_table(p
     erasure = unlearn("cat", pair, FewShotConfig(learning_rate=1e-3))
     run = evaluate(pair.video, erasure, FakeJudge(), videos=4)
     text = html.unescape(complete(write_report(erasure.save_pretrained(tmp_path / "run"), run), 7 * 4 * 2))
-    assert LIMIT in text
+    assert LIMIT in text and "climbs this denoising loss" in text and "other timesteps and noise" in text
     for figure in run.figures:
         assert figure.title in text and cell(figure).split(" [")[0] in text, figure
     assert "its own rates, measured apart: accuracy\n90.0 %" in text
@@ -89,6 +89,13 @@ def test_the_page_says_of_no_other_method_what_few_shot_lacks(pair, tmp_path):
     run = evaluate(pair.video, rewrite, None, concept=Concept("cat"), videos=2, groups=["explicit"])
     text = write_report(rewrite.save_pretrained(tmp_path / "run"), run).read_text()
     assert "Threat model" in text and LIMIT not in text
+
+
+def test_the_page_says_of_a_loss_without_noise_nothing_about_noise(pair, tmp_path):
+    learned = unlearn("cat", pair, configure("hirm", {"steps": 3}))
+    run = evaluate(pair.video, learned, None, videos=2, groups=["explicit"])
+    text = write_report(learned.save_pretrained(tmp_path / "run"), run).read_text()
+    assert "The loss that learning makes small" in text and "Every step takes other" not in text
 
 
 def test_the_page_tells_nobody_where_models_lie(pair, tmp_path):

@@ -420,7 +420,7 @@ def test_uce_edits_what_a_transformer_reads_its_projected_text_with(tokens):
         ".attn2.to_" in n for n in matrices
     )
     name, matrix = next(iter(matrices.items()))
-    read, masked = Denoiser.of(video).reaching(matrix, ["castle", "house", "cat"])
+    read, masked = Denoiser.of(video).text_inputs(matrix, ["castle", "house", "cat"])
     assert masked and all(tokens.shape[1] == matrix.in_features for tokens in read)
     castle, house, cat = (tokens[-1] for tokens in read)
     new = matrix.weight + erasure.components[0].deltas[f"{name}.weight"]

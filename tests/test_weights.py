@@ -491,7 +491,8 @@ def test_changes_of_full_rank_and_learning_are_refused_where_weights_are_quantiz
         network.apply(pair.t2i)
     with pytest.raises(UnreelError, match="CLIPTextModel is quantized, and learns nothing exactly"):
         unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
-    assert unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), configure("negative-prompt", {})), "it learns nothing"
+    negative = unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), configure("negative-prompt", {}))
+    assert negative.identity == "negative prompt: cat", "which learns nothing"
     assert same(before, weights(pair.t2i.text_encoder)) and torch.equal(read(pair.t2i), own)
 
 
@@ -502,7 +503,7 @@ def under_inference_mode(encoder):
     with torch.inference_mode():
         for name, weight in list(encoder.named_parameters()):
             owner, _, leaf = name.rpartition(".")
-            setattr(encoder.get_submodule(owner), leaf, torch.nn.Parameter(weight.clone(), requires_grad=False))
+            setattr(encoder.get_submodule(owner), leaf, torch.nn.Parameter(weight.clone()))
 
 
 def assigned(encoder):
@@ -541,6 +542,16 @@ def test_what_was_loaded_under_inference_mode_is_not_learned_on(pair):
     under_inference_mode(pair.t2i.text_encoder)
     with pytest.raises(UnreelError, match=r"moved, under torch\.inference_mode, where nothing learns: load it outside"):
         unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), TextAblationConfig(steps=1))
+    assert unlearn("cat", Pair(pair.t2i, pair.t2i, "tiny", "tiny"), configure("negative-prompt", {})).concepts == ["cat"]
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED)
+@pytest.mark.parametrize("method", ["uce", "esd", "refusal-vector", "t2v-unlearning"])
+def test_a_quantized_denoiser_is_not_edited(quantize, method):
+    pair = make_pair()
+    quantize(pair.t2v.unet)
+    with pytest.raises(UnreelError, match="UNetMotionModel is quantized, and learns nothing exactly"):
+        unlearn("cat", pair, configure(method, {}))
 
 
 def test_original_weights_that_are_loaded_while_an_erasure_is_on_stay(pair, erasure):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_pair
@@ -106,6 +107,13 @@ def test_a_phrase_is_as_far_whatever_it_is_read_with_and_the_name_no_distance_aw
     assert rain != sun, "the end of a phrase is read too"
     ((alone,),) = drawn_apart([Concept("castle")], pair, ["cat"])
     assert cat == pytest.approx(alone, rel=0.05, abs=1e-3) or name in PADDED
+
+
+def test_a_phrase_is_as_far_however_many_are_predicted_at_once(pair, monkeypatch):
+    phrases = ["castle", "cat", "owl", "robot"]
+    at_once = drawn_apart([Concept("castle")], pair, phrases)
+    monkeypatch.setattr("unreel.wordings.PREDICTED", 2)
+    np.testing.assert_allclose(drawn_apart([Concept("castle")], pair, phrases), at_once, rtol=1e-3, atol=1e-5)
 
 
 def test_only_pipelines_whose_network_is_told_what_is_padding_are_read_briefly():

@@ -354,6 +354,6 @@ def rivals_scan(of: str = "rivals-scan") -> str:
         own = preset_of(cells[run].pair)["methods"].get(cells[run].method, {})
         config = json.loads(json.dumps(asdict(load_method(cells[run].method).Config(**own))))
         chosen = all(result["settings"].items() <= config.items() for result in concepts.values())
-        chosen &= not cells[run].concept.keys() & {"anchor", "synonyms"}  # which a method is not told by default
+        chosen &= not any(cells[run].concept.get(told) for told in ("anchor", "synonyms"))  # nothing of it by default
         rows.append([f"**{run}**" if chosen else run, *(interval(shares[group]["edited"]) for group in shares)])
     return f"{table(['method, setting', 'concept found', 'neighbours found'], rows)}\n\nConcepts: {', '.join(common)}."

@@ -176,7 +176,8 @@ def evaluate(
     prompts of prompts that name the concept: what the edited model makes in the concept's place is compared with them.
     `folder` keeps the finished videos (in `clips`, by default its own), so that the same call goes on where it was killed.
     Several runs may share `clips`, at once too: what one has made, none makes again.
-    `tell` gets news of what takes much room there. Without a judge, videos are compared but nothing is looked for in them.
+    `tell` gets news of what takes much room there, and of groups
+    that are left out. Without a judge, videos are compared but nothing is looked for in them.
     Raises UnreelError, before anything is generated, if the erasure is for another text encoder, the judge does not know
     the concept, the folder holds another run, or the disk has no room for the videos.
     """

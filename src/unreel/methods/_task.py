@@ -40,7 +40,7 @@ class Task:
     """Concepts to unlearn in a pair. `keep` names what is to be protected besides everything else, `images` is a folder of
     pictures to use in place of generated ones, `method` the name of what is to do it.
 
-    Raises UnreelError unless every text encoder can learn, and reads all that names the concepts.
+    Raises UnreelError unless every text encoder reads all that names the concepts.
     """
 
     concepts: Sequence[Concept]

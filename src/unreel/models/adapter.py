@@ -8,7 +8,7 @@ import ast
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from textwrap import dedent
 from typing import Any
 
@@ -398,8 +398,13 @@ def own_negative_prompt(pipeline: Any) -> str:
     """The negative prompt that is written in the code of a pipeline's `__call__`, used if nobody gives one; empty if
     there is none.
     """
+    return _negative_prompt_in(type(pipeline).__call__)
+
+
+@cache
+def _negative_prompt_in(call: Callable[..., Any]) -> str:
     try:
-        tree = ast.parse(dedent(inspect.getsource(inspect.unwrap(type(pipeline).__call__))))
+        tree = ast.parse(dedent(inspect.getsource(inspect.unwrap(call))))
     except (OSError, TypeError):  # there is no source
         return ""
     for node in ast.walk(tree):

@@ -185,11 +185,12 @@ def set_to(weights: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tenso
 @contextmanager
 def gradients_as_found(parts: Iterable[nn.Module]) -> Iterator[None]:
     """Afterwards each weight of `parts` takes gradients if it did before."""
-    original = {weight: weight.requires_grad for part in parts for weight in part.parameters()}
+    weights = [weight for part in parts for weight in part.parameters() if not weight.is_inference()]  # which never do
+    original = [weight.requires_grad for weight in weights]
     try:
         yield
     finally:
-        for weight, learns in original.items():
+        for weight, learns in zip(weights, original, strict=True):
             weight.requires_grad_(learns)
 
 

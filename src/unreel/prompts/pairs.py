@@ -33,7 +33,9 @@ Drawn = TypeVar("Drawn")
 
 @dataclass(frozen=True)
 class PromptPair:
-    """A prompt that names a concept as `wording`, and its anchor prompt. `concept` is the concept's own name."""
+    """A prompt that names a concept as `wording`, and its anchor prompt. `concept` is the concept's own name, where there
+    may be several.
+    """
 
     prompt: str
     anchor: str

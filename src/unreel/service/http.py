@@ -5,7 +5,6 @@ Does no authentication: a proxy in front of it authenticates callers and names t
 
 import io
 import json
-import select
 import signal
 import socket
 import threading
@@ -15,6 +14,7 @@ from concurrent.futures import CancelledError
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
 from unreel.errors import UnreelError, shortened, summarise
@@ -109,10 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _waits(self) -> bool:
         """Whether the client is still there for an answer."""
-        asked = select.poll()
-        asked.register(self.connection, select.POLLIN)
-        if not asked.poll(0):
-            return True
+        with DefaultSelector() as ready:
+            ready.register(self.connection, EVENT_READ)
+            if not ready.select(0):
+                return True
         try:
             return bool(self.connection.recv(1, socket.MSG_PEEK))
         except OSError:

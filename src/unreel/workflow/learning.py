@@ -177,6 +177,11 @@ def _first_look(
     tell: Tell,
 ) -> tuple[dict[str, Evaluation], list[Path]]:
     """Videos of each concept and of its neighbours, without and with the intervention; their pages go into its folder."""
+
+    def tell_what_is_new(sort: str, news: str) -> None:
+        if sort != "disk":  # how much room all of it takes has been told
+            tell(sort, news)
+
     clips = job.folder / CACHE_FOLDER
     clips.mkdir(exist_ok=True)
     evaluations, pages, place = {}, [], job.place
@@ -186,7 +191,7 @@ def _first_look(
         moved(pair.t2v, pair.t2v_source, place.device, offload=place.offload),
     ):
         options: dict[str, Any] = {"videos": job.videos, "seed": FIRST_SEED + job.seed, "groups": LOOKED_AT}
-        options |= {"clips": clips, "tell": tell}
+        options |= {"clips": clips, "tell": tell_what_is_new}
         for concept in concepts:
             evaluation = evaluate_intervention(pair.video, learned, judge, concept=concept, **options)
             home = _home_of(job, concept, concepts)
