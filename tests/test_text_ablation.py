@@ -40,9 +40,9 @@ def learn(conditioner, config=QUICK, pairs=PAIRS, others=OTHERS, near=NEAR):
 
 
 def untouched(encoder, before):
-    """Weights as they were, nothing that learns, and no hook left."""
+    """Weights as they were, no gradient and no hook left; which weights take gradients is for `unlearn` to put back."""
     assert same(before, weights(encoder))
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in encoder.parameters())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in encoder.modules())
 
 
