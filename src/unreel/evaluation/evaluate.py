@@ -74,15 +74,12 @@ def vocabulary(concept: Concept, judge: Judge | None, erased: Iterable[Concept] 
     """
     # A judge of nudity has no good neighbours to offer.
     words = judge.vocabulary if judge and judge.vocabulary else EVERYDAY
-    gone = [_with_all_wordings(each, judge) for each in (concept, *erased)]
+    gone = naming(_with_all_wordings(each, judge) for each in (concept, *erased))
     kinds = {kind: words.get(kind, []) for kind in KINDS}
     kinds["person"] = words.get("person") or kinds["concept"]  # where nobody has listed persons
     if words is EVERYDAY and concept.traits.listed == "person":  # which lists few of them, and nobody by name
         kinds["person"] = [*kinds["person"], *captions.everyday()["famous"]]
-    return {
-        kind: [label for label in labels if not any(each.is_named_in(label) for each in gone)]
-        for kind, labels in kinds.items()
-    }
+    return {kind: [label for label in labels if not gone(label)] for kind, labels in kinds.items()}
 
 
 def _with_all_wordings(concept: Concept, judge: Judge | None) -> Concept:

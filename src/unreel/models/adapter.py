@@ -217,7 +217,8 @@ def tokenizer_of(pipeline: Any, text_encoder: str) -> Any:
 
 def modules_of(pipeline: Any) -> dict[str, nn.Module]:
     """The parts of a pipeline that have weights, in the order of their names."""
-    return {name: part for name, part in sorted(pipeline.components.items()) if isinstance(part, nn.Module)}
+    components = getattr(pipeline, "components", None) or vars(pipeline)
+    return {name: part for name, part in sorted(components.items()) if isinstance(part, nn.Module)}
 
 
 def _defaults(pipeline: Any) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from unreel.errors import UnreelError, summarise
-from unreel.models.adapter import own_sampling, text_encoders, tokenizer_of, video_size
+from unreel.models.adapter import modules_of, own_sampling, text_encoders, tokenizer_of, video_size
 from unreel.models.compare import INDEX_FILE, VOCABULARY, components, differing, fetch, same_values
 from unreel.models.conditioner import Conditioner
 from unreel.models.families import FAMILIES, FPS, USUAL_FPS, makes_videos
@@ -141,8 +140,7 @@ class Pair:
     @contextmanager
     def gradients_as_found(self) -> Iterator[None]:
         """Afterwards the weights of both pipelines take gradients, or none, as they did."""
-        parts = [part for model in (self.t2i, self.t2v) for part in vars(model).values() if isinstance(part, nn.Module)]
-        with gradients_as_found(parts):
+        with gradients_as_found(part for model in (self.t2i, self.t2v) for part in modules_of(model).values()):
             yield
 
     @contextmanager
