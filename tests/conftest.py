@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import ClassVar
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,10 @@ from unreel.models.denoiser import Conditioning, Denoiser
 from unreel.models.pair import Pair, Settings, load_pair
 from unreel.models.pipelines import TextModel, load_text_model
 from unreel.models.shipped import EMBEDDED_FOLDER
+
+# The same examples in every run, so that what passes here passes elsewhere; others with --hypothesis-profile default.
+hypothesis.settings.register_profile("same examples", derandomize=True, database=None)
+hypothesis.settings.load_profile("same examples")
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
