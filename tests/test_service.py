@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -25,7 +25,7 @@ from conftest import make_pair, same, weights
 
 from unreel import Concept, Erasure, UnreelError, active_interventions, generate, unlearn
 from unreel.first_thread import FirstThread
-from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE
+from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention
 from unreel.interventions.prompt import PromptRewrite
 from unreel.interventions.safree import VideoEraser
 from unreel.methods import configure
@@ -41,6 +41,14 @@ NAMES = ("pizza", "tokyo-tower", "robot", "cat")
 @pytest.fixture(scope="module")
 def model():
     return make_pair().video
+
+
+@pytest.fixture(autouse=True)
+def plain(model):
+    """What a service has left on is taken off after each test."""
+    yield
+    for each in active_interventions(model.pipeline):
+        each.remove(model.pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +80,8 @@ def served(model, folder):
     """What starts a service and gives its port; all are shut down at the end."""
     servers = []
 
-    def serve(*more, tenant_header=None, **options):
-        server = Server(Service(model, Shelf(folder), *more, **options), "127.0.0.1", 0, tenant_header)
+    def serve(*more, tenant_header=None, home=folder, **options):
+        server = Server(Service(model, Shelf(home), *more, **options), "127.0.0.1", 0, tenant_header)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return server.server_address[1]
@@ -82,8 +90,6 @@ def served(model, folder):
     for server in servers:
         server.shutdown()
         server.server_close()
-    for each in active_interventions(model.pipeline):
-        each.remove(model.pipeline)
 
 
 def ask(port, method="POST", path="/videos", body=None, **headers):
@@ -158,6 +164,10 @@ def test_it_speaks_http(served, model):
     assert ask(port, body={"prompt": "a cat", "seed": 3})[2] != content
     assert json.loads(ask(port, "GET", "/erasures")[2]) == sorted(NAMES)
     assert json.loads(ask(port, "GET", "/health")[2]) == {"model": model.source, "erasures": 4}
+    status, headers, content = ask(port, "HEAD", "/health")
+    assert (status, headers["Server"], content) == (200, "unreel", b"") and int(headers["Content-Length"]) > 0
+    status, headers, content = ask(port, "PUT", "/videos")
+    assert (status, headers["Content-Type"]) == (501, "application/json") and json.loads(content)["error"]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +185,7 @@ def test_it_speaks_http(served, model):
         ({"prompt": "a cat", "seed": -1}, "the seed is a whole number"),
         ({"prompt": "a cat", "seed": True}, "the seed is a whole number"),
         ({"prompt": "a cat", "erasures": "pizza"}, "erasures are a list"),
+        ({"prompt": "a cat", "erasures": ["pizza"] * 33}, "at most 32 erasures"),
         ({"prompt": "a cat", "erasures": ["../pizza"]}, "there is no erasure '../pizza'"),
         ({"prompt": "a cat", "erasures": ["."]}, "there is no erasure"),
         ({"prompt": "a cat", "tenant": "a"}, "no policy for tenants"),
@@ -224,7 +235,7 @@ def test_a_slow_client_gets_all_of_a_video_and_nothing_else_if_it_leaves(model, 
     monkeypatch.setattr("unreel.service.http.encode_mp4", lambda frames, fps: video)
     handler = object.__new__(_Handler)
     handler.server = MagicMock(service=Service(model, Shelf(folder)), tenant_header=None)
-    handler.path, (handler.connection, _) = "/videos", socket.socketpair()
+    handler.path, (handler.connection, _), handler._looking = "/videos", socket.socketpair(), threading.Lock()
     body = b'{"prompt": "a cat"}'
     handler.headers, handler.rfile, handler.wfile = {"Content-Length": str(len(body))}, io.BytesIO(body), client
     handler.request_version, handler.requestline, handler.close_connection = "HTTP/1.1", "POST /videos HTTP/1.1", False
@@ -487,9 +498,9 @@ def test_a_policy_is_read_again_when_it_changes_and_a_broken_one_makes_nothing(m
         Service(model, Shelf(folder), rules)
 
 
-def test_health_is_that_of_requests_and_names_nobodys_erasures(served, tmp_path, capfd):
-    rules = policy(tmp_path, a=["robot"])
-    port, sound = served(rules), rules.file.read_text()
+def test_health_is_that_of_requests_and_names_nobodys_erasures(folder, served, tmp_path, capfd):
+    rules, home = policy(tmp_path, a=["robot"]), shutil.copytree(folder, tmp_path / "shelf")
+    port, sound = served(rules, home=home), rules.file.read_text()
     unknown = json.dumps({"all": ["secret"], "tenants": {"a": []}})
     for broken, says in (("{", "is no policy"), (unknown, "no erasure secret")):
         rules.file.write_text(broken)
@@ -499,6 +510,8 @@ def test_health_is_that_of_requests_and_names_nobodys_erasures(served, tmp_path,
         assert ask(port, body={"prompt": "a cat", "tenant": "a"})[0] == 500
     rules.file.write_text(sound)
     assert ask(port, "GET", "/health")[0] == 200
+    (home / "pizza" / WEIGHTS_FILE).write_bytes(b"broken")  # of an erasure that is on for everybody
+    assert ask(port, "GET", "/health")[0] == 500 and "is broken" in capfd.readouterr().err
 
 
 def lines(file):
@@ -718,6 +731,128 @@ def test_too_many_requests_are_turned_away(model, folder):
         service.video(Wish("a cat"))
     go.set()
     first.join()
+
+
+def waiting(service, *tenants):
+    """Has the service wait before it makes anything, and asks it for a video for each tenant. Gives what lets it go on, and
+    the threads that ask.
+    """
+    go, made, askers = threading.Event(), service._made, []
+    service._made = lambda wish, waits: go.wait(60) and made(wish, waits)
+    for tenant in tenants:
+        asker = threading.Thread(target=service.video, args=(Wish("a cat", tenant=tenant),))
+        asker.start()
+        askers.append(asker)
+    while service._asking.total() < len(tenants):
+        time.sleep(0.01)
+    return go, askers
+
+
+def test_no_tenant_takes_all_places(model, folder, tmp_path):
+    service = Service(model, Shelf(folder), policy(tmp_path, a=[], b=[]), waiting=4)
+    go, askers = waiting(service, "a", "a", "b")
+    with pytest.raises(BusyError):
+        service.video(Wish("a cat", tenant="a"))
+    other = threading.Thread(target=service.video, args=(Wish("a cat", tenant="b"),))
+    other.start()
+    go.set()
+    for asker in (*askers, other):
+        asker.join(60)
+    assert not service._asking and service.video(Wish("a cat", tenant="a")).ndim == 4
+
+
+def test_who_leaves_while_others_videos_are_made_gives_the_place_back(model, folder, monkeypatch):
+    """Also who sends more than was announced, and leaves then."""
+    monkeypatch.setattr("unreel.service.making.LOOKS", 0.01)
+    service = Service(model, Shelf(folder), waiting=2)
+    go, (first,) = waiting(service, None)
+    with Server(service, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(server.server_address, 60) as connection:
+            connection.sendall(b'POST /videos HTTP/1.1\r\nContent-Length: 19\r\n\r\n{"prompt": "a cat"} and more')
+            while service._asking.total() < 2:
+                time.sleep(0.01)
+        deadline = time.monotonic() + 60
+        while service._asking.total() == 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert service._asking.total() == 1
+        go.set()
+        first.join(60)
+        server.shutdown()
+
+
+def test_more_connections_than_are_served_are_closed(model, folder, monkeypatch):
+    monkeypatch.setattr("unreel.service.http.SPARE", 1)
+    with Server(Service(model, Shelf(folder), waiting=1), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(server.server_address, 60), socket.create_connection(server.server_address, 60):
+            while server._connections._value:
+                time.sleep(0.01)
+            with socket.create_connection(server.server_address, 60) as third:
+                assert third.recv(1) == b""
+        while not server._connections._value:
+            time.sleep(0.01)
+        assert ask(server.server_address[1], "GET", "/health")[0] == 200
+        server.shutdown()
+
+
+def test_a_takedown_counts_for_a_video_that_is_being_made(model, folder, tmp_path, monkeypatch):
+    service, generated = Service(model, Shelf(folder), policy(tmp_path, a=[])), []
+
+    def generate_meanwhile(*args, **options):
+        generated.append([each.concepts for each in active_interventions(model.pipeline)])
+        policy(tmp_path, a=["robot"])
+        return generate(*args, **options)
+
+    monkeypatch.setattr("unreel.service.making.generate", generate_meanwhile)
+    service.video(Wish("a cat", tenant="a"))
+    assert generated == [[["pizza"]], [["pizza"], ["robot"]]]
+
+
+def test_what_memory_ran_out_for_half_way_is_not_taken_for_being_on(model, folder, tmp_path, monkeypatch):
+    service = Service(model, Shelf(folder), policy(tmp_path, a=["robot"], b=["cat"]))
+    before, made = weights(model.pipeline.text_encoder), service.video(Wish("a cat", tenant="a"))
+    with monkeypatch.context() as patch:
+
+        def short(*_):
+            raise torch.OutOfMemoryError
+
+        patch.setattr("unreel.models.applied._Applied.sum", short)
+        with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="all erasures were taken off"):
+            service.video(Wish("a cat", tenant="b"))
+    assert not active_interventions(model.pipeline) and same(before, weights(model.pipeline.text_encoder))
+    assert np.array_equal(made, service.video(Wish("a cat", tenant="a")))
+
+
+def test_what_reads_its_concept_with_the_encoder_goes_on_with_several_erasures(model, folder, tmp_path):
+    home = shutil.copytree(folder, tmp_path / "shelf")
+    unlearn(Concept("one"), make_pair(), configure("safree", {})).save_pretrained(home / "safree")
+    service = Service(model, Shelf(home))
+    service.video(Wish("a cat", erasures=("pizza", "robot", "safree")))
+    assert [type(each).__name__ for each in active_interventions(model.pipeline)] == ["Erasure", "Erasure", "Safree"]
+
+
+def test_what_nobody_can_tell_to_be_on_is_not_served(model, folder):
+    @dataclass(frozen=True, eq=False, repr=False)
+    class OfAnotherPackage(Intervention):
+        provenance: dict
+        identity, nbytes, limits, about = "mine", 0, "", ""
+        model, wordings, concepts = "m", (), ("cat",)
+
+        def require_matching(self, pipeline): ...
+
+        def apply(self, pipeline):
+            pipeline.mine = True
+
+        def remove(self, pipeline):
+            del pipeline.mine
+
+        def save_pretrained(self, folder, *, overwrite=False): ...
+
+    service = Service(model, Shelf(folder))
+    with pytest.raises(UnreelError, match="OfAnotherPackage is neither"), service.with_on([OfAnotherPackage({})]):
+        pass
+    assert not hasattr(model.pipeline, "mine")
 
 
 @pytest.fixture

@@ -58,6 +58,8 @@ class Audit:
                     line = line if file.read(1) == b"\n" else b"\n" + line  # after a line that was cut short
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if line:
+                    os.fsync(file.fileno())  # a line that a power cut takes was not written
         except OSError as error:
             raise self._unwritten(error) from error
 

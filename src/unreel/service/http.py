@@ -27,6 +27,7 @@ from unreel.service.wish import Wish
 NOT_MADE = "the video could not be made"
 LONGEST_BODY = 2**16  # bytes of a request
 LONGEST_ASKING = 30  # seconds that a client may take to send its request
+SPARE = 64  # connections beside those whose requests may be in progress: others are closed at once
 PIECE, SLOWEST = 2**16, 2**14  # bytes of an answer that are sent at once; that the slowest client takes in a second
 
 
@@ -61,6 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(_Asking(self.connection, self.timeout))
+        self._looking = threading.Lock()
 
     def do_GET(self) -> None:
         service = self.server.service
@@ -73,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._nothing_there()
         except UnreelError as error:
             self._to_mend(error, "the erasures cannot be served: standard error says why")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_POST(self) -> None:
         if self.path != "/videos":
@@ -109,14 +114,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _waits(self) -> bool:
         """Whether the client is still there for an answer."""
-        with DefaultSelector() as ready:
+        with self._looking, DefaultSelector() as ready:
             ready.register(self.connection, EVENT_READ)
-            if not ready.select(0):
-                return True
-        try:
-            return bool(self.connection.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+            try:  # of what comes after the request, nothing counts
+                return not ready.select(0) or bool(self.connection.recv(PIECE))
+            except OSError:
+                return False
 
     def _body(self) -> bytes:
         """The request's body. Raises RefusedError if it is longer than is taken, or ends before its Content-Length."""
@@ -144,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _to_mend(self, error: UnreelError, told: str) -> None:
         """Tells the operator of the error, and the client `told` in its place."""
-        tell_operator(shortened(str(error)))
+        tell_operator(str(error))
         self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": told})
 
     def _json(self, status: HTTPStatus, document: Any, headers: Mapping[str, str] | None = None) -> None:
@@ -156,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         try:
             self.end_headers()
+            content = b"" if getattr(self, "command", None) == "HEAD" else content
             deadline = time.monotonic() + self.timeout + len(content) / SLOWEST
             for start in range(0, len(content), PIECE):  # the timeout is for a piece: slow clients get all of it too
                 if time.monotonic() > deadline:  # else stopping the server would wait for them
@@ -163,6 +167,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content[start : start + PIECE])
         except (TimeoutError, ConnectionError):  # the client has left
             self.close_connection = True
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What is no request as HTTP has it is answered as all else is."""
+        self.close_connection = True
+        self._json(HTTPStatus(code), {"error": shortened(message or HTTPStatus(code).phrase)})
+
+    def version_string(self) -> str:
+        return "unreel"
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing is collected, prompts least of all."""
@@ -174,11 +186,13 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = False
+    request_queue_size = 128
 
     def __init__(self, service: Service, host: str, port: int, tenant_header: str | None = None) -> None:
         if not host:
             raise UnreelError("name the address to listen on: an empty --host would be all of them")
         self.service, self.tenant_header = service, tenant_header
+        self._connections = threading.BoundedSemaphore(service.most + SPARE)
         is_ipv6 = ":" in host
         self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
         self._host = f"[{host}]" if is_ipv6 else host  # as addresses have it
@@ -187,6 +201,22 @@ class Server(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error
             raise UnreelError(f"cannot serve at {self._host}:{port}: {why}") from error
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._connections.acquire(blocking=False):  # each has a thread
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._connections.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
 
     @property
     def url(self) -> str:
@@ -206,7 +236,7 @@ def serve(server: Server, worker: FirstThread) -> None:
         server.socket.close()  # later connections are refused at once instead of waiting
         worker.shutdown()
 
+    threading.Thread(target=server.serve_forever, daemon=True).start()  # first: to shut down what does not serve yet waits
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM is how services are told to stop
         signal.signal(number, stop)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     worker.run()

@@ -4,6 +4,7 @@ Knows wishes and who may have what; knows no HTTP.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,9 +18,10 @@ from unreel.errors import UnreelError, summarise
 from unreel.evaluation.selfcheck import MOST_EVERYDAY_MOVED
 from unreel.interventions import active_interventions
 from unreel.interventions.base import Intervention
-from unreel.interventions.erasure import Erasure
+from unreel.interventions.erasure import Erasure, take_all_off
 from unreel.interventions.prompt import PromptIntervention
-from unreel.models.adapter import require_negative_prompt, undisturbed
+from unreel.models.adapter import quiet, require_negative_prompt, undisturbed
+from unreel.models.loading import shown
 from unreel.models.pair import Settings, VideoModel
 from unreel.models.sampling import generate
 from unreel.progress import track
@@ -31,6 +33,7 @@ from unreel.service.shelf import Shelf
 from unreel.service.wish import Wish
 
 MOST_FAILED = 3  # videos in a row: then more is wrong than a single request
+LOOKS = 1.0  # seconds between two looks at whether a client that waits is still there
 
 
 class Service:
@@ -51,7 +54,7 @@ class Service:
     ) -> None:
         self.model, self.shelf, self.policy, self.audit = model, shelf, policy, audit
         self.worker = worker or ThreadPoolExecutor(1)
-        self._places = threading.BoundedSemaphore(waiting)
+        self.most, self._asking, self._counting = waiting, Counter[str | None](), threading.Lock()  # requests, by tenant
         if active_interventions(model.pipeline):
             raise UnreelError("the model has erasures on already: serve the original one")
         self._everyday, self._weighed, self._felt = Everyday(model), set[frozenset[str]](), set[str]()
@@ -95,9 +98,11 @@ class Service:
             raise UnreelError(f"the last {self._failed} videos could not be made: look above, and start again")
         if self.policy:
             self.policy.require(self.shelf)
+            for name in self.policy.everybody:
+                self.shelf.take(name)
         if self.audit:
             self.audit.require()
-        return {"model": self.model.source, "erasures": len(self.shelf.names)}
+        return {"model": shown(self.model.source), "erasures": len(self.shelf.names)}
 
     def wanted(self, wish: Wish) -> list[Intervention]:
         """The interventions that a request wants on. Raises UnreelError if the request may not choose them, or they are
@@ -137,13 +142,45 @@ class Service:
             gone, new = [each for each in on if each not in weights], [each for each in weights if each not in on]
             anew = gone or new or prompts_on != prompts
             self._require_felt([*new, *(prompts if anew else ())])
-            for each in [*(prompts_on if anew else ()), *gone]:
-                each.remove(pipeline)
-            for each in [*new, *(prompts if anew else ())]:
-                each.apply(pipeline)
-            if new:
-                self._weigh(weights)
+            with self._whole():
+                for each in [*(prompts_on if anew else ()), *gone]:
+                    each.remove(pipeline)
+                for each in new:
+                    each.apply(pipeline)
+                if new:
+                    self._weigh(weights)  # before changes of prompts, some of which read their concepts with the encoder
+                for each in prompts if anew else ():
+                    each.apply(pipeline)
+            self._require_listed(wanted)
             yield
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """If what is inside ends half-way, as where memory runs out, all weights go back to what they were: the next
+        request is not to take that for being on.
+        """
+        try:
+            yield
+        except UnreelError:
+            raise
+        except BaseException:
+            self._failed += 1
+            take_all_off(self.model.pipeline)
+            raise
+
+    def _require_listed(self, wanted: Sequence[Intervention]) -> None:
+        """Raises UnreelError for one of another package that the pipeline does not tell of, after taking it off: it would
+        stay on for requests that do not want it.
+        """
+        pipeline = self.model.pipeline
+        unlisted = [each for each in wanted if each not in active_interventions(pipeline)]
+        for each in unlisted:
+            each.remove(pipeline)
+        if unlisted:
+            raise UnreelError(
+                f"{type(unlisted[0]).__name__} is neither an Erasure nor a PromptIntervention, and nobody can tell from a "
+                "pipeline whether it is on: it cannot be served"
+            )
 
     def _require_felt(self, wanted: Sequence[Intervention]) -> None:
         """Raises UnreelError for an intervention that would be on and do nothing; each is checked only once."""
@@ -182,15 +219,35 @@ class Service:
         Raises BusyError if too many wait, CancelledError if the client has left, RefusedError for what cannot be asked
         for, and UnreelError for what cannot be made.
         """
-        if not self._places.acquire(blocking=False):
-            raise BusyError
-        try:
+        with self._place_of(wish.tenant):
             self._settings_of(wish)  # before it waits
             with self._theirs():
                 self.shelf.require(self._asked_for(wish)[0])
-            return self._submitted(wish, waits).result()
+            made = self._submitted(wish, waits)
+            while True:
+                try:
+                    return made.result(LOOKS)
+                except TimeoutError:
+                    if made.done():
+                        return made.result()
+                    if not waits():
+                        made.cancel()  # unless it is being made already
+
+    @contextmanager
+    def _place_of(self, tenant: str | None) -> Iterator[None]:
+        """One of the places for requests in progress, of which one tenant gets half at most. Raises BusyError if there is
+        none.
+        """
+        most = self.most if tenant is None else (self.most + 1) // 2
+        with self._counting:
+            if self._asking.total() >= self.most or self._asking[tenant] >= most:
+                raise BusyError
+            self._asking[tenant] += 1
+        try:
+            yield
         finally:
-            self._places.release()
+            with self._counting:
+                self._asking -= Counter([tenant])  # which forgets those that ask for nothing
 
     def _submitted(self, wish: Wish, waits: Callable[[], bool]) -> Future[np.ndarray]:
         try:
@@ -201,21 +258,31 @@ class Service:
     def _made(self, wish: Wish, waits: Callable[[], bool] = lambda: True) -> np.ndarray:
         if not waits():
             raise CancelledError
-        with ExitStack() as on:
+        with self._theirs():
+            # Only now: of requests that wait, however many, none has erasures in memory, and all get the latest policy.
+            named, policy = self._named(wish)
+        while True:
+            with ExitStack() as on:
+                with self._theirs():
+                    on.enter_context(self.with_on(_distinct(named)))
+                if self.audit:
+                    self.audit.note(wish, named, policy)  # now that they are on, and before minutes are spent
+                made = self._generated(wish)
             with self._theirs():
-                # Read only now: of requests that wait, however many, none has erasures in memory, and all get the latest
-                # policy.
-                named, policy = self._named(wish)
-                on.enter_context(self.with_on(_distinct(named)))
-            if self.audit:
-                self.audit.note(wish, named, policy)  # now that they are on, and before minutes are spent
-            try:
+                current, policy = self._named(wish)
+            if current == named:
+                return made
+            named = current  # a takedown came meanwhile, and counts for what was not sent yet
+
+    def _generated(self, wish: Wish) -> np.ndarray:
+        try:
+            with quiet():  # no prompt is to be written down anywhere
                 made = generate(self.model.pipeline, [wish.prompt], [wish.seed], self._settings_of(wish), what="")[0]
-            except Exception:
-                self._failed += 1
-                raise
-            self._failed = 0
-            return made
+        except Exception:
+            self._failed += 1
+            raise
+        self._failed = 0
+        return made
 
     @contextmanager
     def _theirs(self) -> Iterator[None]:

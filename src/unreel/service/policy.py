@@ -39,6 +39,11 @@ class Policy:
         return {*rules["all"], *(name for own in rules["tenants"].values() for name in own)}
 
     @property
+    def everybody(self) -> list[str]:
+        """The names of the erasures that are on for all tenants."""
+        return self._current()["all"]
+
+    @property
     def tenants(self) -> dict[str, list[str]]:
         """By tenant, the names of the erasures that are on, those for all tenants first."""
         return self._current()["tenants"]

@@ -5,7 +5,7 @@ Knows nothing of what was asked.
 
 import sys
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, shortened
 
 
 class BusyError(Exception):
@@ -17,4 +17,4 @@ class RefusedError(UnreelError):
 
 
 def tell_operator(what: str) -> None:
-    print(f"unreel: {what}", file=sys.stderr, flush=True)
+    print(f"unreel: {shortened(what)}", file=sys.stderr, flush=True)

@@ -11,6 +11,8 @@ from unreel.files import parse_json
 from unreel.prompts.suite import LAST_SEED
 from unreel.service.refusals import RefusedError
 
+MOST_ERASURES = 32  # that a request may name
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -45,9 +47,12 @@ class Wish:
         if not isinstance(wish.get("tenant"), (str, type(None))):
             raise RefusedError("the tenant is a text")
         try:
-            return Wish(prompt, seed, wish.get("tenant"), tuple(names_in(wish.get("erasures", []))), negative)
+            names = names_in(wish.get("erasures", []))
         except (ValueError, RecursionError):
             raise RefusedError("erasures are a list of names") from None
+        if len(names) > MOST_ERASURES:  # all of them are in memory at once
+            raise RefusedError(f"at most {MOST_ERASURES} erasures are put on at a time: unlearn the concepts together")
+        return Wish(prompt, seed, wish.get("tenant"), tuple(names), negative)
 
 
 def names_in(value: Any) -> list[str]:
