@@ -669,6 +669,37 @@ def test_figures_that_cannot_be_read_are_one_line_and_nothing_is_uploaded(made, 
     assert not hub.exists()
 
 
+def test_what_a_link_leads_to_is_not_published(made, hub, tmp_path):
+    folder, secret = made["text-ablation"].save_pretrained(tmp_path / "cat"), tmp_path / "token"
+    secret.write_text("hf_secret")
+    (folder / "metrics.json").write_text('{"figures": {}}')
+    (folder / "report.html").symlink_to(secret)
+    with pytest.raises(UnreelError, match=r"report\.html is a link"):
+        made["text-ablation"].push_to_hub("owner/no-cats", folder=folder)
+    assert not hub.exists()
+
+
+def test_what_a_record_says_is_text_on_its_card(made, tmp_path):
+    """Whoever made an erasure chose its words: no links, pictures or headings of theirs come onto cards of ours."""
+    erasure = made["text-ablation"]
+    (part, *_), spoken = erasure.provenance["parts"], "](http://e) <img src=x>\n\n# Verified\n\n`x` | \x1b[2J"
+    parts = [{**part, "concept": spoken, "synonyms": [spoken], "anchor": spoken, "settings": {"a": spoken}}]
+    check = {"summary": spoken, "shortfalls": [spoken]}
+    told = {**erasure.provenance, "parts": parts, "check": check, "encoder": f"/x/{spoken}", "versions": {"unreel": spoken}}
+    card = (Erasure(erasure.components, told).save_pretrained(tmp_path / "x") / "README.md").read_text()
+    assert card.count("Verified") >= 6 and not re.search(
+        r"^# Verified|\x1b|(?<!\\)\]\(http|(?<!\\)<img", card, re.MULTILINE
+    )
+
+
+def test_a_path_with_a_slip_in_it_is_not_asked_for_at_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for load in (load_intervention, Erasure.from_pretrained):
+        with pytest.raises(UnreelError, match="there is no runs/santa-claus, and it is not looked for at the hub"):
+            load("runs/santa-claus")
+
+
 @pytest.mark.parametrize("method", ["negative-prompt", "prompt-rewrite"])
 def test_what_changes_no_weights_is_pushed_and_loaded_again_too(pair, hub, method):
     made = unlearn(Concept("cat", anchor="dog" if method == "prompt-rewrite" else None), pair, configure(method, {}))

@@ -217,11 +217,19 @@ def test_a_sum_is_checked_on_what_its_part_for_the_text_encoder_forgets(pair, de
         assert check(both, pair).document() == reading.provenance["check"]
 
 
+PART = {"concept": "cat", "kind": "object", "synonyms": [], "method": "prompt-rewrite", "settings": {}, "anchor": "dog"}
+SOUND = {"encoder": "tiny", "versions": {"unreel": "0"}}
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
         ({"intervention": "spell"}, "which neither this version of unreel nor an installed package knows"),
         ({"intervention": "prompt-rewrite", "parts": []}, "is broken"),
+        (
+            {"intervention": "prompt-rewrite", **SOUND, "parts": [{**PART, "synonyms": [" "]}]},
+            "names a concept that says nothing",
+        ),
         ({"intervention": 5}, "holds a 5, which neither this version of unreel nor an installed package knows"),
     ],
 )
@@ -285,9 +293,17 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pair):
     assert "encode_prompt" not in vars(pair.t2v)
 
 
+@pytest.mark.parametrize("method", ["safree", "video-eraser"])
+def test_while_prompts_are_read_as_something_else_nothing_is_learned_from_them(pair, method):
+    guard, learns = unlearn(CASTLE, pair, configure(method, {})), [p.requires_grad_() for p in pair.t2v.unet.parameters()]
+    with guard.on(pair.t2v), pytest.raises(UnreelError, match="changes what prompts are read as: take it off first"):
+        unlearn("cat", pair, TextAblationConfig(steps=1))
+    assert all(p.requires_grad for p in learns)  # as they were found
+
+
 def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair):
     rival = prompt_rewrite(pair, CASTLE, "house")
-    assert rival.rewritten("a Castle beside my fortress, castles") == "a house beside my house, castles"
+    assert rival.rewritten("a Castle beside my fortress, castles") == "a house beside my house, houses"
     assert prompt_rewrite(pair, Concept("spinning", "motion"), "").rewritten("a spinning cat") == "a cat"
     wanted = generate(pair.t2v, ["a house"], SEEDS[:1], pair.settings)
     rival.apply(pair.t2v)
@@ -309,6 +325,19 @@ def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair
         ("\u0130stanbul", "in \u0130stanbul", "in house"),
         ("michael", "a photo of m\u0131chael", "a photo of house"),
         ("santa claus", "cafe\u0301,  santaclaus\n", "cafe\u0301,  santaclaus\n"),  # which does not name it
+        *(
+            ("Tokyo Tower", f"caf\u00e9, {name} &amp; fog", "caf\u00e9, house & fog")
+            for name in (
+                "To\u200bkyo Tower",
+                "Tokyo-Tower",
+                "TokyoTower",
+                "\uff34\uff4f\uff4b\uff59\uff4f Tower",
+                "T\u00f3kyo tower",
+            )
+        ),
+        *(("Tokyo Tower", f"{name} at 5", "house at 5") for name in ("Tok&#121;o Tower", "Tok&amp;#121;o Tower")),
+        ("clown", "two clowns, a clown's nose", "two houses, a house's nose"),
+        ("clown", "clownish &amp;  odd", "clownish &amp;  odd"),  # which does not name it
     ],
 )
 def test_a_rewrite_finds_a_name_in_whatever_way_text_encoders_read_it(pair, concept, prompt, wanted):

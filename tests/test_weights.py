@@ -20,6 +20,7 @@ from unreel import Concept, Erasure, Pair, TextAblationConfig, UnreelError, acti
 from unreel.interventions.erasure import NETWORK, ComponentDelta
 from unreel.interventions.export import export
 from unreel.methods import configure
+from unreel.models import applied
 from unreel.models.adapter import cross_attention, cross_attention_outputs, outside_cross_attention
 from unreel.models.conditioner import Conditioner
 from unreel.models.deltas import LowRank, rounded_away
@@ -738,6 +739,43 @@ def test_an_interrupted_apply_changes_nothing(pair, erasure, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         erasure.apply(pair.t2i)
     assert same(before, weights(pair.t2i.text_encoder)) and not active_interventions(pair.t2i)
+
+
+@pytest.mark.parametrize("comes_off", [False, True])
+def test_where_memory_is_short_for_going_on_and_back_nothing_is_called_on_that_is_not(pair, comes_off, monkeypatch):
+    encoder, other = pair.t2i.text_encoder, random_erasure(pair.t2i.text_encoder, 1, "dog")
+    erasure, before, sums = random_erasure(encoder), weights(encoder), []
+    other.apply(pair.t2i)
+    if comes_off:
+        erasure.apply(pair.t2i)
+    set_weight = applied.set_weight
+
+    def short(weight, value):
+        sums.append(value)
+        if len(sums) > 1 and not any(value is base for base in vars(encoder)["_unreel_applied"].base.values()):
+            raise torch.OutOfMemoryError
+        set_weight(weight, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(applied, "set_weight", short)
+        with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="all erasures were taken off"):
+            (erasure.remove if comes_off else erasure.apply)(pair.t2i)
+    assert not active_interventions(pair.t2i) and same(before, weights(encoder))
+    assert not hasattr(encoder.config, "unreel_erased")
+    with other.on(pair.t2i), erasure.on(pair.t2i):
+        assert active_interventions(pair.t2i) == [other, erasure]
+    assert same(before, weights(encoder))
+
+
+def test_what_becomes_of_its_file_changes_nothing_of_an_erasure_that_was_loaded(pair, erasure, tmp_path):
+    folder = erasure.save_pretrained(tmp_path / "cat")
+    loaded = Erasure.from_pretrained(folder)
+    file = folder / "erasure.safetensors"
+    file.write_bytes(b"\0" * file.stat().st_size)  # in place, as cp does
+    with loaded.on(pair.t2i):
+        there = weights(pair.t2i.text_encoder)
+    with erasure.on(pair.t2i):
+        assert same(there, weights(pair.t2i.text_encoder))
 
 
 def test_threads_that_apply_and_remove_see_whole_erasures_only(pair):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 LONGEST = 1000  # characters of a message that people read
+_COMMANDS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
 
 
 class UnreelError(Exception):
@@ -22,8 +23,10 @@ def summarise(names: Iterable[str], most: int = 3) -> str:
 
 
 def shortened(message: str) -> str:
-    """A message on one line; of one that is too long to read, beginning and end."""
-    line = " ".join(message.split())
+    """A message on one line, without characters that command a terminal; of one that is too long to read, beginning and
+    end.
+    """
+    line = " ".join(message.split()).translate(_COMMANDS)
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
 

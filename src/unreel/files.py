@@ -145,7 +145,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, ove
         allowed = _allowed(partial)
         for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
             file.chmod((0o755 if file.is_dir() else 0o644) & allowed)
+            _keep(file)
         _put(partial, home)
+        _keep(home.parent)
     except (OSError, SafetensorError) as error:
         raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
     finally:
@@ -162,6 +164,16 @@ def _allowed(folder: Path) -> int:
     mode = probe.stat().st_mode
     probe.unlink()
     return mode
+
+
+def _keep(file: Path) -> None:
+    """Have the disk hold a file, or the names in a folder, so that a power cut takes nothing that was called done."""
+    with suppress(OSError):  # of folders, not all systems can
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _put(partial: Path, home: Path) -> None:

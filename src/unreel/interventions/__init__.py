@@ -15,7 +15,7 @@ from unreel.interventions.erasure import Erasure, active_on
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, PromptRewrite, on_prompts
 from unreel.interventions.record import KIND, require_record
 from unreel.interventions.safree import Safree, VideoEraser
-from unreel.models.adapter import networks, text_encoders
+from unreel.models.adapter import changeable
 from unreel.plugins import Registry
 
 if TYPE_CHECKING:
@@ -69,5 +69,12 @@ def active_interventions(pipeline: "DiffusionPipeline") -> list[Intervention]:
     """The interventions on the pipeline: first those that change weights, of text encoders before networks, then those that
     change prompts. On each part, they are in the order in which they were put on.
     """
-    parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
-    return [*dict.fromkeys(on for part in parts for on in active_on(part)), *on_prompts(pipeline)]
+    weights = dict.fromkeys(on for part in changeable(pipeline).values() for on in active_on(part))
+    return [*weights, *on_prompts(pipeline)]
+
+
+def require_original(pipeline: "DiffusionPipeline") -> None:
+    """Raises UnreelError if anything is on the pipeline: what it makes is to be compared with the original's."""
+    if on := active_interventions(pipeline):
+        what = f"what forgets {', '.join(on[0].concepts)}"
+        raise UnreelError(f"{what} is on this {type(pipeline).__name__}: take it off first")

@@ -96,6 +96,8 @@ class Intervention(ABC):
             for name, look in looks.items():
                 (saved / name).mkdir(exist_ok=True)
                 for file in filter(Path.is_file, (look / METRICS_FILE, look / REPORT_FILE)):
+                    if file.is_symlink():
+                        raise UnreelError(f"{file} is a link to what may not be for everybody: put the file itself there")
                     shutil.copy(file, saved / name)
             for file in saved.rglob("*.json"):
                 write_json(file, without_paths(json.loads(file.read_text(encoding="utf-8"))))
@@ -195,10 +197,16 @@ class Intervention(ABC):
 
 
 def fetched(folder: str | Path) -> Path:
-    """The folder of an intervention, which is fetched if `folder` is a hub id. Raises UnreelError if it cannot be."""
+    """The folder of an intervention, which is fetched if `folder` is a hub id. Raises UnreelError if it cannot be, and for
+    an owner who is called like a folder here: that is a path with a slip in it, and not to be asked for at the hub.
+    """
     name, version = repository(str(folder))
     if Path(folder).exists() or not is_hub_id(str(folder)):
         return Path(folder)
+    if Path(name).parent.is_dir():
+        raise UnreelError(
+            f"there is no {folder}, and it is not looked for at the hub, since {Path(name).parent} is a folder here"
+        )
     from huggingface_hub import snapshot_download
 
     with loading(str(folder)):

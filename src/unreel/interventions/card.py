@@ -4,10 +4,11 @@ Knows records and stored figures; knows no weights.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unreel.errors import UnreelError
+from unreel.errors import UnreelError, shortened
 from unreel.interventions.record import CHECK
 from unreel.models.loading import is_hub_id, shown
 
@@ -39,14 +40,19 @@ def export_card(of: "Intervention", library: str, about: str, use: str, figures:
     return _page(of, "Export of an erasure", library, about, use, figures)
 
 
+def _plain(value: Any) -> str:
+    """What a record says, as text: whoever made it may have put links, pictures or headings of Markdown into it."""
+    return re.sub(r"([\\`\[\]<>|])", r"\\\1", shortened(str(value)))
+
+
 def _version(of: "Intervention") -> str:
-    return of.provenance["versions"]["unreel"]
+    return _plain(of.provenance["versions"]["unreel"])
 
 
 def _page(of: "Intervention", title: str, library: str, about: str, use: str, figures: str = "") -> str:
     rows = "\n".join(
-        f"- **{part['concept']}** ({part['kind']}{_also(part)}): {part['method']}, {_instead(part)}"
-        + ", ".join(f"{key} {value}" for key, value in part["settings"].items())
+        f"- **{_plain(part['concept'])}** ({_plain(part['kind'])}{_also(part)}): {_plain(part['method'])}, {_instead(part)}"
+        + ", ".join(f"{_plain(key)} {_plain(value)}" for key, value in part["settings"].items())
         for part in of.provenance["parts"]
     )
     base = of.provenance["encoder"] if of.edits_text_encoder else of.model
@@ -55,7 +61,7 @@ def _page(of: "Intervention", title: str, library: str, about: str, use: str, fi
 library_name: {library}
 tags: [concept-erasure, unlearning, text-to-video, text-to-image]{base_model}
 ---
-# {title}: {", ".join(of.concepts)}
+# {title}: {_plain(", ".join(of.concepts))}
 
 {about}
 
@@ -80,8 +86,8 @@ def _checked(of: "Intervention") -> str:
         if not of.edits_text_encoder:
             return "The text encoders stay as they are, so no self-check of what they write was made."
         return "**No self-check was made of this erasure.**"
-    weak = "".join(f"\n- **Falls short:** {shortfall}" for shortfall in check["shortfalls"])
-    return f"Self-check on prompts that nothing was learned from: {check['summary']}.{weak}"
+    weak = "".join(f"\n- **Falls short:** {_plain(shortfall)}" for shortfall in check["shortfalls"])
+    return f"Self-check on prompts that nothing was learned from: {_plain(check['summary'])}.{weak}"
 
 
 def figures_of(file: Path, several: bool) -> str:
@@ -116,19 +122,19 @@ def _figures(document: dict[str, Any], several: bool) -> str:
         "| prompts | concept found, % | what else was asked for found, % |",
         "| --- | --- | --- |",
     ]
-    of = f" of {document['concept']}" if several else ""
-    judge, model = document["judge"]["name"], shown(document["model"])
+    of = f" of {_plain(document['concept'])}" if several else ""
+    judge, model = _plain(document["judge"]["name"]), shown(document["model"])
     note = f"Without → with the erasure [95 % interval], judged by the {judge}, on {model}."
     return "\n".join(["", f"## Figures{of}", "", *head, *rows, "", note, ""])
 
 
 def _also(part: dict[str, Any]) -> str:
     """The card's text about other wordings that are forgotten with the name."""
-    return f", and as {', '.join(part['synonyms'])}" if part.get("synonyms") else ""
+    return f", and as {_plain(', '.join(part['synonyms']))}" if part.get("synonyms") else ""
 
 
 def _instead(part: dict[str, Any]) -> str:
     """The card's text about the anchor."""
     if "anchor" not in part:
         return ""
-    return f"{part['anchor']!r} in its place, " if part["anchor"] else "nothing in its place, "
+    return f"{_plain(repr(part['anchor']))} in its place, " if part["anchor"] else "nothing in its place, "

@@ -22,8 +22,8 @@ from unreel.files import write_folder, write_json, write_text
 from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention, fetched
 from unreel.interventions.card import CARD_FILE, card
 from unreel.interventions.record import CHANGES, CHECK, ROUNDED_AWAY, require_record
-from unreel.models.adapter import networks, text_encoders, undisturbed
-from unreel.models.applied import owners_on, put_on, stands_beside, take_off
+from unreel.models.adapter import changeable, networks, text_encoders, undisturbed
+from unreel.models.applied import clear, owners_on, put_on, stands_beside, take_off
 from unreel.models.deltas import Delta, LowRank, rounded_away, total
 from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import shown
@@ -196,13 +196,14 @@ class Erasure(Intervention):
             fitting = self.fitting(pipeline)
             if any(self in active_on(module) for module in fitting):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
-            with ExitStack() as undo:  # on all of them or on none
-                for module, component in fitting.items():
-                    self._put_on(module, component)
-                    undo.callback(take_off, module, self)
-                undo.pop_all()
-            for encoder in text_encoders(pipeline).values():
-                _note(encoder)
+            try:
+                with ExitStack() as undo:  # on all of them or on none
+                    for module, component in fitting.items():
+                        self._put_on(module, component)
+                        undo.callback(take_off, module, self)
+                    undo.pop_all()
+            finally:
+                _note_all(pipeline)
             lost = max(component.rounded_away(module) for module, component in fitting.items())
         if lost > MOST_ROUNDED_AWAY:
             warnings.warn(f"{mostly_lost(self.concepts, lost)}: load the model in float32", stacklevel=2)
@@ -285,14 +286,14 @@ class Erasure(Intervention):
     def remove(self, pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
         """As the protocol says; without any left, the weights are the original ones bit for bit."""
         with undisturbed(pipeline):
-            parts = [*text_encoders(pipeline).values(), *networks(pipeline).values()]
-            erased = [part for part in parts if self in active_on(part)]
+            erased = [part for part in changeable(pipeline).values() if self in active_on(part)]
             if not erased:
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
-            for part in erased:
-                take_off(part, self)
-            for encoder in text_encoders(pipeline).values():
-                _note(encoder)
+            try:
+                for part in erased:
+                    take_off(part, self)
+            finally:
+                _note_all(pipeline)
         return pipeline
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -321,7 +322,7 @@ class Erasure(Intervention):
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
         """Load an erasure from a folder or a hub id. Raises UnreelError if it cannot be fetched or is broken."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         folder = fetched(folder)
         if not folder.is_dir():
@@ -330,14 +331,15 @@ class Erasure(Intervention):
             if not (folder / file).is_file():
                 raise UnreelError(f"{folder} is no erasure, which changes weights: it has no {file}")
         try:
-            tensors = load_file(folder / WEIGHTS_FILE)
+            # Read and not mapped: what is written into the file meanwhile is not to change an erasure that is on.
+            tensors = load((folder / WEIGHTS_FILE).read_bytes())
             provenance = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
             provenance.pop("encoder_identity")
             first = {name: provenance.pop(name) for name in ("structure", _COMPONENT_KEY) if name in provenance}
             others = provenance.pop(_OTHERS_KEY, [])
             require_record(provenance)
             return cls(_component_deltas(tensors, [first, *others]), provenance)
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreelError(f"the erasure in {folder} is broken ({error}): fetch or make it again") from error
 
 
@@ -360,15 +362,23 @@ def _mismatch(part: nn.Module, components: list[ComponentDelta]) -> str:
     return "is another model: give the one that it was made on, or unlearn the concept again with this one"
 
 
-def _note(encoder: nn.Module) -> None:
-    """Note in the encoder's configuration which concepts are erased from it, for `_saved_with` to tell once it was saved
-    and loaded elsewhere.
+def take_all_off(pipeline: "DiffusionPipeline") -> None:
+    """Take all erasures off the pipeline, also where memory is too short to take a single one off."""
+    for part in changeable(pipeline).values():
+        clear(part)
+    _note_all(pipeline)
+
+
+def _note_all(pipeline: "DiffusionPipeline") -> None:
+    """Note in the configuration of each text encoder which concepts are erased from it, for `_saved_with` to tell once it
+    was saved and loaded elsewhere.
     """
-    concepts = [concept for erasure in active_on(encoder) for concept in erasure.concepts]
-    if concepts and not stands_beside(encoder):  # changes beside weights are not saved with them
-        setattr(encoder.config, _SAVED, concepts)
-    elif hasattr(encoder.config, _SAVED):
-        delattr(encoder.config, _SAVED)
+    for encoder in text_encoders(pipeline).values():
+        concepts = [concept for erasure in active_on(encoder) for concept in erasure.concepts]
+        if concepts and not stands_beside(encoder):  # changes beside weights are not saved with them
+            setattr(encoder.config, _SAVED, concepts)
+        elif hasattr(encoder.config, _SAVED):
+            delattr(encoder.config, _SAVED)
 
 
 def _numbered(i: int, name: str) -> str:

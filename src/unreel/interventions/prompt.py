@@ -6,12 +6,12 @@ Embeddings that are given in place of words go through untouched.
 
 import inspect
 import re
-import unicodedata
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,8 @@ from unreel.interventions.card import CARD_FILE, card
 from unreel.interventions.record import KIND
 from unreel.models.adapter import guides, own_negative_prompt, undisturbed
 from unreel.models.standins import hiding
+from unreel.prompts import spelling
+from unreel.prompts.grammar import bare
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -228,20 +230,43 @@ class PromptRewrite(PromptIntervention):
                 arguments[name] = self.rewritten(prompt) if isinstance(prompt, str) else [self.rewritten(p) for p in prompt]
 
     def rewritten(self, prompt: str) -> str:
-        anchors = [
-            (r"\s+".join(map(re.escape, _composed(wording).split())), part["anchor"])
+        """The prompt with the anchor wherever it names a concept, in any spelling that `Concept.is_named_in` knows. HTML's
+        names of characters count as these: some pipelines read them so.
+        """
+        text = unescape(unescape(prompt))
+        folded, starts = _folded(text)
+        out, end = [], 0
+        for match in self._names.finditer(folded):
+            out += [text[end : starts[match.start()]], self._instead(match)]
+            end = starts[match.end()]
+        return " ".join("".join([*out, text[end:]]).split()) if out else prompt  # an empty anchor leaves two spaces
+
+    @cached_property
+    def _anchors(self) -> list[tuple[str, str]]:
+        """What is to be replaced, and by what; longer names first: one may stand in another."""
+        pairs = [
+            (wording, part["anchor"])
             for part in self.provenance["parts"]
             for wording in (part["concept"], *part["synonyms"])
         ]
-        anchors.sort(key=lambda each: len(each[0]), reverse=True)  # longer names first: one may stand in another
-        # A group for each name tells which it was: IGNORECASE also matches letters, such as a dotless i, that lower() does
-        # not make the name's.
-        names = "|".join(f"({name})" for name, _ in anchors)
-        named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
-        changed, times = named.subn(lambda match: anchors[(match.lastindex or 0) - 1][1], _composed(prompt))
-        return " ".join(changed.split()) if times else prompt  # an empty anchor leaves two spaces
+        return sorted(pairs, key=lambda each: len(each[0]), reverse=True)
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        """Finds names in folded texts, with a group for each of `_anchors`."""
+        return re.compile("|".join(f"({spelling.pattern((name,)).pattern})" for name, _ in self._anchors))
+
+    def _instead(self, match: re.Match[str]) -> str:
+        name, anchor = self._anchors[(match.lastindex or 0) - 1]
+        several = match[0] == spelling.fold(spelling.pluralised(name))
+        return (several and spelling.pluralised(bare(anchor))) or anchor
 
 
-def _composed(text: str) -> str:
-    """The text with each letter and its accents as one character: text encoders read both ways of writing them alike."""
-    return unicodedata.normalize("NFC", text)
+def _folded(text: str) -> tuple[str, list[int]]:
+    """The text as `spelling.fold` has it, and where in the text each of its characters comes from, and its end."""
+    folded, starts = "", []
+    for letter in re.finditer(r"[^\W\d_][\u0300-\u036f]*|.", text, re.DOTALL):  # each with its accents
+        piece = spelling.fold(letter[0])
+        folded += piece
+        starts += [letter.start()] * len(piece)
+    return folded, [*starts, len(text)]

@@ -52,6 +52,8 @@ def require_record(record: dict[str, Any]) -> None:
         raise ValueError("its record names no concept")
     for part in record["parts"]:
         _require(part, _PART, _ALSO_IN_PART)
+        if not all(wording.strip() for wording in (part["concept"], *part["synonyms"])):
+            raise ValueError("its record names a concept that says nothing")
 
 
 def _require(values: dict[str, Any], needed: dict[str, Shape], optional: dict[str, Shape]) -> None:

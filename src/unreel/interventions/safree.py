@@ -15,9 +15,10 @@ from torch import nn
 from unreel.errors import UnreelError
 from unreel.interventions.projection import Projection
 from unreel.interventions.prompt import NegativePrompt, PromptIntervention, made_of
-from unreel.models.adapter import arguments_of, frames_axis, guides_in_one_call, only_network_of
+from unreel.models.adapter import arguments_of, frames_axis, guides_in_one_call, modules_of, only_network_of
 from unreel.models.denoiser import Denoiser
 from unreel.models.standins import hiding
+from unreel.models.weights import gradients_as_found
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -82,7 +83,7 @@ class VideoEraser(_Projecting):
                 f"VideoEraser guides within one call of the network, where a {type(pipeline).__name__} makes two: choose "
                 "another method, such as text-ablation"
             )
-        with torch.no_grad():
+        with torch.no_grad(), gradients_as_found(modules_of(pipeline).values()):
             conditioning = Denoiser.of(pipeline).conditioning([", ".join(self.wordings)]).arguments
         concept = {name: conditioning[name] for name in READ if conditioning.get(name) is not None}
         guidance = _Guidance(concept, frames_axis(pipeline), *map(self.setting, self.SETTINGS[1:]))

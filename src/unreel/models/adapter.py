@@ -84,6 +84,11 @@ def only_network_of(pipeline: Any) -> Any:
     return network_of(pipeline)
 
 
+def changeable(pipeline: Any) -> dict[str, nn.Module]:
+    """The parts whose weights interventions change: text encoders, then networks."""
+    return {**text_encoders(pipeline), **networks(pipeline)}
+
+
 def networks(pipeline: Any) -> dict[str, nn.Module]:
     """All denoisers of a pipeline, by the names of their components: some pipelines have one for each half of the
     timesteps.
@@ -323,7 +328,8 @@ def set_up(
     Raises UnreelError for an autoencoder that cannot work in tiles.
     """
     require_tiling(pipeline, tiling)
-    options = {frames_argument(pipeline) or "num_frames": frames, **size_arguments(pipeline, size)}
+    name = frames_argument(pipeline)
+    options: dict[str, Any] = {**({name: frames} if name and frames else {}), **size_arguments(pipeline, size)}
     guider, own_tiling = getattr(pipeline, "guider", None), getattr(pipeline.vae, "use_tiling", None)
     with ExitStack() as afterwards:
         if guider is None:
@@ -391,7 +397,7 @@ def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) ->
         "num_videos_per_prompt": 1,
     }
     # Compiled modules ignore hooks that are set later.
-    with _quiet(), torch.compiler.set_stance("force_eager"):
+    with quiet(), torch.compiler.set_stance("force_eager"):
         return pipeline.encode_prompt(**defaults | {name: value for name, value in fixed.items() if name in takes})
 
 
@@ -446,8 +452,8 @@ def _is_mask(part: torch.Tensor) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, no warnings of prompts that are cut off: a user wrote none of these."""
+def quiet() -> Iterator[None]:
+    """Inside, no warnings of prompts that are cut off, which would print them."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -567,7 +573,12 @@ def calls_of(part: nn.Module, run: Callable[[], Any], most: int = 0) -> list[dic
 def guides_in_one_call(pipeline: Any) -> bool:
     """Whether a guided pipeline calls its network once a step, with the prompt and the negative prompt in one batch."""
     call = _asked_of_network(pipeline, {"prompt": ["a photo"]})
-    return call is not None and len(call["sample" if "sample" in call else "hidden_states"]) == 2
+    return call is not None and len(call[latents_argument(call)]) == 2
+
+
+def latents_argument(call: Mapping[str, Any]) -> str:
+    """What a network calls the latents among the arguments that it is called with."""
+    return "sample" if "sample" in call else "hidden_states"
 
 
 @torch.no_grad()
@@ -595,5 +606,5 @@ def undisturbed(pipeline: Any) -> Iterator[Any]:
     """Inside, no other thread puts anything on the pipeline or takes it off: for requests that need certain erasures, or
     none.
     """
-    with locked([*text_encoders(pipeline).values(), *networks(pipeline).values()]):
+    with locked(changeable(pipeline).values()):
         yield pipeline

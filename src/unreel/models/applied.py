@@ -6,8 +6,9 @@ Knows weights and changes of them; knows nothing about what a change is for.
 
 import sys
 import threading
+import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -115,7 +116,7 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
         applied.base |= set_aside({name: weights[name] for name in inside if name not in applied.base})
         applied.deltas[owner] = inside
         setattr(module, _APPLIED, applied)
-        try:
+        with _or_back(partial(take_off, module, owner), module):
             _renew(applied, weights, inside)
             adding = {
                 linear[name]: change.to(weights[name].device)
@@ -124,9 +125,36 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
             }
             applied.beside[owner] = [part.register_forward_hook(partial(_add, change)) for part, change in adding.items()]
             _compile_anew(applied, owner)
+
+
+@contextmanager
+def _or_back(back: Callable[[], None], module: nn.Module) -> Iterator[None]:
+    """If what is inside fails, `back` is called. If that fails too, as where memory is short, all changes are taken off,
+    which needs no sums: no change is ever listed as being on the module that is not there.
+    """
+    try:
+        yield
+    except BaseException:
+        try:
+            back()
         except BaseException:
-            take_off(module, owner)
-            raise
+            clear(module)
+            warnings.warn("neither went on nor back: all erasures were taken off this model's part", stacklevel=2)
+        raise
+
+
+def clear(module: nn.Module) -> None:
+    """Take all changes off the module by copying its own weights back, which takes no memory for sums."""
+    applied, weights = _applied_on(module), held_weights(module)
+    if applied is None:
+        return
+    for name, base in applied.base.items():
+        set_weight(weights[name], base)
+    for owner, hooks in applied.beside.items():
+        _compile_anew(applied, owner)
+        for hook in hooks:
+            hook.remove()
+    delattr(module, _APPLIED)
 
 
 def _compile_anew(applied: _Applied, owner: Identified) -> None:
@@ -163,7 +191,8 @@ def take_off(module: nn.Module, owner: Identified) -> None:
         names = applied.deltas[owner]
         _require_kept(applied, weights)
         _absorb_outside_edits(applied, weights, names)
-        _renew(applied, weights, names, without=owner)
+        with _or_back(partial(_renew, applied, weights, names), module):
+            _renew(applied, weights, names, without=owner)
         del applied.deltas[owner]
         _compile_anew(applied, owner)
         for hook in applied.beside.pop(owner, ()):

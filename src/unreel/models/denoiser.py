@@ -22,6 +22,7 @@ from unreel.models.adapter import (
     calls_of,
     first_call,
     frames_argument,
+    latents_argument,
     latents_by,
     leading_away,
     makes_pictures,
@@ -219,7 +220,7 @@ class Denoiser:
         Raises UnreelError for a pipeline that guides in two calls of its network.
         """
         call = calls_of(self.network, partial(self.finished, prompt, seed, settings), most=steps + 1)[-1]
-        latents = call["sample" if "sample" in call else "hidden_states"]
+        latents = call[latents_argument(call)]
         if len(latents) < 2 and settings.guidance > 1:
             raise UnreelError(
                 f"{type(self.pipeline).__name__} guides in two calls of its network: it is not supported here"
@@ -285,7 +286,7 @@ class Denoiser:
         asked = first_call(self.network, lambda: call(self.pipeline, prompt=list(prompts), **options))
         if asked is None:
             raise UnreelError(f"{type(self.pipeline).__name__} did not call its network: it is not supported")
-        latents, time = ("sample" if "sample" in asked else "hidden_states"), "timestep"
+        latents, time = latents_argument(asked), "timestep"
         # Floating-point arguments in the network's precision, which may be coarser than the text encoder's.
         arguments = _mapped(asked, lambda value: value.to(self.network.dtype) if value.is_floating_point() else value)
         arguments |= {name: asked[name] for name in (time, PLACES) if name in asked}

@@ -52,8 +52,10 @@ def recorded(source: str) -> str:
 
 
 def shown(source: str) -> str:
-    """What cards call a model: by its hub id, or by the last part of its folder's path, the rest of which is private."""
-    return source if is_hub_id(source) else Path(source).name.strip(".") or "a folder"
+    """What cards call a model: by its hub id, or by the last part of its folder's path, the rest of which is private; in
+    letters and digits, since whoever made a record may have called it anything.
+    """
+    return source if is_hub_id(source) else re.sub(r"[^\w.@-]+", " ", Path(source).name).strip(". ") or "a folder"
 
 
 def require_source(source: str) -> None:

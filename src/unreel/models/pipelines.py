@@ -157,14 +157,18 @@ def moved(model: Any, source: str, device: str, *, offload: bool = False) -> Ite
     UnreelError if they do not fit.
     """
     before = {part: device_of(part) for part in modules_of(model).values()}
+    offloaded_to = model._offload_device if getattr(model, "_all_hooks", None) else None
     try:
         move(model, source, device, offload=offload)
         yield
     finally:
         model.remove_all_hooks()  # of offloading
-        for part, place in before.items():
-            if device_of(part) != place:  # what is quantized may refuse to be moved at all
-                part.to(place)
+        if offloaded_to is not None:
+            model.enable_model_cpu_offload(device=offloaded_to)
+        else:
+            for part, place in before.items():
+                if device_of(part) != place:  # what is quantized may refuse to be moved at all
+                    part.to(place)
 
 
 def index_of(folder: Path) -> dict[str, Any]:

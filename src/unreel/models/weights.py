@@ -136,6 +136,19 @@ def sampled(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().flatten()[:: max(1, weight.numel() // _MARKS)].clone()
 
 
+def adapters_in(module: nn.Module) -> str:
+    """A text that identifies the adapters (LoRA) that stand beside weights of the module: which, how strongly, and samples
+    of their weights; "" without any.
+    """
+    found = []
+    for name, layer in module.named_modules():
+        if hasattr(layer, "base_layer"):
+            own = {key: value for key, value in layer.named_parameters() if not key.startswith("base_layer.")}
+            on = [layer.active_adapters, layer.disable_adapters, layer.merged_adapters, layer.scaling]
+            found.append([name, *map(str, on), {key: sampled(value).float().tolist() for key, value in own.items()}])
+    return short_digest(found) if found else ""
+
+
 def set_aside(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copies of weights to go back to: on the weights' own device if there is room for all, else in main memory."""
     sizes = Counter[torch.device]()
