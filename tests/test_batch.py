@@ -89,6 +89,20 @@ def test_a_lost_record_makes_nothing_twice(job):
     assert made.complete and before == {file: file.stat().st_mtime_ns for file in job.folder.glob("*/erasure.json")}
 
 
+@pytest.mark.parametrize("lost", ["its weights are gone", "it is another"])
+def test_what_is_not_there_any_more_is_not_called_done(job, lost):
+    made, _ = batch(job, lambda *_: None)
+    first, second = (job.folder / outcome.takedown.folder for outcome in made.outcomes[:2])
+    if lost == "it is another":
+        shutil.rmtree(first)
+        shutil.copytree(second, first)
+    else:
+        (first / WEIGHTS_FILE).unlink()
+    again, _ = batch(job, lambda *_: None)
+    assert [outcome.done for outcome in again.outcomes] == [False, True, True] and again.outcomes[0].status == "refused"
+    assert batch(replace(job, each=replace(job.each, overwrite=True)), lambda *_: None)[0].complete
+
+
 def test_what_is_asked_for_otherwise_is_not_taken_for_done(job, tmp_path):
     batch(job, lambda *_: None)
     job.file.write_text("concept,kind,ticket,replace\ntokyo tower,,A,a castle\npizza,object,B,\nink,style,C,\n")
@@ -175,6 +189,14 @@ def test_all_rows_together_are_one_erasure_each_with_what_its_row_says(job):
     assert refused.outcomes[0].says.endswith("replace it with --overwrite, or give --together another name")
     assert batch(replace(job, each=replace(job.each, overwrite=True)), lambda *_: None)[0].complete
     assert Erasure.from_pretrained(job.folder / "for-all").concepts == ["tokyo tower", "ink", "pizza"]
+
+
+def test_the_record_is_of_the_table_also_where_nothing_is_left_to_do(job):
+    batch(job, lambda *_: None)
+    job.file.write_text("concept,kind,ticket\ntokyo tower,,A\n")
+    batch(job, lambda *_: None)
+    document = json.loads((job.folder / BATCH_FILE).read_text())
+    assert [each["takedown"]["ticket"] for each in document["takedowns"]] == ["A"] and len(document["others"]) == 2
 
 
 def test_what_another_table_asked_for_in_the_same_folder_stays_on_record(job, tmp_path):

@@ -13,7 +13,7 @@ from unreel.batch import BatchJob, batch
 from unreel.methods.uce import UCEConfig
 from unreel.models.deltas import LowRank
 from unreel.models.denoiser import Denoiser
-from unreel.models.pipelines import move
+from unreel.models.pipelines import move, moved
 from unreel.workflow import Place, UnlearnJob
 from unreel.workflow import unlearn as run
 
@@ -104,6 +104,16 @@ def test_what_needs_the_video_model_learns_where_it_is_to_compute(method, alone,
     assert_about_equal(made[1], made[0])
     assert {pair.t2v.unet.device.type, pair.t2v.vae.device.type} == {"cpu"}
     assert pair.t2i.text_encoder.device.type == "elsewhere"
+
+
+def test_what_was_offloaded_is_offloaded_again():
+    pair = make_pair()
+    with another_device() as device:
+        for offloaded in (False, True):
+            move(pair.t2v, "tiny", device if offloaded else "cpu", offload=offloaded)
+            with moved(pair.t2v, "tiny", device):
+                assert pair.t2v.unet.device.type == "elsewhere" and not Denoiser.of(pair.t2v).offloaded
+            assert pair.t2v.unet.device.type == "cpu" and Denoiser.of(pair.t2v).offloaded == offloaded
 
 
 @pytest.mark.usefixtures("hasty")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import FakeJudge, make_pair, same, weights
 
-from unreel import Concept, Erasure, FewShotConfig, UnreelError, active_interventions, evaluate, unlearn
+from unreel import Concept, Erasure, FewShotConfig, UnreelError, active_interventions, attack, evaluate, unlearn
 from unreel.evaluation import video_cache
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.evaluate import build_suite, concept_of, erased_by, vocabulary
@@ -448,6 +448,16 @@ def test_bad_input_is_refused_before_anything_is_written(setting, tmp_path, chan
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_with_something_on_is_no_original_to_compare_with(setting, tmp_path):
+    pair, erasure = setting
+    with erasure.on(pair.t2v), pytest.raises(UnreelError, match="what forgets cat is on this AnimateDiffPipeline"):
+        evaluate(pair.video, erasure, FakeJudge(), videos=1, folder=tmp_path / "run")
+    for model in (pair.t2i, pair.t2v):
+        with erasure.on(model), pytest.raises(UnreelError, match="take it off first"):
+            attack(pair, erasure, FakeJudge(), attacks=["plain"], cases=1, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_disk_without_room_for_all_videos_is_refused_before_anything_is_written(setting, tmp_path, monkeypatch):
     pair, erasure = setting
     options = {"concept": Concept("cat", anchor="a dog"), "videos": 2, "groups": ["explicit", "neighbours"]}
@@ -507,7 +517,13 @@ def test_what_came_of_an_evaluation_is_loaded_as_it_was_saved(pair, tmp_path):
     assert Run.load(tmp_path).metrics() == loaded.metrics()
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"figures": 5}', '{"figures": {"all": {"x": {"edited": {}}}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "[]", "no JSON", '{"figures": 5}'),
+        *('{"figures": {"all": {"x": {"edited": {}}}}}', '{"figures": {}, "by_video": {"x": {}}}'),
+    ],
+)
 def test_what_is_no_evaluation_is_refused_in_one_line(tmp_path, text):
     with pytest.raises(UnreelError, match="evaluate first"):
         Run.load(tmp_path)

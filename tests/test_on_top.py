@@ -85,6 +85,12 @@ def test_what_does_not_go_on_top_is_refused_before_any_work(job, monkeypatch, me
     assert not job.folder.exists()
 
 
+def test_a_concept_that_is_named_twice_is_refused_before_any_work(job, monkeypatch):
+    monkeypatch.setattr("unreel.workflow.learning.loaded", None)
+    with pytest.raises(UnreelError, match="the same concept is named twice"):
+        run(replace(job, concepts=["cat", "Cat"]))
+
+
 def test_what_cannot_be_added_up_and_models_that_cannot_be_changed_are_refused_with_nothing_written(job):
     for changed, why in (
         ({"method": "prompt-rewrite"}, "prompt-rewrite and uce do not both change weights"),

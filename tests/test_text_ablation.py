@@ -13,6 +13,8 @@ from unreel import Concept, Pair, TextAblationConfig, UnreelError, unlearn
 from unreel.interventions.record import CHECK
 from unreel.methods import text_ablation as module
 from unreel.methods._low_rank import Factors
+from unreel.methods.refusal_vector import RefusalVectorConfig
+from unreel.methods.t2v_unlearning import T2VUnlearningConfig
 from unreel.methods.text_ablation import text_ablation
 from unreel.models import anchors
 from unreel.models.anchors import words_to_keep
@@ -234,8 +236,9 @@ def test_the_way_of_each_concept_counts_as_much_as_any_other(conditioner):
 def test_of_several_concepts_each_has_something_to_be_learned_from(pair, monkeypatch):
     """A prompt that a text encoder has room for may still be too long to learn from."""
     monkeypatch.setattr(anchors, "LONGEST", 12)
-    with pytest.raises(UnreelError, match=r"^no prompt that names 'cat cat .* fits .*: name it in fewer words"):
-        unlearn([Concept("castle"), Concept("cat " * 12)], pair, QUICK)
+    for config in (QUICK, T2VUnlearningConfig(steps=1), RefusalVectorConfig(pairs=2, neutral=1)):
+        with pytest.raises(UnreelError, match=r"^no prompt that names 'cat cat .* fits .*: name it in fewer words"):
+            unlearn([Concept("castle"), Concept("cat " * 12)], pair, config)
 
 
 def test_it_is_refused_where_there_is_nothing_to_learn_from_or_nothing_to_learn(conditioner):

@@ -1,3 +1,4 @@
+import inspect
 import io
 from dataclasses import replace
 
@@ -21,6 +22,11 @@ def test_a_seed_means_the_same_video_wherever_it_stands(pair):
     assert np.abs(first[::-1].astype(int) - again).max() <= 1
     assert np.abs(first[0].astype(int) - first[2]).max() <= 1
     assert np.abs(first[0].astype(int) - first[1]).max() > 1
+
+
+def test_without_a_number_of_frames_the_pipeline_makes_its_own(pair):
+    (video,) = generate(pair.t2v, ["a cat"], [0], replace(pair.settings, frames=None))
+    assert len(video) == inspect.signature(type(pair.t2v).__call__).parameters["num_frames"].default
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_pair
+from peft import LoraConfig
 from pipelines import PIPELINES
 
 from unreel import Erasure, FewShotConfig, UnreelError, active_interventions, generate, unlearn
@@ -154,6 +155,23 @@ def test_everything_that_decides_pixels_tells_batches_apart(pair, tmp_path):
     pair.t2v.scheduler = scheduler
     assert len(set(files)) == len(files)
     assert cache.batches(["a cat"], [0])[0].file == files[0]
+
+
+def test_adapters_tell_batches_apart_and_how_strong_they_are(pair, tmp_path):
+    def file():
+        return VideoCache(pair.video, tmp_path).batches(["a cat"], [0])[0].file
+
+    files = [file()]
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        pair.t2v.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), f"number{seed}")
+        files += [file(), file()]
+    pair.t2v.unet.set_adapters(["number0", "number1"], [0.5, 1.0])
+    files.append(file())
+    pair.t2v.unet.disable_adapters()
+    files.append(file())
+    assert files[1] == files[2] and files[3] == files[4] and len(set(files)) == 5
+    pair.t2v.unet.delete_adapters(["number0", "number1"])
 
 
 @pytest.mark.parametrize("what", ["class", "scheduler", "tokenizer", "versions"])

@@ -18,7 +18,7 @@ from unreel.errors import UnreelError, summarise
 from unreel.interventions import active_interventions
 from unreel.interventions.erasure import NETWORK, TEXT_ENCODER, ComponentDelta, Erasure
 from unreel.methods import Task
-from unreel.models.adapter import networks, text_encoders
+from unreel.models.adapter import changeable, networks, text_encoders
 from unreel.models.compare import FLOATS, INDEX_FILE, Stored, fetch_parts, stored, tensors_in, weight_name
 from unreel.models.deltas import Delta, dense, scaled
 from unreel.models.fingerprint import Fingerprint, coarsest, exact_in, stored_precision_of
@@ -126,7 +126,7 @@ def changed_components(
     they are of; and, in words, how large these are. Warns and raises UnreelError as `adopt` does.
     """
     of_what = dict.fromkeys(text_encoders(pipeline), TEXT_ENCODER) | dict.fromkeys(networks(pipeline), NETWORK)
-    parts = {**text_encoders(pipeline), **networks(pipeline)}
+    parts = changeable(pipeline)
     own = {name: held_weights(part) for name, part in parts.items()}
     if any(map(is_quantized, (weight for held in own.values() for weight in held.values()))):
         raise UnreelError("this model is quantized, and changes of its weights cannot be told: load the original")

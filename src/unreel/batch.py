@@ -51,6 +51,7 @@ class Outcome:
     attempts: int = 1
     seconds: float = 0.0
     nbytes: int = 0
+    identity: str = ""  # of the erasure
     pages: tuple[str, ...] = ()
 
     @property
@@ -206,6 +207,7 @@ def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Te
                     tell(outcome.status, f"{outcome.takedown.folder}: {outcome.says}")
                 bar.update()
         made = Batch([outcomes[takedown] for takedown in jobs], others)
+        write_json(job.folder / BATCH_FILE, made.document())
         return made, write_batch_report(job.folder, made.document())
 
 
@@ -225,7 +227,16 @@ def _stored(folder: Path) -> dict[Takedown, Outcome]:
         outcomes = [Outcome.from_document(each) for each in [*document["takedowns"], *document.get("others", [])]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UnreelError):
         return {}
-    return {outcome.takedown: outcome for outcome in outcomes if (folder / outcome.takedown.folder).is_dir()}
+    return {outcome.takedown: outcome for outcome in outcomes if _is_there(folder, outcome)}
+
+
+def _is_there(folder: Path, outcome: Outcome) -> bool:
+    """Whether a takedown's folder is there, and holds the erasure that came of it, if one did."""
+    home = folder / outcome.takedown.folder
+    try:
+        return home.is_dir() and (not outcome.done or load_intervention(home).identity == outcome.identity)
+    except UnreelError:
+        return False
 
 
 @lru_cache(maxsize=1)
@@ -290,6 +301,7 @@ def attempt(job: UnlearnJob) -> dict[str, Any]:
         "says": says + (f"; forgotten with it, since they draw it: {', '.join(wordings)}" if wordings else ""),
         "seconds": sum(part.get("seconds", 0.0) for part in parts),
         "nbytes": learned.nbytes,
+        "identity": learned.identity,
         "pages": tuple(str(page.relative_to(job.folder.parent)) for page in done.pages),
     }
 

@@ -30,6 +30,7 @@ from unreel.evaluation.evaluate import build_suite, concept_of, measured_with
 from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
 from unreel.evaluation.video_cache import Batch, VideoCache, dtype_of, made_in, pipeline_identity, require_room
 from unreel.files import read_tensors, tensor_file, write_tensors
+from unreel.interventions import require_original
 from unreel.interventions.base import Intervention
 from unreel.interventions.erasure import Erasure
 from unreel.judges import Judge
@@ -185,6 +186,8 @@ def attack(
     # The second half of a group only repeats the first.
     prompts = build_suite(Conditioner.of(pair.t2i), concept, judge, videos=2 * cases, seed=seed, groups=("explicit",))
     erasure.require_matching(pair.t2v)
+    for pipeline in (pair.t2i, pair.t2v):
+        require_original(pipeline)
     with pair.gradients_as_found():
         Denoiser.of(pair.t2i)  # refuses what makes no images
     home = None if folder is None else Path(folder)

@@ -16,6 +16,7 @@ from unreel.errors import UnreelError, summarise
 from unreel.evaluation.run import Evaluation, Group
 from unreel.evaluation.run_folder import CLIPS_FOLDER, claimed
 from unreel.evaluation.video_cache import VideoCache, dtype_of, require_room
+from unreel.interventions import require_original
 from unreel.interventions.base import Intervention
 from unreel.judges import Judge, judge_identity
 from unreel.models.conditioner import Conditioner
@@ -193,6 +194,7 @@ def evaluate(
     ours = [prompt for prompt in prompts if prompt.group in GROUPS]
     conditioner.require_room_for([prompt.text for prompt in ours] + [prompt.anchor for prompt in ours if prompt.anchor])
     erasure.require_matching(model.pipeline)
+    require_original(model.pipeline)
     home = None if folder is None else Path(folder)
     kept = Path(clips) if clips else home and home / CLIPS_FOLDER
     cache = VideoCache(model, kept, begin=False)

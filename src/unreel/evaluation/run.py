@@ -296,7 +296,7 @@ class Run:
             raise UnreelError(
                 f"{file}: {error.strerror or error}: evaluate first, or name the folder that holds it"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UnreelError(f"{file} is broken, or of another program ({error}): evaluate again") from error
 
 

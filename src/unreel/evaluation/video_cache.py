@@ -27,7 +27,7 @@ from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import Settings, VideoModel
 from unreel.models.sampling import Asked, Start, generate
 from unreel.models.tokenizer import reading_of
-from unreel.models.weights import quantization
+from unreel.models.weights import adapters_in, quantization
 from unreel.progress import Tell, Work, drawn
 from unreel.versions import versions
 
@@ -152,7 +152,9 @@ def pipeline_identity(pipeline: Any, settings: Settings) -> str:
     """A text that identifies everything that decides a pipeline's output for a prompt and a seed, except rounding that
     differs by device.
     """
-    weights = [f"{Fingerprint.of(part).identity}{quantization(part)}" for part in modules_of(pipeline).values()]
+    weights = [
+        f"{Fingerprint.of(part).identity}{quantization(part)}{adapters_in(part)}" for part in modules_of(pipeline).values()
+    ]
     weights += [on.identity for on in active_interventions(pipeline)]
     sampling = settings.sampling | {"dtype": str(network_of(pipeline).dtype)} | usual_call(pipeline)
     parts = {name: part for name, part in pipeline.components.items() if part is not None}

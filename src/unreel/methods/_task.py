@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from unreel.errors import UnreelError
+from unreel.interventions import active_interventions
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
 from unreel.models.adapter import only_network_of
 from unreel.models.anchors import anchored, near_to, prompts_for
@@ -25,7 +26,7 @@ from unreel.models.reading import Meanings
 from unreel.models.tokenizer import require_known
 from unreel.models.weights import held_weights, is_quantized
 from unreel.prompts.concept import Concept, naming
-from unreel.prompts.pairs import Prompts
+from unreel.prompts.pairs import PromptPair, Prompts
 from unreel.versions import versions
 
 REFUSED = {
@@ -58,6 +59,9 @@ class Task:
             require_known(reader.tokenizer, [*concept.wordings, concept.anchor or ""])
             reader.require_read(concept.wordings)
             reader.require_room_for(concept.forget_prompts)
+        on = [each for model in (self.pair.t2i, self.pair.t2v) for each in active_interventions(model) if each.projects]
+        if on:
+            raise UnreelError(f"{on[0].about} is on, and changes what prompts are read as: take it off first")
 
     @cached_property
     def conditioners(self) -> list[Conditioner]:
@@ -105,6 +109,16 @@ class Task:
     def prompts(self, conditioner: Conditioner, seed: int) -> Prompts:
         """What to forget the concepts by, and what to keep."""
         return prompts_for(self.anchored, self.pair, conditioner, seed)
+
+    def pairs(self, prompts: Prompts, count: int) -> list[PromptPair]:
+        """So many prompts that name the concepts, each with its anchor prompt. Raises UnreelError for a concept that none
+        names, since all are too long.
+        """
+        pairs = prompts.pairs(count)
+        about = {pair.concept for pair in pairs}
+        if silent := [concept.name for concept in self.concepts if concept.name not in about]:
+            raise UnreelError(f"no prompt that names {silent[0]!r} fits into this text encoder: name it in fewer words")
+        return pairs
 
     def only_concept(self) -> Concept:
         """Raises UnreelError for several, and for what is to be kept by name."""

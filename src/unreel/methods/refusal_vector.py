@@ -86,9 +86,7 @@ def learn(task: Task, config: RefusalVectorConfig) -> Erasure:
     anchors = {concept.name: concept.anchor for concept in task.concepts}
     without = replace(task, concepts=[replace(concept, anchor=concept.anchor or "") for concept in task.concepts])
     prompts = without.prompts(task.conditioners[0], config.seed)
-    pairs, neutral = prompts.pairs(config.pairs), prompts.everyday(config.neutral)
-    if not pairs:
-        raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
+    pairs, neutral = task.pairs(prompts, config.pairs), prompts.everyday(config.neutral)
     seen = _seen(task.pair, writers, [(pair.prompt, pair.anchor) for pair in pairs], neutral, config.seed)
     deltas: dict[str, Delta] = {f"{name}.weight": _removed(matrix, seen[name], config) for name, matrix in writers.items()}
     return task.network_erasure(deltas, task.record(config, anchors, losses=[]))

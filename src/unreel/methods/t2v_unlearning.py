@@ -102,9 +102,7 @@ def learn(task: Task, config: T2VUnlearningConfig) -> Erasure:
             "frames: choose another method, such as text-ablation"
         )
     prompts = task.prompts(task.conditioners[0], config.seed)
-    named, others = [pair.prompt for pair in prompts.pairs(VIDEOS)], [q for q in prompts.everyday(VIDEOS + 1) if q]
-    if not named:
-        raise UnreelError("no prompt that names the concept fits into this text encoder: name it in fewer words")
+    named, others = [pair.prompt for pair in task.pairs(prompts, VIDEOS)], [q for q in prompts.everyday(VIDEOS + 1) if q]
     deltas, losses = adapted(denoiser, {f"{n}.weight": m for n, m in writers.items()}, named, others, settings, config)
     return task.network_erasure(deltas, task.record(config, losses=losses))
 

@@ -13,9 +13,8 @@ import torch
 
 from unreel.evaluation.estimate import Estimate, Figure
 from unreel.evaluation.run import Evaluation
+from unreel.evaluation.selfcheck import AT_ONCE, BATCH
 from unreel.models.conditioner import Conditioner
-
-BATCH, AT_ONCE = 24, 8  # prompts of a batch; batches that are read without the changes before they are read with them
 
 
 def measure(run: Evaluation) -> Iterator[Figure]:

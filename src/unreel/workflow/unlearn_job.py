@@ -19,6 +19,7 @@ from unreel.progress import Tell
 from unreel.prompts.concept import Concept
 from unreel.prompts.takedowns import Takedown
 from unreel.prompts.vocabulary import spelled_alike
+from unreel.unlearning import as_concepts
 from unreel.wordings import require_drawn
 from unreel.workflow.common import Place, Sampling, judge_of, require_known_judge, require_lists
 
@@ -108,7 +109,7 @@ def require_sensible(job: UnlearnJob, *, here: bool = True) -> None:
             "synonyms belong to one concept: put each into a row of a table, with its own, and unlearn all rows with "
             "`unreel batch TABLE --together NAME`"
         )
-    for concept in job.concepts_of():
+    for concept in as_concepts(job.concepts_of()):
         if job.wordings:
             require_drawn(concept)
     if job.videos < 0:
