@@ -69,7 +69,8 @@ def usual_call(pipeline: Any) -> dict[str, Any]:
 
 def network_of(pipeline: Any) -> Any:
     """The denoiser of a pipeline, a U-Net or transformer; None if there is none."""
-    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    unet = getattr(pipeline, "unet", None)  # not `or`: a compiled module has no truth
+    return getattr(pipeline, "transformer", None) if unet is None else unet
 
 
 def only_network_of(pipeline: Any) -> Any:
