@@ -29,8 +29,8 @@ from unreel.interventions.erasure import Erasure
 from unreel.methods import Task, option, require
 from unreel.models.adapter import cross_attention_outputs, guides_in_one_call, only_network_of
 from unreel.models.deltas import Delta, LowRank
+from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair
-from unreel.models.sampling import generate
 from unreel.models.weights import doubled
 
 
@@ -122,13 +122,13 @@ def _seen(
             own.other_products += rows.T @ rows
         own.counts[not of_pair] += len(rows)
 
-    settings = replace(pair.settings, batch=2)
+    denoiser = Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
     made = [(texts, True) for texts in pairs] + [((text, text), False) for text in neutral]
     for index, (texts, of_pair) in enumerate(made):
         with ExitStack() as hooks:
             for name, matrix in writers.items():
                 hooks.enter_context(matrix.register_forward_pre_hook(partial(note, name, of_pair)))
-            generate(pair.t2v, list(texts), [seed + index] * 2, settings, what="")
+            denoiser.finished(texts, seed + index, pair.settings)
     return seen
 
 

@@ -202,12 +202,13 @@ class Denoiser:
         return torch.cat(made)
 
     @torch.no_grad()
-    def finished(self, prompt: str, seed: int, settings: "Settings") -> torch.Tensor:
-        """The latents, a batch of one, of the video that a pipeline makes of the prompt with `settings`, guidance
-        included.
+    def finished(self, prompts: str | Sequence[str], seed: int, settings: "Settings") -> torch.Tensor:
+        """The latents (prompts, ...) of the videos that a pipeline makes of a prompt, or of several from the same noise, with
+        `settings`, guidance included. Nothing is decoded.
         """
-        generator = torch.Generator("cpu").manual_seed(seed)
-        asked = {"prompt": [prompt], **leading_away(settings.negative_prompt, 1)}
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        generator = [torch.Generator("cpu").manual_seed(seed) for _ in texts]
+        asked = {"prompt": texts, **leading_away(settings.negative_prompt, len(texts))}
         with set_up(self.pipeline, settings.guidance, settings.frames, settings.size, settings.tiling) as options:
             options |= {"num_inference_steps": settings.steps, "generator": generator}
             return latents_by(self.pipeline, **asked, **options).float()
