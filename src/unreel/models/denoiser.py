@@ -203,8 +203,8 @@ class Denoiser:
 
     @torch.no_grad()
     def finished(self, prompts: str | Sequence[str], seed: int, settings: "Settings") -> torch.Tensor:
-        """The latents (prompts, ...) of the videos that a pipeline makes of a prompt, or of several from the same noise, with
-        `settings`, guidance included. Nothing is decoded.
+        """The latents (prompts, ...) of the videos that a pipeline makes of a prompt, or of several from the same noise,
+        with `settings`, guidance included. Nothing is decoded.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         generator = [torch.Generator("cpu").manual_seed(seed) for _ in texts]
