@@ -692,9 +692,12 @@ def test_what_a_record_says_is_text_on_its_card(made, tmp_path):
     )
 
 
-def test_a_path_with_a_slip_in_it_is_not_asked_for_at_the_hub(hub, tmp_path, monkeypatch):
+def test_a_path_with_a_slip_in_it_is_not_asked_for_at_the_hub(made, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
+    made["text-ablation"].save_pretrained(hub / "runs" / "santa-claus")
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    assert load_intervention("runs/santa-claus") == made["text-ablation"]  # a folder without erasures is nobody's slip
+    made["text-ablation"].save_pretrained(tmp_path / "runs" / "cat")
     for load in (load_intervention, Erasure.from_pretrained):
         with pytest.raises(UnreelError, match="there is no runs/santa-claus, and it is not looked for at the hub"):
             load("runs/santa-claus")

@@ -1,5 +1,6 @@
 """Files appear whole or not at all. Names after texts: readable, one for each, and never a way out of the folder."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -143,6 +144,18 @@ def test_an_interrupt_while_a_folder_is_replaced_leaves_what_was_there(folder, t
     with pytest.raises((KeyboardInterrupt, UnreelError)):
         write_folder(folder, fill, "marker.json", overwrite=True)
     assert (folder / "marker.json").read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_the_disk_does_not_take_is_not_called_written(tmp_path, monkeypatch):
+    """Some systems tell of a full disk only then."""
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UnreelError, match=r"cannot write .*: No space left"):
+        write_folder(tmp_path / "made", lambda partial: (partial / "erasure.json").write_text("{}"), "erasure.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_other_threads_write_meanwhile_is_as_private_as_ever(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import string
 
 import pytest
@@ -18,6 +19,7 @@ from unreel.models.reading import align
 from unreel.models.weights import held_weights
 from unreel.prompts.files import READERS, read_prompts
 from unreel.prompts.grammar import bare, fill, with_articles
+from unreel.prompts.spelling import fold, folded
 
 IDS = st.lists(st.integers(0, 6), min_size=1, max_size=12)
 ARTICLES = ("a", "an", "the")
@@ -57,7 +59,16 @@ def test_gaps_are_filled_with_one_article_that_fits(pattern, first, second):
     assert "[" not in text and "" not in words
     for article, word in itertools.pairwise(words):
         assert article != "a" or with_articles(f"a {word}") == f"a {word}"  # as the word alone would have it
+        assert not (article == "a" and re.match("[ai][bcdfgklmprstvz]", word))
         assert not (article in ARTICLES and word in ARTICLES)
+
+
+@QUICK
+@given(st.text(max_size=12))
+def test_of_each_folded_character_it_is_known_where_it_comes_from(text):
+    of, whole, starts = folded(text)
+    assert whole == fold(of) == fold(text) and len(starts) == len(whole) + 1
+    assert starts == sorted(starts) and starts[-1] == len(of)
 
 
 @QUICK

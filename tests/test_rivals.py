@@ -3,6 +3,7 @@
 import functools
 import json
 from dataclasses import replace
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -230,6 +231,10 @@ SOUND = {"encoder": "tiny", "versions": {"unreel": "0"}}
             {"intervention": "prompt-rewrite", **SOUND, "parts": [{**PART, "synonyms": [" "]}]},
             "names a concept that says nothing",
         ),
+        (
+            {"intervention": "prompt-rewrite", **SOUND, "parts": [{**PART, "concept": "\u2122"}]},
+            "names a concept that says nothing",
+        ),
         ({"intervention": 5}, "holds a 5, which neither this version of unreel nor an installed package knows"),
     ],
 )
@@ -293,10 +298,10 @@ def test_a_negative_prompt_is_that_of_the_pipeline(pair):
     assert "encode_prompt" not in vars(pair.t2v)
 
 
-@pytest.mark.parametrize("method", ["safree", "video-eraser"])
+@pytest.mark.parametrize("method", ["safree", "video-eraser", "prompt-rewrite"])
 def test_while_prompts_are_read_as_something_else_nothing_is_learned_from_them(pair, method):
     guard, learns = unlearn(CASTLE, pair, configure(method, {})), [p.requires_grad_() for p in pair.t2v.unet.parameters()]
-    with guard.on(pair.t2v), pytest.raises(UnreelError, match="changes what prompts are read as: take it off first"):
+    with guard.on(pair.t2v), pytest.raises(UnreelError, match=f"a {method} is on, and prompts are read as others"):
         unlearn("cat", pair, TextAblationConfig(steps=1))
     assert all(p.requires_grad for p in learns)  # as they were found
 
@@ -337,11 +342,21 @@ def test_a_rewrite_asks_for_the_anchor_by_every_wording_and_leaves_the_rest(pair
         ),
         *(("Tokyo Tower", f"{name} at 5", "house at 5") for name in ("Tok&#121;o Tower", "Tok&amp;#121;o Tower")),
         ("clown", "two clowns, a clown's nose", "two houses, a house's nose"),
+        *(
+            (name, f"a photo of {normalize('NFD', name)}", "a photo of house")
+            for name in ("\ubf40\ub85c\ub85c", "\u30d4\u30ab\u30c1\u30e5\u30a6")
+        ),
+        ("\u30d4\u30ab\u30c1\u30e5\u30a6", "\uff8b\uff9f\uff76\uff81\uff6d\uff73", "house"),
+        ("clown", "rock&notes by a clown", "rock&notes by a house"),
         ("clown", "clownish &amp;  odd", "clownish &amp;  odd"),  # which does not name it
     ],
 )
 def test_a_rewrite_finds_a_name_in_whatever_way_text_encoders_read_it(pair, concept, prompt, wanted):
     assert prompt_rewrite(pair, Concept(concept), "house").rewritten(prompt) == wanted
+
+
+def test_a_plural_that_a_rewrite_cannot_make_has_no_article(pair):
+    assert prompt_rewrite(pair, Concept("person"), "a man in a suit").rewritten("two people") == "two man in a suits"
 
 
 def test_a_rewrite_of_a_name_within_a_name_asks_for_the_anchor_of_each(pair):

@@ -767,6 +767,38 @@ def test_where_memory_is_short_for_going_on_and_back_nothing_is_called_on_that_i
     assert same(before, weights(encoder))
 
 
+def test_where_one_of_two_encoders_has_no_memory_left_no_erasure_stays_on_the_other(pair, monkeypatch):
+    first, second = pair.t2i.text_encoder, make_pair(seed=4).t2i.text_encoder
+    model = SimpleNamespace(text_encoder=first, text_encoder_2=second, tokenizer=None, tokenizer_2=None)
+    cat, dog = (
+        Erasure(
+            (*(one := random_erasure(first, seed, name)).components, *random_erasure(second, seed).components),
+            one.provenance,
+        )
+        for seed, name in enumerate(("cat", "dog"))
+    )
+    before, renew = [weights(first), weights(second)], applied._renew
+    cat.apply(model)
+
+    def short(on, held, *rest, **options):
+        if any(weight is held[name] for name, weight in held_weights(second).items()):
+            raise torch.OutOfMemoryError
+        renew(on, held, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(applied, "_renew", short)
+        with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="all erasures were taken off"):
+            dog.apply(model)
+    assert not active_interventions(model) and same(before[0], weights(first)) and same(before[1], weights(second))
+
+
+def test_an_erasure_of_the_denoiser_leaves_the_mark_of_a_text_encoder_that_was_saved_with_one(pair):
+    pair.t2v.text_encoder.config.unreel_erased = ["dog"]
+    with unlearn("cat", pair, configure("uce", {})).on(pair.t2v):
+        assert pair.t2v.text_encoder.config.unreel_erased == ["dog"]
+    assert pair.t2v.text_encoder.config.unreel_erased == ["dog"]
+
+
 def test_what_becomes_of_its_file_changes_nothing_of_an_erasure_that_was_loaded(pair, erasure, tmp_path):
     folder = erasure.save_pretrained(tmp_path / "cat")
     loaded = Erasure.from_pretrained(folder)

@@ -192,7 +192,7 @@ def _worked_through(job: BatchJob, jobs: Mapping[Takedown, UnlearnJob], tell: Te
     run = _over_ray if job.ray else _here
     with claimed(job.folder, {"what": "takedowns"}):  # and no folder of anything else
         stored = _stored(job.folder)
-        outcomes = {t: stored[t] for t in jobs if t in stored and stored[t].done and stored[t].asked == _asked(jobs[t])}
+        outcomes = {t: stored[t] for t, each in jobs.items() if t in stored and _is_done(job.folder, stored[t], each)}
         listed = {takedown.folder for takedown in jobs}
         others = [outcome for outcome in stored.values() if outcome.takedown.folder not in listed]
         left = {takedown: each for takedown, each in jobs.items() if takedown not in outcomes}
@@ -227,16 +227,18 @@ def _stored(folder: Path) -> dict[Takedown, Outcome]:
         outcomes = [Outcome.from_document(each) for each in [*document["takedowns"], *document.get("others", [])]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UnreelError):
         return {}
-    return {outcome.takedown: outcome for outcome in outcomes if _is_there(folder, outcome)}
+    return {outcome.takedown: outcome for outcome in outcomes if (folder / outcome.takedown.folder).is_dir()}
 
 
-def _is_there(folder: Path, outcome: Outcome) -> bool:
-    """Whether a takedown's folder is there, and holds the erasure that came of it, if one did."""
-    home = folder / outcome.takedown.folder
+def _is_done(folder: Path, outcome: Outcome, job: UnlearnJob) -> bool:
+    """Whether an outcome is what the job asks for, and its folder still holds the erasure that came of it."""
+    if not outcome.done or outcome.asked != _asked(job):
+        return False
     try:
-        return home.is_dir() and (not outcome.done or load_intervention(home).identity == outcome.identity)
+        there = load_intervention(folder / outcome.takedown.folder).identity
     except UnreelError:
         return False
+    return outcome.identity in ("", there)  # earlier records do not name it
 
 
 @lru_cache(maxsize=1)

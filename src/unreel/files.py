@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -145,9 +145,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None], marker: str, *, ove
         allowed = _allowed(partial)
         for file in (partial, *partial.rglob("*")):  # temporary folders and safetensors files are born private
             file.chmod((0o755 if file.is_dir() else 0o644) & allowed)
-            _keep(file)
+            _have_on_disk(file)
         _put(partial, home)
-        _keep(home.parent)
+        _have_on_disk(home.parent)
     except (OSError, SafetensorError) as error:
         raise UnreelError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
     finally:
@@ -166,9 +166,9 @@ def _allowed(folder: Path) -> int:
     return mode
 
 
-def _keep(file: Path) -> None:
+def _have_on_disk(file: Path) -> None:
     """Have the disk hold a file, or the names in a folder, so that a power cut takes nothing that was called done."""
-    with suppress(OSError):  # of folders, not all systems can
+    with suppress(OSError) if file.is_dir() else nullcontext():  # of folders, not all systems can
         handle = os.open(file, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -75,7 +75,10 @@ def serve(
     waiting: Annotated[
         int,
         typer.Option(
-            min=1, max=MOST, help="most requests in progress, the one being served included; further ones get 503"
+            min=1,
+            max=MOST,
+            help="most requests in progress, the one being served included; one of several tenants has half of these at "
+            "most; further ones get 503",
         ),
     ] = 64,
     audit: AuditFile = None,

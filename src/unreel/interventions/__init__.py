@@ -61,7 +61,7 @@ def load_intervention(folder: str | Path) -> Intervention:
         intervention = kind_class(record)
         intervention.identity  # noqa: B018  (which reads all its settings)
         return intervention
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreelError(f"{file} is broken ({error}): fetch or make it again") from error
 
 

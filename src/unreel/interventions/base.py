@@ -96,8 +96,6 @@ class Intervention(ABC):
             for name, look in looks.items():
                 (saved / name).mkdir(exist_ok=True)
                 for file in filter(Path.is_file, (look / METRICS_FILE, look / REPORT_FILE)):
-                    if file.is_symlink():
-                        raise UnreelError(f"{file} is a link to what may not be for everybody: put the file itself there")
                     shutil.copy(file, saved / name)
             for file in saved.rglob("*.json"):
                 write_json(file, without_paths(json.loads(file.read_text(encoding="utf-8"))))
@@ -123,6 +121,9 @@ class Intervention(ABC):
         places = [*(("", home) for home in homes), *((name, home / name) for name in names for home in homes)]
         looks: dict[str, Path] = {}
         for name, look in places:
+            for file in (look / METRICS_FILE, look / REPORT_FILE):
+                if not file.resolve().is_relative_to(folder.resolve()):
+                    raise UnreelError(f"{file} is a link to what may not be for everybody: put the file itself there")
             if (look / METRICS_FILE).is_file() and look not in looks.values():
                 looks.setdefault(name, look)
         return looks
@@ -198,14 +199,14 @@ class Intervention(ABC):
 
 def fetched(folder: str | Path) -> Path:
     """The folder of an intervention, which is fetched if `folder` is a hub id. Raises UnreelError if it cannot be, and for
-    an owner who is called like a folder here: that is a path with a slip in it, and not to be asked for at the hub.
+    an owner who is called like a folder of erasures here: that is a path with a slip in it, not to be asked for at the hub.
     """
     name, version = repository(str(folder))
     if Path(folder).exists() or not is_hub_id(str(folder)):
         return Path(folder)
-    if Path(name).parent.is_dir():
+    if any(Path(name).parent.glob(f"*/{RECORD_FILE}")):
         raise UnreelError(
-            f"there is no {folder}, and it is not looked for at the hub, since {Path(name).parent} is a folder here"
+            f"there is no {folder}, and it is not looked for at the hub: {Path(name).parent} is a folder of erasures here"
         )
     from huggingface_hub import snapshot_download
 

@@ -41,7 +41,7 @@ def export_card(of: "Intervention", library: str, about: str, use: str, figures:
 
 
 def _plain(value: Any) -> str:
-    """What a record says, as text: whoever made it may have put links, pictures or headings of Markdown into it."""
+    """What a record says, as text: whoever made it may have put links, pictures or headings of Markdown or HTML into it."""
     return re.sub(r"([\\`\[\]<>|])", r"\\\1", shortened(str(value)))
 
 

@@ -6,8 +6,8 @@ Knows text encoders and denoising networks as named tensors; knows nothing about
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -23,7 +23,7 @@ from unreel.interventions.base import RECORD_FILE, WEIGHTS_FILE, Intervention, f
 from unreel.interventions.card import CARD_FILE, card
 from unreel.interventions.record import CHANGES, CHECK, ROUNDED_AWAY, require_record
 from unreel.models.adapter import changeable, networks, text_encoders, undisturbed
-from unreel.models.applied import clear, owners_on, put_on, stands_beside, take_off
+from unreel.models.applied import TornError, clear, owners_on, put_on, stands_beside, take_off
 from unreel.models.deltas import Delta, LowRank, rounded_away, total
 from unreel.models.fingerprint import Fingerprint
 from unreel.models.loading import shown
@@ -196,14 +196,12 @@ class Erasure(Intervention):
             fitting = self.fitting(pipeline)
             if any(self in active_on(module) for module in fitting):
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is already on this pipeline")
-            try:
-                with ExitStack() as undo:  # on all of them or on none
-                    for module, component in fitting.items():
-                        self._put_on(module, component)
-                        undo.callback(take_off, module, self)
-                    undo.pop_all()
-            finally:
-                _note_all(pipeline)
+            with _none_torn(pipeline), ExitStack() as undo:  # on all of them or on none
+                for module, component in fitting.items():
+                    self._put_on(module, component)
+                    undo.callback(take_off, module, self)
+                undo.pop_all()
+            _note(pipeline, fitting)
             lost = max(component.rounded_away(module) for module, component in fitting.items())
         if lost > MOST_ROUNDED_AWAY:
             warnings.warn(f"{mostly_lost(self.concepts, lost)}: load the model in float32", stacklevel=2)
@@ -289,11 +287,10 @@ class Erasure(Intervention):
             erased = [part for part in changeable(pipeline).values() if self in active_on(part)]
             if not erased:
                 raise UnreelError(f"the erasure of {', '.join(self.concepts)} is not on this pipeline")
-            try:
+            with _none_torn(pipeline):
                 for part in erased:
                     take_off(part, self)
-            finally:
-                _note_all(pipeline)
+            _note(pipeline, erased)
         return pipeline
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -364,16 +361,37 @@ def _mismatch(part: nn.Module, components: list[ComponentDelta]) -> str:
 
 def take_all_off(pipeline: "DiffusionPipeline") -> None:
     """Take all erasures off the pipeline, also where memory is too short to take a single one off."""
-    for part in changeable(pipeline).values():
+    erased = [part for part in changeable(pipeline).values() if active_on(part)]
+    for part in erased:
         clear(part)
-    _note_all(pipeline)
+    _note(pipeline, erased)
 
 
-def _note_all(pipeline: "DiffusionPipeline") -> None:
-    """Note in the configuration of each text encoder which concepts are erased from it, for `_saved_with` to tell once it
-    was saved and loaded elsewhere.
+@contextmanager
+def _none_torn(pipeline: "DiffusionPipeline") -> Iterator[None]:
+    """If changes of one part went neither on nor back inside, all come off all parts, and a warning says so: no erasure is
+    left on some of the parts that it is for. What went wrong is raised.
     """
-    for encoder in text_encoders(pipeline).values():
+    erased = [part for part in changeable(pipeline).values() if active_on(part)]
+    try:
+        yield
+    except TornError as error:
+        take_all_off(pipeline)
+        _note(pipeline, erased)
+        warnings.warn(
+            "an erasure went neither on nor off, and all erasures were taken off this pipeline, with what was fused into "
+            "it since they went on: put them on again where there is more memory",
+            stacklevel=4,
+        )
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
+
+
+def _note(pipeline: "DiffusionPipeline", parts: Iterable[nn.Module]) -> None:
+    """Note in the configuration of each text encoder among `parts` which concepts are erased from it, for `_saved_with` to
+    tell once it was saved and loaded elsewhere.
+    """
+    for encoder in {*text_encoders(pipeline).values()} & {*parts}:
         concepts = [concept for erasure in active_on(encoder) for concept in erasure.concepts]
         if concepts and not stands_beside(encoder):  # changes beside weights are not saved with them
             setattr(encoder.config, _SAVED, concepts)

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import cached_property, lru_cache, wraps
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +28,7 @@ from unreel.prompts.grammar import bare
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+_HTML = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|\w+);")
 _ON = "_unreel_on_prompts"  # a pipeline's attribute: the interventions on its prompts, and how to undo them
 
 
@@ -231,12 +232,12 @@ class PromptRewrite(PromptIntervention):
 
     def rewritten(self, prompt: str) -> str:
         """The prompt with the anchor wherever it names a concept, in any spelling that `Concept.is_named_in` knows. HTML's
-        names of characters count as these: some pipelines read them so.
+        names of characters count as these: some pipelines read them so, twice.
         """
-        text = unescape(unescape(prompt))
-        folded, starts = _folded(text)
+        plain = _HTML.sub(lambda name: unescape(name[0]), prompt)
+        text, folded, starts = spelling.folded(_HTML.sub(lambda name: unescape(name[0]), plain))
         out, end = [], 0
-        for match in self._names.finditer(folded):
+        for match in _finding(tuple(name for name, _ in self._anchors)).finditer(folded):
             out += [text[end : starts[match.start()]], self._instead(match)]
             end = starts[match.end()]
         return " ".join("".join([*out, text[end:]]).split()) if out else prompt  # an empty anchor leaves two spaces
@@ -251,22 +252,14 @@ class PromptRewrite(PromptIntervention):
         ]
         return sorted(pairs, key=lambda each: len(each[0]), reverse=True)
 
-    @cached_property
-    def _names(self) -> re.Pattern[str]:
-        """Finds names in folded texts, with a group for each of `_anchors`."""
-        return re.compile("|".join(f"({spelling.pattern((name,)).pattern})" for name, _ in self._anchors))
-
     def _instead(self, match: re.Match[str]) -> str:
         name, anchor = self._anchors[(match.lastindex or 0) - 1]
-        several = match[0] == spelling.fold(spelling.pluralised(name))
-        return (several and spelling.pluralised(bare(anchor))) or anchor
+        if match[0] == spelling.fold(spelling.pluralised(name)):
+            return spelling.pluralised(bare(anchor)) or bare(anchor)
+        return anchor
 
 
-def _folded(text: str) -> tuple[str, list[int]]:
-    """The text as `spelling.fold` has it, and where in the text each of its characters comes from, and its end."""
-    folded, starts = "", []
-    for letter in re.finditer(r"[^\W\d_][\u0300-\u036f]*|.", text, re.DOTALL):  # each with its accents
-        piece = spelling.fold(letter[0])
-        folded += piece
-        starts += [letter.start()] * len(piece)
-    return folded, [*starts, len(text)]
+@lru_cache(maxsize=8)  # of a thousand names it takes seconds
+def _finding(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds names in folded texts, with a group for each."""
+    return re.compile("|".join(f"({spelling.pattern((name,)).pattern})" for name in names))

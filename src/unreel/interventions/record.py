@@ -7,6 +7,7 @@ Knows names and types; knows nothing about what they mean.
 from typing import Any
 
 from unreel.errors import is_text
+from unreel.prompts.spelling import says_something
 
 KIND = "intervention"  # the kind of an intervention that is no erasure
 CHECK = "check"  # the result of a self-check
@@ -52,7 +53,7 @@ def require_record(record: dict[str, Any]) -> None:
         raise ValueError("its record names no concept")
     for part in record["parts"]:
         _require(part, _PART, _ALSO_IN_PART)
-        if not all(wording.strip() for wording in (part["concept"], *part["synonyms"])):
+        if not all(map(says_something, (part["concept"], *part["synonyms"]))):
             raise ValueError("its record names a concept that says nothing")
 
 

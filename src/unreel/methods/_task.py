@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 
 from unreel.errors import UnreelError
-from unreel.interventions import active_interventions
 from unreel.interventions.erasure import NETWORK, ComponentDelta, Erasure
+from unreel.interventions.prompt import on_prompts
 from unreel.models.adapter import only_network_of
 from unreel.models.anchors import anchored, near_to, prompts_for
 from unreel.models.conditioner import Conditioner
@@ -53,15 +53,14 @@ class Task:
     _meanings: dict[int, Meanings] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if on := [*on_prompts(self.pair.t2i), *on_prompts(self.pair.t2v)]:
+            raise UnreelError(f"a {on[0].KIND} is on, and prompts are read as others: take it off first")
         if not self.conditioners:
             raise UnreelError(f"{self.pair.t2v_source} has no text encoder that reads prompts")
         for concept, reader in product(self.concepts, self.conditioners):
             require_known(reader.tokenizer, [*concept.wordings, concept.anchor or ""])
             reader.require_read(concept.wordings)
             reader.require_room_for(concept.forget_prompts)
-        on = [each for model in (self.pair.t2i, self.pair.t2v) for each in active_interventions(model) if each.projects]
-        if on:
-            raise UnreelError(f"{on[0].about} is on, and changes what prompts are read as: take it off first")
 
     @cached_property
     def conditioners(self) -> list[Conditioner]:

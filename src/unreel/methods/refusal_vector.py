@@ -122,7 +122,7 @@ def _seen(
             own.other_products += rows.T @ rows
         own.counts[not of_pair] += len(rows)
 
-    denoiser = Denoiser.of(pair.t2v, pair.settings.size, pair.settings.frames)
+    denoiser = Denoiser.of(pair.t2v)
     made = [(texts, True) for texts in pairs] + [((text, text), False) for text in neutral]
     for index, (texts, of_pair) in enumerate(made):
         with ExitStack() as hooks:

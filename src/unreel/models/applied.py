@@ -6,7 +6,6 @@ Knows weights and changes of them; knows nothing about what a change is for.
 
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -129,22 +128,28 @@ def put_on(module: nn.Module, owner: Identified, deltas: Deltas, instead: str = 
 
 @contextmanager
 def _or_back(back: Callable[[], None], module: nn.Module) -> Iterator[None]:
-    """If what is inside fails, `back` is called. If that fails too, as where memory is short, all changes are taken off,
-    which needs no sums: no change is ever listed as being on the module that is not there.
+    """If what is inside fails, `back` is called. If that fails too, as where memory is short for sums, all changes are
+    taken off, so that none is ever listed as being on the module that is not there. Then TornError is raised.
     """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         try:
             back()
         except BaseException:
             clear(module)
-            warnings.warn("neither went on nor back: all erasures were taken off this model's part", stacklevel=2)
+            raise TornError from error
         raise
 
 
+class TornError(Exception):
+    """Changes went neither on nor back, so all were taken off the module. Its cause is what went wrong first."""
+
+
 def clear(module: nn.Module) -> None:
-    """Take all changes off the module by copying its own weights back, which takes no memory for sums."""
+    """Take all changes off the module by copying back the weights that it was found with, which takes no memory for sums.
+    What other code has added to changed weights since goes too.
+    """
     applied, weights = _applied_on(module), held_weights(module)
     if applied is None:
         return

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -137,15 +138,19 @@ def sampled(weight: torch.Tensor) -> torch.Tensor:
 
 
 def adapters_in(module: nn.Module) -> str:
-    """A text that identifies the adapters (LoRA) that stand beside weights of the module: which, how strongly, and samples
-    of their weights; "" without any.
+    """A text that identifies the adapters (LoRA and others of peft) that stand beside weights of the module: which, how
+    strongly, and samples of their weights; "" without any.
     """
-    found = []
+    found: list[Any] = []
     for name, layer in module.named_modules():
         if hasattr(layer, "base_layer"):
-            own = {key: value for key, value in layer.named_parameters() if not key.startswith("base_layer.")}
-            on = [layer.active_adapters, layer.disable_adapters, layer.merged_adapters, layer.scaling]
-            found.append([name, *map(str, on), {key: sampled(value).float().tolist() for key, value in own.items()}])
+            on = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")  # the last of LoRA alone
+            found.append([name, *(str(getattr(layer, each, None)) for each in on)])
+            for key, weight in layer.named_parameters():
+                if not key.startswith("base_layer."):
+                    owner, _, leaf = key.rpartition(".")
+                    there = _waiting(layer.get_submodule(owner), leaf) if weight.device.type == "meta" else weight
+                    found.append([key, sampled(there).float().tolist()])
     return short_digest(found) if found else ""
 
 

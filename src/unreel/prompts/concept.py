@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, get_args
-from unicodedata import category
 
 from unreel.errors import UnreelError
 from unreel.prompts import spelling
@@ -43,8 +42,7 @@ class Concept:
         if not all(spelling.fold(wording).strip() for wording in self.wordings):
             raise UnreelError("the concept is empty: name what to forget, for example 'Tokyo Tower'")
         for wording in self.wordings:
-            meant = any(letter.isalnum() or category(letter) == "So" for letter in wording)  # an emoji means something too
-            if not meant or wording.strip().lower() in ("a", "an", "the"):
+            if not spelling.says_something(wording):
                 raise UnreelError(f"{wording!r} says nothing: name what to forget, for example 'Tokyo Tower'")
         if self.anchor is not None and self.is_named_in(self.anchor):
             raise UnreelError(f"{self.anchor!r} names {self.name!r}, which is to be forgotten: replace it with another")

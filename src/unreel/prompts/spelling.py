@@ -22,6 +22,9 @@ _UNREAD = re.compile("[\u00ad\u200b-\u200f\u2060\ufe0e\ufe0f\ufeff\u2120\u2122]"
 # As NFKD puts them, after their letter. Short i and u of Cyrillic are letters of their own; Hebrew and Arabic may leave
 # vowels out.
 _ACCENTS = re.compile("(?<![ИиУу])[\u0300-\u036f]|[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u065f]")
+# What Unicode joins to the character before, in Latin and other scripts, jamo and kana too; and what `fold` leaves out.
+_JOINING = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u093c\u1160-\u11ff\u3099\u309a\uff9e\uff9f"
+_JOINING += "\u00ad\u200b-\u200f\u2060\ufe0e\ufe0f\ufeff\u2120\u2122"
 _APOSTROPHES, _HYPHENS = "\u0060\u00b4\u02b9\u02bc\u2018\u2019\u2032\uff07", "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
 _ALIKE = str.maketrans(dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys(_HYPHENS, "-"))
 _PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "\u0131": "i", "æ": "ae", "œ": "oe"})  # NFKD leaves them whole
@@ -58,6 +61,12 @@ _SINGULARS = [
 _NO_PLURALS = {"news", "lens", "mars", "means", "goods", "shorts", "tights"}
 
 
+def says_something(name: str) -> bool:
+    """Whether a name has letters or digits, or emoji, which mean something too, and is no article alone."""
+    meant = any(letter.isalnum() or unicodedata.category(letter) == "So" for letter in name)
+    return meant and bool(fold(name).strip()) and name.strip().lower() not in ("a", "an", "the")
+
+
 def fold(text: str) -> str:
     """A text without what makes no difference between spellings: capitals, accents, kinds of apostrophe and hyphen,
     invisible marks, and how Unicode composes letters.
@@ -66,6 +75,20 @@ def fold(text: str) -> str:
         return text.lower().replace("`", "'")
     apart = unicodedata.normalize("NFKD", _UNREAD.sub("", text).translate(_ALIKE))
     return unicodedata.normalize("NFC", _ACCENTS.sub("", apart).casefold()).translate(_PLAIN)
+
+
+def folded(text: str) -> tuple[str, str, list[int]]:
+    """The text, the text folded, and where in the text each folded character comes from, its end last.
+
+    Where that cannot be told character by character, the text itself is folded.
+    """
+    whole, starts, pieces = fold(text), list[int](), []
+    for letter in re.finditer(rf".[{_JOINING}]*", text, re.DOTALL):
+        pieces.append(fold(letter[0]))
+        starts += [letter.start()] * len(pieces[-1])
+    if "".join(pieces) != whole:
+        text, starts = whole, list(range(len(whole)))
+    return text, whole, [*starts, len(text)]
 
 
 def parts_of(name: str) -> list[str]:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -58,7 +59,7 @@ class Audit:
                     line = line if file.read(1) == b"\n" else b"\n" + line  # after a line that was cut short
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if line:
+                if line and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     os.fsync(file.fileno())  # a line that a power cut takes was not written
         except OSError as error:
             raise self._unwritten(error) from error

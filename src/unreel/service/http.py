@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(_Asking(self.connection, self.timeout))
-        self._looking = threading.Lock()
+        self._looking = threading.Lock()  # the thread of the request and the worker both ask whether the client waits
 
     def do_GET(self) -> None:
         service = self.server.service
@@ -192,7 +192,7 @@ class Server(ThreadingHTTPServer):
         if not host:
             raise UnreelError("name the address to listen on: an empty --host would be all of them")
         self.service, self.tenant_header = service, tenant_header
-        self._connections = threading.BoundedSemaphore(service.most + SPARE)
+        self._connections = threading.BoundedSemaphore(service.places + SPARE)
         is_ipv6 = ":" in host
         self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
         self._host = f"[{host}]" if is_ipv6 else host  # as addresses have it

@@ -33,7 +33,7 @@ from unreel.service.shelf import Shelf
 from unreel.service.wish import Wish
 
 MOST_FAILED = 3  # videos in a row: then more is wrong than a single request
-LOOKS = 1.0  # seconds between two looks at whether a client that waits is still there
+BETWEEN_LOOKS = 1.0  # seconds between two looks at whether a client that waits is still there
 
 
 class Service:
@@ -54,7 +54,7 @@ class Service:
     ) -> None:
         self.model, self.shelf, self.policy, self.audit = model, shelf, policy, audit
         self.worker = worker or ThreadPoolExecutor(1)
-        self.most, self._asking, self._counting = waiting, Counter[str | None](), threading.Lock()  # requests, by tenant
+        self.places, self._asking, self._counting = waiting, Counter[str | None](), threading.Lock()  # requests, by tenant
         if active_interventions(model.pipeline):
             raise UnreelError("the model has erasures on already: serve the original one")
         self._everyday, self._weighed, self._felt = Everyday(model), set[frozenset[str]](), set[str]()
@@ -99,7 +99,7 @@ class Service:
         if self.policy:
             self.policy.require(self.shelf)
             for name in self.policy.everybody:
-                self.shelf.take(name)
+                self.shelf.require_sound(name)
         if self.audit:
             self.audit.require()
         return {"model": shown(self.model.source), "erasures": len(self.shelf.names)}
@@ -141,8 +141,9 @@ class Service:
             weights, prompts = _by_kind(wanted)
             gone, new = [each for each in on if each not in weights], [each for each in weights if each not in on]
             anew = gone or new or prompts_on != prompts
+            self._require_listed(new)
             self._require_felt([*new, *(prompts if anew else ())])
-            with self._whole():
+            with self._all_or_nothing():
                 for each in [*(prompts_on if anew else ()), *gone]:
                     each.remove(pipeline)
                 for each in new:
@@ -151,13 +152,12 @@ class Service:
                     self._weigh(weights)  # before changes of prompts, some of which read their concepts with the encoder
                 for each in prompts if anew else ():
                     each.apply(pipeline)
-            self._require_listed(wanted)
             yield
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """If what is inside ends half-way, as where memory runs out, all weights go back to what they were: the next
-        request is not to take that for being on.
+    def _all_or_nothing(self) -> Iterator[None]:
+        """If what is inside ends half-way, as where memory runs out, all erasures come off: the next request is not to take
+        one for being on that is not.
         """
         try:
             yield
@@ -169,17 +169,13 @@ class Service:
             raise
 
     def _require_listed(self, wanted: Sequence[Intervention]) -> None:
-        """Raises UnreelError for one of another package that the pipeline does not tell of, after taking it off: it would
-        stay on for requests that do not want it.
+        """Raises UnreelError for another package's kind of intervention, of which a pipeline does not tell that it is on:
+        it would stay on for requests that do not want it.
         """
-        pipeline = self.model.pipeline
-        unlisted = [each for each in wanted if each not in active_interventions(pipeline)]
-        for each in unlisted:
-            each.remove(pipeline)
-        if unlisted:
+        if unlisted := [type(each).__name__ for each in wanted if not isinstance(each, Erasure)]:
             raise UnreelError(
-                f"{type(unlisted[0]).__name__} is neither an Erasure nor a PromptIntervention, and nobody can tell from a "
-                "pipeline whether it is on: it cannot be served"
+                f"{unlisted[0]} is neither an Erasure nor a PromptIntervention, and nobody can tell from a pipeline "
+                "whether it is on: it cannot be served"
             )
 
     def _require_felt(self, wanted: Sequence[Intervention]) -> None:
@@ -213,8 +209,8 @@ class Service:
             )
 
     def video(self, wish: Wish, waits: Callable[[], bool] = lambda: True) -> np.ndarray:
-        """The video: (frames, height, width, 3) uint8. `waits` is asked before it is made and tells whether the client
-        still waits.
+        """The video: (frames, height, width, 3) uint8. `waits` tells whether the client still waits; it is asked every
+        second, by this thread and by the worker.
 
         Raises BusyError if too many wait, CancelledError if the client has left, RefusedError for what cannot be asked
         for, and UnreelError for what cannot be made.
@@ -226,7 +222,7 @@ class Service:
             made = self._submitted(wish, waits)
             while True:
                 try:
-                    return made.result(LOOKS)
+                    return made.result(BETWEEN_LOOKS)
                 except TimeoutError:
                     if made.done():
                         return made.result()
@@ -235,12 +231,13 @@ class Service:
 
     @contextmanager
     def _place_of(self, tenant: str | None) -> Iterator[None]:
-        """One of the places for requests in progress, of which one tenant gets half at most. Raises BusyError if there is
-        none.
+        """One of the places for requests in progress; where there are several tenants, each gets half of them at most.
+        Raises BusyError if there is none.
         """
-        most = self.most if tenant is None else (self.most + 1) // 2
+        shared = self.policy is not None and len(self.policy.tenants) > 1
+        most = (self.places + 1) // 2 if shared else self.places
         with self._counting:
-            if self._asking.total() >= self.most or self._asking[tenant] >= most:
+            if self._asking.total() >= self.places or self._asking[tenant] >= most:
                 raise BusyError
             self._asking[tenant] += 1
         try:
@@ -256,23 +253,19 @@ class Service:
             raise BusyError from None
 
     def _made(self, wish: Wish, waits: Callable[[], bool] = lambda: True) -> np.ndarray:
-        if not waits():
-            raise CancelledError
-        with self._theirs():
-            # Only now: of requests that wait, however many, none has erasures in memory, and all get the latest policy.
-            named, policy = self._named(wish)
-        while True:
+        while waits():
             with ExitStack() as on:
                 with self._theirs():
+                    # Only now: of requests that wait, however many, none has erasures in memory, and all get the latest
+                    # policy.
+                    named, policy = self._named(wish)
                     on.enter_context(self.with_on(_distinct(named)))
                 if self.audit:
                     self.audit.note(wish, named, policy)  # now that they are on, and before minutes are spent
                 made = self._generated(wish)
-            with self._theirs():
-                current, policy = self._named(wish)
-            if current == named:
+            if set(self._asked_for(wish)[0]) <= set(named):  # else a takedown came meanwhile, and counts for this video too
                 return made
-            named = current  # a takedown came meanwhile, and counts for what was not sent yet
+        raise CancelledError
 
     def _generated(self, wish: Wish) -> np.ndarray:
         try:

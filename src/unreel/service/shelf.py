@@ -27,6 +27,7 @@ class Shelf:
         self.folder, self.megabytes = folder, megabytes
         self._folders: dict[str, Path] = {}
         self._loaded: OrderedDict[str, tuple[Any, Intervention]] = OrderedDict()  # with stamps of their files
+        self._sound: dict[str, Any] = {}  # stamps of files that could be loaded
         self._lock = threading.Lock()
         self.look()
 
@@ -54,17 +55,26 @@ class Shelf:
             if name not in self._folders and name not in self.names:  # it may be new
                 raise _unknown(name)
 
-    def take(self, name: str) -> Intervention:
-        """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
+    def require_sound(self, name: str) -> None:
+        """Raises UnreelError if `take` would; what was loaded as it lies on disk is not loaded for this again."""
+        if self._lies(name)[1] != self._sound.get(name):
+            self.take(name)
+
+    def _lies(self, name: str) -> tuple[Path, Any]:
+        """The folder of that name, absolute, and stamps of its files. Raises UnreelError if there is none."""
         self.require([name])
         try:
             # Read once, since another thread may call `look` any time; absolute, since that is no hub id, even if the
             # folder is gone by the time it is loaded.
             folder = self._folders[name].absolute()
             # The weights have a stamp too, since they may arrive after the record.
-            stamps = [as_it_lies(folder / file) for file in (RECORD_FILE, WEIGHTS_FILE) if (folder / file).exists()]
+            return folder, [as_it_lies(folder / file) for file in (RECORD_FILE, WEIGHTS_FILE) if (folder / file).exists()]
         except (KeyError, OSError):
             raise _unknown(name) from None
+
+    def take(self, name: str) -> Intervention:
+        """The erasure of that name, as it is on disk now. Raises UnreelError if there is none, or it is broken."""
+        folder, stamps = self._lies(name)
         with self._lock:
             loaded_stamps, loaded = self._loaded.get(name, (None, None))
             if loaded and loaded_stamps == stamps:
@@ -77,7 +87,7 @@ class Shelf:
                 raise
             raise _unknown(name) from None
         with self._lock:
-            self._loaded[name] = stamps, loaded
+            self._loaded[name], self._sound[name] = (stamps, loaded), stamps
             self._loaded.move_to_end(name)
             while len(self._loaded) > 1 and self._nbytes > self.megabytes * MEGABYTE:
                 self._loaded.popitem(last=False)
