@@ -10,7 +10,15 @@ os.environ.setdefault(
     "UNREEL_ENCODERS", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unreel" / "encoders")
 )
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="unreel-tests-")  # nothing else of the user's is read or written
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("HF_HOME", None)  # homes of models, which would be read in place of that cache
+os.environ.pop("HF_HUB_CACHE", None)
+os.environ.pop("HUGGINGFACE_HUB_CACHE", None)
+os.environ.pop("GITHUB_ACTIONS", None)  # what the command line prints depends on these four
+os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("PY_COLORS", None)
+os.environ.pop("COLUMNS", None)
+os.environ["no_proxy"] = "*"  # what tests serve is on this machine
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as unreel does, which is imported after torch here
@@ -37,7 +45,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unreel import cli, unlearn
+from unreel import ConceptAblationConfig, cli, unlearn
 from unreel.errors import UnreelError
 from unreel.evaluation import selfcheck
 from unreel.methods import text_ablation
@@ -56,43 +64,12 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # Tests that make pictures, learn for long or go through all families: left out with --quick.
 SLOW = (
-    *(
-        "attack_runs",
-        "attacks",
-        "browser",
-        "cli",
-        "compare",
-        "concept_ablation",
-        "device",
-        "embedded",
-        "encoders",
-        "erasure",
-    ),
-    *(
-        "evaluation",
-        "export",
-        "families",
-        "few_shot",
-        "full_size",
-        "judges",
-        "memory",
-        "metrics",
-        "modern_pair",
-        "notebook",
-    ),
-    *(
-        "pair",
-        "plugins",
-        "published",
-        "real_encoders",
-        "releases",
-        "report",
-        "rivals",
-        "selfcheck",
-        "text_ablation",
-        "unlearning",
-    ),
-    *("video", "video_cache", "weights"),
+    *("app", "attack_runs", "attacks", "batch", "browser", "cli", "compare", "concept_ablation"),
+    *("device", "embedded", "encoders", "erasure", "evaluation", "export", "families", "few_shot"),
+    *("full_size", "judges", "memory", "metrics", "modern_pair", "notebook", "on_top", "pair"),
+    *("pipelines", "plugins", "published", "reach", "real_encoders", "releases", "report"),
+    *("rivals", "selfcheck", "service", "text_ablation", "unlearning", "video", "video_cache"),
+    *("visit", "weights", "wordings"),
 )
 
 
@@ -256,8 +233,9 @@ def hasty(monkeypatch):
     """
     monkeypatch.setattr(text_ablation, "STEPS", 5)
     few = {"forget": 20, "retain": 20, "solve_retain": 30}
-    defaults = tuple(few.get(field.name, field.default) for field in fields(text_ablation.TextAblationConfig))
-    monkeypatch.setattr(text_ablation.TextAblationConfig.__init__, "__defaults__", defaults)
+    for config, less in ((text_ablation.TextAblationConfig, few), (ConceptAblationConfig, {**few, "steps": 10})):
+        defaults = tuple(less.get(field.name, field.default) for field in fields(config))
+        monkeypatch.setattr(config.__init__, "__defaults__", defaults)
     for name in ("PAIRS", "NEIGHBOURS", "EVERYDAY_PROMPTS"):
         monkeypatch.setattr(selfcheck, name, 4)
     monkeypatch.setattr(anchors, "LOOKED_AT", 12)
