@@ -16,7 +16,9 @@ from unreel.models.shipped import world_of
 from unreel.wordings import ALIKE, drawn_apart
 from unreel.workflow import UnlearnJob, WordingsJob, learning, unlearn, wordings
 
-PADDED = ("LattePipeline", "Kandinsky5T2VPipeline", "Kandinsky5T2IPipeline")  # whose networks look at padding
+READERS = ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtSigmaPipeline", "CogVideoXPipeline"]
+READERS += ["SanaVideoPipeline", "HunyuanVideoPipeline", "LattePipeline", "Kandinsky5T2VPipeline"]
+PADDED = "Kandinsky5T2VPipeline"  # whose network looks at padding, of which there is less where all phrases are short
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_a_name_that_the_model_draws_nothing_for_is_refused(pair, monkeypatch):
         find_wordings([Concept("dog")], pair, ["cat"])
 
 
-@pytest.mark.parametrize("name", sorted(PIPELINES.keys() - {"SanaSprintPipeline"}))  # which predicts something else
+@pytest.mark.parametrize("name", READERS)
 def test_a_phrase_is_as_far_whatever_it_is_read_with_and_the_name_no_distance_away(name):
     pipeline, call = build(name), CALLS[name]
     pair = Pair(pipeline, pipeline, "tiny", "tiny", Settings(steps=2, size=(call["height"], call["width"])))
@@ -106,7 +108,7 @@ def test_a_phrase_is_as_far_whatever_it_is_read_with_and_the_name_no_distance_aw
     assert same == pytest.approx(0, abs=1e-6)
     assert rain != sun, "the end of a phrase is read too"
     ((alone,),) = drawn_apart([Concept("castle")], pair, ["cat"])
-    assert cat == pytest.approx(alone, rel=0.05, abs=1e-3) or name in PADDED
+    assert (cat == pytest.approx(alone, rel=0.05, abs=1e-3)) == (name != PADDED)
 
 
 def test_a_phrase_is_as_far_however_many_are_predicted_at_once(pair, monkeypatch):
