@@ -43,14 +43,18 @@ from unreel.models.families import FAMILIES, known
 from unreel.models.fingerprint import Fingerprint
 from unreel.models.pair import Pair, Settings, VideoModel, settings_of
 from unreel.models.pipelines import TextModel, load_pipeline, move
-from unreel.models.sampling import Start
 from unreel.report.page import write_report
 from unreel.report.verdict import attack_verdict
 from unreel.workflow import Sampling
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PROMPTS = ["a photo of a castle", "a cat on a table"]
-DISTILLED = "SanaSprintPipeline"
+DISTILLED = "SanaSprintPipeline"  # which predicts nothing that can be learned from
+LEARN_FROM_SHOTS = [name for name in PIPELINES if name != DISTILLED]
+VIDEO = [name for family in FAMILIES for name in family.t2v]
+READERS = ("StableDiffusionPipeline", "AnimateDiffSDXLPipeline", "StableDiffusion3Pipeline", "CogVideoXPipeline")
+READERS += ("LTXPipeline", "WanPipeline", "SanaVideoPipeline", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline")
+READERS += ("Kandinsky5T2VPipeline",)  # every way of reading there is: what learns with these learns with all
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -177,12 +181,22 @@ def test_what_is_checked_is_what_the_network_is_given(pipeline):
         torch.testing.assert_close(found.float().norm(), moved.norm(), rtol=1e-3, atol=1e-5)
 
 
+UNREAD = {  # how many of an encoder's last layers
+    "StableDiffusionXLPipeline": {"text_encoder": 1},
+    "AnimateDiffSDXLPipeline": {"text_encoder": 1},
+    "HunyuanVideoPipeline": {"text_encoder": 2},
+    "HunyuanVideo15Pipeline": {"text_encoder": 2},
+    "HunyuanImagePipeline": {"text_encoder": 2},
+}
+
+
 def test_a_layer_that_a_pipeline_leaves_unread_is_neither_learned_nor_checked(pipeline):
-    for reader in Conditioner.all_of(pipeline).values():
+    for name, reader in Conditioner.all_of(pipeline).items():
+        unread = reader._all_layers[len(reader.layers) :]
+        assert len(unread) == UNREAD.get(type(pipeline).__name__, {}).get(name, 0)
         tokens = reader.tokenize(PROMPTS)
         states, given = reader.encode_tokens(tokens).detach(), reader.network_inputs(PROMPTS)
-        assert given.any()
-        for layer in reader._all_layers[len(reader.layers) :]:
+        for layer in unread:
             hook = reader.mlp_output(layer).register_forward_hook(lambda _, __, output: 0 * output)
             assert torch.equal(reader.encode_tokens(tokens), states)
             assert torch.equal(reader.network_inputs(PROMPTS), given)
@@ -219,15 +233,13 @@ def test_states_of_tokens_are_learned_by_as_the_network_is_given_them(pipeline):
         hook.remove()
 
 
-@pytest.mark.parametrize("which", ["mlp-final-attn", "mlp-attn"])
-def test_gradients_of_the_loss_reach_exactly_the_chosen_layers(pipeline, which):
-    if type(pipeline).__name__ == DISTILLED:
-        pytest.skip("learns from text only")
+@pytest.mark.parametrize("pipeline", LEARN_FROM_SHOTS, indirect=True)
+def test_gradients_of_the_loss_reach_exactly_the_chosen_layers(pipeline):
     encoders = {name: conditioner.text_encoder for name, conditioner in Conditioner.all_of(pipeline).items()}
     chosen = {}
     for name, encoder in encoders.items():
         encoder.requires_grad_(False)
-        chosen[name] = Conditioner.of(pipeline, name).trainable(which)
+        chosen[name] = Conditioner.of(pipeline, name).trainable("mlp-final-attn")
         for parameter in chosen[name].values():
             parameter.requires_grad_()
     denoiser = Denoiser.of(pipeline, size(pipeline))
@@ -319,14 +331,30 @@ def test_the_loss_equals_the_formula_written_out(name):
 
 @pytest.fixture(scope="module")
 def learned(pipeline):
-    """What one makes of a concept in the pipeline, learned once."""
-    return cache(lambda config: unlearn("castle", alone(pipeline), config))
+    """What one makes of a concept in the pipeline, learned once; learning leaves the encoders as they were."""
+
+    @cache
+    def learn(config):
+        unedited = {name: weights(it) for name, it in text_encoders(pipeline).items()}
+        erasure = unlearn("castle", alone(pipeline), config)
+        assert all(same(unedited[name], weights(it)) for name, it in text_encoders(pipeline).items())
+        return erasure
+
+    return learn
 
 
-def test_short_prompts_read_briefly_are_drawn_the_same(pipeline):
+BRIEFLY = ("LTXConditionPipeline", "MochiPipeline", "AllegroPipeline", "HunyuanVideoPipeline", "SanaVideoPipeline")
+BRIEFLY += ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "SanaPipeline", "SanaSprintPipeline")  # which mask padding
+
+
+def test_short_prompts_are_read_briefly_where_padding_is_masked_and_drawn_the_same(pipeline):
     denoiser = Denoiser.of(pipeline, size(pipeline))
     longest = max(PROMPTS, key=Conditioner.of(pipeline).length)
     brief = denoiser.reading_briefly(Conditioner.of(pipeline).length(longest) + MARGIN, longest)
+    if type(pipeline).__name__ not in BRIEFLY:
+        assert brief is denoiser
+        return
+    assert brief is not denoiser
     usual = denoiser.conditioning(PROMPTS)
     shape, t = usual.arguments[usual.latents].shape, torch.tensor([500, 500])
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -339,10 +367,9 @@ def test_short_prompts_read_briefly_are_drawn_the_same(pipeline):
     assert (same - made).norm() < 0.01 * (other - made).norm(), "what is read is seen"
 
 
-def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_off_bit_for_bit(pipeline):
+def test_an_erasure_from_text_alone_changes_what_the_denoiser_reads_and_comes_off_bit_for_bit(pipeline, learned):
     before, unedited = tensors(pipeline), {name: weights(it) for name, it in text_encoders(pipeline).items()}
-    erasure = unlearn("castle", alone(pipeline), QUICK)
-    assert all(same(unedited[name], weights(it)) for name, it in text_encoders(pipeline).items())
+    erasure = learned(QUICK)
     assert len(erasure.components) == len(Conditioner.all_of(pipeline))
     assert all(change.dense().any() for component in erasure.components for change in component.deltas.values())
     away, name = erasure.provenance["check"]["away"], type(pipeline).__name__
@@ -376,11 +403,12 @@ SHOTS = {
 
 
 @pytest.mark.parametrize("config", SHOTS.values(), ids=SHOTS)
-def test_shots_teach_every_family_that_predicts_what_can_be_learned_from(pipeline, config):
-    if type(pipeline).__name__ == DISTILLED:
-        with pytest.raises(UnreelError, match="learn from text alone"):
-            unlearn("castle", alone(pipeline), config)
-        return
+def test_what_predicts_nothing_that_can_be_learned_from_is_refused_to_learn_from_shots(config):
+    with pytest.raises(UnreelError, match="learn from text alone"):
+        unlearn("castle", alone(build(DISTILLED)), config)
+
+
+def learns_and_comes_off(pipeline, config):
     before = tensors(pipeline)
     erasure = unlearn("castle", alone(pipeline), config)
     assert all(
@@ -395,33 +423,43 @@ def test_shots_teach_every_family_that_predicts_what_can_be_learned_from(pipelin
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(pipeline), strict=True))
 
 
+@pytest.mark.parametrize("pipeline", LEARN_FROM_SHOTS, indirect=True)
+def test_shots_teach_every_family_that_predicts_what_can_be_learned_from(pipeline):
+    learns_and_comes_off(pipeline, SHOTS["few-shot"])
+
+
+@pytest.mark.parametrize("pipeline", READERS, indirect=True)
+def test_concept_ablation_learns_in_whichever_way_a_pipeline_reads(pipeline):
+    learns_and_comes_off(pipeline, SHOTS["concept-ablation"])
+
+
 def everything(pipeline):
     """Weights, and buffers that no file holds, such as those that turn positions."""
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     return [tensor.clone() for part in parts for tensor in (*part.parameters(), *part.buffers())]
 
 
+@pytest.mark.parametrize("pipeline", READERS, indirect=True)
 def test_half_precision_is_as_it_was_afterwards(pipeline, folder):
-    name = type(pipeline).__name__
-    mixed = name == "CogVideoXPipeline"  # in float16, T5 has some weights in float32
+    mixed = type(pipeline).__name__ == "CogVideoXPipeline"  # in float16, T5 has some weights in float32
     half = load_pipeline(folder, dtype=torch.float16 if mixed else torch.bfloat16)
     assert not mixed or len({weight.dtype for weight in half.text_encoder.parameters()}) == 2
-    few = [FewShotConfig(shots=1, epochs=1, learning_rate=1e-3, rank=rank) for rank in (0, 2) if name != DISTILLED]
     before = everything(half)
-    for config in (QUICK, *few):
+    for config in (QUICK, FewShotConfig(shots=1, epochs=1, learning_rate=1e-3)):
         unlearn("castle", alone(half), config)
         for a, b in zip(before, everything(half), strict=True):
             assert a.dtype == b.dtype and torch.equal(a, b)
 
 
 WITHOUT_CHECKPOINTING = "TextToVideoSDPipeline"
+OF_EVERY_SORT = ("StableDiffusionPipeline", "AnimateDiffPipeline", "PixArtSigmaPipeline", "CogVideoXPipeline")
+OF_EVERY_SORT += ("WanPipeline", "HunyuanVideoPipeline", "Kandinsky5T2VPipeline", WITHOUT_CHECKPOINTING)
 
 
+@pytest.mark.parametrize("pipeline", OF_EVERY_SORT, indirect=True)
 def test_saving_memory_changes_nothing(pipeline, learned):
     """Bit for bit the same erasure with gradient checkpointing, and offloaded."""
     name, config = type(pipeline).__name__, FewShotConfig(shots=1, epochs=1, learning_rate=1e-3, rank=2)
-    if name == DISTILLED:
-        return
     expected = learned(config)
     ways = {}
     if name == WITHOUT_CHECKPOINTING:
@@ -437,11 +475,11 @@ def test_saving_memory_changes_nothing(pipeline, learned):
     assert any(change.up.any() for change in expected.components[0].deltas.values())
 
 
+@pytest.mark.parametrize("pipeline", READERS, indirect=True)
 def test_what_learns_on_another_device_learns_the_same(pipeline, learned):
-    """From text with one pipeline of each family there, and from images with the parts of every pipeline taking turns."""
+    """From text with the pipeline there, and from images with its parts taking turns."""
     name, few_shot = type(pipeline).__name__, FewShotConfig(shots=1, epochs=1, learning_rate=1e-3, rank=2)
-    configs = [QUICK] if name in (DISTILLED, *(family.t2v[0] for family in FAMILIES)) else []
-    for config in configs + [few_shot] * (name != DISTILLED):
+    for config in (QUICK, few_shot):
         expected = learned(config)
         with another_device() as device:
             model = move(build(name), name, device, offload=config is few_shot)
@@ -472,12 +510,12 @@ def test_a_network_for_the_noisy_half_learns_from_its_own_timesteps_only(monkeyp
     assert all(875 <= t < 1000 for t in torch.cat(drawn).tolist()) and len(set(torch.cat(drawn).tolist())) > 8
 
 
-VIDEO = [name for family in FAMILIES for name in family.t2v]
+EVERY_VIDEO_MODEL = pytest.mark.parametrize("pipeline", VIDEO, indirect=True)
 
 
-@pytest.mark.parametrize("name", VIDEO)
-def test_a_share_of_noise_is_that_share_whichever_way_a_model_counts(name):
-    denoiser = Denoiser.of(build(name))
+@EVERY_VIDEO_MODEL
+def test_a_share_of_noise_is_that_share_whichever_way_a_model_counts(pipeline):
+    denoiser = Denoiser.of(pipeline)
     t = denoiser.timesteps_of(torch.linspace(0, 1, 5))
     signal, noise = torch.ones(5, 1), torch.zeros(5, 1)
     kept = denoiser.noisy(signal, noise, t).flatten()
@@ -491,8 +529,10 @@ def test_a_network_for_the_noisy_half_is_asked_about_no_less_noise_than_it_sees(
     assert Denoiser.of(two).timesteps_of(torch.tensor([0.1, 0.5, 1.0])).tolist() == [875, 875, 999]
 
 
-@pytest.mark.parametrize("name", VIDEO)
-def test_every_video_model_is_evaluated_with_the_settings_that_were_asked_for(name):
+@pytest.mark.parametrize(
+    "name", ["AnimateDiffPipeline", "WanPipeline", "HeliosPipeline", "HunyuanVideo15Pipeline", "Kandinsky5T2VPipeline"]
+)
+def test_video_models_are_evaluated_with_the_settings_that_were_asked_for(name):
     model = build(name)
     frames, asked = FRAMES.get(name, 5), size(model)
     video = load_settings(model, steps=2, frames=frames, size=asked)
@@ -510,32 +550,32 @@ def test_every_video_model_is_evaluated_with_the_settings_that_were_asked_for(na
     assert (again[0] == before).all()
 
 
-@pytest.mark.parametrize("name", VIDEO)
-def test_a_negative_prompt_reaches_every_video_model_that_takes_one(name):
-    model, concept = build(name), Concept("castle")
-    rival = NegativePrompt({"parts": [{"concept": concept.name, "synonyms": []}]})
-    if "negative_prompt" not in inspect.signature(model.encode_prompt).parameters:
+TAKES_NO_NEGATIVE = ("HunyuanVideoPipeline", "HunyuanVideo15Pipeline", "Kandinsky5T2VPipeline")  # of an intervention
+LEADS_NOWHERE = ("HunyuanVideoPipeline",)  # whose guidance is distilled
+
+
+@EVERY_VIDEO_MODEL
+def test_a_negative_prompt_reaches_every_video_model_that_takes_one_and_is_refused_by_others(pipeline):
+    """As an intervention, and as what is asked for."""
+    name, frames, asked = type(pipeline).__name__, FRAMES.get(type(pipeline).__name__, 5), size(pipeline)
+    usual = load_settings(pipeline, steps=2, frames=frames, size=asked, guidance=3.0)
+    own = generate(pipeline, PROMPTS[1:], [1], usual.settings)
+    assert own.shape == (1, frames, *asked, 3)
+    rival = NegativePrompt({"parts": [{"concept": "castle", "synonyms": []}]})
+    if name in TAKES_NO_NEGATIVE:
         with pytest.raises(UnreelError, match="takes no negative prompt"):
-            rival.apply(model)
+            rival.apply(pipeline)
+    else:
+        with rival.on(pipeline):
+            assert not (generate(pipeline, PROMPTS[1:], [1], usual.settings) == own).all()
+    if name in LEADS_NOWHERE:
+        with pytest.raises(UnreelError, match="--negative-prompt"):
+            Sampling(negative_prompt="a red castle").onto(usual)
         return
-    settings = load_settings(model, steps=2, frames=FRAMES.get(name, 5), size=size(model), guidance=3.0).settings
-    before = generate(model, PROMPTS[1:], [1], settings)
-    with rival.on(model):
-        assert not (generate(model, PROMPTS[1:], [1], settings) == before).all()
-
-
-@pytest.mark.parametrize("name", VIDEO)
-def test_a_negative_prompt_changes_videos_or_is_refused(name):
-    model = build(name)
-    usual = load_settings(model, steps=2, frames=FRAMES.get(name, 5), size=size(model), guidance=3.0)
-    try:
-        asked = Sampling(negative_prompt="a red castle").onto(usual)
-    except UnreelError as error:
-        assert "--negative-prompt" in str(error)
-        return
-    own, led = (generate(model, PROMPTS[1:], [1], way.settings) for way in (usual, asked))
-    assert not (own == led).all()
-    assert own.shape == led.shape and usual.settings.sampling != asked.settings.sampling
+    led = Sampling(negative_prompt="a red castle").onto(usual)
+    made = generate(pipeline, PROMPTS[1:], [1], led.settings)
+    assert made.shape == own.shape and not (made == own).all()
+    assert usual.settings.sampling != led.settings.sampling
     with pytest.raises(UnreelError, match="--guidance 1 "):
         Sampling(negative_prompt="fog", guidance=1.0).onto(usual)
 
@@ -635,13 +675,14 @@ def test_a_report_tells_of_every_text_encoder(tmp_path):
 BY_CHANCE = ("AllegroPipeline",)  # their schedulers add noise at every step
 
 
-@pytest.mark.parametrize("name", VIDEO)
-def test_every_video_model_goes_on_from_the_video_it_starts_from(name):
+@EVERY_VIDEO_MODEL
+def test_every_video_model_goes_on_from_the_video_it_starts_from(pipeline, monkeypatch):
     """Whose network says, of what it is given, exactly what was added to the video, comes to that video's way."""
-    model = build(name)
+    model, name = pipeline, type(pipeline).__name__
     if name == "SkyReelsV2DiffusionForcingPipeline":  # whose own scheduler remembers latents that the pipeline writes into
-        own = model.scheduler.config
-        model.scheduler = type(model.scheduler).from_config(own, solver_order=1, disable_corrector=[*range(8)])
+        kind, own = type(model.scheduler), model.scheduler.config
+        plain = kind.from_config(own, solver_order=1, disable_corrector=[*range(8)])
+        monkeypatch.setattr(model, "scheduler", plain)
     video = load_settings(model, steps=8, frames=FRAMES.get(name, 5), size=size(model), guidance=1.0)
     denoiser = Denoiser.of(model, video.settings.size, video.settings.frames)
     clip = denoiser.finished("a castle", 1, video.settings)
@@ -669,30 +710,20 @@ def test_every_video_model_goes_on_from_the_video_it_starts_from(name):
     assert "step" not in vars(model.scheduler)
 
 
-@pytest.mark.parametrize("name", VIDEO)
-def test_all_of_the_noise_is_no_start(name):
-    model = build(name)
-    video = load_settings(model, steps=4, frames=FRAMES.get(name, 5), size=size(model))
-    clip = Denoiser.of(model, video.settings.size, video.settings.frames).finished("a castle", 1, video.settings)
-    before, all_of_it = (generate(model, [asked], [2], video.settings) for asked in ("a dog", Start("a dog", clip, 1.0)))
-    assert (before == all_of_it).all()
-
-
-@pytest.mark.parametrize("name", VIDEO)
-def test_a_video_models_own_settings_are_those_of_its_call(name):
-    model = build(name)
-    settings = settings_of("", model)
-    takes = {key: it.default for key, it in inspect.signature(type(model).__call__).parameters.items()}
+@EVERY_VIDEO_MODEL
+def test_a_video_models_own_settings_are_those_of_its_call(pipeline):
+    settings = settings_of("", pipeline)
+    takes = {key: it.default for key, it in inspect.signature(type(pipeline).__call__).parameters.items()}
     assert settings.steps == takes["num_inference_steps"]
     assert settings.guidance == takes.get("guidance_scale", 6.0)  # a guider's, where there is one
     assert settings.frames == next(takes[key] for key in ("num_frames", "video_length", "frames") if key in takes)
 
 
-@pytest.mark.parametrize("name", VIDEO)
-def test_videos_play_as_fast_as_in_the_example_of_their_pipeline(name):
-    model = build(name)
-    told = re.search(r"export_to_video\(.*fps=(\d+)", inspect.getmodule(type(model)).EXAMPLE_DOC_STRING)
-    assert settings_of("", model).fps == (int(told[1]) if told else {"MochiPipeline": 30}.get(name, 8))
+@EVERY_VIDEO_MODEL
+def test_videos_play_as_fast_as_in_the_example_of_their_pipeline(pipeline):
+    kind = type(pipeline)
+    told = re.search(r"export_to_video\(.*fps=(\d+)", inspect.getmodule(kind).EXAMPLE_DOC_STRING)
+    assert settings_of("", pipeline).fps == (int(told[1]) if told else {"MochiPipeline": 30}.get(kind.__name__, 8))
 
 
 def test_a_guider_guides_as_asked():
@@ -715,18 +746,18 @@ def test_tiles_are_for_autoencoders_that_know_them_and_come_off_again():
         generate(model, ["a castle"], [0], video.settings)
 
 
-@pytest.mark.parametrize("name", [name for family in FAMILIES for name in family.t2v])
-def test_what_a_pipeline_cannot_sample_is_refused_before_any_work(name):
-    model = VideoModel(build(name), Settings(steps=1, guidance=2.0, frames=1))
-    height, width = size(model.pipeline)
+@EVERY_VIDEO_MODEL
+def test_what_a_pipeline_cannot_sample_is_refused_before_any_work(pipeline, monkeypatch):
+    name, model = type(pipeline).__name__, VideoModel(pipeline, Settings(steps=1, guidance=2.0, frames=1))
+    height, width = size(pipeline)
     assert Sampling(size=(height, width)).onto(model).settings.size == (height, width)
     odd = Sampling(size=(height + 1, width))
     if name == "HunyuanVideo15Pipeline":  # which makes something smaller of it
-        assert generate(model.pipeline, ["a cat"], [0], odd.onto(model).settings).shape[2:4] == (height, width)
+        assert generate(pipeline, ["a cat"], [0], odd.onto(model).settings).shape[2:4] == (height, width)
     else:
         with pytest.raises(UnreelError, match=f"{name} cannot generate with --size {height + 1} {width}: .*divisible by"):
             odd.onto(model)
-    model.pipeline.vae.use_tiling = None
+    monkeypatch.setattr(pipeline.vae, "use_tiling", None, raising=False)
     with pytest.raises(UnreelError, match="cannot work in tiles: leave --tiling out"):
         Sampling(tiling=True).onto(model)
 
@@ -736,35 +767,38 @@ def test_a_sampling_that_says_nothing_of_tiles_leaves_them(embedded):
     assert Sampling().onto(tiled).settings.tiling and not Sampling().onto(embedded.video).settings.tiling
 
 
-@pytest.mark.parametrize("name", [name for family in FAMILIES for name in family.t2v])
-def test_a_size_that_is_not_refused_can_be_made(name):
-    model = VideoModel(build(name), Settings(steps=2, guidance=2.0, frames=1))
-    height, width = size(model.pipeline)
+@EVERY_VIDEO_MODEL
+def test_a_size_that_is_not_refused_can_be_made(pipeline):
+    """The nearest to the smallest that is not, and the farthest of a few."""
+    model = VideoModel(pipeline, Settings(steps=2, guidance=2.0, frames=1))
+    (height, width), able = size(pipeline), {}
     for more in (2, 4, 8, 16, 32):
         try:
-            able = Sampling(size=(height + more, width)).onto(model)
+            able[more] = Sampling(size=(height + more, width)).onto(model).settings
         except UnreelError as refused:
             assert "divisible by" in str(refused)
-        else:
-            made = generate(model.pipeline, ["a cat"], [0], able.settings).shape[2:4]
-            assert made == able.settings.size or name == "HunyuanVideo15Pipeline"  # which makes something smaller of it
+    assert 32 in able
+    for more in {min(able), 32}:
+        made = generate(pipeline, ["a cat"], [0], able[more]).shape[2:4]
+        smaller = type(pipeline).__name__ == "HunyuanVideo15Pipeline"  # is what it makes of it
+        assert made == able[more].size or smaller
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name not in VIDEO])
-def test_an_image_has_no_frames(name):
-    assert frames_axis(build(name)) is None
+@pytest.mark.parametrize("pipeline", [name for name in PIPELINES if name not in VIDEO], indirect=True)
+def test_an_image_has_no_frames(pipeline):
+    assert frames_axis(pipeline) is None
 
 
-@pytest.mark.parametrize("name", VIDEO)
-def test_where_frames_are_is_told(name):
-    model, frames = build(name), FRAMES.get(name, 5)
-    written = []
-    network_of(model).register_forward_hook(lambda *call: written.append(call[-1][0].shape))
-    for count in (1, frames):
-        settings = load_settings(model, steps=2, frames=count, size=size(model)).settings
-        generate(model, ["a cat"], [0], settings)
+@EVERY_VIDEO_MODEL
+def test_where_frames_are_is_told(pipeline):
+    name, written = type(pipeline).__name__, []
+    hook = network_of(pipeline).register_forward_hook(lambda *call: written.append(call[-1][0].shape))
+    for count in (1, FRAMES.get(name, 5)):
+        settings = load_settings(pipeline, steps=2, frames=count, size=size(pipeline)).settings
+        generate(pipeline, ["a cat"], [0], settings)
+    hook.remove()
     one, several = written[0], written[-1]
-    axis = frames_axis(model)
+    axis = frames_axis(pipeline)
     if len(one) < 5:
         assert axis is None
     elif name == "HeliosPipeline":  # whose network sees one chunk after the other
