@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from benchmarks.common import shows
-from unreel import Erasure, UnreelError, evaluate, generate, unlearn
+from unreel import Concept, Erasure, UnreelError, evaluate, generate, unlearn
 from unreel.batch import BatchJob, batch
+from unreel.interventions.record import CHECK
 from unreel.judges import load_judge
 from unreel.methods import configure
+from unreel.models.sampling import generate_images
 from unreel.models.shipped import EMBEDDED_FOLDER
 from unreel.report.page import write_report
 from unreel.service import Policy, Service, Shelf, Wish
@@ -28,6 +30,12 @@ def judge():
 @pytest.fixture(scope="module")
 def erasure(embedded):
     return unlearn("Tokyo Tower", embedded)
+
+
+@pytest.fixture(scope="module")
+def castle(embedded):
+    """Of a castle, which becomes a house."""
+    return unlearn(Concept("castle", anchor="house"), embedded)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +78,22 @@ def test_unlearning_in_the_image_model_reaches_the_video_model(run):
     assert run.figure("judge_floor").original.value <= 0.1
 
 
+def test_the_encoder_goes_to_the_anchor_on_prompts_it_never_saw_and_keeps_the_rest(erasure, castle):
+    for found in (erasure.provenance[CHECK], castle.provenance[CHECK]):
+        assert found["residual"] < 0.6 and found["everyday"] < 0.06 and found["neighbours"] < 0.25
+        assert found["moved"] > found["everyday"]
+
+
+def test_the_image_model_makes_the_anchor_instead_and_all_else_as_before(embedded, judge, castle):
+    prompts = ["a castle", "a photo of a castle", "a cat", "a house"]
+    before = generate_images(embedded.t2i, prompts, [1, 2, 3, 4], embedded.settings)
+    with castle.on(embedded.t2i):
+        after = generate_images(embedded.t2i, prompts, [1, 2, 3, 4], embedded.settings)
+    found, now = (judge.probabilities(it[:, None], ["castle", "cat", "house"])[:, 0] > 0.5 for it in (before, after))
+    assert found.tolist() == [[True, False, False], [True, False, False], [False, True, False], [False, False, True]]
+    assert now.tolist() == [[False, False, True], [False, False, True], [False, True, False], [False, False, True]]
+
+
 def test_the_papers_method_reaches_the_video_model_too(embedded, evaluated):
     run = evaluated(unlearn("Tokyo Tower", embedded, configure("few-shot", {}, embedded.settings)))
     concept, unrelated = run.figure("concept_found", "explicit"), run.figure("label_found", "unrelated")
@@ -90,7 +114,8 @@ def test_taken_off_again_the_videos_are_the_same_to_the_last_bit(embedded, erasu
 
 def test_the_judge_finds_what_was_asked_for_and_nothing_where_nothing_is(embedded, judge):
     names = ["cat", "rocket", "santa claus", "clown", "penguin"]
-    videos = generate(embedded.t2v, [f"a photo of a {name}" for name in names], list(range(5)), embedded.settings)
+    fewer = replace(embedded.settings, steps=6)
+    videos = generate(embedded.t2v, [f"a photo of a {name}" for name in names], list(range(5)), fewer)
     shown = shows(judge, videos, names).mean(1)
     assert (shown >= 0.5).sum() >= 4
     rng = np.random.default_rng(0)

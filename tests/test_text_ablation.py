@@ -110,7 +110,8 @@ def test_several_concepts_have_a_higher_rank_as_far_as_matrices_have_one(conditi
         assert change.up.shape[1] == change.down.shape[0] == (rank or min(len(change.up), change.down.shape[1]))
 
 
-def test_by_default_three_fifths_of_the_layers_change_and_at_least_four():
+def test_by_default_three_fifths_of_the_layers_change_and_at_least_four(monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 10)
     encoders = {}
     for count in (3, 15):
         torch.manual_seed(0)
@@ -195,7 +196,8 @@ def test_the_same_seed_gives_the_same_erasure_and_another_a_different_one(pair):
     assert first.provenance[CHECK] == again.provenance[CHECK]
 
 
-def test_it_is_what_unlearn_does_unless_told_otherwise_and_says_what_it_did(pair):
+def test_it_is_what_unlearn_does_unless_told_otherwise_and_says_what_it_did(pair, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 10)
     before = weights(pair.t2i.text_encoder)
     erasure = unlearn("castle", pair)
     untouched(pair.t2i.text_encoder, before)
@@ -373,13 +375,6 @@ def test_it_works_on_encoders_of_every_sort(make):
     # Networks with random weights cannot tell a name from all else as trained ones do.
     assert found["residual"] < 0.75 and found["everyday"] < 0.1 and found["moved"] > found["everyday"]
     assert all(change.dense().isfinite().all() for change in erasure.components[0].deltas.values())
-
-
-@pytest.mark.parametrize(("name", "anchor"), [("castle", "house"), ("Tokyo Tower", None)])
-def test_the_embedded_encoder_goes_to_the_anchor_on_prompts_it_never_saw_and_keeps_the_rest(embedded, name, anchor):
-    found = unlearn(Concept(name, anchor=anchor), embedded).provenance[CHECK]
-    assert found["residual"] < 0.6 and found["everyday"] < 0.06 and found["neighbours"] < 0.25
-    assert found["moved"] > found["everyday"]
 
 
 def test_a_word_of_the_name_that_the_encoder_takes_for_the_concept_is_not_kept(embedded):

@@ -133,18 +133,6 @@ def test_an_erasure_that_is_on_stays_on_while_learning_and_the_next_adds_to_it(p
     assert same(weights(make_pair().t2i.text_encoder), weights(pair.t2i.text_encoder))
 
 
-def test_the_embedded_image_model_makes_something_else_instead_and_all_else_as_before(embedded):
-    forgotten = unlearn(CASTLE, embedded)
-    prompts, judge = ["a castle", "a photo of a castle", "a cat", "a house"], load_judge("embedded")
-    before = generate_images(embedded.t2i, prompts, [1, 2, 3, 4], embedded.settings)
-    forgotten.apply(embedded.t2i)
-    after = generate_images(embedded.t2i, prompts, [1, 2, 3, 4], embedded.settings)
-    forgotten.remove(embedded.t2i)
-    found, now = (judge.probabilities(it[:, None], ["castle", "cat", "house"])[:, 0] > 0.5 for it in (before, after))
-    assert found.tolist() == [[True, False, False], [True, False, False], [False, True, False], [False, False, True]]
-    assert now.tolist() == [[False] * 3, [False] * 3, [False, True, False], [False, False, True]]
-
-
 def test_what_is_said_without_an_article_like_what_is_unsafe_goes_and_companions_stay(embedded):
     """Nothing in the embedded world is unsafe; what unsafe things are asked for with works for a ghost too."""
     ghost, judge = Concept("ghost", "unsafe"), load_judge("embedded")
