@@ -17,6 +17,7 @@ from unreel.models.pipelines import move, moved
 from unreel.workflow import Place, UnlearnJob
 from unreel.workflow import unlearn as run
 
+pytestmark = pytest.mark.usefixtures("hasty")
 TEXT = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)
 METHODS = {
     "text-ablation": (TEXT, False),
@@ -27,6 +28,15 @@ METHODS = {
     "concept-ablation": (ConceptAblationConfig(steps=3), False),
 }
 ROOMLESS = "text-ablation", "few-shot", "concept-ablation"
+WITH_TENSORS = [
+    "plain",
+    "embedding_inversion",
+    "mma_diffusion",
+    "prefix_search",
+    "prompt_weighting",
+    "published_embeddings",
+]
+WITH_TENSORS += ["replacement_search", "ring_a_bell"]
 VIDEO = {"uce": {}, "esd": {"steps": 2}, "refusal-vector": {"pairs": 2, "neutral": 2}, "t2v-unlearning": {"steps": 2}}
 
 
@@ -85,8 +95,11 @@ def assert_about_equal(learned, expected):
                 assert (ours - theirs).norm() <= 0.01 * theirs.norm()
 
 
-@pytest.mark.parametrize("alone", [False, True], ids=["pair", "alone"])
-@pytest.mark.parametrize("method", VIDEO)
+# Where a method learns is not its own to say: all ways with one of them, and all of them in one way.
+@pytest.mark.parametrize(
+    ("method", "alone", "offload"),
+    [*((name, False, False) for name in VIDEO), ("uce", True, False), ("uce", False, True), ("uce", True, True)],
+)
 def test_what_needs_the_video_model_learns_where_it_is_to_compute(method, alone, offload, tmp_path):
     """Whether it is a pair with itself or not; afterwards it waits in main memory again."""
     made, seen = [], []
@@ -116,7 +129,6 @@ def test_what_was_offloaded_is_offloaded_again():
             assert pair.t2v.unet.device.type == "cpu" and Denoiser.of(pair.t2v).offloaded == offloaded
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("alone", [False, True], ids=["pair", "alone"])
 def test_the_video_model_is_there_for_what_goes_on_top_alone(alone, tmp_path, monkeypatch):
     where = []
@@ -133,7 +145,6 @@ def test_the_video_model_is_there_for_what_goes_on_top_alone(alone, tmp_path, mo
     assert where == [(UCEConfig, "elsewhere"), (TextAblationConfig, "cpu")]
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(("alone", "offload"), [(False, False), (True, True)], ids=["pair", "alone, offloaded"])
 def test_no_takedown_of_a_table_learns_beside_the_video_model_of_the_one_before(alone, offload, tmp_path, monkeypatch):
     where = []
@@ -179,6 +190,6 @@ def test_attacks_find_the_same(erasure):
     found = []
     for place in (nullcontext("cpu"), another_device()):
         with place as device:
-            run = attack(placed(device), erasure, FakeJudge(), cases=1, steps=2, budgets=(1,))
+            run = attack(placed(device), erasure, FakeJudge(), attacks=WITH_TENSORS, cases=1, steps=2, budgets=(1,))
             found.append(run.document()["attacks"])
     assert found[0] == found[1]
