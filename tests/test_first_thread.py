@@ -13,7 +13,7 @@ def test_what_other_threads_submit_is_done_in_the_thread_that_runs():
 
     def ask():
         futures = [worker.submit(lambda i=i: (i, threading.get_ident())) for i in range(20)]
-        done.extend(future.result(60) for future in futures)
+        done.extend(future.result(1800) for future in futures)
         worker.shutdown()
 
     asking = threading.Thread(target=ask)

@@ -14,7 +14,8 @@ def test_a_table_is_read_row_by_row(tmp_path):
         "concept,kind,synonyms,replace,keep,ticket\n"
         "Tokyo Tower,,tower of Tokyo; Tōkyō tawā,a castle,Eiffel Tower;Skytree,T-1\n"
         "ink,style,,,,T-2\n"
-        'pizza,object,,Nothing,,"T-3, again"\n'
+        'pizza,object,,Nothing,,"T-3, again"\n',
+        encoding="utf-8",
     )
     tower, ink, pizza = read_takedowns(file)
     assert tower == Takedown(
