@@ -57,12 +57,19 @@ def make(pair, name, concept=CASTLE, **settings):
     return unlearn(concept, pair, configure(name.split()[0], ALL[name] | settings))
 
 
+@cache
+def rival_of(name):
+    """On what `pair` is."""
+    return make(make_pair(), name)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_they_change_videos_and_come_off_bit_for_bit(pair, name):
     before = generate(pair.t2v, PROMPTS, SEEDS, pair.settings)
     network, encoder = weights(pair.t2v.unet), weights(pair.t2v.text_encoder)
     hooks = [len(part._forward_hooks) for part in (pair.t2v.unet, pair.t2v.text_encoder)]
     rival = make(pair, name)
+    assert rival == rival_of(name), "the same seed is the same rival"
     assert same(network, weights(pair.t2v.unet)) and same(encoder, weights(pair.t2v.text_encoder))
     if name in ("esd", "esd of u", "t2v-unlearning"):  # which learn
         assert all(weight.requires_grad and weight.grad is None for weight in pair.t2v.unet.parameters()), "as it was found"
@@ -81,12 +88,6 @@ def test_they_change_videos_and_come_off_bit_for_bit(pair, name):
     assert (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) == before).all()
 
 
-@cache
-def rival_of(name, concept=CASTLE):
-    """On what `pair` is."""
-    return make(make_pair(), name, concept)
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_they_are_saved_and_loaded_as_they_were(pair, name, tmp_path):
     rival = rival_of(name)
@@ -100,20 +101,19 @@ def test_they_are_saved_and_loaded_as_they_were(pair, name, tmp_path):
         assert (generate(pair.t2v, PROMPTS, SEEDS, pair.settings) == made).all()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["diff-quick-fix", "refusal-vector", "safree", "video-eraser"])  # one of each kind
 def test_they_are_evaluated_and_attacked_like_erasures(pair, name, tmp_path):
-    rival, concept = rival_of(name, Concept("cat")), Concept("cat")
+    concept = Concept("cat")
+    rival = make(pair, name, concept)
     run = evaluate(pair.video, rival, FakeJudge(), concept=concept, videos=2, groups=["explicit"], folder=tmp_path)
     assert run.metrics()["explicit"]["concept_found"]["edited"]["n"] == 2
     found = attack(pair, rival, FakeJudge(), attacks=["typos"], concept=concept, cases=1, budgets=[1], steps=1)
     assert {outcome.arm for outcome in found.outcomes} == {"edited", "original"}
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_the_same_seed_is_the_same_rival(pair, name):
-    assert rival_of(name) == make(pair, name)
-    if name in ("hirm at random", "esd", "esd of u", "t2v-unlearning", "adv-unlearn"):
-        assert make(pair, name, seed=1) != make(pair, name)
+@pytest.mark.parametrize("name", ["hirm at random", "esd", "esd of u", "t2v-unlearning", "adv-unlearn"])  # which draw
+def test_another_seed_is_another_rival(pair, name):
+    assert make(pair, name, seed=1) != rival_of(name)
 
 
 @pytest.mark.parametrize(
@@ -488,8 +488,8 @@ def test_every_family_takes_them_or_says_why_not(family):
 
     before, network = latents(), weights(network_of(pipeline))
     published = json.loads((RESULTS / "reach.json").read_text())[family]
-    for name in ALL:
-        refused = published[{"hirm at random": "hirm", "esd of u": "esd --weights u"}.get(name, name)]
+    for name in sorted(ALL.keys() - {"hirm at random"}):  # which goes on wherever the other does
+        refused = published[{"esd of u": "esd --weights u"}.get(name, name)]
         try:
             rival = make(pair, name, Concept("castle"))
             rival.apply(pipeline)
@@ -500,4 +500,4 @@ def test_every_family_takes_them_or_says_why_not(family):
             assert (latents() - before).norm() > 1e-7 * before.norm()
             rival.remove(pipeline)
         assert same(network, weights(network_of(pipeline)))
-        torch.testing.assert_close(latents(), before)  # some round otherwise from one call to the next
+    torch.testing.assert_close(latents(), before)  # some round otherwise from one call to the next
