@@ -19,7 +19,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from pipelines import PIPELINES
 
-from unreel import Erasure, __version__, cli, load_pair, unlearning
+from unreel import Erasure, TextAblationConfig, __version__, cli, load_pair, unlearning
 from unreel.attacks import names
 from unreel.errors import LONGEST, UnreelError
 from unreel.evaluation import video_cache as clips
@@ -27,7 +27,7 @@ from unreel.files import alone_in
 from unreel.methods import few_shot, text_ablation
 from unreel.models.families import FAMILIES
 from unreel.prompts.suite import GROUPS
-from unreel.workflow import Place, Sampling, UnlearnJob, common, generation, judging, learning
+from unreel.workflow import Place, Sampling, UnlearnJob, common, generation, judging, learning, wording_search
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -36,7 +36,8 @@ pytestmark = pytest.mark.usefixtures("hasty")
 def cat(models, tmp_path_factory):
     """The folder of an erasure of "cat" for the tiny models, which all tests share."""
     pair = load_pair(str(models / "t2i"), str(models / "t2v"))
-    return unlearning.unlearn("cat", pair).save_pretrained(tmp_path_factory.mktemp("erasure") / "cat")
+    few = TextAblationConfig(steps=5, forget=20, retain=20, solve_retain=30)
+    return unlearning.unlearn("cat", pair, few).save_pretrained(tmp_path_factory.mktemp("erasure") / "cat")
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_a_video_transformer_goes_all_the_way(command, wan):
         (["cat", "--t2i", "nowhere/at/all", "--t2v", "."], "does not exist"),
         (["cat", "--t2i", ".", "--t2v", "."], "is no pipeline"),
         (["cat", *PAPER, "--images", "absent"], "is no folder"),
-        (["cat", *PAPER, "--learning-rate", "1e30"], "nothing was kept"),
+        (["cat", *PAPER, "--shots", "1", "--shot-steps", "1", "--learning-rate", "1e30"], "nothing was kept"),
         (["cat", "--learning-rate", "1e30"], "nothing was kept"),
     ],
 )
@@ -391,7 +392,7 @@ def test_ctrl_c_leaves_no_half_written_artifact(tmp_path):
         assert piece, f"it ended by itself: {seen.decode()}"
         seen += piece
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
+    rest = process.communicate(timeout=1800)[1]  # on however busy a machine
     assert process.returncode != 0 and b"Traceback" not in seen + rest
     assert list(tmp_path.iterdir()) == []
 
@@ -470,8 +471,16 @@ def test_what_to_do_next_takes_the_options_that_it_is_told_with(capsys):
         assert attacked == ["--t2i", "its images", "--t2v", "a model", *asked, "--video-steps", "3", *said]
 
 
-def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(command, tmp_path, monkeypatch):
+def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(command, tiny, tmp_path, monkeypatch):
     (tmp_path / "phrases.txt").write_text("# of our users\npalace\na rocket\nfortress\n")
+    looked, look = [], wording_search.find_wordings
+
+    def looked_once(*asked, **how):
+        if not looked:
+            looked.append(look(*asked, **how))
+        return looked[0]
+
+    monkeypatch.setattr(wording_search, "find_wordings", looked_once)
     code, out, err = command("wordings", "castle", "--phrases", "phrases.txt")
     assert code == 0, err
     *rows, next_step = out.splitlines()
@@ -481,7 +490,9 @@ def test_wordings_lists_what_draws_the_concept_and_unlearn_takes_the_same_list(c
     assert out.splitlines()[-1] == f"{next_step} --dtype bfloat16"
     code, out, _ = command("wordings", "castle", "--phrases", "phrases.txt", "--json")
     assert {row["text"] for row in json.loads(out)} == {"fortress", "palace"}
-    code, out, err = command("unlearn", "castle", "--wordings", "phrases.txt", "--videos", "0", "--out", "made", WEAK)
+    code, out, err = command(
+        "unlearn", "castle", *tiny, "--wordings", "phrases.txt", "--videos", "0", "--out", "made", WEAK
+    )
     assert code == 0 and "wordings of castle: " in out, err
     (part,) = Erasure.from_pretrained(tmp_path / "made").provenance["parts"]
     assert set(part["synonyms"]) == {"fortress", "palace"}
@@ -570,7 +581,7 @@ def test_evaluate_prints_and_saves_one_table_and_a_page(command, made, tmp_path)
 
 
 def test_attack_prints_and_saves_one_table_and_a_page(command, tiny, made, tmp_path):
-    arguments = [*made, *tiny[:2], "--cases", "2", "--budget", "1", "--budget", "2", "--steps", "1", "--video-steps", "2"]
+    arguments = [*made, *tiny[:2], "--cases", "1", "--budget", "1", "--budget", "2", "--steps", "1", "--video-steps", "2"]
     arguments += ["--clips", "shared"]
     code, out, err = command("attack", *arguments)
     assert code == 0, err
@@ -698,7 +709,7 @@ def test_a_judge_that_does_not_know_the_concept_is_refused(command, tiny, tmp_pa
 
 def test_an_evaluation_killed_at_any_moment_goes_on_and_ends_the_same(command, made, tmp_path):
     groups = ["--group", "explicit", "--group", "neighbours"]
-    arguments = ["evaluate", *map(str, made), "--steps", "8", "--videos", "4", *groups]
+    arguments = ["evaluate", *map(str, made), "--steps", "4", "--videos", "2", *groups]
     assert command(*arguments, "--out", "whole")[0] == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "unreel.cli", *arguments, "--out", "killed"], cwd=tmp_path, stderr=subprocess.DEVNULL
