@@ -1,4 +1,4 @@
-"""The app in real browsers: a whole session, what is refused, a visitor who leaves, ten at once."""
+"""The app in real browsers: a whole session, what is refused, a visitor who leaves, four at once."""
 
 import json
 import re
@@ -107,8 +107,8 @@ def visitor(browser, port):
     visitors = []
 
     def come():
-        # Each by another name of this machine, since a browser holds few connections to one.
-        visitors.append(Visitor(browser, f"http://127.0.0.{len(visitors) + 1}:{port}/"))
+        # Each by another name of this machine, which browsers know by themselves, since they hold few connections to one.
+        visitors.append(Visitor(browser, f"http://visitor{len(visitors)}.localhost:{port}/"))
         return visitors[-1]
 
     yield come
@@ -141,12 +141,13 @@ def test_a_session_from_typing_to_the_download(visitor, browser, host):
     assert it.field("Erasure").get_property("value") == "cat"
     it.press("Pack")
     it.said(r"cat.*\.zip: ")
-    with urlopen(it.shown("//a[contains(@href, '.zip')]").get_attribute("href")) as sent:
+    link = it.shown("//a[contains(@href, '.zip')]").get_attribute("href")
+    with urlopen(link.replace("visitor0.localhost", "127.0.0.1")) as sent:  # browsers alone know the name everywhere
         packed = zipfile.ZipFile(BytesIO(sent.read()))
     assert "erasure.safetensors" in packed.namelist()
     assert json.loads(packed.read(RECORD_FILE))["parts"][0]["synonyms"] == ["tom", "grey kitten"]
     asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
-    assert asked and not [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
+    assert asked and not [url for url in asked if not url.startswith(("http://visitor0.localhost:", "data:", "blob:"))]
     assert same(before, at_rest(host)) and not active_interventions(host.pair.t2v)
 
 
@@ -171,9 +172,9 @@ def test_who_leaves_in_the_middle_keeps_nobody_waiting(visitor, host):
     assert same(before, at_rest(host)) and not active_interventions(host.pair.t2v)
 
 
-def test_ten_at_once_get_what_they_asked_for_and_nothing_else(visitor, host):
+def test_four_at_once_get_what_they_asked_for_and_nothing_else(visitor, host):
     before = at_rest(host)
-    concepts = ["cat", "dog", "castle", "guitar", "pizza", "robot", "alien", "wizard", "tiger", "owl"]
+    concepts = ["cat", "dog", "castle", "guitar"]
     visitors = [visitor() for _ in concepts]
     for each, concept in zip(visitors, concepts, strict=True):
         each.look().forget(concept)

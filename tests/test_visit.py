@@ -32,6 +32,7 @@ def visit(host):
 @pytest.fixture(autouse=True)
 def short_searches(monkeypatch):
     monkeypatch.setitem(attack.__kwdefaults__, "steps", 1)
+    monkeypatch.setitem(attack.__kwdefaults__, "attacks", ("plain", "typos"))
 
 
 def last(seen):
@@ -89,7 +90,8 @@ def test_pages_and_files_can_be_taken_along(visit):
     assert "erasure.safetensors" in zipfile.ZipFile(packed).namelist()
 
 
-def test_a_video_model_alone_is_attacked_by_all_that_it_allows(host):
+def test_a_video_model_alone_is_attacked_by_all_that_it_allows(host, monkeypatch):
+    monkeypatch.setitem(attack.__kwdefaults__, "attacks", ())
     alone = Visit(replace(host, pair=replace(host.pair, t2i=host.pair.t2v)))
     forget(alone)
     end = last(alone.attack("cat", 1))
