@@ -31,13 +31,14 @@ from dataclasses import replace
 whole = unreel.load_pair
 def load_pair(*args, **options):
     pair = whole(*args, **options)
+    pair.settings.methods["text-ablation"]["steps"] = 10
     return replace(pair, settings=replace(pair.settings, steps=2))
 unreel.load_pair = load_pair
 """
 
 
 def test_every_cell_runs_and_what_it_says_is_there(notebook, tmp_path):
-    """With videos of two steps, where it has more: nothing that is said depends on what they show."""
+    """With videos of two steps and erasures of ten, where it has more: nothing that is said depends on what they show."""
     import nbformat
     from nbclient import NotebookClient
 
