@@ -97,7 +97,7 @@ def test_an_erasure_goes_on_and_comes_off_bit_for_bit_and_is_attacked_by_who_hol
         assert not same(before["text_encoder"], weights(modern.t2v.text_encoder))
         assert same(before["transformer"], weights(modern.t2v.transformer))
     assert same(before["text_encoder"], weights(modern.t2v.text_encoder))
-    attacks = ["plain", "embedding_inversion", "prefix_search"]
+    attacks = ["plain", "embedding_inversion"]
     brief = replace(modern, settings=replace(modern.settings, steps=2))
     result = attack(brief, erasure, judge, attacks=attacks, cases=1, budgets=(1,), steps=1)
     entries = result.document()["attacks"]

@@ -45,20 +45,27 @@ def encoded(pair) -> torch.Tensor:
     return Conditioner.of(pair.t2v).encode(PROMPTS)
 
 
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """The folder of what the other release makes."""
+    folder = tmp_path_factory.mktemp("theirs")
+    assert elsewhere("make", folder).startswith("5.5.0 text_model.")
+    return folder
+
+
 @needs_other
-def test_what_another_release_made_fits_here(pair, tmp_path):
-    assert elsewhere("make", tmp_path).startswith("5.5.0 text_model.")
-    expected = load_file(tmp_path / "embeddings.safetensors")["embeddings"]
+def test_what_another_release_made_fits_here(pair, theirs):
+    expected = load_file(theirs / "embeddings.safetensors")["embeddings"]
     before, plain = weights(pair.t2v.text_encoder), encoded(pair)
-    erasure = Erasure.from_pretrained(tmp_path / "erasure")
+    erasure = Erasure.from_pretrained(theirs / "erasure")
     with erasure.on(pair.t2v):
         torch.testing.assert_close(encoded(pair), expected, rtol=1e-4, atol=1e-5)
         erased = weights(pair.t2v.text_encoder)
     assert same(before, weights(pair.t2v.text_encoder))
     assert not torch.allclose(plain, expected, rtol=1e-3, atol=1e-3)
-    whole = CLIPTextModel.from_pretrained(tmp_path / "text-encoder" / "text_encoder")
+    whole = CLIPTextModel.from_pretrained(theirs / "text-encoder" / "text_encoder")
     assert same(erased, weights(whole))
-    pair.t2v.load_lora_weights(tmp_path / "lora")
+    pair.t2v.load_lora_weights(theirs / "lora")
     try:
         torch.testing.assert_close(encoded(pair), expected, rtol=1e-3, atol=1e-3)
     finally:
@@ -76,9 +83,8 @@ def test_what_is_made_here_fits_another_release(pair, tmp_path):
 
 
 @needs_other
-def test_both_releases_learn_the_same(pair, tmp_path):
-    elsewhere("make", tmp_path)
-    theirs, ours = Erasure.from_pretrained(tmp_path / "erasure"), unlearn("castle", pair, CONFIG)
-    assert theirs.components[0].deltas.keys() == ours.components[0].deltas.keys()
+def test_both_releases_learn_the_same(pair, theirs):
+    made, ours = Erasure.from_pretrained(theirs / "erasure"), unlearn("castle", pair, CONFIG)
+    assert made.components[0].deltas.keys() == ours.components[0].deltas.keys()
     for name, change in ours.components[0].deltas.items():
-        torch.testing.assert_close(theirs.components[0].deltas[name].dense(), change.dense(), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(made.components[0].deltas[name].dense(), change.dense(), rtol=1e-3, atol=1e-6)
