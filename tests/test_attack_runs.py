@@ -20,6 +20,7 @@ from unreel.models.conditioner import Conditioner
 from unreel.models.denoiser import Denoiser
 from unreel.progress import as_bar, drawn_by
 
+pytestmark = pytest.mark.usefixtures("hasty")
 ATTACKS = ["plain", "typos", "embedding_inversion"]
 OPTIONS = {"attacks": ATTACKS, "cases": 3, "budgets": [1, 2], "steps": 2}
 
@@ -42,6 +43,22 @@ def setting():
     return pair, unlearn("cat", pair, FewShotConfig(learning_rate=1e-2))
 
 
+def weights_of(pair):
+    return [weights(part) for part in (pair.t2i.text_encoder, pair.t2v.text_encoder, pair.t2i.unet, pair.t2v.unet)]
+
+
+@pytest.fixture(scope="module")
+def found(setting):
+    """The weights as an attack finds them."""
+    return weights_of(setting[0])
+
+
+@pytest.fixture(scope="module")
+def attacked(setting, found, tmp_path_factory):
+    """A whole run."""
+    return attack(*setting, FakeJudge(), **OPTIONS, folder=tmp_path_factory.mktemp("whole"))
+
+
 def test_a_judge_that_never_or_always_finds_the_concept_gives_no_or_full_success(setting):
     never, always = (attack(*setting, judge, **OPTIONS) for judge in (Blind(), Sees()))
     assert [(o.attack, o.arm) for o in never.outcomes] == [
@@ -55,25 +72,20 @@ def test_a_judge_that_never_or_always_finds_the_concept_gives_no_or_full_success
         assert [len(case) for case in outcome.cases] == [1, 1, 1], "it goes on after a success"
 
 
-def test_a_larger_budget_never_has_less_success_and_only_attacks_with_weights_say_so(setting):
-    result = attack(*setting, FakeJudge(), **OPTIONS)
-    for outcome in result.outcomes:
+def test_a_larger_budget_never_has_less_success_and_only_attacks_with_weights_say_so(attacked):
+    for outcome in attacked.outcomes:
         assert outcome.success(1).value <= outcome.success(2).value
         assert outcome.needs_weights == (outcome.attack == "embedding_inversion")
         assert all(bool(a.prompt) != outcome.needs_weights for case in outcome.cases for a in case)
 
 
-def test_attacked_models_are_left_as_they_were(setting):
-    pair, erasure = setting
-    parts = (pair.t2i.text_encoder, pair.t2v.text_encoder, pair.t2i.unet, pair.t2v.unet)
-    before = [weights(part) for part in parts]
-    attack(pair, erasure, FakeJudge(), **OPTIONS)
-    assert all(same(was, weights(part)) for was, part in zip(before, parts, strict=True))
+def test_attacked_models_are_left_as_they_were(setting, found, attacked):
+    assert all(map(same, found, weights_of(setting[0])))
 
 
-def test_a_killed_attack_repeats_no_finished_video_or_search_and_ends_the_same(setting, tmp_path, monkeypatch):
+def test_a_killed_attack_repeats_no_finished_video_or_search_and_ends_the_same(setting, attacked, tmp_path, monkeypatch):
     pair, erasure = setting
-    whole = attack(pair, erasure, FakeJudge(), **OPTIONS, folder=tmp_path / "whole").document()
+    whole = attacked.document()
     write, count = clips._write, 0
 
     def killed(*arguments):

@@ -30,6 +30,7 @@ from unreel.prompts.suite import GROUPS
 from unreel.report.verdict import verdict
 from unreel.versions import versions
 
+pytestmark = pytest.mark.usefixtures("hasty")
 VIDEOS = 4
 
 

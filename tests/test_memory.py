@@ -23,6 +23,7 @@ from unreel.models.memory import enough_memory
 from unreel.models.pair import load_video_model
 from unreel.models.pipelines import move
 
+pytestmark = pytest.mark.usefixtures("hasty")
 CONCEPT = Concept("Tokyo Tower")
 LOW_RANK = FewShotConfig(epochs=1, rank=2)
 TEXT = TextAblationConfig(steps=3, forget=20, retain=20, solve_retain=30)

@@ -23,6 +23,7 @@ from unreel.report.comparison import Compared
 from unreel.report.page import INDEX_FILE, write_attack_report, write_report
 from unreel.report.table import TITLES, align, attack_table, cell, table
 
+pytestmark = pytest.mark.usefixtures("hasty")
 TEMPLATES = Path(pages.__file__).parent / "templates"
 # What a page has done once all of its videos can be played; what goes wrong after that is in `wrong`.
 VIDEOS = """
