@@ -23,6 +23,7 @@ from unreel.models.denoiser import Denoiser
 from unreel.models.pair import Pair, Settings
 from unreel.workflow import combine
 
+pytestmark = pytest.mark.usefixtures("hasty")
 CASTLE = Concept("castle", synonyms=("fortress",))
 PROMPTS, SEEDS = ["a castle", "a bouncing cat"], [1, 2]
 
@@ -35,9 +36,14 @@ def prompt_rewrite(pair, concept, anchor):
     return unlearn(replace(concept, anchor=anchor), pair, configure("prompt-rewrite", {}))
 
 
+def make_rival(pair, index):
+    if index < 2:
+        return prompt_rewrite(pair, CASTLE, "house") if index else negative_prompt(pair, CASTLE)
+    return uce(pair, CASTLE, "house", ["cat", "owl"], tokens=("last", "all")[index - 2])
+
+
 def make_rivals(pair):
-    prompts = [negative_prompt(pair, CASTLE), prompt_rewrite(pair, CASTLE, "house")]
-    return [*prompts, *(uce(pair, CASTLE, "house", ["cat", "owl"], tokens=t) for t in ("last", "all"))]
+    return [make_rival(pair, index) for index in range(4)]
 
 
 def test_a_negative_prompt_goes_with_embeddings_in_place_of_a_prompt(pair):
@@ -93,7 +99,7 @@ def test_what_projects_goes_on_alone(pair, method):
 
 @pytest.mark.parametrize("index", range(4))
 def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
-    rival = make_rivals(pair)[index]
+    rival = make_rival(pair, index)
     before = generate(pair.t2v, PROMPTS, SEEDS, pair.settings)
     unet, encoder = weights(pair.t2v.unet), weights(pair.t2v.text_encoder)
     assert rival.apply(pair.t2v) is pair.t2v
@@ -112,7 +118,7 @@ def test_rivals_change_videos_and_come_off_bit_for_bit(pair, index):
 
 @pytest.mark.parametrize("index", range(4))
 def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
-    rival = make_rivals(pair)[index]
+    rival = make_rival(pair, index)
     run = evaluate(pair.video, rival, FakeJudge(), concept=Concept("cat"), videos=2, groups=["explicit"], folder=tmp_path)
     assert run.metrics()["explicit"]["concept_found"]["edited"]["n"] == 2
     assert run.run.document()["erasure"] == rival.identity
@@ -122,7 +128,7 @@ def test_rivals_are_evaluated_like_erasures(pair, index, tmp_path):
 
 @pytest.mark.parametrize("index", range(4))
 def test_rivals_are_saved_and_loaded_as_they_were(pair, index, tmp_path):
-    rival = make_rivals(pair)[index]
+    rival = make_rival(pair, index)
     loaded = load_intervention(rival.save_pretrained(tmp_path / "rival"))
     assert type(loaded) is type(rival) and loaded == rival and loaded.matches(pair.t2v)
     assert loaded.provenance == json.loads(json.dumps(rival.provenance))
@@ -153,7 +159,7 @@ def test_a_sum_names_the_text_encoder_and_the_network_that_its_parts_change(pair
 
 @pytest.mark.parametrize("index", range(4))
 def test_rivals_are_attacked_like_erasures_but_for_what_studies_the_edited_encoder(pair, index):
-    rival, concept = make_rivals(pair)[index], Concept("cat")
+    rival, concept = make_rival(pair, index), Concept("cat")
     options = {"concept": concept, "cases": 1, "budgets": [1], "steps": 1}
     found = attack(pair, rival, FakeJudge(), attacks=["plain", "typos"], **options)
     assert {(outcome.attack, outcome.arm) for outcome in found.outcomes} == {
