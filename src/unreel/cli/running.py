@@ -125,7 +125,7 @@ def run_app(
     t2i: T2I = None,
     judge: JudgeName = None,
     host: Annotated[str, typer.Option(help="address to listen on; whoever reaches it may use the app")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0: any free one")] = 7860,
     share: Annotated[
         bool, typer.Option("--share", help="let gradio's servers give the app a public address for a while")
     ] = False,

@@ -183,7 +183,7 @@ def _leave(visit: Visit | None) -> None:
 
 @contextmanager
 def serving(host: Host, address: str, port: int | None, *, share: bool = False) -> Iterator[str]:
-    """Gives the address of the app, which is open while the block lasts; if `port` is None, at a free port.
+    """Gives the address of the app, which is open while the block lasts; without a `port`, at a free one.
 
     Visitors are only ever sent what they made themselves, and nothing of it is left behind. Raises UnreelError if
     nothing can be served.
@@ -197,7 +197,7 @@ def serving(host: Host, address: str, port: int | None, *, share: bool = False) 
         options: dict[str, Any] = {"max_file_size": UPLOAD, "ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
         options["footer_links"] = []
         try:
-            _, local_url, share_url = blocks.launch(server_name=address, server_port=port, share=share, **options)
+            _, local_url, share_url = blocks.launch(server_name=address, server_port=port or None, share=share, **options)
         except OSError as error:
             raise UnreelError(f"cannot serve at {address}:{port}: {error}") from error
         try:
