@@ -93,8 +93,8 @@ def test_what_the_package_offers_is_there_and_nothing_else_is_listed():
 
 def test_only_models_looks_into_pipelines():
     for module, file in MODULES.items():
-        if part(module) not in ("models", "__init__"):
-            assert "inspect.signature(type(" not in file.read_text(), module
+        if part(module) not in ("models", "cli", "__init__"):  # the command line looks into commands
+            assert "inspect.signature(" not in file.read_text(), module
 
 
 @pytest.mark.parametrize("file", MODULES.values(), ids=MODULES)

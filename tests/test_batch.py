@@ -365,7 +365,7 @@ def test_where_no_cluster_answers_that_is_said_at_once_and_nothing_written(job, 
 
 def test_workers_of_a_cluster_may_die(job, monkeypatch):
     """Each takedown's first worker is killed; nothing is lost, and nothing made twice."""
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="Ray is in the extra `benchmarks`, and not in `dev`")
     marks = job.folder.parent / "marks"
     marks.mkdir()
 

@@ -4,7 +4,6 @@ They guard less than an erasure does: nothing reaches another model, and whoever
 Embeddings that are given in place of words go through untouched.
 """
 
-import inspect
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from unreel.files import write_folder, write_json, write_text
 from unreel.interventions.base import RECORD_FILE, Intervention
 from unreel.interventions.card import CARD_FILE, card
 from unreel.interventions.record import KIND
-from unreel.models.adapter import guides, own_negative_prompt, undisturbed
+from unreel.models.adapter import encoding_signature, guides, own_negative_prompt, undisturbed
 from unreel.models.standins import hiding
 from unreel.prompts import spelling
 from unreel.prompts.grammar import bare
@@ -105,7 +104,7 @@ class PromptIntervention(Intervention):
 
     def _begin(self, pipeline: "DiffusionPipeline") -> None:
         """Replace the pipeline's `encode_prompt` by one whose prompts this intervention changes, and those put on later."""
-        encode, signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
+        encode, signature = pipeline.encode_prompt, encoding_signature(pipeline)
         # Some pipelines encode their own negative prompt as another prompt, in which no anchor is to be put.
         led_away_from = own_negative_prompt(pipeline)
         on: list[PromptIntervention] = [self]
@@ -185,7 +184,7 @@ class NegativePrompt(PromptIntervention):
 
     def require_matching(self, pipeline: "DiffusionPipeline") -> None:
         super().require_matching(pipeline)
-        if "negative_prompt" not in inspect.signature(pipeline.encode_prompt).parameters:
+        if "negative_prompt" not in encoding_signature(pipeline).parameters:
             raise UnreelError(
                 f"a {type(pipeline).__name__} takes no negative prompt: choose another method, such as text-ablation"
             )

@@ -379,6 +379,11 @@ def made_by(pipeline: Any, **options: Any) -> Any:
             raise UnreelError(f"{type(pipeline).__name__} cannot generate with {numbers}: {reason_of(error)}") from error
 
 
+def encoding_signature(pipeline: Any) -> inspect.Signature:
+    """What the pipeline's `encode_prompt` is called with."""
+    return inspect.signature(pipeline.encode_prompt)
+
+
 def encode_prompt(pipeline: Any, prompts: list[str], *, guided: bool = False) -> Any:
     """The output of a pipeline's own `encode_prompt`, with the defaults of its `__call__`, and without guidance unless
     `guided`.
