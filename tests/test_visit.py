@@ -5,6 +5,7 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import FakeJudge, make_pair, same, weights
@@ -117,7 +118,7 @@ def test_the_same_concept_in_another_spelling_is_another_erasure(visit):
     assert list(visit.erasures) == ["Tokyo Tower", "tokyo  tower (2)", "Tokyo Tower (2)"]
 
 
-def test_no_erasure_is_where_pages_or_files_of_another_are(visit):
+def test_no_erasure_is_where_pages_or_files_of_another_are(visit, monkeypatch):
     """Whatever words concepts have in common with what is made of others."""
     names = ["cat", "cat attacks", "cat evaluation", "cat text-encoder"]
     for name in names:
@@ -130,6 +131,10 @@ def test_no_erasure_is_where_pages_or_files_of_another_are(visit):
     assert {name: visit._taken(name).identity for name in names} == before
     assert exported.read_bytes() != packed == last(visit.download("cat text-encoder", "erasure")).file.read_bytes()
     assert "model.safetensors" in str(zipfile.ZipFile(exported).namelist())
+    with monkeypatch.context() as patch:
+        patch.setattr("unreel.web.visit.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+        refused = last(visit.download("cat", "text-encoder"))
+    assert "0.0 GB do not fit here" in refused.lines[-1] and not refused.file
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zipfile import ZipFile
 
 from unreel.errors import UnreelError, shortened
 from unreel.evaluation.attack import attack
@@ -25,6 +26,7 @@ from unreel.interventions.erasure import Erasure
 from unreel.interventions.export import export
 from unreel.judges import Judge
 from unreel.methods import DEFAULT
+from unreel.models.adapter import text_encoders
 from unreel.models.conditioner import Conditioner
 from unreel.models.pair import Pair, load_pair, require_makes_videos
 from unreel.models.sampling import generate, write_mp4
@@ -235,11 +237,24 @@ class Visit:
                 if not isinstance(learned, Erasure):
                     raise UnreelError("only erasures, which change weights, can be exported")
                 folder = self.folder / "exports" / f"{folder.name}-{file_name(format)}"
+                self._require_room(format)
                 export(learned, self.host.pair.t2v, folder, format=format, overwrite=True)
-            seen.file = Path(shutil.make_archive(str(folder), "zip", folder))
+            seen.file = folder.with_name(f"{folder.name}.zip")
+            with ZipFile(seen.file, "w") as packed:  # not compressed: weights hardly can be, and gigabytes take minutes
+                for file in track(sorted(folder.rglob("*")), "packing", "file"):
+                    packed.write(file, file.relative_to(folder))
+            if format != "erasure":
+                shutil.rmtree(folder)
             seen.lines.append(f"{seen.file.name}: {seen.file.stat().st_size / 1e6:.2f} MB")
 
         return self._run(work)
+
+    def _require_room(self, format: str) -> None:
+        """Raises UnreelError if the disk cannot hold an export in three copies: as a folder, packed, and on its way."""
+        encoders = text_encoders(self.host.pair.t2v).values() if format == "text-encoder" else ()
+        size = sum(weight.nbytes for encoder in encoders for weight in encoder.parameters())
+        if shutil.disk_usage(self.folder).free < 3 * size:
+            raise UnreelError(f"{size / 1e9:.1f} GB do not fit here: take the erasure, and export it with unreel")
 
     def _taken(self, name: str) -> Intervention:
         if name not in self.erasures:
