@@ -361,8 +361,16 @@ def _mismatch(part: nn.Module, components: list[ComponentDelta]) -> str:
 
 def take_all_off(pipeline: "DiffusionPipeline") -> None:
     """Take all erasures off the pipeline, also where memory is too short to take a single one off."""
-    erased = [part for part in changeable(pipeline).values() if active_on(part)]
-    for part in erased:
+    _clear(pipeline, _erased_parts(pipeline))
+
+
+def _erased_parts(pipeline: "DiffusionPipeline") -> list[nn.Module]:
+    return [part for part in changeable(pipeline).values() if active_on(part)]
+
+
+def _clear(pipeline: "DiffusionPipeline", erased: Sequence[nn.Module]) -> None:
+    """Take all erasures off the parts that they are on, and off `erased` what tells of them."""
+    for part in changeable(pipeline).values():
         clear(part)
     _note(pipeline, erased)
 
@@ -372,12 +380,11 @@ def _none_torn(pipeline: "DiffusionPipeline") -> Iterator[None]:
     """If changes of one part went neither on nor back inside, all come off all parts, and a warning says so: no erasure is
     left on some of the parts that it is for. What went wrong is raised.
     """
-    erased = [part for part in changeable(pipeline).values() if active_on(part)]
+    erased = _erased_parts(pipeline)
     try:
         yield
     except TornError as error:
-        take_all_off(pipeline)
-        _note(pipeline, erased)
+        _clear(pipeline, erased)
         warnings.warn(
             "an erasure went neither on nor off, and all erasures were taken off this pipeline, with what was fused into "
             "it since they went on: put them on again where there is more memory",

@@ -42,6 +42,7 @@ class Shelf:
         with self._lock:
             self._folders = folders
             self._loaded = OrderedDict((name, one) for name, one in self._loaded.items() if name in folders)
+            self._sound = {name: stamps for name, stamps in self._sound.items() if name in folders}
 
     @property
     def names(self) -> list[str]:
